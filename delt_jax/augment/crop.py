@@ -1,0 +1,179 @@
+"""Random resized crop, flip and roll as one linear map of the image.
+
+All three only move and average pixels, so each is a matrix per axis:
+``out = rows @ image @ columns.T``. Two small matrix products per image batch are fast on
+every accelerator and differentiate to two more.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 10
+
+
+class View(NamedTuple):
+    """Where to look at an image; leading axes, if any, index images.
+
+    Attributes:
+      box: int32 [..., 4], top, left, height, width of the crop.
+      flip: bool [...], mirror left-right after the crop.
+      roll: int32 [..., 2], circular shift down and right, after the flip.
+    """
+
+    box: chex.Array
+    flip: chex.Array
+    roll: chex.Array
+
+
+def full_view(size: int) -> View:
+    """The view that leaves a size x size image as it is."""
+    return View(
+        jnp.array([0, 0, size, size], jnp.int32), jnp.array(False), jnp.zeros(2, jnp.int32)
+    )
+
+
+def resize_weights(
+    start: chex.Array, length: chex.Array, in_size: int, out_size: int, antialias: bool
+) -> chex.Array:
+    """Matrix of a bilinear resize of ``pixels[start:start + length]`` to `out_size` pixels.
+
+    Triangle filter with half-pixel centres; antialiasing widens it by the scale when
+    shrinking. Taps outside the box are dropped and the rest renormalised, so nothing is read
+    from beyond the crop: exactly crop-then-resize (torchvision's ``resized_crop``).
+
+    Args:
+      start: int scalar, first pixel of the box.
+      length: int scalar, pixels in the box, at least 1.
+      in_size: pixels of the image along this axis.
+      out_size: pixels of the result.
+      antialias: widen the filter when shrinking.
+
+    Returns:
+      float32 [out_size, in_size], rows sum to 1.
+    """
+    scale = length.astype(jnp.float32) / out_size
+    support = jnp.maximum(scale, 1.0) if antialias else 1.0
+    centre = start + (jnp.arange(out_size, dtype=jnp.float32) + 0.5) * scale - 0.5
+    pixel = jnp.arange(in_size)
+    weights = jnp.maximum(1.0 - jnp.abs(pixel[None, :] - centre[:, None]) / support, 0.0)
+    inside = (pixel >= start) & (pixel < start + length)
+    weights = jnp.where(inside[None, :], weights, 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _view_weights(view: View, in_size: tuple[int, int], out_size: int, antialias: bool):
+    top, left, height, width = view.box
+    rows = resize_weights(top, height, in_size[0], out_size, antialias)
+    columns = resize_weights(left, width, in_size[1], out_size, antialias)
+    columns = jnp.where(view.flip, columns[::-1], columns)
+    return jnp.roll(rows, view.roll[0], axis=0), jnp.roll(columns, view.roll[1], axis=0)
+
+
+def view_images(
+    images: chex.Array, view: View, out_size: int, antialias: bool = True
+) -> chex.Array:
+    """Crops, resizes, flips and rolls a batch of images.
+
+    Args:
+      images: float [B, H, W, C].
+      view: one view shared by all images (no leading axis), or one per image (leading B).
+      out_size: side of the square result.
+      antialias: see `resize_weights`.
+
+    Returns:
+      float [B, out_size, out_size, C].
+    """
+    chex.assert_rank(images, 4)
+    size = images.shape[1:3]
+    precision = jax.lax.Precision.HIGHEST  # a resize in TF32 or bfloat16 would blur pixels
+    if view.box.ndim == 1:
+        rows, columns = _view_weights(view, size, out_size, antialias)
+        return jnp.einsum("oh,bhwc,pw->bopc", rows, images, columns, precision=precision)
+    chex.assert_equal(view.box.shape[0], images.shape[0])
+    rows, columns = jax.vmap(lambda v: _view_weights(v, size, out_size, antialias))(view)
+    return jnp.einsum("boh,bhwc,bpw->bopc", rows, images, columns, precision=precision)
+
+
+def random_box(key: chex.PRNGKey, size: tuple[int, int], min_scale: chex.Array) -> chex.Array:
+    """Crop box of torchvision's RandomResizedCrop(scale=(min_scale, 1), ratio=(3/4, 4/3)).
+
+    Ten tries of a uniform area fraction and a log-uniform aspect ratio, rounded to pixels;
+    the first that fits gets a uniform position. If none fits: the central crop closest to
+    the aspect range.
+
+    Args:
+      key: PRNG key.
+      size: (height, width) of the image.
+      min_scale: smallest area fraction, may be traced.
+
+    Returns:
+      int32 [4]: top, left, height, width.
+    """
+    height, width = size
+    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
+    area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=min_scale, maxval=1.0)
+    log_low, log_high = jnp.log(_ASPECT[0]), jnp.log(_ASPECT[1])
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (_TRIES,), minval=log_low, maxval=log_high))
+    w = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
+    h = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = jnp.argmax(fits)
+    any_fits = fits.any()
+    in_ratio = width / height
+    fallback_w = round(height * _ASPECT[1]) if in_ratio > _ASPECT[1] else width
+    fallback_h = round(width / _ASPECT[0]) if in_ratio < _ASPECT[0] else height
+    h = jnp.where(any_fits, h[first], fallback_h)
+    w = jnp.where(any_fits, w[first], fallback_w)
+    top = jax.random.randint(top_key, (), 0, height - h + 1)
+    left = jax.random.randint(left_key, (), 0, width - w + 1)
+    top = jnp.where(any_fits, top, (height - fallback_h) // 2)
+    left = jnp.where(any_fits, left, (width - fallback_w) // 2)
+    return jnp.stack([top, left, h, w]).astype(jnp.int32)
+
+
+def random_view(
+    key: chex.PRNGKey, size: int, min_scale: chex.Array, flip: bool = True, jitter: int = 0
+) -> View:
+    """Draws one view of a size x size image.
+
+    Args:
+      key: PRNG key.
+      size: side of the image.
+      min_scale: smallest area fraction of the crop.
+      flip: mirror with probability 1/2.
+      jitter: largest circular shift in pixels, each axis uniform in 0..jitter.
+    """
+    box_key, flip_key, roll_key = jax.random.split(key, 3)
+    return View(
+        box=random_box(box_key, (size, size), min_scale),
+        flip=jax.random.bernoulli(flip_key) & flip,
+        roll=jax.random.randint(roll_key, (2,), 0, jitter + 1),
+    )
+
+
+def random_shift(key: chex.PRNGKey, images: chex.Array, padding: int) -> chex.Array:
+    """Zero-pads each image by `padding` pixels and cuts it back at a random place.
+
+    The classic pad-crop of small-image training; images [B, H, W, C].
+    """
+    batch, height, width, channels = images.shape
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(images, pad)
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+    def cut(image, corner):
+        return jax.lax.dynamic_slice(
+            image, (corner[0], corner[1], 0), (height, width, channels)
+        )
+
+    return jax.vmap(cut)(padded, corners)
+
+
+def random_flip(key: chex.PRNGKey, images: chex.Array) -> chex.Array:
+    """Mirrors each image [B, H, W, C] left-right with probability 1/2."""
+    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)

@@ -1,0 +1,14 @@
+"""Checks on numbers that only a finished computation can fail."""
+
+import chex
+import jax
+import numpy as np
+
+from delt_jax.errors import UserError
+
+
+def finite(tree: chex.ArrayTree, sentence: str) -> None:
+    """Raises a UserError with this sentence if any float leaf holds NaN or infinity."""
+    for leaf in jax.tree.leaves(tree):
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+            raise UserError(sentence)

@@ -1,0 +1,60 @@
+"""Sources of real images, behind one protocol (`delt_jax.data.source`)."""
+
+import numpy as np
+
+from delt_jax.data.digits import open_digits
+from delt_jax.data.idx import open_idx
+from delt_jax.data.normalise import Normalisation
+from delt_jax.data.source import ArrayExamples, Examples, Source, batches
+from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe
+
+__all__ = [
+    "ArrayExamples", "Examples", "Normalisation", "Source", "batches", "measure_normalisation",
+    "open_source",
+]
+
+
+def open_source(recipe: DataRecipe) -> Source:
+    """Opens the source that the recipe names.
+
+    Raises:
+      UserError: if the data are missing, damaged or do not fit the recipe.
+    """
+    if recipe.name == "tfds":
+        from delt_jax.data.tfds import open_tfds  # slow to import, and only needed here
+
+        return open_tfds(recipe)
+    source = {"digits": open_digits, "idx": open_idx}[recipe.name](recipe)
+    if len(source.class_names) != int(source.train.labels.max()) + 1:
+        raise UserError(
+            f"data.class_names has {len(source.class_names)} names for "
+            f"{int(source.train.labels.max()) + 1} classes; name all of them in label order."
+        )
+    return source
+
+
+def measure_normalisation(recipe: DataRecipe, source: Source) -> Normalisation:
+    """The recipe's constants, or per-channel mean and std of the training pixels.
+
+    Raises:
+      UserError: if the recipe has another number of constants than the images have channels.
+    """
+    if recipe.mean:
+        if len(recipe.mean) != source.channels:
+            raise UserError(
+                f"data.mean and data.std have {len(recipe.mean)} values, but the images have "
+                f"{source.channels} channels."
+            )
+        return Normalisation(recipe.mean, recipe.std)
+    total = np.zeros(source.channels)
+    squares = np.zeros(source.channels)
+    pixels = 0
+    for _, images in batches(source.train, 1024):
+        unit = images.reshape(-1, source.channels) / np.float64(255)
+        total += unit.sum(0)
+        squares += (unit**2).sum(0)
+        pixels += len(unit)
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 1e-12))
+    return Normalisation(*(tuple(round(float(v), 6) for v in a) for a in (mean, std)))

@@ -1,0 +1,33 @@
+"""From stored pixels to the teacher's input space and back."""
+
+from dataclasses import dataclass
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of pixels in [0, 1].
+
+    The teacher's own constants, used wherever its images appear; a distilled set records them.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: chex.Array) -> chex.Array:
+        """Normalises uint8 [..., C] to float32."""
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Normalised values of black and white, float32 [C] each."""
+        mean, std = np.float32(self.mean), np.float32(self.std)
+        return -mean / std, (1 - mean) / std
+
+    def to_pixels(self, images: chex.Array) -> np.ndarray:
+        """Rounds normalised float images [..., C] to uint8."""
+        unit = np.asarray(images, np.float32) * np.float32(self.std) + np.float32(self.mean)
+        return np.clip(np.rint(unit * 255.0), 0, 255).astype(np.uint8)

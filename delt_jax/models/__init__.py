@@ -1,0 +1,82 @@
+"""The model zoo: every architecture by name, built from one small specification."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from delt_jax.errors import UserError
+from delt_jax.models.convnet import ConvNet
+from delt_jax.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to build a model; hashable, stored with its weights.
+
+    Attributes:
+      name: a key of `NAMES`.
+      num_classes: outputs.
+      image_size: side of the input in pixels.
+      channels: of the input.
+      width: channels of the first stage; 0 is the paper's own.
+      dtype: of activations, "float32" or "bfloat16".
+    """
+
+    name: str
+    num_classes: int
+    image_size: int
+    channels: int
+    width: int = 0
+    dtype: str = "float32"
+
+
+def _convnet(depth: int) -> Callable[[ModelSpec], nn.Module]:
+    def build(spec: ModelSpec) -> nn.Module:
+        if spec.image_size < 2**depth:
+            raise UserError(
+                f"{spec.name} halves the image {depth} times, so images of {spec.image_size} px "
+                f"vanish; use at least {2**depth} px (data.image_size) or a shallower ConvNet."
+            )
+        return ConvNet(depth, spec.width or 128, spec.num_classes, jnp.dtype(spec.dtype))
+
+    return build
+
+
+def _resnet(blocks: tuple[int, ...], small_stem: bool) -> Callable[[ModelSpec], nn.Module]:
+    def build(spec: ModelSpec) -> nn.Module:
+        smallest = 8 if small_stem else 32
+        if spec.image_size < smallest:
+            raise UserError(
+                f"{spec.name} needs images of at least {smallest} px, but data.image_size is "
+                f"{spec.image_size}; use larger images"
+                + ("." if small_stem else f" or {spec.name}_modified, which has a small stem.")
+            )
+        return ResNet(
+            blocks, spec.width or 64, spec.num_classes, small_stem, jnp.dtype(spec.dtype)
+        )
+
+    return build
+
+
+_REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
+    "conv3": _convnet(3),
+    "conv4": _convnet(4),
+    "conv5": _convnet(5),
+    "conv6": _convnet(6),
+    "resnet18": _resnet((2, 2, 2, 2), small_stem=False),
+    "resnet18_modified": _resnet((2, 2, 2, 2), small_stem=True),
+}
+NAMES = tuple(_REGISTRY)
+
+
+def create(spec: ModelSpec) -> nn.Module:
+    """Builds the Flax module of a specification.
+
+    Raises:
+      UserError: for an unknown name or an image size that the architecture cannot take.
+    """
+    if spec.name not in _REGISTRY:
+        raise UserError(f"There is no model {spec.name!r}; the zoo has {', '.join(NAMES)}.")
+    return _REGISTRY[spec.name](spec)

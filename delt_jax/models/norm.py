@@ -1,0 +1,98 @@
+"""BatchNorm as torch defines it, and a tap that reads its inputs' moments."""
+
+import functools
+from collections.abc import Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from delt_jax.errors import UserError
+from delt_jax.objective import Moments
+
+_MOMENTUM = 0.1  # weight of the new batch in the running statistics
+_EPSILON = 1e-5
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis; statistics always float32.
+
+    Differs from `flax.linen.BatchNorm` where torch does: the running variance takes the
+    unbiased batch variance, and momentum counts the new batch.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool) -> chex.Array:
+        """Normalises x [..., C] by its own (train) or the running statistics."""
+        channels = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            x32 = x.astype(jnp.float32)
+            mean, var = x32.mean(axes), x32.var(axes)
+            if not self.is_initializing():
+                count = x.size // channels
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += _MOMENTUM * (mean - running_mean.value)
+                running_var.value += _MOMENTUM * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + _EPSILON)
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+def _input_moments(x: chex.Array, centre: chex.Array) -> Moments:
+    """Moments of x [..., C] in one pass; `centre` near the mean keeps float32 exact."""
+    axes = tuple(range(x.ndim - 1))
+    shifted = x.astype(jnp.float32) - centre
+    mean = shifted.mean(axes)
+    return Moments(mean + centre, (shifted**2).mean(axes) - mean**2)
+
+
+def apply_with_moments(
+    model: nn.Module, variables: Mapping, images: chex.Array
+) -> tuple[chex.Array, list[Moments], list[Moments]]:
+    """Applies a model in eval mode and reads the input moments of every BatchNorm.
+
+    Args:
+      model: a model of `delt_jax.models`.
+      variables: {"params", "batch_stats"}.
+      images: normalised [B, S, S, C].
+
+    Returns:
+      logits [B, classes]; the moments of the batch and the running statistics, one per
+      BatchNorm layer, both in forward order.
+
+    Raises:
+      UserError: if the layers that ran are not those that have running statistics.
+    """
+    batch: list[Moments] = []
+    running: list[Moments] = []
+    seen: list[tuple[str, ...]] = []
+
+    def tap(next_fun, args, kwargs, context):
+        module = context.module
+        if isinstance(module, BatchNorm) and context.method_name == "__call__":
+            stats = functools.reduce(lambda d, k: d[k], module.path, variables["batch_stats"])
+            seen.append(module.path)
+            running.append(Moments(stats["mean"], stats["var"]))
+            batch.append(_input_moments(args[0], stats["mean"]))
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(tap):
+        logits = model.apply(variables, images, train=False)
+    leaves = jax.tree_util.tree_leaves(variables.get("batch_stats", {}))
+    if not seen:
+        raise UserError("This teacher has no BatchNorm layer, so there is nothing to match.")
+    if len(set(seen)) != len(seen) or 2 * len(seen) != len(leaves):
+        raise UserError(
+            f"The teacher ran {len(seen)} BatchNorm layers ({len(set(seen))} different) but "
+            f"holds {len(leaves) // 2} pairs of running statistics; they must be one to one."
+        )
+    return logits, batch, running

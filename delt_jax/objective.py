@@ -1,0 +1,67 @@
+"""The terms that images and students are optimised for: pure functions of arrays."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+# Below this a norm's gradient is taken as zero, as torch does at exactly zero.
+_TINY = 1e-30
+
+
+class Moments(NamedTuple):
+    """Per-channel mean and biased variance of a BatchNorm layer's input, each [channels]."""
+
+    mean: chex.Array
+    variance: chex.Array
+
+
+def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
+    """Mean cross-entropy of logits [B, C] with integer labels [B]."""
+    chex.assert_rank([logits, labels], [2, 1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def bn_terms(batch: Sequence[Moments], running: Sequence[Moments]) -> chex.Array:
+    """BN matching, layer by layer (SRe2L, arXiv 2306.13092, eq. 7; kept by CDA and DELT).
+
+    R_l = ||running_var_l - var_l||_2 + ||running_mean_l - mean_l||_2, plain norms, with the
+    gradient at zero defined as zero.
+
+    Args:
+      batch: moments of the images' activations, one per layer in forward order.
+      running: the teacher's running statistics, in the same order.
+
+    Returns:
+      float32 [layers].
+    """
+    chex.assert_equal(len(batch), len(running))
+    chex.assert_trees_all_equal_shapes(tuple(batch), tuple(running))
+    return jnp.stack([
+        optax.safe_norm(b.variance - r.variance, _TINY) + optax.safe_norm(b.mean - r.mean, _TINY)
+        for b, r in zip(batch, running, strict=True)
+    ])
+
+
+def bn_matching(terms: chex.Array, first_multiplier: float) -> chex.Array:
+    """Weighted sum of `bn_terms`: the first layer counts `first_multiplier` times."""
+    return terms.sum() + (first_multiplier - 1.0) * terms[0]
+
+
+def kl_divergence(logits: chex.Array, targets: chex.Array, temperature: float) -> chex.Array:
+    """KL(targets || softmax(logits / T)), summed over classes, mean over images.
+
+    As the SRe2L family uses it there is no T^2 factor. With T = 1 and one-hot targets this is
+    the cross-entropy.
+
+    Args:
+      logits: student logits [B, C].
+      targets: probabilities [B, C], already at temperature T.
+      temperature: T.
+    """
+    chex.assert_equal_shape([logits, targets])
+    log_predictions = jax.nn.log_softmax(logits / temperature)
+    return optax.losses.kl_divergence(log_predictions, targets).mean()

@@ -1,0 +1,95 @@
+"""The stages in order over a work directory: skip what is done, redo what has changed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from delt_jax import models, rank, recover, relabel, report, squeeze, students
+from delt_jax.data import Source
+from delt_jax.errors import UserError
+from delt_jax.progress import say
+from delt_jax.recipe import Recipe, nearest
+from delt_jax.selection import check_class_sizes
+from delt_jax.store import distilled, ranking
+from delt_jax.store.workdir import WorkDir, changes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its name, the manifest that proves it done, what it depends on, how to run it."""
+
+    name: str
+    manifest: str
+    inputs: Callable[[Recipe, Source, WorkDir], dict[str, Any]]
+    run: Callable[[Recipe, Source, WorkDir], None]
+
+
+STAGES = (
+    Stage("squeeze", "teacher/manifest.json", squeeze.inputs, squeeze.run),
+    Stage("rank", ranking.MANIFEST, rank.inputs, rank.run),
+    Stage("recover", "distilled/manifest.json", recover.inputs, recover.run),
+    Stage("relabel", "soft_labels/manifest.json", relabel.inputs, relabel.run),
+    Stage("evaluate", "evaluation/manifest.json", students.inputs, students.run),
+    Stage("report", "report/manifest.json", report.inputs, report.run),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def chosen(names: Sequence[str]) -> tuple[Stage, ...]:
+    """The named stages in pipeline order; all if none is named.
+
+    Raises:
+      UserError: for an unknown name.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise UserError(
+                f"There is no stage {name!r}{nearest(name, list(NAMES))} --stages takes some of "
+                f"{','.join(NAMES)}."
+            )
+    return tuple(s for s in STAGES if not names or s.name in names)
+
+
+def check(recipe: Recipe, source: Source) -> None:
+    """Checks the recipe against the data before anything runs.
+
+    Raises:
+      UserError: naming what cannot work.
+    """
+    check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
+    if len(source.test) == 0:
+        raise UserError(f"{source.name} has no test images, so nothing could be scored.")
+    recover.schedule_of(recipe, len(source.class_names))
+    models.create(squeeze.spec_of(recipe, source))
+    for name in recipe.evaluate.students:
+        models.create(students.student_spec(recipe, name, source))
+    count = len(source.class_names) * recipe.ipc
+    batch = recipe.evaluate.batch_size
+    if count > batch and count % batch == 1:
+        raise UserError(
+            f"evaluate.batch_size {batch} leaves a last batch of one of the {count} images, on "
+            f"which BatchNorm cannot train; take {batch - 1} or {batch + 1}."
+        )
+
+
+def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tuple[bool, str]:
+    """Whether a stage must run, and why (or why not)."""
+    manifest = workdir.manifest(stage.manifest)
+    if manifest is None:
+        return True, "not done yet"
+    differ = changes(manifest.get("inputs", {}), stage.inputs(recipe, source, workdir))
+    if differ:
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        return True, f"redone because {'; '.join(differ[:3])}{more}"
+    if stage.name == "recover" and not distilled.is_whole(workdir.path / "distilled", manifest):
+        return True, "redone because images are missing"
+    return False, "done, nothing changed"
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
+    """Runs the chosen stages, each only if its artefact is missing or out of date."""
+    for stage in chosen(names):
+        needed, why = status(stage, recipe, source, workdir)
+        say(f"{stage.name}: {why}")
+        if needed:
+            stage.run(recipe, source, workdir)

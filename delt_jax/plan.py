@@ -1,0 +1,152 @@
+"""The dry run: what would be done, and what it would cost."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from delt_jax import models, parallel, pipeline, recover, schedule, squeeze, students, teacher
+from delt_jax.data import Source
+from delt_jax.engine import loss as recover_loss
+from delt_jax.augment import crop
+from delt_jax.errors import UserError
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import Recipe
+from delt_jax.store.workdir import WorkDir
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Of one model: parameters, and FLOPs of one forward pass of one image."""
+
+    parameters: int
+    forward_flops: float
+
+
+def model_cost(spec: ModelSpec) -> ModelCost:
+    """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
+    model, shapes = models.create(spec), teacher.init_shapes(spec)
+    image = jax.ShapeDtypeStruct(
+        (1, spec.image_size, spec.image_size, spec.channels), jnp.float32
+    )
+    lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(shapes, image)
+    flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
+    return ModelCost(sum(math.prod(p.shape) for p in jax.tree.leaves(shapes["params"])), flops)
+
+
+def recover_memory(recipe: Recipe, spec: ModelSpec) -> int:
+    """Bytes that one recovery batch needs on its device, estimated.
+
+    The teacher, five copies of the images (pixels, gradient, two moments, view) and what the
+    forward pass keeps for the backward pass.
+    """
+    batch = min(recipe.recover.batch_size, spec.num_classes * recipe.ipc)
+    model, shapes = models.create(spec), teacher.init_shapes(spec)
+    images = jax.ShapeDtypeStruct(
+        (batch, spec.image_size, spec.image_size, spec.channels), jnp.float32
+    )
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+    def residuals(variables, images, labels):
+        view = crop.full_view(spec.image_size)
+
+        def total(x):
+            return recover_loss(x, labels, view, variables, model, recipe.recover)[0]
+
+        return jax.vjp(total, images)[1]
+
+    kept = jax.eval_shape(residuals, shapes, images, labels)
+    return _bytes(kept) + _bytes(shapes) + 5 * _bytes(images)
+
+
+def _bytes(tree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with an SI prefix, e.g. "1.50 GFLOP"."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 1000:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:.3g} E{unit}"
+
+
+def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list[str]:
+    """The plan as lines of text; touches nothing."""
+    num_classes = len(source.class_names)
+    images = num_classes * recipe.ipc
+    r, e = recipe.recover, recipe.evaluate
+    batches = recover.schedule_of(recipe, num_classes)
+    paid = schedule.cost(batches, r.iterations)
+    spec = squeeze.spec_of(recipe, source)
+    if recipe.teacher.weights:
+        spec = teacher.describe(Path(recipe.teacher.weights)).spec
+    model = model_cost(spec)
+    lines = [
+        f"Plan for {workdir.path}",
+        f"data: {source.name}, {len(source.train)} training and {len(source.test)} test images "
+        f"of {num_classes} classes, {source.image_size} px, {source.channels} channel(s)",
+        f"devices: {parallel.device_count()} x {jax.local_devices()[0].device_kind}",
+        "",
+        "stages:",
+    ]
+    redo = False
+    for stage in pipeline.chosen(names):
+        if redo:
+            lines.append(f"  {stage.name:<9} would run if what it is made from changes")
+            continue
+        try:
+            needed, why = pipeline.status(stage, recipe, source, workdir)
+        except UserError:
+            needed, why = True, "not done yet"
+        redo = needed
+        lines.append(f"  {stage.name:<9} {'would run' if needed else 'skipped'}: {why}")
+    lines += [
+        "",
+        f"EarlyLate schedule of a class: ipc {recipe.ipc}, T {r.iterations}, "
+        f"R {r.round_iterations or r.iterations}",
+        *schedule.chart(recipe.ipc, r.iterations, r.round_iterations),
+        f"{len(batches)} batch(es) of up to {r.batch_size} images; "
+        f"{paid.image_iterations:,} image-iterations = {paid.fraction:.2%} of full optimisation "
+        f"({1 - paid.fraction:.2%} saved)",
+        "",
+        f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
+    ]
+
+    def row(stage, cost, flops, what):
+        parameters = amount(cost.parameters, "") if cost else ""
+        lines.append(f"{stage:<9} {parameters:>11} {amount(flops, 'FLOP'):>12}  {what}")
+
+    f = model.forward_flops
+    if not recipe.teacher.weights:
+        seen = recipe.teacher.epochs * len(source.train)
+        row("squeeze", model, 3 * f * seen, f"{spec.name}, {recipe.teacher.epochs} epochs")
+    row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
+    row("recover", model, 3 * f * paid.image_iterations, f"{images} images")
+    for name in e.students:
+        student = model_cost(students.student_spec(recipe, name, source))
+        trainings = len(e.images) * len(e.regimes) * e.seeds
+        online = len(e.images) * e.seeds * ("online" in e.regimes)
+        looks = math.ceil(e.epochs / e.eval_every)
+        flops = trainings * (
+            3 * student.forward_flops * e.epochs * images
+            + student.forward_flops * looks * len(source.test)
+        ) + online * f * e.epochs * images
+        row("evaluate", student, flops, f"{trainings} trainings of {name}, {e.epochs} epochs each")
+    pixels = source.image_size**2 * source.channels
+    disk = (
+        images * (pixels + 500)  # PNGs of optimised pixels hardly compress
+        + 12 * len(batches) * r.iterations  # losses
+        + 4 * images * num_classes  # soft labels
+        + 4 * model.parameters
+        + 60 * len(source.train)  # ranking
+    )
+    lines += [
+        "",
+        f"device memory of recover: about {amount(recover_memory(recipe, spec), 'B')} per device",
+        f"disk: about {amount(disk, 'B')}",
+    ]
+    return lines

@@ -1,0 +1,79 @@
+"""What a run tells its user: sentences on stdout, progress on stderr."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 15
+
+
+def say(text: str) -> None:
+    """Prints a line without tearing a progress bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+class Progress:
+    """Work done out of a total, with rate, ETA and the latest figures.
+
+    A bar on a terminal; where stderr is a file, a line every 15 seconds.
+    """
+
+    def __init__(self, total: int, name: str, unit: str, done: int = 0):
+        """Starts with `done` of `total` units finished earlier."""
+        self._total, self._name, self._unit = total, name, unit
+        self._first = self._done = done
+        self._started = self._printed = time.monotonic()
+        self._figures = ""
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total, initial=done, desc=name, unit=f" {unit}", unit_scale=True,
+                dynamic_ncols=True, mininterval=0.3, leave=False,
+            )
+
+    def update(self, amount: int, **values: Any) -> None:
+        """Adds finished units, and figures to show beside them."""
+        if values:
+            self._figures = figures(**values)
+        self._done += amount
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._figures, refresh=False)
+            self._bar.update(amount)
+        elif time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            elapsed = self._printed - self._started
+            rate = (self._done - self._first) / elapsed
+            print(
+                f"{self._name} {self._done / self._total:4.0%}  {rate:.4g} {self._unit}s/s  "
+                f"ETA {tqdm.format_interval((self._total - self._done) / max(rate, 1e-9))}  "
+                f"{self._figures}",
+                file=sys.stderr, flush=True,
+            )
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def progress(total: int, name: str, unit: str, done: int = 0) -> Iterator[Progress]:
+    """A `Progress` that is closed however the work ends."""
+    shown = Progress(total, name, unit, done)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def figures(**values: Any) -> str:
+    """Figures in a line, e.g. "loss 0.31  bn 12.4"."""
+    return "  ".join(
+        f"{k.replace('_', ' ')} {v:.4g}" if isinstance(v, float) else f"{v}"
+        for k, v in values.items()
+    )

@@ -1,0 +1,53 @@
+"""Stage 2, rank: the teacher's probability of the true class for every training image."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from delt_jax import teacher
+from delt_jax.data import Source, batches
+from delt_jax.progress import Progress, progress, say
+from delt_jax.recipe import Recipe
+from delt_jax.selection import Ranking
+from delt_jax.store import ranking as store
+from delt_jax.store.workdir import WorkDir
+
+
+def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """What the ranking is made from."""
+    return {
+        "data": source.fingerprint,
+        "class_names": source.class_names,
+        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+    }
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes WORKDIR/ranking.csv."""
+    started = time.perf_counter()
+    judge = teacher.load(workdir.path / "teacher")
+    teacher.check_against(judge, source, say)
+
+    def pixels(shown: Progress) -> Iterator[np.ndarray]:
+        for _, images in batches(source.train, teacher.BATCH):
+            yield images
+            shown.update(len(images))
+
+    with progress(len(source.train), "rank", "image") as shown:
+        logits, _ = teacher.predict(
+            judge.model, judge.variables, judge.normalisation, pixels(shown)
+        )
+    labels = source.train.labels
+    probabilities = softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    store.write(
+        workdir.path, Ranking(labels, probabilities), source.train.names, source.class_names,
+        {
+            "inputs": inputs(recipe, source, workdir),
+            "seconds": round(time.perf_counter() - started, 1),
+        },
+    )
+    workdir.log.write("rank", len(labels), mean_probability=float(probabilities.mean()))
+    say(f"  ranked {len(labels)} training images; mean p(true class) {probabilities.mean():.3f}")

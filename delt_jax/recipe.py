@@ -1,0 +1,365 @@
+"""Every setting of a run: the frozen dataclasses that the stages receive, and their checks.
+
+The dataclasses are the single list of settings and defaults. A config file fills a
+`ConfigDict` made from them by `default_config`; `from_config` turns it back at the border.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_collections
+
+from delt_jax.errors import UserError
+from delt_jax.schedule import check_rounds
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The real images.
+
+    Attributes:
+      name: source: "digits", "idx" or "tfds" (see `delt_jax.data`).
+      path: folder of the idx files, or the TFDS data directory.
+      dataset: TFDS builder name, e.g. "cifar10"; unused by other sources.
+      image_size: side in pixels that images are brought to; 0 keeps the source's.
+      channels: 1 or 3; 0 keeps the source's.
+      class_names: names in label order, for sources that have none; empty means numbers.
+      fit: "resize" (bilinear) or "pad" (zeros around) to reach image_size.
+      mean, std: per-channel normalisation of pixels in [0, 1]; empty means those of the
+        training set. An imported teacher brings its own, which then counts.
+      flip: whether a mirrored image is still of its class; governs every random flip.
+    """
+
+    name: str = "digits"
+    path: str = ""
+    dataset: str = ""
+    image_size: int = 0
+    channels: int = 0
+    class_names: tuple[str, ...] = ()
+    fit: str = "resize"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """The teacher: trained here, or taken from another run.
+
+    Attributes:
+      weights: folder of a finished teacher (``WORKDIR/teacher``) to use instead of training.
+      model: architecture, a name of `delt_jax.models`.
+      width: channels of the first stage; 0 is the paper's own width.
+      epochs, batch_size, learning_rate, momentum, weight_decay: SGD.
+      schedule: "cosine" or "one_cycle" over all steps.
+      crop_padding: zero-pad by so many pixels and crop back at random; 0 for none.
+    """
+
+    weights: str = ""
+    model: str = "conv3"
+    width: int = 0
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    crop_padding: int = 4
+
+
+@dataclass(frozen=True)
+class SelectRecipe:
+    """Where each synthetic image starts.
+
+    Attributes:
+      rule: "medium" (DELT), "top", "min" or "random" by the teacher's true-class probability.
+      start: "real" images chosen by the rule, or Gaussian "noise".
+    """
+
+    rule: str = "medium"
+    start: str = "real"
+
+
+@dataclass(frozen=True)
+class RecoverRecipe:
+    """The optimisation of the images; defaults are DELT's ImageNet-1K values.
+
+    Attributes:
+      iterations: T, for the images that join first.
+      round_iterations: R; one more group joins every R iterations. 0: no EarlyLate.
+      min_iterations: draw a budget per class, a multiple of R in [this, T]; 0: T for all.
+      batch_size: images per batch; a batch shares its BN statistics.
+      learning_rate: of Adam(0.5, 0.9), cosine to zero.
+      bn_weight: weight of the BN matching term.
+      first_bn_multiplier: extra weight of the first BN layer.
+      curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
+        "cosine", "linear" or "step".
+      milestone: share of the iterations over which it falls; 0: min_scale throughout.
+      min_scale: smallest area of a random crop.
+      jitter: largest circular shift in pixels.
+      crop: one box, flip and shift per "batch" and step (released code) or per "image".
+      antialias: widen the crop's resize filter when shrinking.
+      clock: count iterations per "batch" (released code) or per "image" from its own start;
+        the count drives learning rate, curriculum and Adam's bias correction.
+      chunk_steps: iterations per compiled call; 0: 1 on CPU, 50 elsewhere.
+    """
+
+    iterations: int = 4000
+    round_iterations: int = 500
+    min_iterations: int = 0
+    batch_size: int = 100
+    learning_rate: float = 0.25
+    bn_weight: float = 0.01
+    first_bn_multiplier: float = 10.0
+    curriculum: str = "cosine"
+    milestone: float = 1.0
+    min_scale: float = 0.08
+    jitter: int = 0
+    crop: str = "batch"
+    antialias: bool = True
+    clock: str = "batch"
+    chunk_steps: int = 0
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """The views that are labelled and learnt from, and the labels' temperature.
+
+    Attributes:
+      min_scale: smallest area of the random resized crop.
+      flip: mirror at random (never if data.flip is off).
+      mix: "cutmix", "mixup" or "none".
+      mix_alpha: parameter of the mix's Beta distribution.
+      temperature: T of soft labels and student.
+    """
+
+    min_scale: float = 0.25
+    flip: bool = True
+    mix: str = "cutmix"
+    mix_alpha: float = 1.0
+    temperature: float = 20.0
+
+
+@dataclass(frozen=True)
+class EvaluateRecipe:
+    """Students trained from scratch on the distilled set.
+
+    Attributes:
+      students: architectures.
+      width: channels of the students' first stage; 0 is the paper's own.
+      images: which sets to train on: "recovered", "random" (real images drawn anew for every
+        seed), "selected" (the real images that the rule chose, not optimised).
+      regimes: where labels come from: "online" (the teacher labels every view), "fixed" (one
+        soft label per image) or "hard".
+      seeds: independent students per row; the spread is over these.
+      epochs, batch_size, learning_rate, weight_decay: AdamW, half-cosine (ends at half the
+        learning rate, as RDED and DELT do).
+      eval_every: epochs between looks at the test set; the last epoch always counts.
+    """
+
+    students: tuple[str, ...] = ("conv3",)
+    width: int = 0
+    images: tuple[str, ...] = ("recovered", "random", "selected")
+    regimes: tuple[str, ...] = ("online", "hard")
+    seeds: int = 3
+    epochs: int = 300
+    batch_size: int = 50
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    eval_every: int = 30
+
+
+@dataclass(frozen=True)
+class ReportRecipe:
+    """The report.
+
+    Attributes:
+      classes: classes shown on the sheets.
+      per_class: images shown of each.
+    """
+
+    classes: int = 10
+    per_class: int = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. `ipc` is the number of images per class, `seed` the root of all draws."""
+
+    seed: int = 0
+    ipc: int = 10
+    tensorboard: bool = False
+    data: DataRecipe = field(default_factory=DataRecipe)
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    select: SelectRecipe = field(default_factory=SelectRecipe)
+    recover: RecoverRecipe = field(default_factory=RecoverRecipe)
+    relabel: ViewRecipe = field(default_factory=ViewRecipe)
+    evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
+    report: ReportRecipe = field(default_factory=ReportRecipe)
+
+
+_CHOICES = {
+    "data.name": ("digits", "idx", "tfds"),
+    "data.channels": (0, 1, 3),
+    "data.fit": ("resize", "pad"),
+    "teacher.schedule": ("cosine", "one_cycle"),
+    "select.rule": ("medium", "top", "min", "random"),
+    "select.start": ("real", "noise"),
+    "recover.curriculum": ("cosine", "linear", "step"),
+    "recover.crop": ("batch", "image"),
+    "recover.clock": ("batch", "image"),
+    "relabel.mix": ("cutmix", "mixup", "none"),
+}
+_CHOICES_OF_MANY = {
+    "evaluate.images": ("recovered", "random", "selected"),
+    "evaluate.regimes": ("online", "fixed", "hard"),
+}
+# Lower bounds, inclusive; a setting that is absent here may be any value of its type.
+_AT_LEAST = {
+    "seed": 0, "ipc": 1, "data.image_size": 0, "teacher.width": 0, "teacher.epochs": 1,
+    "teacher.batch_size": 2, "teacher.momentum": 0, "teacher.weight_decay": 0,
+    "teacher.crop_padding": 0, "recover.iterations": 1, "recover.round_iterations": 0,
+    "recover.min_iterations": 0, "recover.batch_size": 1, "recover.bn_weight": 0,
+    "recover.first_bn_multiplier": 0, "recover.milestone": 0, "recover.jitter": 0,
+    "recover.chunk_steps": 0, "evaluate.width": 0, "evaluate.seeds": 1, "evaluate.epochs": 1,
+    "evaluate.batch_size": 2, "evaluate.weight_decay": 0, "evaluate.eval_every": 1,
+    "report.classes": 1, "report.per_class": 1,
+}
+_ABOVE_ZERO = (
+    "teacher.learning_rate", "recover.learning_rate", "relabel.mix_alpha",
+    "relabel.temperature", "evaluate.learning_rate",
+)
+_SHARES = ("recover.min_scale", "relabel.min_scale")  # in (0, 1]
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All settings at their defaults, locked: what a config file starts from."""
+    config = ml_collections.ConfigDict(dataclasses.asdict(Recipe()))
+    config.lock()
+    return config
+
+
+def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings as one dict of dotted names, e.g. {"recover.iterations": 4000}."""
+    flat = {}
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A "did you mean" clause for a misspelt name, or nothing."""
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not match:  # the last part alone, for `ierations` against `recover.iterations`
+        tails = {k.rsplit(".", 1)[-1]: k for k in known}
+        found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)
+        match = [tails[f] for f in found]
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def from_config(config: ml_collections.ConfigDict) -> Recipe:
+    """Checks a config's names, types and ranges and freezes it.
+
+    Raises:
+      UserError: names the first setting that is unknown, mistyped or out of range.
+    """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"get_config() must return a ConfigDict made by delt_jax.recipe.default_config(), "
+            f"not {type(config).__name__}."
+        )
+    recipe = _build(Recipe, config, "")
+    validate(recipe)
+    return recipe
+
+
+def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in config:
+        if name not in fields:
+            known = list(flatten(Recipe()))
+            raise UserError(f"There is no setting {prefix}{name}{nearest(prefix + name, known)}")
+    values = {}
+    defaults = cls()
+    for name in fields:
+        if name not in config:
+            continue  # the default holds
+        default, value = getattr(defaults, name), config[name]
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, ml_collections.ConfigDict):
+                raise UserError(f"{prefix}{name} is a group of settings, not a value: {value!r}.")
+            values[name] = _build(type(default), value, f"{prefix}{name}.")
+        else:
+            values[name] = _typed(value, default, prefix + name)
+    return cls(**values)
+
+
+def _typed(value: Any, default: Any, name: str) -> Any:
+    wanted = type(default)
+    if wanted is tuple:
+        numbers = name in ("data.mean", "data.std")
+        good = isinstance(value, tuple | list) and all(
+            isinstance(v, (int, float) if numbers else str) and not isinstance(v, bool)
+            for v in value
+        )
+        if good:
+            return tuple(float(v) for v in value) if numbers else tuple(value)
+        wanted_name = "numbers" if numbers else "names"
+        raise UserError(f"{name} must be a tuple of {wanted_name}, not {value!r}.")
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise UserError(
+            f"{name} must be of type {wanted.__name__}, but is {value!r} "
+            f"({type(value).__name__})."
+        )
+    return value
+
+
+def validate(recipe: Recipe) -> None:
+    """Checks what can be checked without data: ranges, choices and combinations."""
+    flat = flatten(recipe)
+    for name, choices in _CHOICES.items():
+        if flat[name] not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise UserError(f"{name} must be one of {listed}, not {flat[name]!r}.")
+    for name, choices in _CHOICES_OF_MANY.items():
+        values = flat[name]
+        wrong = [v for v in values if v not in choices]
+        if wrong or not values:
+            listed = ", ".join(map(repr, choices))
+            raise UserError(f"{name} must hold some of {listed}; got {values!r}.")
+    for name, low in _AT_LEAST.items():
+        if flat[name] < low:
+            raise UserError(f"{name} must be at least {low}, not {flat[name]}.")
+    for name in _ABOVE_ZERO:
+        if flat[name] <= 0:
+            raise UserError(f"{name} must be above 0, not {flat[name]}.")
+    for name in _SHARES:
+        if not 0 < flat[name] <= 1:
+            raise UserError(f"{name} must be in (0, 1], not {flat[name]}.")
+    if len(recipe.data.mean) != len(recipe.data.std):
+        raise UserError(
+            f"data.mean and data.std need one value per channel each, but have "
+            f"{len(recipe.data.mean)} and {len(recipe.data.std)}."
+        )
+    if any(s <= 0 for s in recipe.data.std):
+        raise UserError(f"data.std must be above 0, not {recipe.data.std}.")
+    if not recipe.evaluate.students:
+        raise UserError("evaluate.students is empty; name at least one architecture.")
+    r = recipe.recover
+    check_rounds(r.iterations, r.round_iterations)
+    if r.min_iterations and not r.round_iterations:
+        raise UserError("recover.min_iterations needs recover.round_iterations above 0.")
+    if r.min_iterations and not r.round_iterations <= r.min_iterations <= r.iterations:
+        raise UserError(
+            f"recover.min_iterations ({r.min_iterations}) must lie between "
+            f"recover.round_iterations ({r.round_iterations}) and recover.iterations "
+            f"({r.iterations})."
+        )

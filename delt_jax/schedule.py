@@ -1,0 +1,209 @@
+"""EarlyLate as plain data: which images of a batch are optimised in which iterations.
+
+DELT (arXiv 2411.19946, section 3.3) splits the IPC images of a class into M = T / R groups,
+one of which joins the optimisation every R iterations; all finish together. Nothing here
+depends on JAX: the schedule is made of Python integers, computed before anything runs.
+"""
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from delt_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Round:
+    """A stretch of iterations with one set of active images.
+
+    Attributes:
+      start: first iteration, counted within the batch.
+      iterations: number of iterations.
+      active: positions (in the batch's joining order) that are optimised, ascending.
+    """
+
+    start: int
+    iterations: int
+    active: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BatchSchedule:
+    """The schedule of one image batch.
+
+    Attributes:
+      images: index in the whole class-major set (class * IPC + rank) of each image, in
+        joining order: earliest round first, class-major within a round. Without class
+        budgets the active images of every round are therefore a prefix.
+      labels: class of each image, in the same order.
+      joins: iteration at which each image joins, in the same order.
+      iterations: total that the learning rate and the crop curriculum run over.
+      rounds: the rounds that optimise at least one image, in order.
+    """
+
+    images: tuple[int, ...]
+    labels: tuple[int, ...]
+    joins: tuple[int, ...]
+    iterations: int
+    rounds: tuple[Round, ...]
+
+    @property
+    def image_iterations(self) -> int:
+        """Gradient steps summed over images: the cost of the batch."""
+        return sum(r.iterations * len(r.active) for r in self.rounds)
+
+
+def join_rounds(ipc: int, rounds: int) -> tuple[int, ...]:
+    """Round in which each of a class's images joins, in order of rank.
+
+    IPC // rounds images join per round, and one more in each of the first IPC mod rounds.
+
+    >>> join_rounds(10, 8)
+    (0, 0, 1, 1, 2, 3, 4, 5, 6, 7)
+    """
+    sizes = [ipc // rounds + (k < ipc % rounds) for k in range(rounds)]
+    return tuple(itertools.chain.from_iterable([k] * n for k, n in enumerate(sizes)))
+
+
+def check_rounds(iterations: int, round_iterations: int) -> None:
+    """Raises a UserError unless R divides T (or is 0, for no EarlyLate)."""
+    if round_iterations and iterations % round_iterations:
+        below = max(iterations // round_iterations, 1) * round_iterations
+        raise UserError(
+            f"recover.round_iterations ({round_iterations}) must divide recover.iterations "
+            f"({iterations}); the nearest iterations that fit are {below} and "
+            f"{below + round_iterations}."
+        )
+
+
+def draw_class_iterations(
+    num_classes: int, iterations: int, round_iterations: int, min_iterations: int, seed: int
+) -> tuple[int, ...]:
+    """Class budgets: per class a uniform number of rounds in [min_iterations // R, T // R].
+
+    The released option ``--min-iterations``; returns iterations per class, multiples of R.
+    """
+    draw = random.Random(f"class budgets {seed}")
+    low, high = min_iterations // round_iterations, iterations // round_iterations
+    return tuple(draw.randint(low, high) * round_iterations for _ in range(num_classes))
+
+
+def make_schedule(
+    num_classes: int,
+    ipc: int,
+    iterations: int,
+    round_iterations: int,
+    batch_size: int,
+    class_iterations: Sequence[int] = (),
+) -> tuple[BatchSchedule, ...]:
+    """Lays out the EarlyLate optimisation of a whole distilled set.
+
+    Batches are class-major: all IPC images of a class are adjacent, `batch_size` images to
+    a batch, the last batch possibly smaller. Rounds in which a batch has no active image
+    yet are dropped and its iterations shrink by `round_iterations` each. A class with a
+    budget of r rounds spreads its images over r rounds and is frozen after them.
+
+    Args:
+      num_classes: number of classes.
+      ipc: images per class.
+      iterations: T, iterations of the first images.
+      round_iterations: R, iterations per round; 0 means one round, i.e. full optimisation.
+      batch_size: images per batch.
+      class_iterations: budget of each class; empty means T for all.
+
+    Returns:
+      One `BatchSchedule` per batch.
+
+    Raises:
+      UserError: if a number is out of range or R does not divide T or a budget.
+    """
+    if min(num_classes, ipc, iterations, batch_size) < 1 or round_iterations < 0:
+        raise UserError(
+            f"A schedule needs at least one class, image, iteration and image per batch, but got "
+            f"{num_classes} classes, ipc {ipc}, recover.iterations {iterations}, "
+            f"recover.round_iterations {round_iterations}, recover.batch_size {batch_size}."
+        )
+    check_rounds(iterations, round_iterations)
+    round_iterations = round_iterations or iterations
+    budgets = tuple(class_iterations) or (iterations,) * num_classes
+    if len(budgets) != num_classes or any(
+        b % round_iterations or not round_iterations <= b <= iterations for b in budgets
+    ):
+        raise UserError(
+            f"Class budgets must be one multiple of {round_iterations} iterations, at most "
+            f"{iterations}, for each of the {num_classes} classes; got {budgets}."
+        )
+    class_rounds = [b // round_iterations for b in budgets]
+    joins = [join_rounds(ipc, rounds) for rounds in class_rounds]
+    batches = []
+    for first in range(0, num_classes * ipc, batch_size):
+        members = range(first, min(first + batch_size, num_classes * ipc))
+        in_order = sorted(members, key=lambda i: joins[i // ipc][i % ipc])
+        batches.append(
+            _batch_schedule(
+                images=tuple(in_order),
+                labels=tuple(i // ipc for i in in_order),
+                join=[joins[i // ipc][i % ipc] for i in in_order],
+                leave=[class_rounds[i // ipc] for i in in_order],
+                total_rounds=iterations // round_iterations,
+                round_iterations=round_iterations,
+            )
+        )
+    return tuple(batches)
+
+
+def _batch_schedule(images, labels, join, leave, total_rounds, round_iterations):
+    empty = min(join)  # leading rounds without an image: dropped
+    rounds = []
+    for k in range(empty, max(leave)):
+        active = tuple(
+            p for p in range(len(images)) if join[p] <= k and k < leave[p]
+        )
+        rounds.append(Round((k - empty) * round_iterations, round_iterations, active))
+    return BatchSchedule(
+        images=images,
+        labels=labels,
+        joins=tuple((k - empty) * round_iterations for k in join),
+        iterations=(total_rounds - empty) * round_iterations,
+        rounds=tuple(rounds),
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Image-iterations of a schedule against those of optimising every image for T."""
+
+    image_iterations: int
+    full_image_iterations: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of full optimisation that is paid, in [0, 1]."""
+        return self.image_iterations / self.full_image_iterations
+
+
+def cost(schedule: Sequence[BatchSchedule], iterations: int) -> Cost:
+    """Sums the image-iterations of all batches; `iterations` is T."""
+    images = sum(len(batch.images) for batch in schedule)
+    return Cost(sum(batch.image_iterations for batch in schedule), images * iterations)
+
+
+def chart(ipc: int, iterations: int, round_iterations: int, width: int = 40) -> list[str]:
+    """Draws one class's EarlyLate groups as text bars, one line per group.
+
+    Images that join together share a line; the bar spans the iterations they are optimised.
+    """
+    round_iterations = round_iterations or iterations
+    rounds = iterations // round_iterations
+    joins = join_rounds(ipc, rounds)
+    lines = []
+    for k in sorted(set(joins)):
+        members = [i for i, j in enumerate(joins) if j == k]
+        blank = round(width * k / rounds)
+        names = f"{members[0]}-{members[-1]}" if len(members) > 1 else f"{members[0]}"
+        lines.append(
+            f"  images {names:<9} {' ' * blank}{'█' * (width - blank)} "
+            f"{(rounds - k) * round_iterations} iterations"
+        )
+    return lines

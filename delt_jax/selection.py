@@ -1,0 +1,84 @@
+"""Which real images the synthetic ones start from (DELT, arXiv 2411.19946, section 3.2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from delt_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The teacher's opinion of every training image.
+
+    Attributes:
+      labels: int32 [N].
+      probabilities: float32 [N], the teacher's probability of the true class.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def order(probabilities: np.ndarray, rule: str, draw: np.random.Generator) -> np.ndarray:
+    """Ranks the images of one class, best start first; ties keep their order.
+
+    Rules: "top" and "min" by descending and ascending probability; "medium" from the median
+    outwards, ceil(n/2), +1, -1, +2, ... of the ascending order; "random".
+
+    Args:
+      probabilities: float [n].
+      rule: as above.
+      draw: generator of the random rule.
+
+    Returns:
+      int [n], a permutation.
+    """
+    if rule == "random":
+        return draw.permutation(len(probabilities))
+    if rule == "top":
+        return np.argsort(-probabilities, kind="stable")
+    ascending = np.argsort(probabilities, kind="stable")
+    if rule == "min":
+        return ascending
+    n = len(ascending)
+    middle = (n + 1) // 2  # ceil(n / 2), as a 0-based index
+    offsets = [0] + [sign * k for k in range(1, n + 1) for sign in (1, -1)]
+    return ascending[[middle + o for o in offsets if 0 <= middle + o < n]]
+
+
+def select(ranking: Ranking, rule: str, ipc: int, num_classes: int, seed: int) -> np.ndarray:
+    """Chooses `ipc` training images per class.
+
+    Returns:
+      int [num_classes, ipc], indices of training images, best start first.
+
+    Raises:
+      UserError: if a class has fewer than `ipc` images.
+    """
+    check_class_sizes(ranking.labels, ipc, tuple(str(c) for c in range(num_classes)))
+    draw = np.random.default_rng([seed, 0x5E1EC7])
+    chosen = []
+    for c in range(num_classes):
+        members = np.flatnonzero(ranking.labels == c)
+        chosen.append(members[order(ranking.probabilities[members], rule, draw)[:ipc]])
+    return np.stack(chosen)
+
+
+def random_images(labels: np.ndarray, ipc: int, num_classes: int, seed: int) -> np.ndarray:
+    """Draws `ipc` images per class uniformly; int [num_classes, ipc]."""
+    draw = np.random.default_rng([seed, 0xBA5E])
+    return np.stack([
+        draw.choice(np.flatnonzero(labels == c), ipc, replace=False) for c in range(num_classes)
+    ])
+
+
+def check_class_sizes(labels: np.ndarray, ipc: int, class_names: tuple[str, ...]) -> None:
+    """Raises a UserError naming the smallest class if it has fewer than `ipc` images."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    smallest = int(counts.argmin())
+    if counts[smallest] < ipc:
+        raise UserError(
+            f"ipc is {ipc}, but class {class_names[smallest]!r} has only {counts[smallest]} "
+            f"training images; lower ipc or add images."
+        )

@@ -1,0 +1,49 @@
+"""Pytrees of arrays on disk, by orbax."""
+
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from delt_jax.errors import UserError
+from delt_jax.store import files
+
+
+def save(path: Path, tree: chex.ArrayTree) -> None:
+    """Saves a pytree of arrays to a new folder; it appears only once it is whole."""
+    with files.explained(path), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree), force=True)
+
+
+def restore(path: Path, like: chex.ArrayTree) -> Any:
+    """Restores what `save` wrote, as host arrays in the structure of `like`.
+
+    Args:
+      path: the folder.
+      like: a pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes.
+
+    Raises:
+      UserError: if the folder is missing, damaged or holds another structure.
+    """
+    target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(path.absolute(), target)
+    except Exception as e:  # orbax raises many types
+        raise UserError(
+            f"The checkpoint {path} cannot be restored ({type(e).__name__}): it is damaged or of "
+            f"another model; delete it and run its stage again."
+        ) from e
+
+
+def tree_hash(tree: chex.ArrayTree) -> str:
+    """Content hash of a pytree: names, types, shapes and values of its leaves."""
+    parts = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.ascontiguousarray(leaf)
+        parts.append(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        parts.append(array.tobytes())
+    return files.content_hash(*parts)

@@ -1,0 +1,98 @@
+"""Atomic files and folders: written under a temporary name, then renamed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns a failure of the disk into a sentence."""
+    try:
+        yield
+    except OSError as e:
+        raise UserError(
+            f"{e.filename or path} cannot be written: {e.strerror or e}; free the disk or choose "
+            f"another --workdir."
+        ) from e
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explained(path):
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Writes a compressed .npz atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explained(path):
+        with open(temporary, "wb") as f:
+            np.savez_compressed(f, **arrays)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      UserError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise UserError(f"{path} is missing; run the stage that makes it.") from e
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} is damaged ({e}); delete it and run its stage again.") from e
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill; on success it takes the place of `path` as a whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explained(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    try:
+        with explained(path):
+            yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    old = path.with_name(f".{path.name}.old")
+    with explained(path):
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def content_hash(*parts: bytes) -> str:
+    """Short SHA-256 of some bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,55 @@
+"""Scalars over time: a line of JSON each, and TensorBoard events where asked for."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from delt_jax.errors import UserError
+
+
+class MetricsLog:
+    """Appends to WORKDIR/metrics.jsonl; does nothing without a folder."""
+
+    def __init__(self, folder: Path | None, tensorboard: bool = False):
+        """Opens the log for appending.
+
+        Raises:
+          UserError: if TensorBoard is asked for and its extra is not installed.
+        """
+        self._file = None
+        self._writer: Any = None
+        if folder is None:
+            return
+        if tensorboard:
+            try:
+                import tensorboardX
+            except ImportError as e:
+                raise UserError(
+                    "tensorboard=True needs the extra: pip install 'delt_jax[tensorboard]'."
+                ) from e
+            self._writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+        path = folder / "metrics.jsonl"
+        torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n"
+        self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
+        if torn:  # a killed run can leave half a line
+            self._file.write("\n")
+
+    def write(self, stage: str, step: int, **values: Any) -> None:
+        """Adds one line; numbers also go to TensorBoard under stage/name."""
+        if self._file is None:
+            return
+        line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    self._writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,134 @@
+"""The work directory: which artefacts it holds, what they were made from, who is writing."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from delt_jax import recipe as recipe_lib
+from delt_jax.errors import UserError
+from delt_jax.recipe import Recipe
+from delt_jax.store import files
+from delt_jax.store.log import MetricsLog
+
+_FORMAT = "delt_jax work directory, version 1"
+
+
+class WorkDir:
+    """A run's folder.
+
+    Every artefact is a folder (or, for the ranking, a file) with a manifest that records the
+    stage's inputs: its settings and the hashes of what it was made from. An artefact is
+    complete when its manifest exists, because both appear by one rename.
+    """
+
+    def __init__(self, path: str | Path):
+        """Points at a folder without touching it."""
+        self.path = Path(path).absolute()
+        self.log = MetricsLog(None)
+        self._lock: Any = None
+
+    def check(self) -> None:
+        """Raises a UserError if the folder belongs to something else."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir {self.path} is a file; choose a folder.")
+        marker = self.path / "config.json"
+        if not self.path.exists():
+            return
+        try:
+            held = [p.name for p in self.path.iterdir() if p.name != ".lock"]
+            ours = json.loads(marker.read_text()).get("format") == _FORMAT
+        except FileNotFoundError:
+            ours = not held  # an empty folder is free to take
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise UserError(
+                f"--workdir {self.path} holds files that are not a delt_jax run's (no valid "
+                f"config.json); choose a new or empty folder."
+            )
+
+    def open(self, recipe: Recipe) -> None:
+        """Creates or takes over the folder, locks it and writes the recipe to config.json.
+
+        Raises:
+          UserError: if the folder is foreign, not writable, or in use by another process.
+        """
+        self.check()
+        with files.explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until exit)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise UserError(
+                f"Another process is at work in {self.path}; wait for it or choose another "
+                f"--workdir."
+            ) from e
+        settings = recipe_lib.flatten(recipe)
+        files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
+        self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
+
+    def close(self) -> None:
+        """Releases the folder."""
+        self.log.close()
+        if self._lock:
+            self._lock.close()
+
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """Manifest of an artefact, or None where it is missing or unreadable."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def needed(self, name: str, stage: str) -> dict[str, Any]:
+        """Manifest of an artefact that must exist.
+
+        Raises:
+          UserError: naming the stage to run.
+        """
+        manifest = self.manifest(name)
+        if manifest is None:
+            raise UserError(
+                f"{self.path / name} is missing; run the {stage} stage first (--stages={stage})."
+            )
+        return manifest
+
+    def partial(self, name: str, inputs: dict[str, Any]) -> Path:
+        """Folder for the finished parts of an unfinished stage.
+
+        Parts made from other inputs are thrown away.
+        """
+        folder = self.path / f"{name}.partial"
+        if folder.exists() and self.manifest(f"{folder.name}/inputs.json") != as_json(inputs):
+            shutil.rmtree(folder)
+        with files.explained(folder):
+            folder.mkdir(exist_ok=True)
+        files.write_json(folder / "inputs.json", inputs)
+        return folder
+
+
+def as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file (tuples as lists)."""
+    return json.loads(json.dumps(value))
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Differences between two sets of inputs, as phrases; empty if there is none."""
+    old, new = as_json(old), as_json(new)
+    phrases = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old:
+            phrases.append(f"{name} is new")
+        elif name not in new:
+            phrases.append(f"{name} is gone")
+        elif old[name] != new[name]:
+            phrases.append(f"{name} was {_short(old[name])}, is {_short(new[name])}")
+    return phrases
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

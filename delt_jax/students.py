@@ -1,0 +1,252 @@
+"""Stage 5, evaluate: students trained from scratch, scored on the real test set."""
+
+import functools
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from delt_jax import keys, models, objective, teacher, training
+from delt_jax.augment.views import student_views
+from delt_jax.data import Normalisation, Source
+from delt_jax.metrics import Score, aggregate
+from delt_jax.models import ModelSpec
+from delt_jax.progress import progress, say
+from delt_jax.recipe import EvaluateRecipe, Recipe, ViewRecipe
+from delt_jax.selection import random_images, select
+from delt_jax.store import distilled, files, soft_labels
+from delt_jax.store import ranking as ranking_store
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teacher import Teacher
+
+ARTEFACT = "evaluation"
+
+
+def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """What the scores are made from."""
+    settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
+    settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
+    return settings | {
+        "seed": recipe.seed, "select.rule": recipe.select.rule, "data": source.fingerprint,
+        "data.flip": recipe.data.flip, "class_names": source.class_names,
+        "ranking": workdir.needed(ranking_store.MANIFEST, "rank")["hash"],
+        "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
+        "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
+    }
+
+
+def protocol(recipe: Recipe) -> str:
+    """The evaluation in one line, printed beside every number."""
+    e, v = recipe.evaluate, recipe.relabel
+    mix = "no mixing" if v.mix == "none" else f"{v.mix} {v.mix_alpha:g}"
+    return (
+        f"AdamW {e.learning_rate:g}, decay {e.weight_decay:g}, half-cosine, {e.epochs} epochs, "
+        f"batch {e.batch_size}, crops {v.min_scale:g}-1, {mix}, soft labels at T {v.temperature:g}"
+        f", {e.seeds} seeds, full test set"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images that a student learns from: uint8 [N, S, S, C], int32 [N], float32 [N, classes]."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    teacher_logits: np.ndarray
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes WORKDIR/evaluation; finished students survive a kill in evaluation.partial."""
+    judge = teacher.load(workdir.path / "teacher")
+    teacher.check_against(judge, source, say)
+    made_from = inputs(recipe, source, workdir)
+    partial = workdir.partial(ARTEFACT, made_from)
+    sets = _training_sets(recipe, source, judge, workdir)
+    e = recipe.evaluate
+    jobs = [
+        (student, regime, images, seed)
+        for student in e.students
+        for regime in e.regimes
+        for images in e.images
+        for seed in range(e.seeds)
+    ]
+    scores = []
+    with progress(len(jobs) * e.epochs, "evaluate", "epoch") as shown:
+        for student, regime, images, seed in jobs:
+            path = partial / f"{student}-{regime}-{images}-{seed}.json"
+            if path.exists():
+                scores.append(Score(**files.read_json(path)))
+                shown.update(e.epochs)
+                continue
+            started = time.perf_counter()
+
+            label = f"{student} {regime} {images} seed {seed}"
+
+            def on_epoch(loss: float, label: str = label) -> None:
+                shown.update(1, training=label, loss=loss)
+
+            history = train_student(
+                student_spec(recipe, student, source), judge, sets(images, seed), source, regime,
+                recipe, seed, on_epoch,
+            )
+            score = make_score(
+                student, regime, images, seed, history, time.perf_counter() - started
+            )
+            files.write_json(path, asdict(score))
+            workdir.log.write("evaluate", e.epochs, **asdict(score))
+            scores.append(score)
+    rows = aggregate(scores)
+    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+        files.write_json(folder / "scores.json", [asdict(s) for s in scores])
+        files.write_json(folder / "manifest.json", {
+            "inputs": made_from,
+            "protocol": protocol(recipe),
+            "teacher": {"hash": judge.hash, "accuracy": judge.accuracy},
+            "distilled": made_from["distilled"],
+            "class_names": list(source.class_names),
+            "test_images": len(source.test),
+            "rows": [asdict(r) for r in rows],
+            "hash": files.content_hash(repr(scores).encode()),
+            "seconds": round(sum(s.seconds for s in scores), 1),
+        })
+    shutil.rmtree(partial)
+    for row in rows:
+        say(f"  {row.student}, {row.regime}, {row.images}: {row.text()}")
+
+
+def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
+    """Architecture of a student."""
+    return ModelSpec(
+        name, len(source.class_names), source.image_size, source.channels, recipe.evaluate.width
+    )
+
+
+def _training_sets(
+    recipe: Recipe, source: Source, judge: Teacher, workdir: WorkDir
+) -> Callable[[str, int], TrainingSet]:
+    synthetic = distilled.read(workdir.path / "distilled")
+    teacher.check_class_names("The distilled set", synthetic.class_names, source)
+    stored = soft_labels.read(workdir.path / "soft_labels", synthetic.manifest["hash"])
+    num_classes, ipc = len(source.class_names), synthetic.manifest["ipc"]
+
+    def real(indices: np.ndarray) -> TrainingSet:
+        flat = indices.reshape(-1)
+        pixels = source.train.images(flat)
+        return TrainingSet(pixels, source.train.labels[flat], teacher.logits_of(judge, pixels))
+
+    @functools.cache
+    def training_set(images: str, seed: int) -> TrainingSet:
+        if images == "recovered":
+            return TrainingSet(synthetic.images, synthetic.labels, stored)
+        if images == "random":
+            drawn = random_images(source.train.labels, ipc, num_classes, recipe.seed + seed)
+            return real(drawn)
+        ranking = ranking_store.read(workdir.path, judge.hash)
+        return real(select(ranking, recipe.select.rule, ipc, num_classes, recipe.seed))
+
+    return training_set
+
+
+@functools.lru_cache(maxsize=16)
+def _make_step(
+    student: nn.Module, judge: nn.Module, regime: str, views: ViewRecipe, flip: bool,
+    recipe: EvaluateRecipe, steps_per_epoch: int, normalisation: Normalisation,
+):
+    optimiser = training.adamw(
+        training.half_cosine(recipe.learning_rate, recipe.epochs, steps_per_epoch),
+        recipe.weight_decay,
+    )
+    temperature = 1.0 if regime == "hard" else views.temperature
+    if not flip:
+        views = ViewRecipe(**(asdict(views) | {"flip": False}))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, judge_variables, pixels, labels, indices, epoch_key, position):
+        """Labels [B, C] are probabilities; the online regime replaces them."""
+        mixed = student_views(epoch_key, position, normalisation(pixels), indices, views)
+        if regime == "online":
+            targets = teacher.soft_labels(judge, judge_variables, mixed.images, temperature)
+        else:
+            targets = mixed.labels(labels)
+        return training.update(
+            student,
+            optimiser,
+            lambda logits: objective.kl_divergence(logits, targets, temperature),
+            state,
+            mixed.images,
+        )
+
+    return optimiser, step
+
+
+def train_student(
+    spec: ModelSpec,
+    judge: Teacher,
+    data: TrainingSet,
+    source: Source,
+    regime: str,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[float], None],
+) -> list[tuple[int, float]]:
+    """Trains one student and looks at the full test set every `eval_every` epochs.
+
+    Initialisation, order and views depend on (recipe.seed, seed) alone, so the same seed sees
+    the same draws on every set and in every regime.
+
+    Returns:
+      (epoch, test accuracy in [0, 1]) of each look; the last epoch is always among them.
+    """
+    e = recipe.evaluate
+    count, batch = len(data.labels), min(e.batch_size, len(data.labels))
+    starts = range(0, count, batch)
+    model = models.create(spec)
+    optimiser, step = _make_step(
+        model, judge.model, regime, recipe.relabel, recipe.relabel.flip and recipe.data.flip, e,
+        len(starts), judge.normalisation,
+    )
+    state = training.init_state(
+        model, optimiser, keys.stream(recipe.seed, "student", seed),
+        (spec.image_size, spec.image_size, spec.channels),
+    )
+    if regime == "fixed":
+        targets = jax.nn.softmax(data.teacher_logits / recipe.relabel.temperature)
+    else:
+        targets = jax.nn.one_hot(data.labels, spec.num_classes)
+    targets = np.asarray(targets)
+    judge_variables = jax.tree.map(jnp.asarray, judge.variables)
+    history = []
+    for epoch in range(e.epochs):
+        order = np.random.default_rng([recipe.seed, seed, epoch]).permutation(count)
+        epoch_key = keys.stream(recipe.seed, "views", seed, epoch)
+        for position, start in enumerate(starts):
+            indices = order[start : start + batch]
+            state, loss = step(
+                state, judge_variables, data.pixels[indices], targets[indices], indices,
+                epoch_key, position,
+            )
+        done = epoch + 1
+        if done % e.eval_every == 0 or done == e.epochs:
+            measured = teacher.accuracy(model, state.variables, judge.normalisation, source.test)
+            history.append((done, measured))
+        on_epoch(float(loss))
+    return history
+
+
+def make_score(
+    student: str, regime: str, images: str, seed: int, history: list[tuple[int, float]],
+    seconds: float,
+) -> Score:
+    """Last and best epoch of a training."""
+    best_epoch, best = max(history, key=lambda look: look[1])
+    return Score(
+        student=student, regime=regime, images=images, seed=seed, last=history[-1][1], best=best,
+        best_epoch=best_epoch, history=[list(look) for look in history],
+        seconds=round(seconds, 2),
+    )

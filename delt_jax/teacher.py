@@ -1,0 +1,229 @@
+"""The teacher: a classifier with BatchNorm, and what every later stage asks of it."""
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from delt_jax import models
+from delt_jax.data import Examples, Normalisation, Source, batches
+from delt_jax.errors import UserError
+from delt_jax.models import ModelSpec
+from delt_jax.store import checkpoint, files
+
+BATCH = 500  # images per forward pass where nothing is trained
+_SAMPLE = 1000  # test images on which a teacher is checked against the data
+_SLACK = 0.02  # accuracy that a sample may be off beyond its own sampling error
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network and everything needed to use it rightly.
+
+    Attributes:
+      spec: its architecture.
+      variables: {"params", "batch_stats"}, host arrays.
+      normalisation: of its inputs.
+      class_names: in the order of its outputs.
+      accuracy: measured top-1 on the full test set, in [0, 1].
+      hash: of the variables.
+    """
+
+    spec: ModelSpec
+    variables: dict[str, Any]
+    normalisation: Normalisation
+    class_names: tuple[str, ...]
+    accuracy: float
+    hash: str = ""
+
+    @property
+    def model(self) -> nn.Module:
+        """The Flax module."""
+        return models.create(self.spec)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _apply(model, variables, pixels, normalisation):
+    logits, sown = model.apply(variables, normalisation(pixels), train=False, mutable=["features"])
+    return logits, sown["features"]["pooled"][0]
+
+
+def predict(
+    model: nn.Module,
+    variables: dict[str, Any],
+    normalisation: Normalisation,
+    images: Iterable[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs a model in eval mode over batches of pixels.
+
+    Args:
+      model: a module of the zoo.
+      variables: its variables.
+      normalisation: of its input.
+      images: uint8 arrays [b, S, S, C], b at most `BATCH`.
+
+    Returns:
+      float32 logits [N, classes] and pooled features [N, D].
+    """
+    logits, features = [], []
+    for pixels in images:
+        short = max(BATCH - len(pixels), 0)  # padded, so that every batch is one program
+        padded = np.pad(pixels, ((0, short), (0, 0), (0, 0), (0, 0)))
+        z, f = _apply(model, variables, padded, normalisation)
+        logits.append(np.asarray(z)[: len(pixels)])
+        features.append(np.asarray(f)[: len(pixels)])
+    return np.concatenate(logits), np.concatenate(features)
+
+
+def in_batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
+    """Cuts pixels [N, S, S, C] into pieces for `predict`."""
+    return (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
+
+
+def logits_of(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:
+    """Teacher logits float32 [N, classes] of pixels uint8 [N, S, S, C]."""
+    return predict(teacher.model, teacher.variables, teacher.normalisation, in_batches(pixels))[0]
+
+
+def features_of(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:
+    """Teacher features float32 [N, D], the input of its last layer."""
+    return predict(teacher.model, teacher.variables, teacher.normalisation, in_batches(pixels))[1]
+
+
+def accuracy(
+    model: nn.Module, variables: dict[str, Any], normalisation: Normalisation, examples: Examples
+) -> float:
+    """Top-1 accuracy in [0, 1] over all examples."""
+    images = (pixels for _, pixels in batches(examples, BATCH))
+    logits, _ = predict(model, variables, normalisation, images)
+    return float((logits.argmax(-1) == examples.labels).mean())
+
+
+def soft_labels(
+    model: nn.Module, variables: dict[str, Any], images: chex.Array, temperature: float
+) -> chex.Array:
+    """softmax(teacher / T), float32 [B, classes], of normalised images [B, S, S, C]."""
+    return jax.nn.softmax(model.apply(variables, images, train=False) / temperature)
+
+
+def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) -> None:
+    """Makes sure that the teacher's classes are the data's, in the same order.
+
+    Compares the names, then the accuracy on a sample of test images with the recorded one:
+    a teacher with permuted classes has the right names in the wrong places.
+
+    Raises:
+      UserError: naming the classes that differ, or both accuracies.
+    """
+    check_class_names("The teacher", teacher.class_names, source)
+    if (teacher.spec.image_size, teacher.spec.channels) != (source.image_size, source.channels):
+        raise UserError(
+            f"The teacher takes {teacher.spec.image_size} px images of {teacher.spec.channels} "
+            f"channels, but the data are {source.image_size} px of {source.channels}; set "
+            f"data.image_size and data.channels to the teacher's."
+        )
+    count = min(_SAMPLE, len(source.test))
+    indices = np.random.default_rng(0).permutation(len(source.test))[:count]
+    pixels = source.test.images(np.sort(indices))
+    labels = source.test.labels[np.sort(indices)]
+    hits = logits_of(teacher, pixels).argmax(-1) == labels
+    measured, recorded = float(hits.mean()), teacher.accuracy
+    error = 4 * np.sqrt(max(recorded * (1 - recorded), 0.01) / count)
+    if measured < recorded - error - _SLACK:
+        worst = [
+            teacher.class_names[c]
+            for c in np.unique(labels)
+            if hits[labels == c].mean() < recorded / 2
+        ]
+        raise UserError(
+            f"The teacher scored {recorded:.1%} when it was made but {measured:.1%} on {count} "
+            f"test images of these data (worst: {', '.join(worst[:5]) or 'all alike'}); its "
+            f"classes are in another order or its data were others: use a teacher of these data."
+        )
+    say(f"  teacher checked: {measured:.1%} on {count} test images ({recorded:.1%} recorded)")
+
+
+def check_class_names(what: str, names: tuple[str, ...], source: Source) -> None:
+    """Raises a UserError naming the differing classes unless `names` are the data's."""
+    if names == source.class_names:
+        return
+    if len(names) != len(source.class_names):
+        raise UserError(
+            f"{what} has {len(names)} classes and the data have {len(source.class_names)}; use "
+            f"one made from these data."
+        )
+    differ = [
+        f"{i}: {a!r} against {b!r}"
+        for i, (a, b) in enumerate(zip(names, source.class_names, strict=True))
+        if a != b
+    ]
+    raise UserError(
+        f"{what} and the data disagree on {len(differ)} classes ({'; '.join(differ[:5])}"
+        f"{'; ...' if len(differ) > 5 else ''}); put the classes in the same order."
+    )
+
+
+def save(folder: Path, teacher: Teacher, manifest: dict[str, Any]) -> None:
+    """Writes a teacher's variables and manifest into an empty folder."""
+    checkpoint.save(folder / "variables", teacher.variables)
+    files.write_json(folder / "manifest.json", {
+        **manifest,
+        "spec": asdict(teacher.spec),
+        "normalisation": asdict(teacher.normalisation),
+        "class_names": teacher.class_names,
+        "accuracy": teacher.accuracy,
+        "hash": checkpoint.tree_hash(teacher.variables),
+    })
+
+
+def describe(folder: Path) -> Teacher:
+    """A saved teacher without its variables.
+
+    Raises:
+      UserError: if the folder is not a teacher's.
+    """
+    manifest = files.read_json(folder / "manifest.json")
+    try:
+        return Teacher(
+            spec=ModelSpec(**manifest["spec"]),
+            variables={},
+            normalisation=Normalisation(
+                *(tuple(manifest["normalisation"][k]) for k in ("mean", "std"))
+            ),
+            class_names=tuple(manifest["class_names"]),
+            accuracy=float(manifest["accuracy"]),
+            hash=manifest["hash"],
+        )
+    except (KeyError, TypeError) as e:
+        raise UserError(f"{folder}/manifest.json is not a teacher's: {e}.") from e
+
+
+def load(folder: Path) -> Teacher:
+    """Reads what `save` wrote.
+
+    Raises:
+      UserError: if it is missing, damaged, or its variables are not those of the manifest.
+    """
+    described = describe(folder)
+    variables = checkpoint.restore(folder / "variables", init_shapes(described.spec))
+    if checkpoint.tree_hash(variables) != described.hash:
+        raise UserError(
+            f"The weights in {folder} are not those its manifest describes; run the squeeze "
+            f"stage again."
+        )
+    return replace(described, variables=variables)
+
+
+def init_shapes(spec: ModelSpec) -> dict[str, Any]:
+    """Shapes of a model's variables, without computing any."""
+    model = models.create(spec)
+    image = jnp.zeros((2, spec.image_size, spec.image_size, spec.channels))
+    shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
+    return {k: shapes[k] for k in ("params", "batch_stats") if k in shapes}
