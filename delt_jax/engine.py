@@ -119,8 +119,14 @@ def loss(
 
 
 def adam_step(
-    images: chex.Array, grads: chex.Array, mu: chex.Array, nu: chex.Array, age: chex.Array,
-    rate: chex.Array, low: chex.Array, high: chex.Array,
+    images: chex.Array,
+    grads: chex.Array,
+    mu: chex.Array,
+    nu: chex.Array,
+    age: chex.Array,
+    rate: chex.Array,
+    low: chex.Array,
+    high: chex.Array,
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Adam(0.5, 0.9), then clip to the valid pixel range.
 
@@ -202,8 +208,14 @@ def update(
     done, total = clocks(state, job, recipe, active)
     rate = learning_rate(recipe.learning_rate, done, total)
     images, mu, nu = adam_step(
-        images, grads, _rows(state.mu, active), _rows(state.nu, active), done, rate,
-        job.low, job.high,
+        images,
+        grads,
+        _rows(state.mu, active),
+        _rows(state.nu, active),
+        done,
+        rate,
+        job.low,
+        job.high,
     )
     next_state = RecoverState(
         step=state.step + 1,

@@ -29,7 +29,9 @@ def _figure_png(figure: Figure) -> bytes:
 
 
 def sheet(
-    start: np.ndarray, recovered: np.ndarray, class_names: Sequence[str],
+    start: np.ndarray,
+    recovered: np.ndarray,
+    class_names: Sequence[str],
     iterations: Sequence[int],
 ) -> bytes:
     """Each class as two rows, in joining order: start images above recovered ones.
@@ -91,8 +93,13 @@ def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
     ax = figure.subplots()
     for r in batch.rounds:
         ax.barh(
-            r.active, [r.iterations] * len(r.active), left=r.start, height=1.0,
-            color=_COLOURS["recovered"], edgecolor=_PAPER, linewidth=0.3,
+            r.active,
+            [r.iterations] * len(r.active),
+            left=r.start,
+            height=1.0,
+            color=_COLOURS["recovered"],
+            edgecolor=_PAPER,
+            linewidth=0.3,
         )
     ax.invert_yaxis()
     ax.set_xlim(0, batch.iterations)
@@ -110,7 +117,10 @@ def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[st
     places = np.arange(len(class_names))
     for k, (name, values) in enumerate(similarity.items()):
         ax.bar(
-            places + (k - 1) * 0.27, values, 0.27, label=f"{name} (mean {np.nanmean(values):.3f})",
+            places + (k - 1) * 0.27,
+            values,
+            0.27,
+            label=f"{name} (mean {np.nanmean(values):.3f})",
             color=_COLOURS[name],
         )
     ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
@@ -126,9 +136,12 @@ def score_table(rows: Sequence[Row]) -> list[str]:
     head = ("student", "labels", "images", "last epoch", "best epoch", "seeds")
     body = [
         (
-            r.student, r.regime, r.images,
+            r.student,
+            r.regime,
+            r.images,
             f"{100 * r.last_mean:.2f} ± {100 * r.last_std:.2f}",
-            f"{100 * r.best_mean:.2f} ± {100 * r.best_std:.2f}", str(r.seeds),
+            f"{100 * r.best_mean:.2f} ± {100 * r.best_std:.2f}",
+            str(r.seeds),
         )
         for r in rows
     ]

@@ -5,9 +5,10 @@ import sys
 
 from absl import flags
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder that holds everything the run makes.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the run makes.")
 _STAGES = flags.DEFINE_list(
-    "stages", [],
+    "stages",
+    [],
     "Stages to run, of squeeze,rank,recover,relabel,evaluate,report; default all.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; touch nothing.")
@@ -59,9 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         if len(rest) > 1:
             raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
         for name in ("config", "workdir"):
-            if flags.FLAGS[name].value is None:
-                raise UserError(f"--{name} is missing; try --config=configs/digits.py "
-                                f"--workdir=runs/digits.")
+            if not flags.FLAGS[name].value:
+                raise UserError(
+                    f"--{name} is missing; try --config=configs/digits.py --workdir=runs/digits."
+                )
     except Exception as e:
         print(f"delt_jax: {_sentence(e)}", file=sys.stderr)
         return 2

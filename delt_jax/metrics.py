@@ -66,10 +66,16 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
         last = np.array([m.last for m in members])
         best = np.array([m.best for m in members])
         ddof = min(1, len(members) - 1)
-        rows.append(Row(
-            *key, len(members), float(last.mean()), float(last.std(ddof=ddof)),
-            float(best.mean()), float(best.std(ddof=ddof)),
-        ))
+        rows.append(
+            Row(
+                *key,
+                len(members),
+                float(last.mean()),
+                float(last.std(ddof=ddof)),
+                float(best.mean()),
+                float(best.std(ddof=ddof)),
+            )
+        )
     return rows
 
 

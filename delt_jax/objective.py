@@ -40,10 +40,13 @@ def bn_terms(batch: Sequence[Moments], running: Sequence[Moments]) -> chex.Array
     """
     chex.assert_equal(len(batch), len(running))
     chex.assert_trees_all_equal_shapes(tuple(batch), tuple(running))
-    return jnp.stack([
-        optax.safe_norm(b.variance - r.variance, _TINY) + optax.safe_norm(b.mean - r.mean, _TINY)
-        for b, r in zip(batch, running, strict=True)
-    ])
+    return jnp.stack(
+        [
+            optax.safe_norm(b.variance - r.variance, _TINY)
+            + optax.safe_norm(b.mean - r.mean, _TINY)
+            for b, r in zip(batch, running, strict=True)
+        ]
+    )
 
 
 def bn_matching(terms: chex.Array, first_multiplier: float) -> chex.Array:

@@ -29,9 +29,7 @@ def map_jobs(fn: Callable[..., Any], width: int) -> Callable[..., Any]:
       The same function of (states, jobs, shared), where states and jobs have a leading axis
       of `width` and `shared` is the same for all.
     """
-    return jax.pmap(
-        fn, in_axes=(0, 0, None), donate_argnums=0, devices=jax.local_devices()[:width]
-    )
+    return jax.pmap(fn, in_axes=(0, 0, None), donate_argnums=0, devices=jax.local_devices()[:width])
 
 
 def stack_jobs(trees: Sequence[Any], width: int) -> Any:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from delt_jax import models, parallel, pipeline, recover, schedule, squeeze, students, teacher
+from delt_jax.augment import crop
 from delt_jax.data import Source
 from delt_jax.engine import loss as recover_loss
-from delt_jax.augment import crop
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
@@ -28,9 +28,7 @@ class ModelCost:
 def model_cost(spec: ModelSpec) -> ModelCost:
     """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
     model, shapes = models.create(spec), teacher.init_shapes(spec)
-    image = jax.ShapeDtypeStruct(
-        (1, spec.image_size, spec.image_size, spec.channels), jnp.float32
-    )
+    image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
     lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(shapes, image)
     flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
     return ModelCost(sum(math.prod(p.shape) for p in jax.tree.leaves(shapes["params"])), flops)
@@ -131,10 +129,14 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         trainings = len(e.images) * len(e.regimes) * e.seeds
         online = len(e.images) * e.seeds * ("online" in e.regimes)
         looks = math.ceil(e.epochs / e.eval_every)
-        flops = trainings * (
-            3 * student.forward_flops * e.epochs * images
-            + student.forward_flops * looks * len(source.test)
-        ) + online * f * e.epochs * images
+        flops = (
+            trainings
+            * (
+                3 * student.forward_flops * e.epochs * images
+                + student.forward_flops * looks * len(source.test)
+            )
+            + online * f * e.epochs * images
+        )
         row("evaluate", student, flops, f"{trainings} trainings of {name}, {e.epochs} epochs each")
     pixels = source.image_size**2 * source.channels
     disk = (

@@ -32,14 +32,20 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=total, initial=done, desc=name, unit=f" {unit}", unit_scale=True,
-                dynamic_ncols=True, mininterval=0.3, leave=False,
+                total=total,
+                initial=done,
+                desc=name,
+                unit=f" {unit}",
+                unit_scale=True,
+                dynamic_ncols=True,
+                mininterval=0.3,
+                leave=False,
             )
 
     def update(self, amount: int, **values: Any) -> None:
         """Adds finished units, and figures to show beside them."""
         if values:
-            self._figures = figures(**values)
+            self._figures = _line(**values)
         self._done += amount
         if self._bar is not None:
             self._bar.set_postfix_str(self._figures, refresh=False)
@@ -52,7 +58,8 @@ class Progress:
                 f"{self._name} {self._done / self._total:4.0%}  {rate:.4g} {self._unit}s/s  "
                 f"ETA {tqdm.format_interval((self._total - self._done) / max(rate, 1e-9))}  "
                 f"{self._figures}",
-                file=sys.stderr, flush=True,
+                file=sys.stderr,
+                flush=True,
             )
 
     def close(self) -> None:
@@ -71,7 +78,7 @@ def progress(total: int, name: str, unit: str, done: int = 0) -> Iterator[Progre
         shown.close()
 
 
-def figures(**values: Any) -> str:
+def _line(**values: Any) -> str:
     """Figures in a line, e.g. "loss 0.31  bn 12.4"."""
     return "  ".join(
         f"{k.replace('_', ' ')} {v:.4g}" if isinstance(v, float) else f"{v}"

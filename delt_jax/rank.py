@@ -43,7 +43,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     labels = source.train.labels
     probabilities = softmax(logits, axis=1)[np.arange(len(labels)), labels]
     store.write(
-        workdir.path, Ranking(labels, probabilities), source.train.names, source.class_names,
+        workdir.path,
+        Ranking(labels, probabilities),
+        source.train.names,
+        source.class_names,
         {
             "inputs": inputs(recipe, source, workdir),
             "seconds": round(time.perf_counter() - started, 1),

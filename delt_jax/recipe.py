@@ -218,18 +218,39 @@ _CHOICES_OF_MANY = {
 }
 # Lower bounds, inclusive; a setting that is absent here may be any value of its type.
 _AT_LEAST = {
-    "seed": 0, "ipc": 1, "data.image_size": 0, "teacher.width": 0, "teacher.epochs": 1,
-    "teacher.batch_size": 2, "teacher.momentum": 0, "teacher.weight_decay": 0,
-    "teacher.crop_padding": 0, "recover.iterations": 1, "recover.round_iterations": 0,
-    "recover.min_iterations": 0, "recover.batch_size": 1, "recover.bn_weight": 0,
-    "recover.first_bn_multiplier": 0, "recover.milestone": 0, "recover.jitter": 0,
-    "recover.chunk_steps": 0, "evaluate.width": 0, "evaluate.seeds": 1, "evaluate.epochs": 1,
-    "evaluate.batch_size": 2, "evaluate.weight_decay": 0, "evaluate.eval_every": 1,
-    "report.classes": 1, "report.per_class": 1,
+    "seed": 0,
+    "ipc": 1,
+    "data.image_size": 0,
+    "teacher.width": 0,
+    "teacher.epochs": 1,
+    "teacher.batch_size": 2,
+    "teacher.momentum": 0,
+    "teacher.weight_decay": 0,
+    "teacher.crop_padding": 0,
+    "recover.iterations": 1,
+    "recover.round_iterations": 0,
+    "recover.min_iterations": 0,
+    "recover.batch_size": 1,
+    "recover.bn_weight": 0,
+    "recover.first_bn_multiplier": 0,
+    "recover.milestone": 0,
+    "recover.jitter": 0,
+    "recover.chunk_steps": 0,
+    "evaluate.width": 0,
+    "evaluate.seeds": 1,
+    "evaluate.epochs": 1,
+    "evaluate.batch_size": 2,
+    "evaluate.weight_decay": 0,
+    "evaluate.eval_every": 1,
+    "report.classes": 1,
+    "report.per_class": 1,
 }
 _ABOVE_ZERO = (
-    "teacher.learning_rate", "recover.learning_rate", "relabel.mix_alpha",
-    "relabel.temperature", "evaluate.learning_rate",
+    "teacher.learning_rate",
+    "recover.learning_rate",
+    "relabel.mix_alpha",
+    "relabel.temperature",
+    "evaluate.learning_rate",
 )
 _SHARES = ("recover.min_scale", "relabel.min_scale")  # in (0, 1]
 
@@ -243,7 +264,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
     """Settings as one dict of dotted names, e.g. {"recover.iterations": 4000}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for f in dataclasses.fields(recipe):
         value = getattr(recipe, f.name)
         if dataclasses.is_dataclass(value):
@@ -316,8 +337,7 @@ def _typed(value: Any, default: Any, name: str) -> Any:
         return float(value)
     if type(value) is not wanted:
         raise UserError(
-            f"{name} must be of type {wanted.__name__}, but is {value!r} "
-            f"({type(value).__name__})."
+            f"{name} must be of type {wanted.__name__}, but is {value!r} ({type(value).__name__})."
         )
     return value
 

@@ -37,9 +37,13 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     del settings["recover.chunk_steps"]  # how fast, not what
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     return settings | {
-        "seed": recipe.seed, "ipc": recipe.ipc, "select.rule": recipe.select.rule,
-        "select.start": recipe.select.start, "data": source.fingerprint,
-        "data.flip": recipe.data.flip, "class_names": source.class_names,
+        "seed": recipe.seed,
+        "ipc": recipe.ipc,
+        "select.rule": recipe.select.rule,
+        "select.start": recipe.select.start,
+        "data": source.fingerprint,
+        "data.flip": recipe.data.flip,
+        "class_names": source.class_names,
         "ranking": ranking["hash"],
         "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
     }
@@ -49,7 +53,11 @@ def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
     """The run's EarlyLate schedule."""
     r = recipe.recover
     return make_schedule(
-        num_classes, recipe.ipc, r.iterations, r.round_iterations, r.batch_size,
+        num_classes,
+        recipe.ipc,
+        r.iterations,
+        r.round_iterations,
+        r.batch_size,
         class_iterations(recipe, num_classes),
     )
 
@@ -86,7 +94,15 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             width = min(parallel.device_count(), len(members))
             for wave in parallel.waves(members, width):
                 _run_wave(
-                    recipe, source, judge, selected, schedule, wave, width, partial, shown,
+                    recipe,
+                    source,
+                    judge,
+                    selected,
+                    schedule,
+                    wave,
+                    width,
+                    partial,
+                    shown,
                     workdir,
                 )
     _assemble(recipe, source, judge, selected, schedule, partial, workdir, made_from)
@@ -108,7 +124,11 @@ def make_job(recipe: Recipe, judge: Teacher, batch: BatchSchedule, index: int) -
 
 @functools.lru_cache(maxsize=64)
 def _compiled(
-    model: nn.Module, recipe: RecoverRecipe, flip: bool, active: engine.Active, steps: int,
+    model: nn.Module,
+    recipe: RecoverRecipe,
+    flip: bool,
+    active: engine.Active,
+    steps: int,
     width: int,
 ):
     chunk = functools.partial(
@@ -157,20 +177,30 @@ def _mean_last(losses: Losses | None, jobs: int) -> dict[str, float]:
 
 
 def _run_wave(
-    recipe: Recipe, source: Source, judge: Teacher, selected: np.ndarray,
-    schedule: Sequence[BatchSchedule], wave: list[int], width: int, partial: Path, shown: Progress,
+    recipe: Recipe,
+    source: Source,
+    judge: Teacher,
+    selected: np.ndarray,
+    schedule: Sequence[BatchSchedule],
+    wave: list[int],
+    width: int,
+    partial: Path,
+    shown: Progress,
     workdir: WorkDir,
 ) -> None:
     started = time.perf_counter()
     flip = recipe.data.flip
-    states: RecoverState = parallel.stack_jobs([
-        engine.init_state(
-            jnp.asarray(
-                start_images(recipe, source, judge.normalisation, selected, schedule[i].images)
+    states: RecoverState = parallel.stack_jobs(
+        [
+            engine.init_state(
+                jnp.asarray(
+                    start_images(recipe, source, judge.normalisation, selected, schedule[i].images)
+                )
             )
-        )
-        for i in wave
-    ], width)
+            for i in wave
+        ],
+        width,
+    )
     jobs = parallel.stack_jobs([make_job(recipe, judge, schedule[i], i) for i in wave], width)
     model, variables = judge.model, jax.tree.map(jnp.asarray, judge.variables)
     chunk_steps = recipe.recover.chunk_steps or _CHUNK_STEPS.get(
@@ -186,7 +216,10 @@ def _run_wave(
             latest = history.add(losses, lag=1)
             shown.update(steps * len(rnd.active) * len(wave), **_mean_last(latest, len(wave)))
         workdir.log.write(
-            "recover", rnd.start + rnd.iterations, batches=wave, active=len(rnd.active),
+            "recover",
+            rnd.start + rnd.iterations,
+            batches=wave,
+            active=len(rnd.active),
             **_mean_last(latest, len(wave)),
         )
     curves = history.arrays()
@@ -199,14 +232,20 @@ def _run_wave(
         files.write_npz(
             _part(partial, index),
             images=judge.normalisation.to_pixels(images),
-            seconds=np.float64(seconds),
+            seconds=seconds,
             **{k: v[position] for k, v in curves._asdict().items()},
         )
 
 
 def _assemble(
-    recipe: Recipe, source: Source, judge: Teacher, selected: np.ndarray,
-    schedule: Sequence[BatchSchedule], partial: Path, workdir: WorkDir, made_from: dict,
+    recipe: Recipe,
+    source: Source,
+    judge: Teacher,
+    selected: np.ndarray,
+    schedule: Sequence[BatchSchedule],
+    partial: Path,
+    workdir: WorkDir,
+    made_from: dict,
 ) -> None:
     size, channels = source.image_size, source.channels
     count = len(source.class_names) * recipe.ipc
@@ -230,13 +269,18 @@ def _assemble(
         "channels": channels,
         "normalisation": asdict(judge.normalisation),
         "teacher": {
-            "hash": judge.hash, "accuracy": judge.accuracy, "spec": asdict(judge.spec),
+            "hash": judge.hash,
+            "accuracy": judge.accuracy,
+            "spec": asdict(judge.spec),
         },
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
         "start": {
-            "split": "train", "indices": selected.tolist(),
-        } if recipe.select.start == "real" else {"noise_seed": recipe.seed},
+            "split": "train",
+            "indices": selected.tolist(),
+        }
+        if recipe.select.start == "real"
+        else {"noise_seed": recipe.seed},
         "schedule": {
             "class_iterations": class_iterations(recipe, len(source.class_names)),
             "joins": [list(b.joins) for b in schedule],

@@ -62,10 +62,13 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         page = _page(source, summary, rows, pictures)
         files.write_bytes(folder / "report.html", page.encode())
         files.write_bytes(folder / "scores.md", ("\n".join(table) + "\n").encode())
-        files.write_json(folder / "manifest.json", {
-            "inputs": inputs(recipe, source, workdir),
-            "seconds": round(time.perf_counter() - started, 1),
-        })
+        files.write_json(
+            folder / "manifest.json",
+            {
+                "inputs": inputs(recipe, source, workdir),
+                "seconds": round(time.perf_counter() - started, 1),
+            },
+        )
     files.write_json(workdir.path / "summary.json", summary)
     say("")
     for line in table:
@@ -91,8 +94,11 @@ def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
     """The schedule as it ran, from the set's own settings."""
     settings = synthetic.manifest["settings"]["recover"]
     return make_schedule(
-        len(synthetic.class_names), synthetic.manifest["ipc"], settings["iterations"],
-        settings["round_iterations"], settings["batch_size"],
+        len(synthetic.class_names),
+        synthetic.manifest["ipc"],
+        settings["iterations"],
+        settings["round_iterations"],
+        settings["batch_size"],
         synthetic.manifest["schedule"]["class_iterations"],
     )
 
@@ -101,10 +107,12 @@ def _similarity(
     judge: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray
 ) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
-    sample = np.concatenate([
-        draw.permutation(np.flatnonzero(source.train.labels == c))[:_REAL_PER_CLASS]
-        for c in range(len(source.class_names))
-    ])
+    sample = np.concatenate(
+        [
+            draw.permutation(np.flatnonzero(source.train.labels == c))[:_REAL_PER_CLASS]
+            for c in range(len(source.class_names))
+        ]
+    )
     sets = {
         "real": (source.train.images(sample), source.train.labels[sample]),
         "start": (starts, synthetic.labels),
@@ -128,13 +136,18 @@ def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes
         return images.reshape(classes, ipc, *images.shape[1:])[:rows, columns]
 
     return figures.sheet(
-        cells(starts), cells(synthetic.images), synthetic.class_names[:rows],
+        cells(starts),
+        cells(synthetic.images),
+        synthetic.class_names[:rows],
         [r["iterations"] - joins[i] * step for i in columns],
     )
 
 
 def _summary(
-    workdir: WorkDir, judge: Teacher, synthetic: DistilledSet, evaluation: dict[str, Any],
+    workdir: WorkDir,
+    judge: Teacher,
+    synthetic: DistilledSet,
+    evaluation: dict[str, Any],
     similarity: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     made = synthetic.manifest
@@ -156,7 +169,8 @@ def _summary(
         "recover": made["settings"]["recover"],
         "select": made["settings"]["select"],
         "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
-        if made["ipc"] > 1 else None,
+        if made["ipc"] > 1
+        else None,
         "protocol": evaluation["protocol"],
         "scores": evaluation["rows"],
         "seconds": seconds,

@@ -157,9 +157,7 @@ def _batch_schedule(images, labels, join, leave, total_rounds, round_iterations)
     empty = min(join)  # leading rounds without an image: dropped
     rounds = []
     for k in range(empty, max(leave)):
-        active = tuple(
-            p for p in range(len(images)) if join[p] <= k and k < leave[p]
-        )
+        active = tuple(p for p in range(len(images)) if join[p] <= k and k < leave[p])
         rounds.append(Round((k - empty) * round_iterations, round_iterations, active))
     return BatchSchedule(
         images=images,

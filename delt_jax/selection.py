@@ -68,9 +68,9 @@ def select(ranking: Ranking, rule: str, ipc: int, num_classes: int, seed: int) -
 def random_images(labels: np.ndarray, ipc: int, num_classes: int, seed: int) -> np.ndarray:
     """Draws `ipc` images per class uniformly; int [num_classes, ipc]."""
     draw = np.random.default_rng([seed, 0xBA5E])
-    return np.stack([
-        draw.choice(np.flatnonzero(labels == c), ipc, replace=False) for c in range(num_classes)
-    ])
+    return np.stack(
+        [draw.choice(np.flatnonzero(labels == c), ipc, replace=False) for c in range(num_classes)]
+    )
 
 
 def check_class_sizes(labels: np.ndarray, ipc: int, class_names: tuple[str, ...]) -> None:

@@ -28,7 +28,10 @@ _SECONDS_BETWEEN_CHECKPOINTS = 60
 def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     """Architecture of the teacher that would be trained."""
     return ModelSpec(
-        recipe.teacher.model, len(source.class_names), source.image_size, source.channels,
+        recipe.teacher.model,
+        len(source.class_names),
+        source.image_size,
+        source.channels,
         recipe.teacher.width,
     )
 
@@ -40,10 +43,16 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         manifest = files.read_json(Path(recipe.teacher.weights) / "manifest.json")
         return made_from | {"teacher.weights": manifest.get("hash")}
     settings = {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
-    return made_from | settings | {
-        "seed": recipe.seed, "data.mean": recipe.data.mean, "data.std": recipe.data.std,
-        "data.flip": recipe.data.flip,
-    }
+    return (
+        made_from
+        | settings
+        | {
+            "seed": recipe.seed,
+            "data.mean": recipe.data.mean,
+            "data.std": recipe.data.std,
+            "data.flip": recipe.data.flip,
+        }
+    )
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
@@ -84,17 +93,25 @@ def _train(recipe: Recipe, source: Source, workdir: WorkDir, made_from: dict) ->
     batch = min(settings.batch_size, len(source.train))
     steps = len(source.train) // batch  # an incomplete last batch waits for the next shuffle
     optimiser = training.sgd(
-        settings.schedule, settings.learning_rate, settings.epochs * steps, settings.momentum,
+        settings.schedule,
+        settings.learning_rate,
+        settings.epochs * steps,
+        settings.momentum,
         settings.weight_decay,
     )
     state = training.init_state(
-        model, optimiser, keys.stream(recipe.seed, "squeeze", "init"),
+        model,
+        optimiser,
+        keys.stream(recipe.seed, "squeeze", "init"),
         (spec.image_size, spec.image_size, spec.channels),
     )
     partial = workdir.partial(ARTEFACT, made_from)
     state, first_epoch = _resume(partial, state)
     saved = time.monotonic()
-    with progress(settings.epochs * steps * batch, "squeeze", "image", first_epoch * steps * batch) as shown:
+    per_epoch = steps * batch
+    with progress(
+        settings.epochs * per_epoch, "squeeze", "image", first_epoch * per_epoch
+    ) as shown:
         for epoch in range(first_epoch, settings.epochs):
             state, loss = _epoch(
                 recipe, source, model, optimiser, normalisation, state, epoch, batch, shown
@@ -111,8 +128,15 @@ def _train(recipe: Recipe, source: Source, workdir: WorkDir, made_from: dict) ->
 
 
 def _epoch(
-    recipe: Recipe, source: Source, model: nn.Module, optimiser, normalisation: Normalisation,
-    state, epoch: int, batch: int, shown: Progress,
+    recipe: Recipe,
+    source: Source,
+    model: nn.Module,
+    optimiser,
+    normalisation: Normalisation,
+    state,
+    epoch: int,
+    batch: int,
+    shown: Progress,
 ):
     settings: TeacherRecipe = recipe.teacher
     order = np.random.default_rng([recipe.seed, epoch]).permutation(len(source.train))
@@ -121,8 +145,14 @@ def _epoch(
     for step in range(len(source.train) // batch):
         indices = np.sort(order[step * batch : (step + 1) * batch])
         state, loss = _step(
-            model, optimiser, normalisation, settings.crop_padding, recipe.data.flip, state,
-            source.train.images(indices), source.train.labels[indices],
+            model,
+            optimiser,
+            normalisation,
+            settings.crop_padding,
+            recipe.data.flip,
+            state,
+            source.train.images(indices),
+            source.train.labels[indices],
             jax.random.fold_in(epoch_key, step),
         )
         losses.append(loss)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from scipy.special import softmax
 
 from delt_jax import keys, models, objective, teacher, training
 from delt_jax.augment.views import student_views
@@ -33,8 +34,11 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
     settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
     return settings | {
-        "seed": recipe.seed, "select.rule": recipe.select.rule, "data": source.fingerprint,
-        "data.flip": recipe.data.flip, "class_names": source.class_names,
+        "seed": recipe.seed,
+        "select.rule": recipe.select.rule,
+        "data": source.fingerprint,
+        "data.flip": recipe.data.flip,
+        "class_names": source.class_names,
         "ranking": workdir.needed(ranking_store.MANIFEST, "rank")["hash"],
         "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
@@ -92,8 +96,14 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
                 shown.update(1, training=label, loss=loss)
 
             history = train_student(
-                student_spec(recipe, student, source), judge, sets(images, seed), source, regime,
-                recipe, seed, on_epoch,
+                student_spec(recipe, student, source),
+                judge,
+                sets(images, seed),
+                source,
+                regime,
+                recipe,
+                seed,
+                on_epoch,
             )
             score = make_score(
                 student, regime, images, seed, history, time.perf_counter() - started
@@ -104,17 +114,20 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     rows = aggregate(scores)
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         files.write_json(folder / "scores.json", [asdict(s) for s in scores])
-        files.write_json(folder / "manifest.json", {
-            "inputs": made_from,
-            "protocol": protocol(recipe),
-            "teacher": {"hash": judge.hash, "accuracy": judge.accuracy},
-            "distilled": made_from["distilled"],
-            "class_names": list(source.class_names),
-            "test_images": len(source.test),
-            "rows": [asdict(r) for r in rows],
-            "hash": files.content_hash(repr(scores).encode()),
-            "seconds": round(sum(s.seconds for s in scores), 1),
-        })
+        files.write_json(
+            folder / "manifest.json",
+            {
+                "inputs": made_from,
+                "protocol": protocol(recipe),
+                "teacher": {"hash": judge.hash, "accuracy": judge.accuracy},
+                "distilled": made_from["distilled"],
+                "class_names": list(source.class_names),
+                "test_images": len(source.test),
+                "rows": [asdict(r) for r in rows],
+                "hash": files.content_hash(repr(scores).encode()),
+                "seconds": round(sum(s.seconds for s in scores), 1),
+            },
+        )
     shutil.rmtree(partial)
     for row in rows:
         say(f"  {row.student}, {row.regime}, {row.images}: {row.text()}")
@@ -155,8 +168,14 @@ def _training_sets(
 
 @functools.lru_cache(maxsize=16)
 def _make_step(
-    student: nn.Module, judge: nn.Module, regime: str, views: ViewRecipe, flip: bool,
-    recipe: EvaluateRecipe, steps_per_epoch: int, normalisation: Normalisation,
+    student: nn.Module,
+    judge: nn.Module,
+    regime: str,
+    views: ViewRecipe,
+    flip: bool,
+    recipe: EvaluateRecipe,
+    steps_per_epoch: int,
+    normalisation: Normalisation,
 ):
     optimiser = training.adamw(
         training.half_cosine(recipe.learning_rate, recipe.epochs, steps_per_epoch),
@@ -208,18 +227,25 @@ def train_student(
     starts = range(0, count, batch)
     model = models.create(spec)
     optimiser, step = _make_step(
-        model, judge.model, regime, recipe.relabel, recipe.relabel.flip and recipe.data.flip, e,
-        len(starts), judge.normalisation,
+        model,
+        judge.model,
+        regime,
+        recipe.relabel,
+        recipe.relabel.flip and recipe.data.flip,
+        e,
+        len(starts),
+        judge.normalisation,
     )
     state = training.init_state(
-        model, optimiser, keys.stream(recipe.seed, "student", seed),
+        model,
+        optimiser,
+        keys.stream(recipe.seed, "student", seed),
         (spec.image_size, spec.image_size, spec.channels),
     )
     if regime == "fixed":
-        targets = jax.nn.softmax(data.teacher_logits / recipe.relabel.temperature)
+        targets = softmax(data.teacher_logits / recipe.relabel.temperature, axis=1)
     else:
-        targets = jax.nn.one_hot(data.labels, spec.num_classes)
-    targets = np.asarray(targets)
+        targets = np.eye(spec.num_classes, dtype=np.float32)[data.labels]
     judge_variables = jax.tree.map(jnp.asarray, judge.variables)
     history = []
     for epoch in range(e.epochs):
@@ -228,8 +254,13 @@ def train_student(
         for position, start in enumerate(starts):
             indices = order[start : start + batch]
             state, loss = step(
-                state, judge_variables, data.pixels[indices], targets[indices], indices,
-                epoch_key, position,
+                state,
+                judge_variables,
+                data.pixels[indices],
+                targets[indices],
+                indices,
+                epoch_key,
+                position,
             )
         done = epoch + 1
         if done % e.eval_every == 0 or done == e.epochs:
@@ -240,13 +271,23 @@ def train_student(
 
 
 def make_score(
-    student: str, regime: str, images: str, seed: int, history: list[tuple[int, float]],
+    student: str,
+    regime: str,
+    images: str,
+    seed: int,
+    history: list[tuple[int, float]],
     seconds: float,
 ) -> Score:
     """Last and best epoch of a training."""
     best_epoch, best = max(history, key=lambda look: look[1])
     return Score(
-        student=student, regime=regime, images=images, seed=seed, last=history[-1][1], best=best,
-        best_epoch=best_epoch, history=[list(look) for look in history],
+        student=student,
+        regime=regime,
+        images=images,
+        seed=seed,
+        last=history[-1][1],
+        best=best,
+        best_epoch=best_epoch,
+        history=[list(look) for look in history],
         seconds=round(seconds, 2),
     )

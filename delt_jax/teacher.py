@@ -110,7 +110,8 @@ def soft_labels(
     model: nn.Module, variables: dict[str, Any], images: chex.Array, temperature: float
 ) -> chex.Array:
     """softmax(teacher / T), float32 [B, classes], of normalised images [B, S, S, C]."""
-    return jax.nn.softmax(model.apply(variables, images, train=False) / temperature)
+    logits: chex.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
+    return jax.nn.softmax(logits / temperature)
 
 
 def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) -> None:
@@ -173,14 +174,17 @@ def check_class_names(what: str, names: tuple[str, ...], source: Source) -> None
 def save(folder: Path, teacher: Teacher, manifest: dict[str, Any]) -> None:
     """Writes a teacher's variables and manifest into an empty folder."""
     checkpoint.save(folder / "variables", teacher.variables)
-    files.write_json(folder / "manifest.json", {
-        **manifest,
-        "spec": asdict(teacher.spec),
-        "normalisation": asdict(teacher.normalisation),
-        "class_names": teacher.class_names,
-        "accuracy": teacher.accuracy,
-        "hash": checkpoint.tree_hash(teacher.variables),
-    })
+    files.write_json(
+        folder / "manifest.json",
+        {
+            **manifest,
+            "spec": asdict(teacher.spec),
+            "normalisation": asdict(teacher.normalisation),
+            "class_names": teacher.class_names,
+            "accuracy": teacher.accuracy,
+            "hash": checkpoint.tree_hash(teacher.variables),
+        },
+    )
 
 
 def describe(folder: Path) -> Teacher:

@@ -36,7 +36,9 @@ class TrainState(struct.PyTreeNode):
 
 
 def init_state(
-    model: nn.Module, optimiser: optax.GradientTransformation, key: chex.PRNGKey,
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    key: chex.PRNGKey,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
     """Fresh parameters for images of shape (S, S, C)."""
@@ -69,7 +71,9 @@ def update(
 
     def objective(params):
         logits, changed = model.apply(
-            {"params": params, "batch_stats": state.batch_stats}, images, train=True,
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
             mutable=["batch_stats"],
         )
         return loss(logits), changed["batch_stats"]

@@ -31,9 +31,7 @@ class View(NamedTuple):
 
 def full_view(size: int) -> View:
     """The view that leaves a size x size image as it is."""
-    return View(
-        jnp.array([0, 0, size, size], jnp.int32), jnp.array(False), jnp.zeros(2, jnp.int32)
-    )
+    return View(jnp.array([0, 0, size, size], jnp.int32), jnp.array(False), jnp.zeros(2, jnp.int32))
 
 
 def resize_weights(
@@ -166,9 +164,7 @@ def random_shift(key: chex.PRNGKey, images: chex.Array, padding: int) -> chex.Ar
     corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
 
     def cut(image, corner):
-        return jax.lax.dynamic_slice(
-            image, (corner[0], corner[1], 0), (height, width, channels)
-        )
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
 
     return jax.vmap(cut)(padded, corners)
 

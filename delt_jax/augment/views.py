@@ -26,7 +26,10 @@ class Mixed(NamedTuple):
 
 
 def student_views(
-    epoch_key: chex.PRNGKey, step: chex.Array, images: chex.Array, indices: chex.Array,
+    epoch_key: chex.PRNGKey,
+    step: chex.Array,
+    images: chex.Array,
+    indices: chex.Array,
     recipe: ViewRecipe,
 ) -> Mixed:
     """Random resized crop and flip per image, then one CutMix or Mixup for the batch.
@@ -43,6 +46,6 @@ def student_views(
     keys = jax.vmap(lambda i: jax.random.fold_in(crop_key, i))(indices)
     views = jax.vmap(lambda k: crop.random_view(k, size, recipe.min_scale, recipe.flip))(keys)
     viewed = crop.view_images(images, views, size)
-    return Mixed(*mix.random_mix(
-        jax.random.fold_in(mix_key, step), viewed, recipe.mix, recipe.mix_alpha
-    ))
+    return Mixed(
+        *mix.random_mix(jax.random.fold_in(mix_key, step), viewed, recipe.mix, recipe.mix_alpha)
+    )

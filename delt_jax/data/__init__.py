@@ -10,7 +10,12 @@ from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
 __all__ = [
-    "ArrayExamples", "Examples", "Normalisation", "Source", "batches", "measure_normalisation",
+    "ArrayExamples",
+    "Examples",
+    "Normalisation",
+    "Source",
+    "batches",
+    "measure_normalisation",
     "open_source",
 ]
 

@@ -47,7 +47,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _find(folder: Path, stem: str) -> Path:
-    for name in (stem, f"{stem}.gz", stem.replace("-idx", ".idx"), stem.replace("-idx", ".idx") + ".gz"):
+    dotted = stem.replace("-idx", ".idx")  # as some archives unpack
+    for name in (stem, f"{stem}.gz", dotted, f"{dotted}.gz"):
         if (folder / name).is_file():
             return folder / name
     raise UserError(

@@ -24,10 +24,11 @@ class Normalisation:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Normalised values of black and white, float32 [C] each."""
-        mean, std = np.float32(self.mean), np.float32(self.std)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return -mean / std, (1 - mean) / std
 
     def to_pixels(self, images: chex.Array) -> np.ndarray:
         """Rounds normalised float images [..., C] to uint8."""
-        unit = np.asarray(images, np.float32) * np.float32(self.std) + np.float32(self.mean)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        unit = np.asarray(images, np.float32) * std + mean
         return np.clip(np.rint(unit * 255.0), 0, 255).astype(np.uint8)

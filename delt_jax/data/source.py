@@ -12,10 +12,17 @@ from delt_jax.errors import UserError
 
 
 class Examples(Protocol):
-    """One split. `labels` int32 [N]; `names` one identifier per example, in the same order."""
+    """One split."""
 
-    labels: np.ndarray
-    names: Sequence[str]
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes, int32 [N]."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One identifier per example, in the same order."""
+        ...
 
     def __len__(self) -> int:
         """Number of examples."""

@@ -32,10 +32,12 @@ class TfdsExamples:
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Decodes and fits the examples."""
         records = self.records.__getitems__([int(i) for i in indices])
-        return np.stack([
-            fit_image(_to_pil(r["image"]), self.image_size, self.channels, self.fit)
-            for r in records
-        ])
+        return np.stack(
+            [
+                fit_image(_to_pil(r["image"]), self.image_size, self.channels, self.fit)
+                for r in records
+            ]
+        )
 
 
 def _to_pil(pixels: np.ndarray) -> Image.Image:

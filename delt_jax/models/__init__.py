@@ -53,9 +53,7 @@ def _resnet(blocks: tuple[int, ...], small_stem: bool) -> Callable[[ModelSpec], 
                 f"{spec.image_size}; use larger images"
                 + ("." if small_stem else f" or {spec.name}_modified, which has a small stem.")
             )
-        return ResNet(
-            blocks, spec.width or 64, spec.num_classes, small_stem, jnp.dtype(spec.dtype)
-        )
+        return ResNet(blocks, spec.width or 64, spec.num_classes, small_stem, jnp.dtype(spec.dtype))
 
     return build
 

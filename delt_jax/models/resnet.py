@@ -24,8 +24,14 @@ class BasicBlock(nn.Module):
 
         def conv(size, stride, name):
             return nn.Conv(
-                self.features, (size, size), stride, padding=size // 2, use_bias=False,
-                kernel_init=_kernel_init, dtype=self.dtype, name=name,
+                self.features,
+                (size, size),
+                stride,
+                padding=size // 2,
+                use_bias=False,
+                kernel_init=_kernel_init,
+                dtype=self.dtype,
+                name=name,
             )
 
         shortcut = x
@@ -61,8 +67,14 @@ class ResNet(nn.Module):
         """Logits float32 [B, num_classes] of images [B, S, S, C]."""
         size, stride = (3, 1) if self.small_stem else (7, 2)
         x = nn.Conv(
-            self.width, (size, size), stride, padding=size // 2, use_bias=False,
-            kernel_init=_kernel_init, dtype=self.dtype, name="conv1",
+            self.width,
+            (size, size),
+            stride,
+            padding=size // 2,
+            use_bias=False,
+            kernel_init=_kernel_init,
+            dtype=self.dtype,
+            name="conv1",
         )(x)
         x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train))
         if not self.small_stem:

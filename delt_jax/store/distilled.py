@@ -61,9 +61,7 @@ def read(folder: Path) -> DistilledSet:
         try:
             image = np.asarray(Image.open(path), np.uint8)
         except OSError as e:
-            raise UserError(
-                f"{path} is missing or damaged; run the recover stage again."
-            ) from e
+            raise UserError(f"{path} is missing or damaged; run the recover stage again.") from e
         images.append(image.reshape(*image.shape[:2], -1))
     stacked = np.stack(images)
     if images_hash(stacked) != manifest["hash"]:

@@ -42,7 +42,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
+def write_npz(path: Path, **arrays: Any) -> None:
     """Writes a compressed .npz atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     with explained(path):

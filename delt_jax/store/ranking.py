@@ -18,7 +18,10 @@ _COLUMNS = ("index", "name", "label", "class_name", "probability")
 
 
 def write(
-    folder: Path, ranking: Ranking, names: Sequence[str], class_names: Sequence[str],
+    folder: Path,
+    ranking: Ranking,
+    names: Sequence[str],
+    class_names: Sequence[str],
     manifest: dict[str, Any],
 ) -> None:
     """Writes ranking.csv, then the manifest that makes it valid."""
@@ -30,9 +33,14 @@ def write(
         writer.writerow((i, name, label, class_names[label], repr(float(p))))
     content = table.getvalue().encode()
     files.write_bytes(folder / TABLE, content)
-    files.write_json(folder / MANIFEST, {
-        **manifest, "class_names": list(class_names), "hash": files.content_hash(content),
-    })
+    files.write_json(
+        folder / MANIFEST,
+        {
+            **manifest,
+            "class_names": list(class_names),
+            "hash": files.content_hash(content),
+        },
+    )
 
 
 def read(folder: Path, teacher_hash: str) -> Ranking:

@@ -13,9 +13,14 @@ def write(folder: Path, logits: np.ndarray, manifest: dict[str, Any]) -> None:
     """Writes logits float32 [images, classes], in the set's order, and the manifest."""
     files.write_npz(folder / "logits.npz", logits=logits)
     size = (folder / "logits.npz").stat().st_size
-    files.write_json(folder / "manifest.json", {
-        **manifest, "hash": files.content_hash(logits.tobytes()), "bytes": size,
-    })
+    files.write_json(
+        folder / "manifest.json",
+        {
+            **manifest,
+            "hash": files.content_hash(logits.tobytes()),
+            "bytes": size,
+        },
+    )
 
 
 def read(folder: Path, distilled_hash: str) -> np.ndarray:
