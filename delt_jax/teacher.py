@@ -110,7 +110,7 @@ def soft_labels(
     model: nn.Module, variables: dict[str, Any], images: chex.Array, temperature: float
 ) -> chex.Array:
     """softmax(teacher / T), float32 [B, classes], of normalised images [B, S, S, C]."""
-    logits: chex.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
+    logits: chex.Array = model.apply(variables, images, train=False)
     return jax.nn.softmax(logits / temperature)
 
 

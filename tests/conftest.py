@@ -1,0 +1,22 @@
+"""Eight virtual CPU devices for every test, set before JAX starts."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the recorded vectors: $DELT_GOLDEN_DIR or the copy beside the tests."""
+    return golden_dir()
+
+
+def golden_dir() -> Path:
+    """The same, for parametrising by file."""
+    return Path(os.environ.get("DELT_GOLDEN_DIR", Path(__file__).parent / "golden"))
