@@ -16,30 +16,53 @@ from delt_jax.store.workdir import WorkDir, changes
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its name, the manifest that proves it done, what it depends on, how to run it."""
+    """A stage.
+
+    Attributes:
+      name: its verb.
+      manifest: the file that proves it done.
+      needs: stages whose artefacts it reads.
+      inputs: what its artefact depends on.
+      run: makes the artefact.
+    """
 
     name: str
     manifest: str
+    needs: tuple[str, ...]
     inputs: Callable[[Recipe, Source, WorkDir], dict[str, Any]]
     run: Callable[[Recipe, Source, WorkDir], None]
 
 
 STAGES = (
-    Stage("squeeze", "teacher/manifest.json", squeeze.inputs, squeeze.run),
-    Stage("rank", ranking.MANIFEST, rank.inputs, rank.run),
-    Stage("recover", "distilled/manifest.json", recover.inputs, recover.run),
-    Stage("relabel", "soft_labels/manifest.json", relabel.inputs, relabel.run),
-    Stage("evaluate", "evaluation/manifest.json", students.inputs, students.run),
-    Stage("report", "report/manifest.json", report.inputs, report.run),
+    Stage("squeeze", "teacher/manifest.json", (), squeeze.inputs, squeeze.run),
+    Stage("rank", ranking.MANIFEST, ("squeeze",), rank.inputs, rank.run),
+    Stage("recover", "distilled/manifest.json", ("squeeze", "rank"), recover.inputs, recover.run),
+    Stage(
+        "relabel", "soft_labels/manifest.json", ("squeeze", "recover"), relabel.inputs, relabel.run
+    ),
+    Stage(
+        "evaluate",
+        "evaluation/manifest.json",
+        ("squeeze", "rank", "recover", "relabel"),
+        students.inputs,
+        students.run,
+    ),
+    Stage(
+        "report",
+        "report/manifest.json",
+        ("squeeze", "recover", "evaluate"),
+        report.inputs,
+        report.run,
+    ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-def chosen(names: Sequence[str]) -> tuple[Stage, ...]:
+def chosen(names: Sequence[str], workdir: WorkDir) -> tuple[Stage, ...]:
     """The named stages in pipeline order; all if none is named.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: for an unknown name, or a stage whose needs are neither there nor named.
     """
     for name in names:
         if name not in NAMES:
@@ -47,7 +70,17 @@ def chosen(names: Sequence[str]) -> tuple[Stage, ...]:
                 f"There is no stage {name!r}{nearest(name, list(NAMES))} --stages takes some of "
                 f"{','.join(NAMES)}."
             )
-    return tuple(s for s in STAGES if not names or s.name in names)
+    stages = tuple(s for s in STAGES if not names or s.name in names)
+    manifests = {s.name: s.manifest for s in STAGES}
+    coming = {s.name for s in stages}
+    for stage in stages:
+        for need in stage.needs:
+            if need not in coming and workdir.manifest(manifests[need]) is None:
+                raise UserError(
+                    f"The {stage.name} stage needs what {need} makes, and {workdir.path} has no "
+                    f"{manifests[need]}; add {need} to --stages."
+                )
+    return stages
 
 
 def check(recipe: Recipe, source: Source) -> None:
@@ -88,7 +121,7 @@ def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tu
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
     """Runs the chosen stages, each only if its artefact is missing or out of date."""
-    for stage in chosen(names):
+    for stage in chosen(names, workdir):
         needed, why = status(stage, recipe, source, workdir)
         say(f"{stage.name}: {why}")
         if needed:

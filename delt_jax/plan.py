@@ -11,7 +11,6 @@ from delt_jax import models, parallel, pipeline, recover, schedule, squeeze, stu
 from delt_jax.augment import crop
 from delt_jax.data import Source
 from delt_jax.engine import loss as recover_loss
-from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store.workdir import WorkDir
@@ -92,16 +91,13 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         "stages:",
     ]
     redo = False
-    for stage in pipeline.chosen(names):
-        if redo:
-            lines.append(f"  {stage.name:<9} would run if what it is made from changes")
+    for stage in pipeline.chosen(names, workdir):
+        if redo and workdir.manifest(stage.manifest):
+            lines.append(f"  {stage.name:<9} would run if an earlier stage's result changes")
             continue
-        try:
-            needed, why = pipeline.status(stage, recipe, source, workdir)
-        except UserError:
-            needed, why = True, "not done yet"
-        redo = needed
-        lines.append(f"  {stage.name:<9} {'would run' if needed else 'skipped'}: {why}")
+        needed, why = pipeline.status(stage, recipe, source, workdir)
+        redo |= needed
+        lines.append(f"  {stage.name:<9} {'would run' if needed else 'would be skipped'}: {why}")
     lines += [
         "",
         f"EarlyLate schedule of a class: ipc {recipe.ipc}, T {r.iterations}, "

@@ -275,13 +275,13 @@ def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A "did you mean" clause for a misspelt name, or nothing."""
+    """How a sentence about a misspelt name ends: with a "did you mean", or just a full stop."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not match:  # the last part alone, for `ierations` against `recover.iterations`
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
         found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)
         match = [tails[f] for f in found]
-    return f"; did you mean {match[0]}?" if match else ""
+    return f"; did you mean {match[0]}?" if match else "."
 
 
 def from_config(config: ml_collections.ConfigDict) -> Recipe:
@@ -329,6 +329,8 @@ def _typed(value: Any, default: Any, name: str) -> Any:
             isinstance(v, (int, float) if numbers else str) and not isinstance(v, bool)
             for v in value
         )
+        if good and name.startswith("evaluate."):  # a flag's a,b arrives as one string
+            return tuple(part.strip() for v in value for part in v.split(","))
         if good:
             return tuple(float(v) for v in value) if numbers else tuple(value)
         wanted_name = "numbers" if numbers else "names"

@@ -45,8 +45,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     rows = [Row(**row) for row in evaluation["rows"]]
     starts = _start_pixels(recipe, source, synthetic)
     similarity = _similarity(judge, source, synthetic, starts)
-    with np.load(workdir.path / "distilled" / "losses.npz", allow_pickle=False) as stored:
-        losses = Losses(*(stored[name] for name in Losses._fields))
+    stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
+    losses = Losses(*(stored[name] for name in Losses._fields))
     schedule = _schedule(synthetic)
     pictures = {
         "sheet.png": _sheet(recipe, synthetic, starts),

@@ -29,28 +29,26 @@ def open_source(recipe: DataRecipe) -> Source:
     if recipe.name == "tfds":
         from delt_jax.data.tfds import open_tfds  # slow to import, and only needed here
 
-        return open_tfds(recipe)
-    source = {"digits": open_digits, "idx": open_idx}[recipe.name](recipe)
-    if len(source.class_names) != int(source.train.labels.max()) + 1:
+        source = open_tfds(recipe)
+    else:
+        source = {"digits": open_digits, "idx": open_idx}[recipe.name](recipe)
+    classes = int(max(source.train.labels.max(), source.test.labels.max())) + 1
+    if len(source.class_names) != classes:
         raise UserError(
-            f"data.class_names has {len(source.class_names)} names for "
-            f"{int(source.train.labels.max()) + 1} classes; name all of them in label order."
+            f"data.class_names has {len(source.class_names)} names, but the labels of "
+            f"{source.name} go from 0 to {classes - 1}; name all {classes} classes in label order."
+        )
+    if len(recipe.mean) not in (0, source.channels):
+        raise UserError(
+            f"data.mean and data.std have {len(recipe.mean)} values, but the images have "
+            f"{source.channels} channel(s)."
         )
     return source
 
 
 def measure_normalisation(recipe: DataRecipe, source: Source) -> Normalisation:
-    """The recipe's constants, or per-channel mean and std of the training pixels.
-
-    Raises:
-      UserError: if the recipe has another number of constants than the images have channels.
-    """
+    """The recipe's constants, or per-channel mean and std of the training pixels."""
     if recipe.mean:
-        if len(recipe.mean) != source.channels:
-            raise UserError(
-                f"data.mean and data.std have {len(recipe.mean)} values, but the images have "
-                f"{source.channels} channels."
-            )
         return Normalisation(recipe.mean, recipe.std)
     total = np.zeros(source.channels)
     squares = np.zeros(source.channels)

@@ -83,7 +83,7 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
     """Brings a decoded image to uint8 [size, size, channels].
 
     Args:
-      image: any mode.
+      image: any mode of 8 bits per channel.
       size: side of the result; 0 keeps a square image's own.
       channels: 1 (luminance) or 3; 0 keeps grey images grey and makes all others RGB.
       fit: "resize" scales the shorter side to `size` (bilinear, antialiased) and takes the

@@ -26,17 +26,24 @@ def restore(path: Path, like: chex.ArrayTree) -> Any:
       like: a pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes.
 
     Raises:
-      UserError: if the folder is missing, damaged or holds another structure.
+      UserError: if the folder is missing, damaged or holds another structure or other shapes.
     """
     target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute(), target)
+            restored = checkpointer.restore(path.absolute(), target)
     except Exception as e:  # orbax raises many types
         raise UserError(
             f"The checkpoint {path} cannot be restored ({type(e).__name__}): it is damaged or of "
             f"another model; delete it and run its stage again."
         ) from e
+    # orbax takes the stored shapes without comparing them.
+    if jax.tree.map(np.shape, restored) != jax.tree.map(np.shape, target):
+        raise UserError(
+            f"The checkpoint {path} holds arrays of other shapes: it is of another model; delete "
+            f"it and run its stage again."
+        )
+    return restored
 
 
 def tree_hash(tree: chex.ArrayTree) -> str:

@@ -63,7 +63,8 @@ def read(folder: Path) -> DistilledSet:
         except OSError as e:
             raise UserError(f"{path} is missing or damaged; run the recover stage again.") from e
         images.append(image.reshape(*image.shape[:2], -1))
-    stacked = np.stack(images)
+    same_shape = len({image.shape for image in images}) == 1
+    stacked = np.stack(images) if same_shape else np.zeros(0, np.uint8)
     if images_hash(stacked) != manifest["hash"]:
         raise UserError(
             f"The images in {folder} are not those its manifest describes; run the recover "

@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,15 +28,26 @@ def explained(path: Path) -> Iterator[None]:
         ) from e
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically."""
+@contextlib.contextmanager
+def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.tmp")
     with explained(path):
-        with open(temporary, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
+    with _replacing_file(path) as f:
+        f.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,13 +57,23 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_npz(path: Path, **arrays: Any) -> None:
     """Writes a compressed .npz atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with explained(path):
-        with open(temporary, "wb") as f:
-            np.savez_compressed(f, **arrays)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+    with _replacing_file(path) as f:
+        np.savez_compressed(f, **arrays)
+
+
+def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz.
+
+    Raises:
+      UserError: if the file is missing or damaged; names the stage to run again.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(
+            f"{path} is missing or damaged ({type(e).__name__}); run the {stage} stage again."
+        ) from e
 
 
 def read_json(path: Path) -> Any:

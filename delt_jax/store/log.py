@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from delt_jax.errors import UserError
+from delt_jax.store import files
 
 
 class MetricsLog:
@@ -15,9 +16,10 @@ class MetricsLog:
         """Opens the log for appending.
 
         Raises:
-          UserError: if TensorBoard is asked for and its extra is not installed.
+          UserError: if TensorBoard is asked for and its extra is not installed, or the disk
+            does not take it.
         """
-        self._file = None
+        self._file: Any = None
         self._writer: Any = None
         if folder is None:
             return
@@ -28,20 +30,24 @@ class MetricsLog:
                 raise UserError(
                     "tensorboard=True needs the extra: pip install 'delt_jax[tensorboard]'."
                 ) from e
-            self._writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
-        path = folder / "metrics.jsonl"
-        torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n"
-        self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
-        if torn:  # a killed run can leave half a line
-            self._file.write("\n")
+            with files.explained(folder):
+                self._writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+        self._path = folder / "metrics.jsonl"
+        with files.explained(self._path):
+            whole = not self._path.exists() or not self._path.stat().st_size
+            whole = whole or self._path.read_bytes().endswith(b"\n")
+            self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
+            if not whole:  # a killed run can leave half a line
+                self._file.write("\n")
 
     def write(self, stage: str, step: int, **values: Any) -> None:
         """Adds one line; numbers also go to TensorBoard under stage/name."""
         if self._file is None:
             return
         line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with files.explained(self._path):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
         if self._writer is not None:
             for name, value in values.items():
                 if isinstance(value, int | float) and not isinstance(value, bool):
@@ -50,6 +56,7 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes."""
         if self._file is not None:
-            self._file.close()
+            with files.explained(self._path):
+                self._file.close()
         if self._writer is not None:
             self._writer.close()

@@ -41,11 +41,7 @@ def read(folder: Path, distilled_hash: str) -> np.ndarray:
         raise UserError(
             f"The soft labels in {folder} belong to another distilled set; run the relabel stage."
         )
-    try:
-        with np.load(folder / "logits.npz", allow_pickle=False) as stored:
-            logits = stored["logits"]
-    except (OSError, ValueError, KeyError) as e:
-        raise UserError(f"{folder}/logits.npz is damaged; run the relabel stage again.") from e
-    if files.content_hash(logits.tobytes()) != manifest["hash"]:
+    logits = files.read_npz(folder / "logits.npz", "relabel").get("logits")
+    if logits is None or files.content_hash(logits.tobytes()) != manifest["hash"]:
         raise UserError(f"{folder}/logits.npz is damaged; run the relabel stage again.")
     return logits

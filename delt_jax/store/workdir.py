@@ -37,7 +37,9 @@ class WorkDir:
         if not self.path.exists():
             return
         try:
-            held = [p.name for p in self.path.iterdir() if p.name != ".lock"]
+            # What a run that was killed before its first config.json leaves is no one's.
+            ours_unborn = (".lock", ".config.json.tmp")
+            held = [p.name for p in self.path.iterdir() if p.name not in ours_unborn]
             ours = json.loads(marker.read_text()).get("format") == _FORMAT
         except FileNotFoundError:
             ours = not held  # an empty folder is free to take

@@ -1,0 +1,88 @@
+"""Flags and config files: what is wrong with them, in one sentence each."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+from delt_jax import recipe
+from delt_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. configs/digits.py.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the run makes.")
+_STAGES = flags.DEFINE_list(
+    "stages",
+    [],
+    "Stages to run, of squeeze,rank,recover,relabel,evaluate,report; default all.",
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; touch nothing.")
+
+
+class Arguments(NamedTuple):
+    """What the command line asks for."""
+
+    config: ml_collections.ConfigDict
+    workdir: str
+    stages: list[str]
+    dry_run: bool
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Parses the command line, program name first.
+
+    Raises:
+      UserError: one sentence about the first thing that is wrong.
+    """
+    app.define_help_flags()
+    _check_overrides(arguments)
+    try:
+        rest = flags.FLAGS(list(arguments))
+    except Exception as e:  # flags and config files raise many types
+        raise UserError(_sentence(e)) from e
+    if len(rest) > 1:
+        raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
+    config = _load_config()
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; try --workdir=runs/digits.")
+    return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value)
+
+
+def _check_overrides(arguments: Sequence[str]) -> None:
+    """Names a misspelt --config.NAME in full, with the nearest setting there is."""
+    known = list(recipe.flatten(recipe.Recipe()))
+    for argument in arguments:
+        match = re.match(r"--?config\.([^=]*)", argument)
+        if match and match[1] not in known:
+            raise UserError(f"There is no setting {match[1]}{recipe.nearest(match[1], known)}")
+
+
+def _load_config() -> ml_collections.ConfigDict:
+    """The value of --config, or a sentence about why there is none."""
+    config = _CONFIG.value
+    if config is None:
+        raise UserError("--config is missing; try --config=configs/digits.py.")
+    try:
+        config.keys()  # a config that could not be read raises at the first touch
+    except OSError as e:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        reason = e.__cause__ if Path(path).exists() else "there is no such file"
+        raise UserError(f"--config={path}: {reason}; configs/ has the recipes.") from e
+    except AttributeError as e:
+        raise UserError("get_config() in the --config file returned no ConfigDict.") from e
+    return config
+
+
+def _sentence(error: BaseException) -> str:
+    """What a flag parser or a config file raised, in one line without its traceback."""
+    text = str(error.args[0]) if error.args else type(error).__name__
+    unknown = re.search(r'Key "(\w+)" does not exist', text)
+    if unknown:
+        hint = recipe.nearest(unknown[1], list(recipe.flatten(recipe.Recipe())))
+        return f"The --config file sets {unknown[1]!r}, but there is no such setting{hint}"
+    if "Traceback (most recent call last)" in text:
+        text = "The --config file failed: " + text.strip().splitlines()[-1]
+    return re.sub(r"\s+", " ", text).strip()
