@@ -1,7 +1,7 @@
 """One recovery step as pure functions: view, teacher, loss, Adam, clip.
 
 DELT optimises a batch of images so that the teacher classifies them and their BatchNorm
-input moments match its running statistics (arXiv 2411.19946, section 3.3; the loss is
+input moments match its running statistics (arXiv 2411.19946; the loss is
 SRe2L's, the crop curriculum CDA's). Only the active images of the batch take part.
 """
 
@@ -80,7 +80,7 @@ def learning_rate(peak: float, t: chex.Array, total: chex.Array) -> chex.Array:
 
 
 def curriculum(recipe: RecoverRecipe, t: chex.Array, total: chex.Array) -> chex.Array:
-    """Lower bound of the crop's area at iteration t of T (CDA, arXiv 2311.18838, eq. 6-8).
+    """Lower bound of the crop's area at iteration t of T (CDA, arXiv 2311.18838).
 
     Falls from 1 to `min_scale` over the first `milestone` of the iterations.
     """

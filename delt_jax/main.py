@@ -4,9 +4,12 @@ import sys
 from collections.abc import Sequence
 
 import ml_collections
+from absl import flags
 
 from delt_jax import cli, recipe
 from delt_jax.errors import UserError
+
+flags.adopt_module_key_flags(cli)  # so that --help lists them
 
 
 def run(

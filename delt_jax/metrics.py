@@ -82,7 +82,7 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
 def within_class_similarity(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mean cosine similarity between the images of each class; lower is more diverse.
 
-    The diversity measure of DELT's figure 5 (teacher features, pairs of different images).
+    DELT's measure of diversity (arXiv 2411.19946): teacher features, pairs of different images.
 
     Args:
       features: float [N, D].

@@ -26,7 +26,7 @@ def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
 
 
 def bn_terms(batch: Sequence[Moments], running: Sequence[Moments]) -> chex.Array:
-    """BN matching, layer by layer (SRe2L, arXiv 2306.13092, eq. 7; kept by CDA and DELT).
+    """BN matching, layer by layer (SRe2L, arXiv 2306.13092; kept by CDA and DELT).
 
     R_l = ||running_var_l - var_l||_2 + ||running_mean_l - mean_l||_2, plain norms, with the
     gradient at zero defined as zero.

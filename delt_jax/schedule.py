@@ -1,6 +1,6 @@
 """EarlyLate as plain data: which images of a batch are optimised in which iterations.
 
-DELT (arXiv 2411.19946, section 3.3) splits the IPC images of a class into M = T / R groups,
+DELT (arXiv 2411.19946) splits the IPC images of a class into M = T / R groups,
 one of which joins the optimisation every R iterations; all finish together. Nothing here
 depends on JAX: the schedule is made of Python integers, computed before anything runs.
 """

@@ -1,4 +1,4 @@
-"""Which real images the synthetic ones start from (DELT, arXiv 2411.19946, section 3.2)."""
+"""Which real images the synthetic ones start from (DELT, arXiv 2411.19946)."""
 
 from dataclasses import dataclass
 

@@ -205,7 +205,7 @@ def describe(folder: Path) -> Teacher:
             accuracy=float(manifest["accuracy"]),
             hash=manifest["hash"],
         )
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         raise UserError(f"{folder}/manifest.json is not a teacher's: {e}.") from e
 
 

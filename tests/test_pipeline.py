@@ -155,8 +155,9 @@ def test_a_changed_setting_redoes_what_depends_on_it(copy, capsys):
     out = capsys.readouterr().out
     assert "recover: redone because recover.learning_rate was 0.05, is 0.1" in out
     assert "relabel: redone because distilled was" in out
-    assert read_json(copy / "soft_labels/manifest.json")["distilled"] == (
-        read_json(copy / "distilled/manifest.json")["hash"]
+    assert (
+        read_json(copy / "soft_labels/manifest.json")["distilled"]
+        == (read_json(copy / "distilled/manifest.json")["hash"])
     )
 
 
@@ -243,16 +244,18 @@ def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypa
     assert not (folder / "teacher").exists()
     main.run(tiny(), str(folder), ["squeeze"])
     assert len(epochs) == 6 + 3
-    assert read_json(folder / "teacher/manifest.json")["hash"] == (
-        read_json(finished / "teacher/manifest.json")["hash"]
+    assert (
+        read_json(folder / "teacher/manifest.json")["hash"]
+        == (read_json(finished / "teacher/manifest.json")["hash"])
     )
 
 
 def test_imported_teacher_is_checked_and_used(finished, tmp_path):
     folder = tmp_path / "run"
     main.run(tiny(**{"teacher.weights": str(finished / "teacher")}), str(folder), ["squeeze"])
-    assert read_json(folder / "teacher/manifest.json")["hash"] == (
-        read_json(finished / "teacher/manifest.json")["hash"]
+    assert (
+        read_json(folder / "teacher/manifest.json")["hash"]
+        == (read_json(finished / "teacher/manifest.json")["hash"])
     )
 
 
@@ -318,9 +321,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change
 
 
 def test_dry_run_touches_nothing(tmp_path, capsys):
-    config = tiny(**{
-        "ipc": 50, "recover.iterations": 4000, "recover.round_iterations": 500,
-    })
+    config = tiny(
+        **{
+            "ipc": 50,
+            "recover.iterations": 4000,
+            "recover.round_iterations": 500,
+        }
+    )
     main.run(config, str(tmp_path / "run"), dry_run=True)
     out = capsys.readouterr().out
     assert "57.75% of full optimisation (42.25% saved)" in out

@@ -53,12 +53,15 @@ def resize_weights(
     Returns:
       float32 [out_size, in_size], rows sum to 1.
     """
-    scale = length.astype(jnp.float32) / out_size
-    support = jnp.maximum(scale, 1.0) if antialias else 1.0
-    centre = start + (jnp.arange(out_size, dtype=jnp.float32) + 0.5) * scale - 0.5
-    pixel = jnp.arange(in_size)
-    weights = jnp.maximum(1.0 - jnp.abs(pixel[None, :] - centre[:, None]) / support, 0.0)
-    inside = (pixel >= start) & (pixel < start + length)
+    support = jnp.maximum(length / out_size, 1.0) if antialias else 1.0
+    # Centres (o + 1/2) length / out_size - 1/2 within the box, as whole pixels and a fraction:
+    # in integers, because float32 loses the fraction's digits in large images.
+    halves = (2 * jnp.arange(out_size) + 1) * length - out_size
+    whole, fraction = halves // (2 * out_size), halves % (2 * out_size) / (2 * out_size)
+    pixel = jnp.arange(in_size) - start
+    distance = jnp.abs(pixel[None, :] - whole[:, None] - fraction[:, None])
+    weights = jnp.maximum(1.0 - distance / support, 0.0)
+    inside = (pixel >= 0) & (pixel < length)
     weights = jnp.where(inside[None, :], weights, 0.0)
     return weights / weights.sum(axis=1, keepdims=True)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from delt_jax.data.digits import open_digits
 from delt_jax.data.idx import open_idx
 from delt_jax.data.normalise import Normalisation
 from delt_jax.data.source import ArrayExamples, Examples, Source, batches
@@ -26,17 +25,24 @@ def open_source(recipe: DataRecipe) -> Source:
     Raises:
       UserError: if the data are missing, damaged or do not fit the recipe.
     """
-    if recipe.name == "tfds":
-        from delt_jax.data.tfds import open_tfds  # slow to import, and only needed here
+    # scikit-learn and TFDS take seconds to import, so each is imported only where it is used.
+    if recipe.name == "digits":
+        from delt_jax.data.digits import open_digits
+
+        source = open_digits(recipe)
+    elif recipe.name == "tfds":
+        from delt_jax.data.tfds import open_tfds
 
         source = open_tfds(recipe)
     else:
-        source = {"digits": open_digits, "idx": open_idx}[recipe.name](recipe)
-    classes = int(max(source.train.labels.max(), source.test.labels.max())) + 1
-    if len(source.class_names) != classes:
+        source = open_idx(recipe)
+    highest = int(max(source.train.labels.max(), source.test.labels.max()))
+    if highest >= len(source.class_names) or (
+        recipe.class_names and highest + 1 != len(source.class_names)
+    ):
         raise UserError(
             f"data.class_names has {len(source.class_names)} names, but the labels of "
-            f"{source.name} go from 0 to {classes - 1}; name all {classes} classes in label order."
+            f"{source.name} go from 0 to {highest}; name all classes in label order."
         )
     if len(recipe.mean) not in (0, source.channels):
         raise UserError(
