@@ -74,8 +74,9 @@ def loss_curves(losses: Losses, round_starts: Sequence[int]) -> bytes:
     """
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
     axes = figure.subplots(1, 3)
+    length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
     for ax, name, values in zip(axes, Losses._fields, losses, strict=True):
-        ax.plot(np.nanmean(values, axis=0), color=_COLOURS["recovered"], linewidth=0.8)
+        ax.plot(np.nanmean(values[:, :length], axis=0), color=_COLOURS["recovered"], linewidth=0.8)
         for start in round_starts:
             ax.axvline(start, color=_GRID, linewidth=0.8, zorder=0)
         ax.set_title({"bn": "BN matching"}.get(name, name.replace("_", "-")), fontsize=10)

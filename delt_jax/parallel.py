@@ -1,6 +1,9 @@
 """The one place that knows about devices: independent jobs spread over them by `jax.pmap`."""
 
+import os
+import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -11,6 +14,24 @@ import numpy as np
 def device_count() -> int:
     """Number of local devices."""
     return jax.local_device_count()
+
+
+def describe() -> str:
+    """The machine in a line, for run cards: devices, CPU cores, Python and JAX versions."""
+    kind = jax.local_devices()[0].device_kind
+    return (
+        f"{device_count()} x {kind}, {os.cpu_count()} {_cpu_name()} cores, "
+        f"Python {platform.python_version()}, JAX {jax.__version__}"
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def waves(jobs: Sequence[Any], width: int) -> list[list[Any]]:

@@ -186,7 +186,16 @@ class ReportRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `ipc` is the number of images per class, `seed` the root of all draws."""
+    """A whole run.
+
+    Attributes:
+      seed: root of all draws.
+      ipc: synthetic images per class.
+      tensorboard: also write the log as TensorBoard events.
+      data, teacher, select, recover: settings of these stages.
+      relabel: views and temperature, wherever the teacher labels views.
+      evaluate, report: settings of these stages.
+    """
 
     seed: int = 0
     ipc: int = 10

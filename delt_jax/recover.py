@@ -253,12 +253,12 @@ def _assemble(
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
     seconds = 0.0
     for index, batch in enumerate(schedule):
-        with np.load(_part(partial, index), allow_pickle=False) as part:
-            images[list(batch.images)] = part["images"]
-            seconds += float(part["seconds"])
-            for name in curves:
-                pad = recipe.recover.iterations - len(part[name])
-                curves[name].append(np.pad(part[name], (0, pad), constant_values=np.nan))
+        part = files.read_npz(_part(partial, index), "recover")
+        images[list(batch.images)] = part["images"]
+        seconds += float(part["seconds"])
+        for name in curves:
+            pad = recipe.recover.iterations - len(part[name])
+            curves[name].append(np.pad(part[name], (0, pad), constant_values=np.nan))
     paid = cost(schedule, recipe.recover.iterations)
     manifest = {
         "inputs": made_from,

@@ -1,6 +1,7 @@
 """Stage 6, report: sheets, curves, diversity and scores in one self-contained page."""
 
 import base64
+import datetime
 import html
 import time
 from dataclasses import asdict
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from delt_jax import __version__, figures, teacher
+from delt_jax import __version__, figures, parallel, teacher
 from delt_jax.data import Normalisation, Source
 from delt_jax.engine import Losses
 from delt_jax.metrics import Row, within_class_similarity
@@ -174,6 +175,7 @@ def _summary(
         "protocol": evaluation["protocol"],
         "scores": evaluation["rows"],
         "seconds": seconds,
+        "made": {"date": datetime.date.today().isoformat(), "machine": parallel.describe()},
     }
 
 

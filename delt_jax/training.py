@@ -3,6 +3,7 @@
 Shared by the teacher (squeeze) and the students (evaluate).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,8 @@ def init_state(
     image_shape: tuple[int, int, int],
 ) -> TrainState:
     """Fresh parameters for images of shape (S, S, C)."""
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    init = jax.jit(functools.partial(model.init, train=False))  # op by op it takes seconds
+    variables = init(key, jnp.zeros((1, *image_shape)))
     params = variables["params"]
     return TrainState(
         jnp.int32(0), params, variables.get("batch_stats", {}), optimiser.init(params)

@@ -39,8 +39,9 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 count = x.size // channels
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += _MOMENTUM * (mean - running_mean.value)
-                running_var.value += _MOMENTUM * (unbiased - running_var.value)
+                # Not `+=`, which would write into the caller's arrays if they are numpy's.
+                running_mean.value = running_mean.value + _MOMENTUM * (mean - running_mean.value)
+                running_var.value = running_var.value + _MOMENTUM * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + _EPSILON)

@@ -79,7 +79,11 @@ class WorkDir:
             self._lock.close()
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        """Manifest of an artefact, or None where it is missing or unreadable."""
+        """Manifest of an artefact, or None where it is missing or is not a manifest."""
+        manifest = self._json(name)
+        return manifest if isinstance(manifest, dict) and "inputs" in manifest else None
+
+    def _json(self, name: str) -> Any:
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError):
@@ -104,7 +108,7 @@ class WorkDir:
         Parts made from other inputs are thrown away.
         """
         folder = self.path / f"{name}.partial"
-        if folder.exists() and self.manifest(f"{folder.name}/inputs.json") != as_json(inputs):
+        if folder.exists() and self._json(f"{folder.name}/inputs.json") != as_json(inputs):
             shutil.rmtree(folder)
         with files.explained(folder):
             folder.mkdir(exist_ok=True)

@@ -1,0 +1,187 @@
+"""The report's pictures: what is drawn where, and that it follows the data."""
+
+import io
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+from delt_jax import figures
+from delt_jax.engine import Losses
+from delt_jax.metrics import Row
+from delt_jax.schedule import make_schedule
+
+GAP, TOP = 4, 22  # between cells, and above the first row
+
+
+def decode(png: bytes) -> np.ndarray:
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def stacks(classes: int, count: int, size: int, channels: int):
+    draw = np.random.default_rng(size)
+    shape = (classes, count, size, size, channels)
+    return draw.integers(0, 250, shape, np.uint8), draw.integers(0, 250, shape, np.uint8)
+
+
+def enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    """Nearest-neighbour upscaling, as RGB."""
+    rgb = image if image.shape[-1] == 3 else np.repeat(image, 3, -1)
+    return rgb.repeat(scale, 0).repeat(scale, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "scale"), [(8, 7), (28, 2), (50, 1), (64, 1)])
+def test_sheet_shows_every_image_in_its_place(size, scale, channels):
+    classes, count = 2, 3
+    start, recovered = stacks(classes, count, size, channels)
+    png = figures.sheet(start, recovered, ["zero", "one"], [300, 200, 100])
+    page = decode(png)
+    cell = size * scale
+    pair = 2 * cell + GAP + 12
+    margin = page.shape[1] - count * (cell + GAP)
+    assert page.shape[0] == TOP + classes * pair
+    assert margin > 12
+    for c in range(classes):
+        for i in range(count):
+            x, y = margin + i * (cell + GAP), TOP + c * pair
+            for images, top in ((start, y), (recovered, y + cell + GAP // 2)):
+                np.testing.assert_array_equal(
+                    page[top : top + cell, x : x + cell],
+                    enlarged(images[c, i], scale),
+                    err_msg=f"class {c}, image {i}",
+                )
+    paper = page[TOP : TOP + cell, margin + cell : margin + cell + GAP]
+    np.testing.assert_array_equal(paper, 255)
+
+
+def test_sheet_captions():
+    start, recovered = stacks(2, 2, 8, 1)
+
+    def page(names=("a", "b"), iterations=(20, 10)):
+        return decode(figures.sheet(start, recovered, names, iterations))
+
+    plain = page()
+    margin = plain.shape[1] - 2 * 60
+    assert (plain[:TOP] < 128).any()
+    # The class names stand left of their rows, the iterations above their columns.
+    other_name = page(names=("a", "c")) != plain
+    assert other_name[TOP + 128 :, :margin].any()
+    assert not other_name[: TOP + 120].any()
+    assert not other_name[:, margin:].any()
+    other_steps = page(iterations=(20, 30)) != plain
+    assert other_steps[:TOP, margin + 60 :].any()
+    assert not other_steps[TOP:].any()
+    assert not other_steps[:, : margin + 60].any()
+    wider = page(names=("a", "a rather long name of a class"))
+    assert wider.shape[1] > plain.shape[1]
+    np.testing.assert_array_equal(wider[TOP:, -120:], plain[TOP:, -120:])
+
+
+def test_sheet_of_one_image():
+    start, recovered = stacks(1, 1, 8, 3)
+    page = decode(figures.sheet(start, recovered, ["only"], [10]))
+    assert page.shape[0] == TOP + 2 * 56 + GAP + 12
+
+
+def losses(offset: float = 0.0) -> Losses:
+    draw = np.random.default_rng(0)
+    values = [draw.uniform(1, 2, (2, 30)).astype(np.float32) + offset for _ in range(3)]
+    values[2][1, 20:] = np.nan  # a shorter batch
+    return Losses(*values)
+
+
+def check_changes(draw, *different):
+    """`draw` gives pictures; the same data draw the same one, others another."""
+    pages = [decode(draw(data)) for data in different]
+    chex.assert_trees_all_equal(decode(draw(different[0])), pages[0])
+    for page in pages:
+        assert min(page.shape[:2]) > 200
+        assert (page == 255).all(-1).mean() > 0.2  # on white paper
+        assert (page != 255).any()
+    for other in pages[1:]:
+        assert other.shape != pages[0].shape or (other != pages[0]).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_loss_curves():
+    only_bn = losses()._replace(bn=losses().bn * 3)
+    check_changes(
+        lambda data: figures.loss_curves(*data),
+        (losses(), [0, 10]),
+        (only_bn, [0, 10]),
+        (losses(), [0, 20]),
+    )
+
+
+def ink(page: np.ndarray, colour: str) -> int:
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((page == rgb).all(-1).sum())
+
+
+def test_schedule_chart():
+    early_late = make_schedule(2, 5, 400, 100, 100)
+    full = make_schedule(2, 5, 400, 0, 100)
+    check_changes(figures.schedule_chart, early_late, full, make_schedule(2, 5, 400, 200, 100))
+    blue = figures._COLOURS["recovered"]
+    shares = [ink(decode(figures.schedule_chart(s)), blue) for s in (early_late, full)]
+    paid = early_late[0].image_iterations / full[0].image_iterations
+    assert shares[0] / shares[1] == pytest.approx(paid, abs=0.05)
+
+
+def test_schedule_chart_shows_the_first_batch():
+    one = figures.schedule_chart(make_schedule(2, 10, 400, 50, 10))
+    assert one == figures.schedule_chart(make_schedule(1, 10, 400, 50, 10))
+
+
+def similarity(**changed) -> dict[str, np.ndarray]:
+    values = {"real": [0.5, 0.6, 0.7], "start": [0.55, 0.5, 0.65], "recovered": [0.7, 0.8, 0.9]}
+    return {k: np.array(v) for k, v in (values | changed).items()}
+
+
+@pytest.mark.filterwarnings("error")
+def test_similarity_chart():
+    names = ["zero", "one", "two"]
+    check_changes(
+        lambda data: figures.similarity_chart(data, names),
+        similarity(),
+        similarity(recovered=[0.7, 0.8, 0.6]),
+        similarity(start=[0.55, np.nan, 0.65]),
+    )
+    check_changes(lambda n: figures.similarity_chart(similarity(), n), names, ["zero", "one", "x"])
+    page = decode(figures.similarity_chart(similarity(), names))
+    for colour in figures._COLOURS.values():
+        assert ink(page, colour) > 500
+
+
+def row(student: str, **numbers) -> Row:
+    values = {"seeds": 3, "last_mean": 0.5, "last_std": 0.0, "best_mean": 0.5, "best_std": 0.0}
+    return Row(student=student, regime="online", images="recovered", **(values | numbers))
+
+
+def test_score_table_is_aligned_markdown():
+    rows = [
+        row("conv3", last_mean=0.87654, last_std=0.0123, best_mean=0.9, best_std=0.00005),
+        row("resnet18_modified", last_mean=1.0, best_mean=0.09876, seeds=12),
+    ]
+    table = figures.score_table(rows)
+    assert len(table) == 4
+    assert len({len(line) for line in table}) == 1
+    bars = [[i for i, character in enumerate(line) if character == "|"] for line in table]
+    assert bars[0] == bars[1] == bars[2] == bars[3]
+    assert len(bars[0]) == 7
+    assert set(table[1]) == {"|", "-"}
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    assert cells[0] == ["student", "labels", "images", "last epoch", "best epoch", "seeds"]
+    assert cells[2] == ["conv3", "online", "recovered", "87.65 ± 1.23", "90.00 ± 0.01", "3"]
+    assert cells[3] == [
+        *("resnet18_modified", "online", "recovered"),
+        *("100.00 ± 0.00", "9.88 ± 0.00", "12"),
+    ]
+
+
+def test_score_table_without_rows():
+    assert len(figures.score_table([])) == 2

@@ -1,0 +1,735 @@
+"""Everything on disk: atomicity, locks, round trips, and damage that is told in a sentence."""
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from delt_jax import training
+from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe, Recipe
+from delt_jax.selection import Ranking
+from delt_jax.store import checkpoint, distilled, files, ranking, soft_labels
+from delt_jax.store.log import MetricsLog
+from delt_jax.store.workdir import WorkDir, changes
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refuse(code: int):
+    def raise_it(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    return raise_it
+
+
+# --- files ---
+
+WRITERS = {
+    "bytes": lambda path, value: files.write_bytes(path, bytes([value])),
+    "json": files.write_json,
+    "npz": lambda path, value: files.write_npz(path, a=np.full(3, value)),
+}
+
+
+@pytest.mark.parametrize(
+    ("writer", "broken"),
+    [
+        *((writer, broken) for writer in WRITERS for broken in ("os.replace", "os.fsync")),
+        ("npz", "numpy.savez_compressed"),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, writer, broken):
+    path = tmp_path / "file"
+    WRITERS[writer](path, 1)
+    before = content_of(tmp_path)
+    with monkeypatch.context() as m:
+        m.setattr(broken, refuse(errno.ENOSPC))
+        with pytest.raises(UserError, match="No space left on device; free the disk") as e:
+            WRITERS[writer](path, 2)
+    assert str(path) in str(e.value)
+    assert content_of(tmp_path) == before  # and no temporary
+    WRITERS[writer](path, 2)
+    assert list(content_of(tmp_path)) == ["file"]
+    assert content_of(tmp_path) != before
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    files.write_bytes(tmp_path / "file", b"old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_bytes(tmp_path / "file", b"new")
+    assert content_of(tmp_path) == {"file": b"old"}
+
+
+@FULL
+def test_a_really_full_disk(tmp_path):
+    (tmp_path / ".file.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device"):
+        files.write_bytes(tmp_path / "file", bytes(100_000))
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, code):
+    monkeypatch.setattr("builtins.open", refuse(code))
+    with pytest.raises(UserError, match=f"cannot be written: {os.strerror(code)}") as e:
+        files.write_json(tmp_path / "file", {})
+    assert str(tmp_path / "file") in str(e.value)
+
+
+def test_json_round_trip_and_damage(tmp_path):
+    path = tmp_path / "a.json"
+    value = {"name": "π", "numbers": [1, 2.5, None, True]}
+    files.write_json(path, value)
+    assert files.read_json(path) == value
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="is damaged") as e:
+        files.read_json(path)
+    assert str(path) in str(e.value)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is damaged"):
+        files.read_json(path)
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        files.read_json(path)
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    middle = len(content) // 2
+    return {
+        "cut": content[:-40],
+        "half": content[:middle],
+        "empty": b"",
+        "other": b"hello",
+        "altered": content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :],
+    }
+
+
+@pytest.mark.parametrize("kind", damaged(bytes(2)))
+def test_npz_damage(tmp_path, kind):
+    path = tmp_path / "a.npz"
+    array = np.random.default_rng(0).normal(size=(40, 10)).astype(np.float32)
+    files.write_npz(path, a=array, b=3)
+    read = files.read_npz(path, "recover")
+    np.testing.assert_array_equal(read["a"], array, strict=True)
+    assert read["b"] == 3
+    path.write_bytes(damaged(path.read_bytes())[kind])
+    with pytest.raises(UserError, match=r"missing or damaged .* run the recover stage") as e:
+        files.read_npz(path, "recover")
+    assert str(path) in str(e.value)
+
+
+def test_replacing_folder_swaps_as_a_whole(tmp_path):
+    path = tmp_path / "artefact"
+    with files.replacing_folder(path) as folder:
+        (folder / "a").write_text("1")
+        (folder / "b").mkdir()
+        assert not path.exists()
+    with files.replacing_folder(path) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "c").write_text("2")
+        assert content_of(path) == {"a": b"1"}  # still the old one
+    assert content_of(tmp_path) == {"artefact/c": b"2"}
+    assert [p.name for p in tmp_path.iterdir()] == ["artefact"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), UserError("x")])
+def test_replacing_folder_keeps_the_old_one_on_failure(tmp_path, error):
+    path = tmp_path / "artefact"
+    with files.replacing_folder(path) as folder:
+        (folder / "a").write_text("1")
+
+    def fail():
+        with files.replacing_folder(path) as folder:
+            (folder / "a").write_text("2")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert content_of(path) == {"a": b"1"}
+    assert [p.name for p in tmp_path.iterdir()] == ["artefact"]
+
+
+def test_replacing_folder_on_a_full_disk(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot be written: No space left"),
+        files.replacing_folder(tmp_path / "artefact"),
+    ):
+        refuse(errno.ENOSPC)()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replacing_folder_clears_what_a_killed_run_left(tmp_path):
+    for name in (".artefact.tmp", ".artefact.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "junk").write_text("x")
+    with files.replacing_folder(tmp_path / "artefact") as folder:
+        (folder / "a").write_text("1")
+    assert content_of(tmp_path) == {"artefact/a": b"1"}
+    assert [p.name for p in tmp_path.iterdir()] == ["artefact"]
+
+
+def test_content_hash_separates_its_parts():
+    hashes = [files.content_hash(*p) for p in ([b"ab"], [b"a", b"b"], [b"", b"ab"], [b"ac"])]
+    assert len(set(hashes)) == 4
+    assert files.content_hash(b"ab") == hashes[0]
+
+
+# --- work directory ---
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    made = WorkDir(tmp_path / "run")
+    made.open(Recipe())
+    yield made
+    made.close()
+
+
+def test_open_writes_the_recipe(tmp_path):
+    made = WorkDir(tmp_path / "deep" / "run")
+    made.check()
+    assert not made.path.parent.exists()  # checking touches nothing
+    made.open(Recipe(seed=7, data=DataRecipe(class_names=("a", "b"))))
+    made.close()
+    config = json.loads((made.path / "config.json").read_text())
+    assert config["format"] == "delt_jax work directory, version 1"
+    assert config["settings"]["seed"] == 7
+    assert config["settings"]["data.class_names"] == ["a", "b"]
+    assert config["settings"]["recover.iterations"] == Recipe().recover.iterations
+
+
+def test_open_takes_over_its_own_folder(tmp_path):
+    for seed in (1, 2):
+        made = WorkDir(tmp_path)
+        made.open(Recipe(seed=seed))
+        (tmp_path / "kept").write_text("x")
+        made.close()
+    assert json.loads((tmp_path / "config.json").read_text())["settings"]["seed"] == 2
+    assert (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"thesis.txt": "hello"},
+        {"config.json": "{}"},
+        {"config.json": "[1]"},
+        {"config.json": "no json"},
+        {"config.json": '{"format": "of another program"}'},
+    ],
+)
+def test_foreign_folder_is_refused_and_untouched(tmp_path, held):
+    for name, text in held.items():
+        (tmp_path / name).write_text(text)
+    for act in (WorkDir.check, lambda w: w.open(Recipe())):
+        with pytest.raises(UserError, match="not a delt_jax run's") as e:
+            act(WorkDir(tmp_path))
+        assert str(tmp_path) in str(e.value)
+    assert content_of(tmp_path) == {k: v.encode() for k, v in held.items()}
+
+
+def test_file_as_workdir(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file is a file; choose a folder"):
+        WorkDir(tmp_path / "file").open(Recipe())
+    assert content_of(tmp_path) == {"file": b"x"}
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        WorkDir(tmp_path / "file" / "run").open(Recipe())
+
+
+def test_full_disk_at_the_first_open_does_not_spoil_the_folder(tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", refuse(errno.ENOSPC))
+        made = WorkDir(tmp_path)
+        with pytest.raises(UserError, match="No space left"):
+            made.open(Recipe())
+        made.close()
+    made = WorkDir(tmp_path)
+    made.open(Recipe())
+    made.close()
+
+
+def test_killed_first_open_does_not_spoil_the_folder(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.tmp").write_text("{")
+    WorkDir(tmp_path).check()
+
+
+def test_second_open_is_refused(workdir):
+    before = content_of(workdir.path)
+    second = WorkDir(workdir.path)
+    with pytest.raises(UserError, match="Another process is at work in") as e:
+        second.open(Recipe(seed=5))
+    assert str(workdir.path) in str(e.value)
+    assert content_of(workdir.path) == before
+    second.close()
+    workdir.close()
+    second.open(Recipe(seed=5))
+    second.close()
+
+
+def test_lock_holds_between_processes_and_ends_with_them(tmp_path):
+    script = (
+        "import sys; from delt_jax.recipe import Recipe; from delt_jax.store import workdir; "
+        "w = workdir.WorkDir(sys.argv[1]); w.open(Recipe()); print('open', flush=True); "
+        "sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    try:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(UserError, match="Another process"):
+            WorkDir(tmp_path / "run").open(Recipe())
+    finally:
+        other.kill()
+        other.communicate()
+    made = WorkDir(tmp_path / "run")
+    made.open(Recipe())  # the lock of a killed process is no obstacle
+    with open(tmp_path / "run" / ".lock") as f, pytest.raises(BlockingIOError):
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    made.close()
+
+
+def test_manifests(workdir):
+    assert workdir.manifest("teacher/manifest.json") is None
+    with pytest.raises(UserError, match=r"run the squeeze stage first \(--stages=squeeze\)"):
+        workdir.needed("teacher/manifest.json", "squeeze")
+    (workdir.path / "teacher").mkdir()
+    files.write_json(workdir.path / "teacher/manifest.json", {"hash": "x"})
+    assert workdir.manifest("teacher/manifest.json") == {"hash": "x"}
+    assert workdir.needed("teacher/manifest.json", "squeeze") == {"hash": "x"}
+    (workdir.path / "teacher/manifest.json").write_text('{"hash"')
+    assert workdir.manifest("teacher/manifest.json") is None
+
+
+def test_partial_keeps_parts_of_the_same_inputs_only(workdir):
+    inputs = {"seed": 1, "class_names": ("a", "b"), "settings": {"rate": 0.1}}
+    folder = workdir.partial("distilled", inputs)
+    (folder / "part").write_text("x")
+    assert workdir.partial("distilled", dict(inputs)) == folder
+    assert (folder / "part").exists()
+    workdir.partial("other", {"seed": 9})
+    assert (folder / "part").exists()
+    workdir.partial("distilled", inputs | {"seed": 2})
+    assert not (folder / "part").exists()
+    (folder / "part").write_text("x")
+    (folder / "inputs.json").unlink()  # of unknown origin
+    workdir.partial("distilled", inputs | {"seed": 2})
+    assert not (folder / "part").exists()
+
+
+def test_changes_phrases():
+    old = {"seed": 1, "names": ("a", "b"), "gone": 3, "text": "x" * 100, "same": (1, (2,))}
+    new = {"seed": 2, "names": ["a", "b"], "new": None, "text": "y", "same": [1, [2]]}
+    phrases = changes(old, new)
+    assert phrases[:3] == ["gone is gone", "new is new", "seed was 1, is 2"]
+    assert phrases[3].startswith('text was "xxx')
+    assert phrases[3].endswith('..., is "y"')
+    assert len(phrases[3]) < 100
+    assert len(phrases) == 4
+    assert changes(old, dict(old)) == []
+
+
+# --- log ---
+
+
+def log_lines(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def test_log_appends_lines(tmp_path):
+    for step in range(2):
+        log = MetricsLog(tmp_path)
+        log.write("squeeze", step, loss=0.5, note="α", active=[1, 2])
+        log.close()
+    lines = [json.loads(line) for line in log_lines(tmp_path)]
+    assert [line["step"] for line in lines] == [0, 1]
+    assert lines[0].keys() == {"time", "stage", "step", "loss", "note", "active"}
+    assert lines[0] == lines[0] | {"stage": "squeeze", "loss": 0.5, "note": "α", "active": [1, 2]}
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_log_without_a_folder_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = MetricsLog(None, tensorboard=True)
+    log.write("squeeze", 0, loss=1.0)
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_log_is_on_disk_before_it_is_closed(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write("squeeze", 0, loss=1.0)
+    assert len(log_lines(tmp_path)) == 1
+    log.close()
+
+
+def test_log_repairs_a_torn_last_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1, "lo')
+    log = MetricsLog(tmp_path)
+    log.write("rank", 2)
+    log.close()
+    lines = log_lines(tmp_path)
+    assert lines[:2] == ['{"step": 0}', '{"step": 1, "lo']
+    assert json.loads(lines[2])["step"] == 2
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("held", ["", '{"step": 0}\n'])
+def test_log_adds_no_line_to_a_whole_file(tmp_path, held):
+    (tmp_path / "metrics.jsonl").write_text(held)
+    log = MetricsLog(tmp_path)
+    log.write("rank", 1)
+    log.close()
+    assert len(log_lines(tmp_path)) == len(held.splitlines()) + 1
+
+
+@FULL
+def test_log_on_a_full_disk(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = MetricsLog(tmp_path)
+    for act in (lambda: log.write("rank", 1), log.close):
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: No space left"):
+            act()
+
+
+def test_log_that_cannot_be_opened(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
+        MetricsLog(tmp_path)
+
+
+def test_tensorboard_events(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto import event_pb2
+
+    log = MetricsLog(tmp_path, tensorboard=True)
+    log.write("squeeze", 3, loss=0.25, count=2, flag=True, note="text")
+    log.close()
+    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    content, found, at = path.read_bytes(), {}, 0
+    while at < len(content):  # records: length (8), checksum (4), data, checksum (4)
+        length = int.from_bytes(content[at : at + 8], "little")
+        event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+        found |= {v.tag: (event.step, v.simple_value) for v in event.summary.value}
+        at += 16 + length
+    assert found == {"squeeze/loss": (3, 0.25), "squeeze/count": (3, 2.0)}
+
+
+def test_missing_tensorboardx(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"pip install 'delt_jax\[tensorboard\]'"):
+        MetricsLog(tmp_path, tensorboard=True)
+    MetricsLog(tmp_path).close()
+
+
+# --- checkpoint ---
+
+
+def train_state() -> training.TrainState:
+    """A state as training leaves it: no array is zero or like another."""
+    draw = np.random.default_rng(0)
+
+    def numbers(*shape):
+        return draw.normal(size=shape).astype(np.float32)
+
+    params = {"conv": {"kernel": numbers(3, 3, 1, 4)}, "norm": {"scale": numbers(4)}}
+    stats = {"norm": {"mean": numbers(4), "var": numbers(4) ** 2}}
+    empty = training.sgd("cosine", 0.1, 10, 0.9, 5e-4).init(params)
+    momenta = jax.tree.map(lambda a: a + 7 if a.ndim == 0 else numbers(*a.shape), empty)
+    return training.TrainState(np.int32(1), params, stats, momenta)
+
+
+def tree() -> dict:
+    return {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": {"c": np.int32(3), "d": np.zeros(2, np.float32)},
+    }
+
+
+def test_checkpoint_round_trip_is_bit_exact(tmp_path):
+    state = train_state()
+    checkpoint.save(tmp_path / "c", state)
+    restored = checkpoint.restore(tmp_path / "c", jax.tree.map(jnp.zeros_like, state))
+    assert type(restored) is training.TrainState
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    chex.assert_trees_all_equal(restored, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(restored, state)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored))
+    assert checkpoint.tree_hash(restored) == checkpoint.tree_hash(state)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_checkpoint_restores_special_values_and_types(tmp_path):
+    special = {
+        "float32": np.array([np.nan, np.inf, -0.0, 1e-45, np.pi], np.float32),
+        "bfloat16": jnp.arange(5, dtype=jnp.bfloat16) / 3,
+        "int32": np.array([-1, 2**31 - 1], np.int32),
+    }
+    checkpoint.save(tmp_path / "c", special)
+    restored = checkpoint.restore(
+        tmp_path / "c", jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), special)
+    )
+    for name, array in special.items():
+        assert restored[name].dtype == array.dtype
+        assert restored[name].tobytes() == np.asarray(array).tobytes(), name
+
+
+def test_checkpoint_overwrites(tmp_path):
+    checkpoint.save(tmp_path / "c", {"a": np.zeros(2)})
+    checkpoint.save(tmp_path / "c", {"a": np.ones(2)})
+    np.testing.assert_array_equal(
+        checkpoint.restore(tmp_path / "c", {"a": np.zeros(2)})["a"], np.ones(2)
+    )
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {"a": np.zeros((3, 2), np.float32)},
+        {"a": np.zeros((4, 3), np.float32)},
+        {"a": np.zeros((1, 3), np.float32)},
+        {"a": np.zeros(6, np.float32)},
+    ],
+)
+def test_checkpoint_of_other_shapes(tmp_path, like):
+    checkpoint.save(tmp_path / "c", tree())
+    with pytest.raises(UserError, match="other shapes: it is of another model") as e:
+        checkpoint.restore(tmp_path / "c", tree() | like)
+    assert str(tmp_path / "c") in str(e.value)
+
+
+@pytest.mark.parametrize("like", [{"a": tree()["a"]}, tree() | {"e": np.zeros(1)}])
+def test_checkpoint_of_another_structure(tmp_path, like):
+    checkpoint.save(tmp_path / "c", tree())
+    with pytest.raises(UserError, match="damaged or of another model") as e:
+        checkpoint.restore(tmp_path / "c", like)
+    assert str(tmp_path / "c") in str(e.value)
+
+
+def test_checkpoint_missing_or_damaged(tmp_path):
+    with pytest.raises(UserError, match="cannot be restored"):
+        checkpoint.restore(tmp_path / "c", tree())
+    checkpoint.save(tmp_path / "c", tree())
+    for path in (tmp_path / "c" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="cannot be restored"):
+        checkpoint.restore(tmp_path / "c", tree())
+
+
+def test_checkpoint_on_a_full_disk(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", refuse(errno.ENOSPC))
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        checkpoint.save(tmp_path / "c", tree())
+
+
+def test_tree_hash_notices_everything():
+    value = tree()
+    flipped = value["a"].copy()
+    flipped.view(np.uint32)[1, 2] ^= 1  # the last bit of one number
+    others = [
+        value | {"a": flipped},
+        value | {"a": value["a"].reshape(3, 2)},
+        value | {"a": value["a"].view(np.int32)},
+        {"A": value["a"], "b": value["b"]},
+        {"a": value["a"], "b": {"c": value["b"]["c"]}},
+        {"b": value["b"], "a": value["a"] * np.float32(1 + 1e-6)},
+    ]
+    hashes = [checkpoint.tree_hash(t) for t in (value, *others)]
+    assert len(set(hashes)) == len(hashes)
+    same = {"b": value["b"], "a": np.asfortranarray(value["a"])}
+    assert checkpoint.tree_hash(same) == hashes[0]
+    assert checkpoint.tree_hash(jax.tree.map(jnp.asarray, value)) == hashes[0]
+
+
+# --- ranking ---
+
+NAMES = ('a "quoted", name', "plain", "naïve\nname", "d", "e", "f")
+
+
+def write_ranking(folder: Path) -> Ranking:
+    draw = np.random.default_rng(0)
+    made = Ranking(
+        np.array([0, 1, 2, 0, 1, 2], np.int32),
+        np.array([1 / 3, 1e-30, 1, 0, 0.1, draw.random()], np.float32),
+    )
+    ranking.write(
+        folder, made, NAMES, ("x", "y, z", "w"), {"inputs": {"teacher": "t1"}, "seconds": 1.0}
+    )
+    return made
+
+
+def test_ranking_round_trip_is_exact(tmp_path):
+    made = write_ranking(tmp_path)
+    read = ranking.read(tmp_path, "t1")
+    np.testing.assert_array_equal(read.labels, made.labels, strict=True)
+    np.testing.assert_array_equal(read.probabilities, made.probabilities, strict=True)
+    manifest = files.read_json(tmp_path / ranking.MANIFEST)
+    assert manifest["class_names"] == ["x", "y, z", "w"]
+    assert manifest["seconds"] == 1.0
+    header = (tmp_path / ranking.TABLE).read_text().splitlines()[0]
+    assert header == "index,name,label,class_name,probability"
+
+
+def test_ranking_altered(tmp_path):
+    write_ranking(tmp_path)
+    path = tmp_path / ranking.TABLE
+    content = path.read_bytes()
+    for altered in (content[:-1], content.replace(b"plain", b"plane"), content + b"\n"):
+        path.write_bytes(altered)
+        with pytest.raises(UserError, match=r"ranking\.csv was changed since it was written"):
+            ranking.read(tmp_path, "t1")
+    path.unlink()
+    with pytest.raises(UserError, match=r"ranking\.csv is missing"):
+        ranking.read(tmp_path, "t1")
+
+
+def test_ranking_of_another_teacher(tmp_path):
+    write_ranking(tmp_path)
+    with pytest.raises(UserError, match="is another teacher's; run the rank stage again"):
+        ranking.read(tmp_path, "t2")
+
+
+# --- distilled set ---
+
+
+def write_distilled(folder: Path, channels: int) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, channels), np.uint8)
+    distilled.write_images(folder, images, 2)
+    manifest = {"class_names": ["a", "b", "c"], "ipc": 2, "hash": distilled.images_hash(images)}
+    files.write_json(folder / "manifest.json", manifest)
+    return images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_distilled_round_trip(tmp_path, channels):
+    images = write_distilled(tmp_path, channels)
+    read = distilled.read(tmp_path)
+    np.testing.assert_array_equal(read.images, images, strict=True)
+    np.testing.assert_array_equal(read.labels, np.array([0, 0, 1, 1, 2, 2], np.int32), strict=True)
+    assert read.class_names == ("a", "b", "c")
+    assert read.manifest["ipc"] == 2
+    assert distilled.is_whole(tmp_path, read.manifest)
+    path = tmp_path / "images" / "00001" / "00000.png"  # class 1, rank 0
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(path)).reshape(8, 8, channels), images[1 * 2 + 0]
+    )
+
+
+def test_distilled_missing_image(tmp_path):
+    write_distilled(tmp_path, 1)
+    path = tmp_path / "images" / "00002" / "00001.png"
+    path.unlink()
+    manifest = files.read_json(tmp_path / "manifest.json")
+    assert not distilled.is_whole(tmp_path, manifest)
+    with pytest.raises(UserError, match="is missing or damaged; run the recover stage") as e:
+        distilled.read(tmp_path)
+    assert str(path) in str(e.value)
+
+
+@pytest.mark.parametrize("kind", damaged(bytes(2)))
+def test_distilled_damaged_image(tmp_path, kind):
+    write_distilled(tmp_path, 3)
+    path = tmp_path / "images" / "00000" / "00001.png"
+    path.write_bytes(damaged(path.read_bytes())[kind])
+    with pytest.raises(UserError, match="run the recover stage again"):
+        distilled.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((8, 8), np.uint8),  # grey among RGB
+        np.zeros((4, 8, 3), np.uint8),  # of another size
+        np.zeros((8, 8, 4), np.uint8),
+    ],
+)
+def test_distilled_replaced_image(tmp_path, pixels):
+    write_distilled(tmp_path, 3)
+    Image.fromarray(pixels).save(tmp_path / "images" / "00000" / "00001.png")
+    with pytest.raises(UserError, match="not those its manifest describes") as e:
+        distilled.read(tmp_path)
+    assert str(tmp_path) in str(e.value)
+
+
+def test_distilled_one_bit_and_order_matter(tmp_path):
+    images = write_distilled(tmp_path, 1)
+    flipped = images.copy()
+    flipped[4, 0, 0, 0] ^= 1
+    for other in (flipped, images[::-1]):
+        distilled.write_images(tmp_path, other, 2)
+        with pytest.raises(UserError, match="not those its manifest describes"):
+            distilled.read(tmp_path)
+    distilled.write_images(tmp_path, images, 2)
+    distilled.read(tmp_path)
+    assert distilled.images_hash(images) != distilled.images_hash(images.reshape(6, 4, 16, 1))
+
+
+# --- soft labels ---
+
+
+def write_soft_labels(folder: Path) -> np.ndarray:
+    logits = np.random.default_rng(0).normal(size=(30, 10)).astype(np.float32)
+    soft_labels.write(folder, logits, {"distilled": "d1", "views": "none"})
+    return logits
+
+
+def test_soft_labels_round_trip(tmp_path):
+    logits = write_soft_labels(tmp_path)
+    np.testing.assert_array_equal(soft_labels.read(tmp_path, "d1"), logits, strict=True)
+    manifest = files.read_json(tmp_path / "manifest.json")
+    assert manifest["bytes"] == (tmp_path / "logits.npz").stat().st_size
+    assert manifest["views"] == "none"
+
+
+def test_soft_labels_of_another_set(tmp_path):
+    write_soft_labels(tmp_path)
+    with pytest.raises(UserError, match="belong to another distilled set; run the relabel stage"):
+        soft_labels.read(tmp_path, "d2")
+
+
+@pytest.mark.parametrize("kind", damaged(bytes(2)))
+def test_soft_labels_damaged(tmp_path, kind):
+    write_soft_labels(tmp_path)
+    path = tmp_path / "logits.npz"
+    path.write_bytes(damaged(path.read_bytes())[kind])
+    with pytest.raises(UserError, match=r"logits\.npz is .*damaged.* run the relabel stage again"):
+        soft_labels.read(tmp_path, "d1")
+
+
+def test_soft_labels_replaced_or_missing(tmp_path):
+    logits = write_soft_labels(tmp_path)
+    for arrays in ({"logits": logits + 1}, {"other": logits}):
+        files.write_npz(tmp_path / "logits.npz", **arrays)
+        with pytest.raises(UserError, match="run the relabel stage again"):
+            soft_labels.read(tmp_path, "d1")
+    (tmp_path / "logits.npz").unlink()
+    with pytest.raises(UserError, match="run the relabel stage again"):
+        soft_labels.read(tmp_path, "d1")

@@ -1,0 +1,302 @@
+"""The teacher: prediction in padded batches, checks against the data, storage."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from delt_jax import squeeze, teacher
+from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
+from delt_jax.errors import UserError
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
+from delt_jax.store import checkpoint, files
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teacher import Teacher
+
+RECIPE = Recipe(
+    data=DataRecipe(name="digits", flip=False),
+    teacher=TeacherRecipe(
+        model="conv3", width=8, epochs=6, batch_size=64, crop_padding=0, learning_rate=0.1
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return open_source(RECIPE.data)
+
+
+@pytest.fixture(scope="module")
+def folder(source, tmp_path_factory) -> Path:
+    """A teacher's folder, trained for a few seconds."""
+    workdir = WorkDir(tmp_path_factory.mktemp("squeezed"))
+    workdir.open(RECIPE)
+    squeeze.run(RECIPE, source, workdir)
+    workdir.close()
+    return workdir.path / "teacher"
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Teacher:
+    return teacher.load(folder)
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def permuted(judge: Teacher, order) -> Teacher:
+    """The same network with its outputs, but not its class names, in another order."""
+    variables = jax.tree.map(lambda a: a, judge.variables)
+    head = variables["params"]["classifier"]
+    variables["params"]["classifier"] = {
+        "kernel": head["kernel"][:, order],
+        "bias": head["bias"][order],
+    }
+    return dataclasses.replace(judge, variables=variables)
+
+
+# --- prediction ---
+
+
+def direct(judge: Teacher, pixels: np.ndarray):
+    logits, sown = judge.model.apply(
+        judge.variables, judge.normalisation(pixels), train=False, mutable=["features"]
+    )
+    return np.asarray(logits), np.asarray(sown["features"]["pooled"][0])
+
+
+@pytest.mark.parametrize("count", [1, 499, 500, 501])
+def test_padded_batches_predict_what_the_model_says(trained, source, count):
+    pixels = source.train.images(np.arange(count))
+    logits, features = teacher.predict(
+        trained.model, trained.variables, trained.normalisation, teacher.in_batches(pixels)
+    )
+    chex.assert_shape(logits, (count, 10))
+    assert logits.dtype == features.dtype == np.float32
+    chex.assert_trees_all_close((logits, features), direct(trained, pixels), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(teacher.logits_of(trained, pixels), logits)
+    np.testing.assert_array_equal(teacher.features_of(trained, pixels), features)
+
+
+def test_features_are_the_last_layers_input(trained, source):
+    pixels = source.test.images(np.arange(20))
+    head = trained.variables["params"]["classifier"]
+    logits = teacher.features_of(trained, pixels) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, teacher.logits_of(trained, pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_batches_of_any_size_are_joined_in_order(trained, source):
+    pixels = source.train.images(np.arange(30))
+    whole = teacher.logits_of(trained, pixels)
+    pieces = (pixels[:7], pixels[7:8], pixels[8:])
+    logits, _ = teacher.predict(trained.model, trained.variables, trained.normalisation, pieces)
+    np.testing.assert_allclose(logits, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_in_batches_cuts_without_loss():
+    pixels = np.arange(1201, dtype=np.int64).reshape(-1, 1, 1, 1)
+    pieces = list(teacher.in_batches(pixels))
+    assert [len(p) for p in pieces] == [500, 500, 201]
+    np.testing.assert_array_equal(np.concatenate(pieces), pixels)
+
+
+def test_accuracy_is_the_share_of_hits(trained, source):
+    measured = teacher.accuracy(
+        trained.model, trained.variables, trained.normalisation, source.test
+    )
+    hits = teacher.logits_of(trained, source.test.images(np.arange(len(source.test)))).argmax(1)
+    assert measured == pytest.approx((hits == source.test.labels).mean(), abs=1e-9)
+    assert measured == pytest.approx(trained.accuracy, abs=1e-9)
+    assert measured > 0.8  # what the checks below rely on
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_soft_labels_are_the_softmax_of_scaled_logits(trained, source, temperature):
+    pixels = source.test.images(np.arange(16))
+    images = trained.normalisation(pixels)
+    soft = teacher.soft_labels(trained.model, trained.variables, images, temperature)
+    scaled = direct(trained, pixels)[0].astype(np.float64) / temperature
+    expected = np.exp(scaled - scaled.max(1, keepdims=True))
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(soft, expected, rtol=1e-4, atol=1e-6)
+    assert soft.dtype == jnp.float32
+
+
+# --- checks against the data ---
+
+
+def toy_source(names=("cat", "dog", "eel"), size=8, channels=1) -> Source:
+    examples = ArrayExamples(
+        np.zeros((3, size, size, channels), np.uint8), np.arange(3, dtype=np.int32), ["0", "1", "2"]
+    )
+    return Source("toy", tuple(names), size, channels, examples, examples, "")
+
+
+def test_class_names_that_agree():
+    assert teacher.check_class_names("The set", ("cat", "dog", "eel"), toy_source()) is None
+
+
+def test_permuted_class_names_are_named():
+    with pytest.raises(UserError) as e:
+        teacher.check_class_names("The set", ("dog", "cat", "eel"), toy_source())
+    assert str(e.value) == (
+        "The set and the data disagree on 2 classes (0: 'dog' against 'cat'; 1: 'cat' against "
+        "'dog'); put the classes in the same order."
+    )
+
+
+def test_at_most_five_classes_are_named():
+    names = [f"c{i}" for i in range(9)]
+    with pytest.raises(
+        UserError, match=r"disagree on 8 classes \(0: 'c1' against 'c0'.*; \.\.\.\)"
+    ):
+        teacher.check_class_names("It", (*names[1:8], names[0], names[8]), toy_source(names))
+    with pytest.raises(UserError) as e:
+        teacher.check_class_names("It", (*names[1:8], names[0], names[8]), toy_source(names))
+    assert str(e.value).count(" against ") == 5
+
+
+def test_another_number_of_classes():
+    with pytest.raises(UserError, match="The set has 2 classes and the data have 3"):
+        teacher.check_class_names("The set", ("cat", "dog"), toy_source())
+
+
+def test_a_right_teacher_passes_and_says_so(trained, source):
+    said = []
+    teacher.check_against(trained, source, said.append)
+    assert len(said) == 1
+    accuracy = f"{100 * trained.accuracy:.1f}%"
+    assert f"{accuracy} on {len(source.test)} test images ({accuracy} recorded)" in said[0]
+
+
+@pytest.mark.parametrize("order", [(1, 0, *range(2, 10)), (*range(1, 10), 0)])
+def test_permuted_outputs_are_noticed(trained, source, order):
+    said = []
+    with pytest.raises(UserError, match="its classes are in another order") as e:
+        teacher.check_against(permuted(trained, np.array(order)), source, said.append)
+    assert said == []
+    assert f"{100 * trained.accuracy:.1f}% when it was made" in str(e.value)
+    wrong = [str(i) for i in range(10) if order[i] != i][:5]
+    assert f"(worst: {', '.join(wrong)})" in str(e.value)
+
+
+def test_permuted_class_names_of_a_teacher_are_noticed(trained, source):
+    renamed = dataclasses.replace(trained, class_names=("1", "0", *trained.class_names[2:]))
+    with pytest.raises(UserError, match="The teacher and the data disagree on 2 classes"):
+        teacher.check_against(renamed, source, silent)
+
+
+def test_another_normalisation_is_noticed(trained, source):
+    shifted = dataclasses.replace(trained, normalisation=Normalisation((0.9,), (0.05,)))
+    with pytest.raises(UserError, match="scored"):
+        teacher.check_against(shifted, source, silent)
+
+
+@pytest.mark.parametrize("change", [{"image_size": 16}, {"channels": 3}])
+def test_images_of_another_shape_are_noticed(trained, change):
+    other = open_source(DataRecipe(name="digits", **change))
+    with pytest.raises(UserError, match="The teacher takes 8 px images of 1 channels, but the"):
+        teacher.check_against(trained, other, silent)
+
+
+def test_a_weak_but_honest_teacher_passes(trained, source):
+    variables = jax.tree.map(np.zeros_like, trained.variables)
+    constant = dataclasses.replace(trained, variables=variables)
+    measured = teacher.accuracy(constant.model, variables, constant.normalisation, source.test)
+    assert measured < 0.2
+    teacher.check_against(dataclasses.replace(constant, accuracy=measured), source, silent)
+
+
+# --- storage ---
+
+
+def test_save_and_load_round_trip(trained, tmp_path):
+    teacher.save(tmp_path, trained, {"seconds": 3.5})
+    loaded = teacher.load(tmp_path)
+    chex.assert_trees_all_equal(loaded.variables, trained.variables)
+    for name in ("spec", "normalisation", "class_names", "accuracy", "hash"):
+        assert getattr(loaded, name) == getattr(trained, name), name
+    assert loaded.hash == checkpoint.tree_hash(trained.variables)
+    assert files.read_json(tmp_path / "manifest.json")["seconds"] == 3.5
+    assert teacher.describe(tmp_path) == dataclasses.replace(loaded, variables={})
+
+
+def test_altered_variables_are_refused(trained, tmp_path):
+    teacher.save(tmp_path, trained, {})
+    altered = jax.tree.map(np.copy, trained.variables)
+    altered["batch_stats"]["norm_1"]["mean"][0] += 1e-6
+    checkpoint.save(tmp_path / "variables", altered)
+    with pytest.raises(UserError, match="not those its manifest describes") as e:
+        teacher.load(tmp_path)
+    assert str(tmp_path) in str(e.value)
+
+
+def test_variables_of_another_model_are_refused(trained, tmp_path):
+    teacher.save(tmp_path, trained, {})
+    manifest = files.read_json(tmp_path / "manifest.json")
+    manifest["spec"]["width"] = 4
+    files.write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(UserError, match="of another model"):
+        teacher.load(tmp_path)
+
+
+def test_missing_variables(trained, tmp_path):
+    teacher.save(tmp_path, trained, {})
+    (tmp_path / "variables").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="variables cannot be restored"):
+        teacher.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.pop("spec"),
+        lambda m: m.pop("hash"),
+        lambda m: m.pop("class_names"),
+        lambda m: m["spec"].update(depth=3),
+        lambda m: m["normalisation"].pop("std"),
+        lambda m: m.update(accuracy=None),
+        lambda m: m.update(accuracy="high"),
+        lambda m: m.update(normalisation=[1, 2]),
+    ],
+)
+def test_a_manifest_that_is_no_teachers(folder, tmp_path, edit):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    edit(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest\.json is not a teacher's") as e:
+        teacher.describe(tmp_path)
+    assert str(tmp_path) in str(e.value)
+
+
+def test_no_teacher_at_all(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.json is missing"):
+        teacher.describe(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match=r"manifest\.json is not a teacher's"):
+        teacher.describe(tmp_path)
+
+
+def test_init_shapes():
+    shapes = teacher.init_shapes(ModelSpec("conv3", 5, 8, 3, 4))
+    assert set(shapes) == {"params", "batch_stats"}
+    assert jax.tree.map(lambda a: a.shape, shapes["params"]) == {
+        "conv_0": {"kernel": (3, 3, 3, 4), "bias": (4,)},
+        **{f"conv_{i}": {"kernel": (3, 3, 4, 4), "bias": (4,)} for i in (1, 2)},
+        **{f"norm_{i}": {"scale": (4,), "bias": (4,)} for i in range(3)},
+        "classifier": {"kernel": (4, 5), "bias": (5,)},
+    }
+    assert {a.shape for a in jax.tree.leaves(shapes["batch_stats"])} == {(4,)}
+
+
+def test_init_shapes_are_those_of_a_trained_teacher(trained):
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        teacher.init_shapes(trained.spec), trained.variables
+    )
