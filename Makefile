@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(PY) -m delt_jax.main --config=configs/digits.py --workdir=runs/digits
 
 test: .venv/installed-test
-	$(PY) -m pytest --cov --cov-report=term
+	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: .venv/installed-test
 	$(PY) -m ruff check .

@@ -6,6 +6,7 @@ The dataclasses are the single list of settings and defaults. A config file fill
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -356,6 +357,10 @@ def _typed(value: Any, default: Any, name: str) -> Any:
 def validate(recipe: Recipe) -> None:
     """Checks what can be checked without data: ranges, choices and combinations."""
     flat = flatten(recipe)
+    for name, value in flat.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name} must be finite, not {number}.")
     for name, choices in _CHOICES.items():
         if flat[name] not in choices:
             listed = ", ".join(map(repr, choices))
@@ -388,6 +393,13 @@ def validate(recipe: Recipe) -> None:
     check_rounds(r.iterations, r.round_iterations)
     if r.min_iterations and not r.round_iterations:
         raise UserError("recover.min_iterations needs recover.round_iterations above 0.")
+    if r.milestone > 1:
+        raise UserError(f"recover.milestone is a share of the iterations, not {r.milestone}.")
+    if r.min_iterations and r.min_iterations % r.round_iterations:
+        raise UserError(
+            f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
+            f"recover.round_iterations ({r.round_iterations})."
+        )
     if r.min_iterations and not r.round_iterations <= r.min_iterations <= r.iterations:
         raise UserError(
             f"recover.min_iterations ({r.min_iterations}) must lie between "

@@ -53,7 +53,8 @@ def _input_moments(x: chex.Array, centre: chex.Array) -> Moments:
     axes = tuple(range(x.ndim - 1))
     shifted = x.astype(jnp.float32) - centre
     mean = shifted.mean(axes)
-    return Moments(mean + centre, (shifted**2).mean(axes) - mean**2)
+    variance = jnp.maximum((shifted**2).mean(axes) - mean**2, 0.0)
+    return Moments(mean + centre, variance)
 
 
 def apply_with_moments(

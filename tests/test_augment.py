@@ -1,0 +1,363 @@
+"""Crops against torchvision's recorded ones, draws against their definitions, mixes by hand."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import golden_dir
+
+from delt_jax.augment import crop, mix, views
+from delt_jax.recipe import ViewRecipe
+
+CROPS = [
+    pytest.param(path, name.removesuffix("_in"), id=f"{path.stem}-{name.removesuffix('_in')}")
+    for path in sorted(golden_dir().glob("crop/*.npz"))
+    for name in np.load(path).files
+    if name.endswith("_in")
+]
+
+
+view_images = jax.jit(crop.view_images, static_argnums=(2, 3))
+resize_weights = jax.jit(crop.resize_weights, static_argnums=(2, 3, 4))
+random_mix = jax.jit(mix.random_mix, static_argnums=2)
+student_views = jax.jit(views.student_views, static_argnums=4)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def view(box, flip=False, roll=(0, 0)):
+    return crop.View(jnp.array(box, jnp.int32), jnp.array(flip), jnp.array(roll, jnp.int32))
+
+
+def test_there_are_recorded_crops():
+    assert CROPS
+
+
+@pytest.mark.parametrize(("antialias", "suffix"), [(True, "aa"), (False, "noaa")])
+@pytest.mark.parametrize(("path", "name"), CROPS)
+def test_recorded_crop(path, name, antialias, suffix):
+    with np.load(path) as recorded:
+        images = recorded[f"{name}_in"].transpose(0, 2, 3, 1)
+        *box, out = recorded[f"{name}_crop"].tolist()
+        expected = recorded[f"{name}_out_{suffix}"].transpose(0, 2, 3, 1)
+    ours = view_images(jnp.asarray(images), view(box), out, antialias)
+    chex.assert_trees_all_close(np.asarray(ours), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "antialias"), [(9, True), (9, False), (224, True)])
+def test_full_view_is_the_identity(size, antialias):
+    images = normal(1, size, size, 3)
+    ours = view_images(jnp.asarray(images), crop.full_view(size), size, antialias)
+    chex.assert_trees_all_equal(np.asarray(ours), images)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("roll", [(0, 0), (3, 0), (0, 2), (4, 5)])
+def test_crop_then_flip_then_roll(flip, roll):
+    images = normal(2, 8, 8, 3)
+    ours = view_images(jnp.asarray(images), view((1, 2, 6, 6), flip, roll), 6)
+    cut = images[:, 1:7, 2:8]
+    expected = np.roll(cut[:, :, ::-1] if flip else cut, roll, axis=(1, 2))
+    chex.assert_trees_all_equal(np.asarray(ours), expected)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 12, 12), (2, 5, 3, 7), (0, 11, 12, 1), (7, 1, 5, 9)])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_resize_averages_pixels_of_the_box_alone(box, antialias):
+    for start, length in (box[0::2], box[1::2]):
+        weights = resize_weights(jnp.int32(start), jnp.int32(length), 12, 8, antialias)
+        chex.assert_shape(weights, (8, 12))
+        chex.assert_trees_all_close(np.asarray(weights.sum(1)), np.ones(8, np.float32), atol=1e-6)
+        outside = np.delete(np.asarray(weights), range(start, start + length), axis=1)
+        assert (weights >= 0).all()
+        assert (outside == 0).all()
+
+
+def test_a_view_per_image_equals_a_shared_view():
+    images = jnp.asarray(normal(3, 10, 10, 2))
+    shared = view((1, 3, 6, 5), True, (2, 1))
+    repeated = jax.tree.map(lambda x: jnp.stack([x] * 3), shared)
+    chex.assert_trees_all_close(
+        view_images(images, repeated, 10), view_images(images, shared, 10), atol=1e-6
+    )
+
+
+def test_a_view_per_image_views_each_by_its_own():
+    images = jnp.asarray(normal(3, 10, 10, 2))
+    own = [view((0, 0, 10, 10)), view((1, 3, 6, 5), True), view((2, 2, 3, 3), False, (4, 7))]
+    together = view_images(images, jax.tree.map(lambda *x: jnp.stack(x), *own), 7)
+    alone = [view_images(images[i : i + 1], v, 7) for i, v in enumerate(own)]
+    chex.assert_trees_all_close(together, jnp.concatenate(alone), atol=1e-6)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 6, 6), (1, 2, 4, 3)])
+def test_gradient_is_the_transposed_map(box):
+    seen = view(box, True, (1, 2))
+
+    def look(x):
+        return view_images(x, seen, 5)
+
+    basis = jnp.eye(36).reshape(36, 6, 6, 1)
+    matrix = np.asarray(look(basis)).reshape(36, 25).T
+    weights = normal(1, 5, 5, 1)
+    _, pull_back = jax.vjp(look, jnp.asarray(normal(1, 6, 6, 1)))
+    (gradient,) = pull_back(jnp.asarray(weights))
+    expected = (matrix.T @ weights.reshape(25)).reshape(1, 6, 6, 1)
+    chex.assert_trees_all_close(np.asarray(gradient), expected, atol=1e-5)
+    outside = np.ones((6, 6), bool)
+    outside[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = False
+    assert (np.asarray(gradient)[0, outside] == 0).all()
+    chex.assert_numerical_grads(
+        jax.jit(lambda x: (jnp.sin(look(x)) * weights).sum()),
+        (jnp.asarray(normal(1, 6, 6, 1)),),
+        order=1,
+        modes=["rev"],
+    )
+
+
+def torchvision_box(draw, height, width, min_scale):
+    """RandomResizedCrop.get_params, ratio 3/4 to 4/3."""
+    for _ in range(10):
+        area = height * width * draw.uniform(min_scale, 1)
+        ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return draw.integers(0, height - h + 1), draw.integers(0, width - w + 1), h, w
+    h, w = height, width
+    if width / height < 3 / 4:
+        h = round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(height * (4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def boxes(size, min_scale, count):
+    keys = jax.random.split(jax.random.key(0), count)
+    return jax.lax.map(lambda k: crop.random_box(k, size, min_scale), keys)
+
+
+def draw_boxes(size, min_scale, count=8000):
+    return np.asarray(boxes(size, min_scale, count))
+
+
+@pytest.mark.parametrize(
+    ("size", "min_scale"), [((32, 32), 0.08), ((32, 32), 0.6), ((20, 30), 0.7), ((20, 30), 0.2)]
+)
+def test_random_box_is_distributed_as_torchvisions(size, min_scale):
+    ours = draw_boxes(size, min_scale).astype(float)
+    draw, count = np.random.default_rng(1), len(ours)
+    theirs = np.array([torchvision_box(draw, *size, min_scale) for _ in range(count)], float)
+    for look in (
+        lambda b: b[:, 2] * b[:, 3],
+        lambda b: np.log(b[:, 3] / b[:, 2]),
+        lambda b: b[:, 0],
+        lambda b: b[:, 1],
+        lambda b: (b[:, 2] == size[0]) * 1.0,
+        lambda b: (b[:, 3] == size[1]) * 1.0,
+    ):
+        a, b = look(ours), look(theirs)
+        error = np.sqrt((a.var() + b.var()) / count)
+        assert abs(a.mean() - b.mean()) <= 4.5 * error
+        assert abs((a**2).mean() - (b**2).mean()) <= 4.5 * np.sqrt(
+            ((a**2).var() + (b**2).var()) / count
+        )
+
+
+@pytest.mark.parametrize(("size", "min_scale"), [((32, 32), 0.08), ((20, 30), 0.7)])
+def test_random_box_is_within_the_ranges_up_to_rounding(size, min_scale):
+    top, left, h, w = draw_boxes(size, min_scale).T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + h <= size[0]).all()
+    assert (left + w <= size[1]).all()
+    assert ((h + 0.5) * (w + 0.5) >= min_scale * size[0] * size[1]).all()
+    assert ((w + 0.5) / (h - 0.5) >= 3 / 4).all()
+    assert ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
+    for start, length, limit in ((top, h, size[0]), (left, w, size[1])):
+        free = limit - length
+        assert (start[free > 0] == 0).any()
+        assert (start[free > 0] == free[free > 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((16, 64), (0, 21, 16, 21)), ((64, 16), (21, 0, 21, 16))],
+)
+def test_random_box_falls_back_to_the_centre_when_nothing_fits(size, expected):
+    assert (draw_boxes(size, 1.0) == expected).all()
+
+
+def test_random_box_of_the_whole_area_is_the_full_square():
+    size = 32
+    boxes = draw_boxes((size, size), 1.0)
+    assert (boxes[:, 2:] >= size - 1).all()
+    assert (boxes == (0, 0, size, size)).all(axis=1).mean() > 0.99
+
+
+def test_random_view_draws_every_flip_and_roll():
+    @jax.jit
+    def draw(flip, jitter):
+        keys = jax.random.split(jax.random.key(0), 3000)
+        return jax.lax.map(lambda k: crop.random_view(k, 32, 0.5, flip, jitter), keys)
+
+    drawn = draw(True, 3)
+    chex.assert_shape([drawn.box, drawn.flip, drawn.roll], [(3000, 4), (3000,), (3000, 2)])
+    assert abs(float(drawn.flip.mean()) - 0.5) < 0.04
+    for axis in (0, 1):
+        counts = np.bincount(np.asarray(drawn.roll[:, axis]))
+        chex.assert_trees_all_close(counts / 3000, np.full(4, 0.25), atol=0.04, rtol=0)
+    still = draw(False, 0)
+    assert not still.flip.any()
+    assert (still.roll == 0).all()
+
+
+def test_random_shift_cuts_the_padded_image_anywhere():
+    image = normal(1, 5, 5, 2)[0]
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    shifted = crop.random_shift(jax.random.key(0), jnp.asarray(np.stack([image] * 1500)), 2)
+    cuts = np.stack([padded[i : i + 5, j : j + 5] for i in range(5) for j in range(5)])
+    match = (np.asarray(shifted)[:, None] == cuts[None]).all(axis=(2, 3, 4))
+    assert (match.sum(1) == 1).all()
+    chex.assert_trees_all_close(match.mean(0), np.full(25, 0.04), atol=0.025, rtol=0)
+
+
+def test_random_shift_without_padding_is_the_identity():
+    images = jnp.asarray(normal(3, 5, 4, 2))
+    chex.assert_trees_all_equal(crop.random_shift(jax.random.key(0), images, 0), images)
+
+
+def test_random_flip_mirrors_half_of_the_images():
+    images = normal(400, 4, 5, 2)
+    flipped = np.asarray(crop.random_flip(jax.random.key(0), jnp.asarray(images)))
+    same = (flipped == images).all(axis=(1, 2, 3))
+    mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same ^ mirrored).all()
+    assert 160 < mirrored.sum() < 240
+
+
+def test_cutmix_by_hand():
+    images = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1)
+    mixed, share = mix.cutmix(
+        jnp.asarray(images), jnp.array([1, 0]), jnp.array([1, 3]), jnp.array([0, 3])
+    )
+    expected = images.copy()
+    expected[0, 1:3, 0:3] = images[1, 1:3, 0:3]
+    expected[1, 1:3, 0:3] = images[0, 1:3, 0:3]
+    chex.assert_trees_all_equal(np.asarray(mixed), expected)
+    assert float(share) == 1 - 6 / 16
+
+
+def test_mixup_by_hand():
+    images = np.array([1.0, 3.0, 5.0], np.float32).reshape(3, 1, 1, 1)
+    mixed, share = mix.mixup(jnp.asarray(images), jnp.array([2, 0, 1]), 0.75)
+    chex.assert_trees_all_close(np.asarray(mixed).ravel(), np.array([2.0, 2.5, 4.5], np.float32))
+    assert float(share) == 0.75
+
+
+@jax.jit
+def mix_boxes(alpha):
+    keys = jax.random.split(jax.random.key(3), 8000)
+    return jax.lax.map(lambda k: mix.random_box(k, 32, alpha), keys)
+
+
+def test_cutmix_boxes_are_clipped_to_the_image():
+    size = 32
+    rows, columns = map(np.asarray, mix_boxes(1.0))
+    for side in (rows, columns):
+        assert (side >= 0).all()
+        assert (side <= size).all()
+        assert (side[:, 0] <= side[:, 1]).all()
+    heights, widths = rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]
+    whole = (rows[:, 0] > 0) & (rows[:, 1] < size) & (columns[:, 0] > 0) & (columns[:, 1] < size)
+    assert (heights[whole] == widths[whole]).all()
+    assert (heights != widths).any()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_cutmix_boxes_have_the_area_of_their_definition(alpha):
+    size, count = 32, 8000
+    draw = np.random.default_rng(2)
+    half = (size * np.sqrt(1 - draw.beta(alpha, alpha, count))).astype(int) // 2
+    sides = [
+        np.clip(centre + half, 0, size) - np.clip(centre - half, 0, size)
+        for centre in draw.integers(0, size, (2, count))
+    ]
+    theirs = sides[0] * sides[1] / size**2
+    rows, columns = map(np.asarray, mix_boxes(alpha))
+    ours = (rows[:, 1] - rows[:, 0]) * (columns[:, 1] - columns[:, 0]) / size**2
+    error = np.sqrt((ours.var() + theirs.var()) / count)
+    assert abs(ours.mean() - theirs.mean()) < 4.5 * error
+    chex.assert_trees_all_close(ours.std(), theirs.std(), rtol=0.05)
+
+
+def flat_images(values):
+    return jnp.broadcast_to(values[:, None, None, None], (4, 10, 10, 3))
+
+
+def check_labels_are_mixed_as_images(mixed, values):
+    """Flat images of value c stay mixtures of c: their mean is the mixed label."""
+    labels = mixed.labels(jnp.stack([values] * 3, axis=1))
+    chex.assert_trees_all_close(mixed.images.mean(axis=(1, 2)), labels, atol=1e-5)
+    assert sorted(mixed.partners.tolist()) == [0, 1, 2, 3]
+    assert 0 <= float(mixed.share) <= 1
+
+
+def test_mixup_mixes_labels_as_images():
+    values = jnp.array([0.0, 1.0, 2.0, 5.0])
+    draws = [
+        views.Mixed(*random_mix(jax.random.key(i), flat_images(values), "mixup", 1.0))
+        for i in range(6)
+    ]
+    for mixed in draws:
+        check_labels_are_mixed_as_images(mixed, values)
+    assert len({float(m.share) for m in draws}) == 6
+    assert len({tuple(m.partners.tolist()) for m in draws}) > 1
+
+
+def test_student_views_are_cut_and_mixed_anew_at_every_step():
+    values, key = jnp.array([0.0, 1.0, 2.0, 5.0]), jax.random.key(0)
+    shares = set()
+    for step in range(4):
+        mixed = student_views(key, step, flat_images(values), jnp.arange(4), ViewRecipe())
+        check_labels_are_mixed_as_images(mixed, values)
+        shares.add(float(mixed.share))
+    assert len(shares) > 1
+
+
+def test_no_mix_leaves_images_and_labels():
+    images = jnp.asarray(normal(4, 6, 6, 3))
+    mixed, partners, share = random_mix(jax.random.key(0), images, "none", 1.0)
+    labels = jnp.eye(4)
+    chex.assert_trees_all_equal(mixed, images)
+    chex.assert_trees_all_equal(views.Mixed(mixed, partners, share).labels(labels), labels)
+
+
+def test_student_views_do_not_depend_on_the_batch():
+    images = jnp.asarray(normal(6, 10, 10, 3))
+    recipe = ViewRecipe(mix="none")
+
+    def look(chosen, step, key):
+        indices = jnp.array(chosen)
+        seen = student_views(key, step, images[indices], indices, recipe)
+        return dict(zip(chosen, np.asarray(seen.images), strict=True))
+
+    key = jax.random.key(5)
+    first = look([0, 1, 2, 3], 0, key)
+    for batch in (look([3, 5, 1, 0], 1, key), look([4, 2], 9, key)):
+        for index in batch.keys() & first.keys():
+            chex.assert_trees_all_close(batch[index], first[index], atol=1e-6)
+    other_epoch = look([0, 1, 2, 3], 0, jax.random.key(6))
+    assert all(np.abs(other_epoch[i] - first[i]).max() > 1e-3 for i in first)
+
+
+def test_student_views_differ_between_images():
+    images = jnp.broadcast_to(jnp.asarray(normal(1, 10, 10, 3)), (4, 10, 10, 3))
+    seen = student_views(jax.random.key(0), 0, images, jnp.arange(4), ViewRecipe(mix="none"))
+    assert len({np.asarray(x).tobytes() for x in seen.images}) == 4

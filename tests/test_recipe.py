@@ -1,0 +1,332 @@
+"""Settings: the config's round trip, and a clear sentence for whatever is wrong with one."""
+
+import copy
+import dataclasses
+import inspect
+import re
+
+import ml_collections
+import pytest
+
+from delt_jax.errors import UserError
+from delt_jax.recipe import (
+    DataRecipe,
+    EvaluateRecipe,
+    Recipe,
+    RecoverRecipe,
+    ReportRecipe,
+    SelectRecipe,
+    TeacherRecipe,
+    ViewRecipe,
+    default_config,
+    flatten,
+    from_config,
+)
+
+GROUPS = {
+    "data": DataRecipe,
+    "teacher": TeacherRecipe,
+    "select": SelectRecipe,
+    "recover": RecoverRecipe,
+    "relabel": ViewRecipe,
+    "evaluate": EvaluateRecipe,
+    "report": ReportRecipe,
+}
+DEFAULTS = flatten(Recipe())
+
+
+def config_with(**changes):
+    """The default config with settings, written group__name, set or added unchecked."""
+    tree = copy.deepcopy(dataclasses.asdict(Recipe()))
+    for name, value in changes.items():
+        *groups, last = name.split("__")
+        node = tree
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return ml_collections.ConfigDict(tree)
+
+
+def changed(name, value):
+    return config_with(**{name.replace(".", "__"): value})
+
+
+def test_the_default_config_is_the_default_recipe():
+    config = default_config()
+    assert config.is_locked
+    assert from_config(config) == Recipe()
+
+
+def test_missing_settings_keep_their_defaults():
+    config = ml_collections.ConfigDict({"ipc": 3, "recover": {"jitter": 2}})
+    expected = dataclasses.replace(Recipe(), ipc=3, recover=RecoverRecipe(jitter=2))
+    assert from_config(config) == expected
+    assert from_config(ml_collections.ConfigDict()) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 7),
+        ("tensorboard", True),
+        ("data.name", "tfds"),
+        ("data.mean", (0.5, 0.25)),
+        ("teacher.schedule", "one_cycle"),
+        ("select.rule", "top"),
+        ("recover.iterations", 2000),
+        ("recover.round_iterations", 0),
+        ("recover.min_iterations", 1000),
+        ("recover.milestone", 0.0),
+        ("recover.clock", "image"),
+        ("relabel.min_scale", 1.0),
+        ("evaluate.students", ("conv3", "resnet18")),
+        ("evaluate.regimes", ("fixed",)),
+        ("report.per_class", 1),
+    ],
+)
+def test_a_changed_setting_arrives(name, value):
+    config = changed(name, value)
+    if name == "data.mean":
+        config.data.std = (1.0, 2.0)
+    flat = flatten(from_config(config))
+    assert flat[name] == value
+    rest = set(DEFAULTS) - {name, "data.std"}
+    assert {k: flat[k] for k in rest} == {k: DEFAULTS[k] for k in rest}
+
+
+def test_recipes_are_frozen_and_hashable():
+    assert hash(Recipe()) == hash(from_config(default_config()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().ipc = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ipcs", "ipc"),
+        ("sed", "seed"),
+        ("recover.iteration", "recover.iterations"),
+        ("recover.ierations", "recover.iterations"),
+        ("recover.bn_wieght", "recover.bn_weight"),
+        ("teacher.learning_rat", "teacher.learning_rate"),
+        ("evaluate.student", "evaluate.students"),
+        ("relabel.temprature", "relabel.temperature"),
+        ("jitter", "recover.jitter"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_name(name, meant):
+    with pytest.raises(UserError) as caught:
+        from_config(changed(name, 1))
+    assert str(caught.value) == f"There is no setting {name}; did you mean {meant}?"
+
+
+def test_an_unknown_setting_like_no_other_is_refused():
+    with pytest.raises(UserError) as caught:
+        from_config(changed("xyzzy", 1))
+    assert str(caught.value) == "There is no setting xyzzy."
+
+
+WRONG = {str: 3, int: 1.5, float: "0.1", bool: 1, tuple: 7}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_value_of_another_type_is_refused(name):
+    with pytest.raises(UserError, match=rf"^{re.escape(name)} must be (of type|a tuple)"):
+        from_config(changed(name, WRONG[type(DEFAULTS[name])]))
+
+
+@pytest.mark.parametrize("name", [k for k, v in DEFAULTS.items() if type(v) in (int, float)])
+def test_a_bool_is_no_number(name):
+    with pytest.raises(UserError, match=f"^{re.escape(name)} must be of type"):
+        from_config(changed(name, True))
+
+
+def test_a_whole_number_may_stand_for_a_float():
+    recipe = from_config(changed("recover.learning_rate", 1))
+    assert recipe.recover.learning_rate == 1.0
+    assert type(recipe.recover.learning_rate) is float
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_is_no_value(name):
+    with pytest.raises(UserError, match=f"^{name} is a group of settings"):
+        from_config(changed(name, 3))
+
+
+def test_a_config_must_be_a_config_dict():
+    with pytest.raises(UserError, match=r"must return a ConfigDict .* not dict"):
+        from_config(dataclasses.asdict(Recipe()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "becomes"),
+    [
+        ("data.mean", [0, 1.5], (0.0, 1.5)),
+        ("data.class_names", ["cat", "dog"], ("cat", "dog")),
+        ("evaluate.students", ["conv3"], ("conv3",)),
+    ],
+)
+def test_lists_become_tuples(name, value, becomes):
+    config = changed(name, value)
+    if name == "data.mean":
+        config.data.std = [1, 1]
+    assert flatten(from_config(config))[name] == becomes
+
+
+def test_names_of_a_flag_are_split_at_commas():
+    """`--config.evaluate.students=conv3,conv4` arrives as one string in a tuple."""
+    recipe = from_config(changed("evaluate.students", ("conv3, conv4", "resnet18")))
+    assert recipe.evaluate.students == ("conv3", "conv4", "resnet18")
+
+
+def test_class_names_may_hold_commas():
+    names = ("ibex, Capra ibex", "ram, tup")
+    assert from_config(changed("data.class_names", names)).data.class_names == names
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.mean", ("a",)),
+        ("data.std", (True,)),
+        ("data.mean", "0.5"),
+        ("data.class_names", (1, 2)),
+        ("evaluate.students", "conv3"),
+        ("evaluate.regimes", ("online", 3)),
+    ],
+)
+def test_tuples_of_something_else_are_refused(name, value):
+    with pytest.raises(UserError, match=f"^{re.escape(name)} must be a tuple of"):
+        from_config(changed(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.name", "imagenet"),
+        ("data.channels", 2),
+        ("data.fit", "stretch"),
+        ("teacher.schedule", "linear"),
+        ("select.rule", "best"),
+        ("select.start", "zeros"),
+        ("recover.curriculum", "cos"),
+        ("recover.crop", "none"),
+        ("recover.clock", "wall"),
+        ("relabel.mix", ""),
+    ],
+)
+def test_choices(name, value):
+    with pytest.raises(UserError, match=f"^{re.escape(name)} must be one of .*{value!r}"):
+        from_config(changed(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("evaluate.images", ("recovered", "real")),
+        ("evaluate.images", ()),
+        ("evaluate.regimes", ("soft",)),
+        ("evaluate.regimes", ()),
+    ],
+)
+def test_choices_of_many(name, value):
+    with pytest.raises(UserError, match=f"^{re.escape(name)} must hold some of"):
+        from_config(changed(name, value))
+
+
+AT_LEAST_ONE = [
+    "ipc",
+    "teacher.epochs",
+    "recover.iterations",
+    "recover.batch_size",
+    "evaluate.seeds",
+    "evaluate.epochs",
+    "evaluate.eval_every",
+    "report.classes",
+    "report.per_class",
+]
+AT_LEAST_ZERO = [
+    "seed",
+    "data.image_size",
+    "teacher.width",
+    "teacher.momentum",
+    "teacher.weight_decay",
+    "teacher.crop_padding",
+    "recover.round_iterations",
+    "recover.min_iterations",
+    "recover.bn_weight",
+    "recover.first_bn_multiplier",
+    "recover.milestone",
+    "recover.jitter",
+    "recover.chunk_steps",
+    "evaluate.width",
+    "evaluate.weight_decay",
+]
+ABOVE_ZERO = [
+    "teacher.learning_rate",
+    "recover.learning_rate",
+    "relabel.mix_alpha",
+    "relabel.temperature",
+    "evaluate.learning_rate",
+]
+SHARES = ["recover.min_scale", "relabel.min_scale"]
+AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"),
+    [(n, -1, "at least 0") for n in AT_LEAST_ZERO]
+    + [(n, 0, "at least 1") for n in AT_LEAST_ONE]
+    + [(n, 1, "at least 2") for n in AT_LEAST_TWO]
+    + [(n, 0, "above 0") for n in ABOVE_ZERO]
+    + [(n, v, r"in \(0, 1\]") for n in SHARES for v in (0, 1.01, -0.5)],
+)
+def test_ranges(name, value, limit):
+    with pytest.raises(UserError, match=f"^{re.escape(name)} must be {limit}, not {value}"):
+        from_config(changed(name, value))
+
+
+def test_every_number_has_a_tested_range():
+    tested = AT_LEAST_ONE + AT_LEAST_ZERO + AT_LEAST_TWO + ABOVE_ZERO + SHARES
+    numbers = {k for k, v in DEFAULTS.items() if type(v) in (int, float)}
+    assert set(tested) | {"data.channels"} == numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"recover__round_iterations": 300}, "recover.round_iterations .300. must divide"),
+        (
+            {"recover__round_iterations": 0, "recover__min_iterations": 10},
+            "needs recover.round_iterations above 0",
+        ),
+        ({"recover__min_iterations": 400}, r"recover.min_iterations \(400\) must lie between"),
+        ({"recover__min_iterations": 4500}, r"recover.min_iterations \(4500\) must lie between"),
+        ({"data__mean": (0.5,)}, "one value per channel each, but have 1 and 0"),
+        ({"data__mean": (0.5,), "data__std": (0.0,)}, "data.std must be above 0"),
+        ({"evaluate__students": ()}, "evaluate.students is empty"),
+    ],
+)
+def test_combinations(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        from_config(config_with(**changes))
+
+
+def test_flatten_covers_every_field_once():
+    expected = {f.name for f in dataclasses.fields(Recipe)} - set(GROUPS)
+    for group, cls in GROUPS.items():
+        expected |= {f"{group}.{f.name}" for f in dataclasses.fields(cls)}
+    assert set(DEFAULTS) == expected
+    for name, value in DEFAULTS.items():
+        node = Recipe()
+        for part in name.split("."):
+            node = getattr(node, part)
+        assert node == value
+
+
+@pytest.mark.parametrize("cls", [Recipe, *GROUPS.values()])
+def test_every_field_is_documented(cls):
+    _, _, attributes = inspect.getdoc(cls).partition("Attributes:\n")
+    lines = re.findall(r"^  (\w+(?:, \w+)*): \S", attributes, re.MULTILINE)
+    documented = [name for line in lines for name in line.split(", ")]
+    assert sorted(documented) == sorted(f.name for f in dataclasses.fields(cls))

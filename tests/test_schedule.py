@@ -1,0 +1,245 @@
+"""EarlyLate schedules: the recorded cases exactly, the paper's costs, and their invariants."""
+
+import json
+import re
+
+import pytest
+from conftest import golden_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delt_jax.errors import UserError
+from delt_jax.schedule import (
+    chart,
+    check_rounds,
+    cost,
+    draw_class_iterations,
+    join_rounds,
+    make_schedule,
+)
+
+CASES = [
+    pytest.param(case, id=f"{path.stem}-{i}")
+    for path in sorted(golden_dir().glob("schedule/*.json"))
+    for i, case in enumerate(json.loads(path.read_text()))
+]
+
+
+def test_there_are_recorded_cases():
+    assert CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recorded_schedule(case):
+    schedule = make_schedule(
+        case["num_classes"],
+        case["ipc"],
+        case["max_iterations"],
+        case["round_iterations"],
+        case["batch_size"],
+        case["class_iterations"],
+    )
+    assert len(schedule) == len(case["batches"])
+    first = 0
+    for ours, theirs in zip(schedule, case["batches"], strict=True):
+        position = {image: image - first for image in ours.images}
+        assert sorted(position.values()) == list(range(len(theirs["labels"])))
+        by_position = dict(zip(position.values(), ours.labels, strict=True))
+        assert [by_position[p] for p in range(len(by_position))] == theirs["labels"]
+        rounds = [sorted(position[ours.images[p]] for p in r.active) for r in ours.rounds]
+        assert rounds == theirs["rounds"]
+        assert ours.iterations == theirs["total_iterations"]
+        first += len(ours.images)
+    assert first == case["num_classes"] * case["ipc"]
+
+
+@pytest.mark.parametrize(
+    ("ipc", "active", "fraction"),
+    [
+        (50, (14, 28, 40, 52, 64, 76, 88, 100), 0.5775),
+        (10, (20, 40, 50, 60, 70, 80, 90, 100), 0.6375),
+    ],
+)
+def test_published_costs(ipc, active, fraction):
+    schedule = make_schedule(1000, ipc, 4000, 500, 100)
+    assert all(tuple(len(r.active) for r in batch.rounds) == active for batch in schedule)
+    paid = cost(schedule, 4000)
+    assert paid.full_image_iterations == 1000 * ipc * 4000
+    assert paid.fraction == fraction
+
+
+def test_without_rounds_every_image_is_fully_optimised():
+    schedule = make_schedule(3, 4, 70, 0, 5)
+    assert cost(schedule, 70).fraction == 1
+    assert [len(batch.rounds) for batch in schedule] == [1, 1, 1]
+    assert [batch.images for batch in schedule] == [
+        tuple(range(5)),
+        tuple(range(5, 10)),
+        (10, 11),
+    ]
+
+
+def test_rounds_without_an_image_are_dropped():
+    # Four groups of one image; the second batch holds those of rounds 2 and 3 alone.
+    early, late = make_schedule(1, 4, 40, 10, 2)
+    assert (early.iterations, early.joins, len(early.rounds)) == (40, (0, 10), 4)
+    assert (late.iterations, late.joins, len(late.rounds)) == (20, (0, 10), 2)
+    assert [r.active for r in late.rounds] == [(0,), (0, 1)]
+
+
+@given(ipc=st.integers(1, 60), rounds=st.integers(1, 12))
+def test_groups_are_even_and_the_larger_come_first(ipc, rounds):
+    joins = join_rounds(ipc, rounds)
+    sizes = [joins.count(k) for k in range(rounds)]
+    assert list(joins) == sorted(joins)
+    assert sum(sizes) == ipc
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@st.composite
+def layouts(draw, budgets: bool):
+    rounds, length, classes = (draw(st.integers(1, n)) for n in (8, 5, 5))
+    budget = st.integers(1, rounds).map(lambda r: r * length)
+    return {
+        "num_classes": classes,
+        "ipc": draw(st.integers(1, 14)),
+        "iterations": rounds * length,
+        "round_iterations": length,
+        "batch_size": draw(st.integers(1, 30)),
+        "class_iterations": tuple(draw(budget) for _ in range(classes)) if budgets else (),
+    }
+
+
+def optimised(batch):
+    """Iterations in which each position of a batch is active."""
+    at = [[] for _ in batch.images]
+    for r in batch.rounds:
+        for p in r.active:
+            at[p] += range(r.start, r.start + r.iterations)
+    return at
+
+
+@settings(deadline=None)
+@given(layouts(budgets=False))
+def test_images_join_once_and_stay_to_the_end(layout):
+    schedule = make_schedule(**layout)
+    ipc, total, length = (layout[k] for k in ("ipc", "iterations", "round_iterations"))
+    joins = join_rounds(ipc, total // length)
+    images = [image for batch in schedule for image in batch.images]
+    assert sorted(images) == list(range(layout["num_classes"] * ipc))
+    for batch in schedule:
+        assert list(batch.labels) == [image // ipc for image in batch.images]
+        assert list(batch.joins) == sorted(batch.joins)
+        for r in batch.rounds:
+            assert r.active == tuple(range(len(r.active)))
+            assert r.active
+        for image, join, at in zip(batch.images, batch.joins, optimised(batch), strict=True):
+            assert at == list(range(join, batch.iterations))
+            assert len(at) == total - joins[image % ipc] * length
+
+
+@settings(deadline=None)
+@given(layouts(budgets=True))
+def test_class_budgets_freeze_their_images(layout):
+    schedule = make_schedule(**layout)
+    ipc, total, length = (layout[k] for k in ("ipc", "iterations", "round_iterations"))
+    for batch in schedule:
+        dropped = total - batch.iterations
+        for image, join, at in zip(batch.images, batch.joins, optimised(batch), strict=True):
+            budget = layout["class_iterations"][image // ipc]
+            joins = join_rounds(ipc, budget // length)[image % ipc] * length
+            assert join + dropped == joins
+            assert [t + dropped for t in at] == list(range(joins, budget))
+
+
+@settings(deadline=None)
+@given(layouts(budgets=True))
+def test_image_iterations_are_the_steps_summed_over_images(layout):
+    schedule = make_schedule(**layout)
+    for batch in schedule:
+        assert batch.image_iterations == sum(len(at) for at in optimised(batch))
+        assert [r.start for r in batch.rounds] == [
+            k * layout["round_iterations"] for k in range(len(batch.rounds))
+        ]
+    assert cost(schedule, layout["iterations"]).image_iterations == sum(
+        batch.image_iterations for batch in schedule
+    )
+
+
+@given(iterations=st.integers(1, 3000), rounds=st.integers(1, 900))
+def test_rounds_must_divide_the_iterations(iterations, rounds):
+    if iterations % rounds == 0:
+        check_rounds(iterations, rounds)
+        return
+    with pytest.raises(UserError, match=r"must divide recover\.iterations") as caught:
+        check_rounds(iterations, rounds)
+    below, above = map(int, re.findall(r"fit are (\d+) and (\d+)", str(caught.value))[0])
+    assert below % rounds == above % rounds == 0
+    assert above == below + rounds
+    assert below > 0
+    assert below < iterations < above or iterations < rounds == below
+
+
+def test_make_schedule_refuses_rounds_that_do_not_divide():
+    with pytest.raises(UserError, match="the nearest iterations that fit are 4000 and 4500"):
+        make_schedule(10, 10, 4100, 500, 100)
+
+
+@pytest.mark.parametrize("name", ["num_classes", "ipc", "iterations", "batch_size"])
+def test_make_schedule_refuses_nothing_to_do(name):
+    good = {"num_classes": 2, "ipc": 3, "iterations": 4, "round_iterations": 2, "batch_size": 3}
+    make_schedule(**good)
+    with pytest.raises(UserError, match="at least one class"):
+        make_schedule(**(good | {name: 0}))
+
+
+def test_make_schedule_refuses_negative_rounds():
+    with pytest.raises(UserError, match=r"recover\.round_iterations -2"):
+        make_schedule(2, 3, 4, -2, 3)
+
+
+@pytest.mark.parametrize("budgets", [(20,), (20, 25), (20, 0), (20, 50), (20, -10)])
+def test_make_schedule_refuses_bad_budgets(budgets):
+    with pytest.raises(UserError, match="multiple of 10 iterations, at most 40"):
+        make_schedule(2, 3, 40, 10, 3, budgets)
+
+
+@given(rounds=st.integers(1, 8), length=st.integers(1, 9), seed=st.integers(0, 99), data=st.data())
+def test_drawn_budgets_are_in_range_and_reproducible(rounds, length, seed, data):
+    lowest = data.draw(st.integers(1, rounds)) * length
+    budgets = draw_class_iterations(30, rounds * length, length, lowest, seed)
+    assert len(budgets) == 30
+    assert all(b % length == 0 and lowest <= b <= rounds * length for b in budgets)
+    assert budgets == draw_class_iterations(30, rounds * length, length, lowest, seed)
+
+
+def test_drawn_budgets_cover_the_range_and_depend_on_the_seed():
+    budgets = draw_class_iterations(1000, 40, 10, 20, 0)
+    counts = {b: budgets.count(b) for b in set(budgets)}
+    assert set(counts) == {20, 30, 40}
+    assert all(270 < n < 400 for n in counts.values())
+    assert budgets != draw_class_iterations(1000, 40, 10, 20, 1)
+
+
+def test_chart_draws_one_bar_per_group():
+    assert chart(3, 40, 10, width=8) == [
+        "  images 0         ████████ 40 iterations",
+        "  images 1           ██████ 30 iterations",
+        "  images 2             ████ 20 iterations",
+    ]
+    assert chart(10, 4000, 0) == [f"  images 0-9       {'█' * 40} 4000 iterations"]
+
+
+@given(ipc=st.integers(1, 40), rounds=st.integers(1, 10), length=st.integers(1, 50))
+def test_chart_names_every_image_once(ipc, rounds, length):
+    lines = chart(ipc, rounds * length, length)
+    named, steps = [], []
+    for line in lines:
+        first, last, iterations = re.match(
+            r"  images (\d+)(?:-(\d+))? .* (\d+) iter", line
+        ).groups()
+        named += range(int(first), int(last or first) + 1)
+        steps += [int(iterations)] * (int(last or first) + 1 - int(first))
+    assert named == list(range(ipc))
+    assert steps == [(rounds - k) * length for k in join_rounds(ipc, rounds)]
