@@ -395,14 +395,14 @@ def validate(recipe: Recipe) -> None:
         raise UserError("recover.min_iterations needs recover.round_iterations above 0.")
     if r.milestone > 1:
         raise UserError(f"recover.milestone is a share of the iterations, not {r.milestone}.")
-    if r.min_iterations and r.min_iterations % r.round_iterations:
-        raise UserError(
-            f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
-            f"recover.round_iterations ({r.round_iterations})."
-        )
     if r.min_iterations and not r.round_iterations <= r.min_iterations <= r.iterations:
         raise UserError(
             f"recover.min_iterations ({r.min_iterations}) must lie between "
             f"recover.round_iterations ({r.round_iterations}) and recover.iterations "
             f"({r.iterations})."
+        )
+    if r.min_iterations and r.min_iterations % r.round_iterations:
+        raise UserError(
+            f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
+            f"recover.round_iterations ({r.round_iterations})."
         )

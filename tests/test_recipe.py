@@ -304,6 +304,10 @@ def test_every_number_has_a_tested_range():
         ({"recover__min_iterations": 4500}, r"recover.min_iterations \(4500\) must lie between"),
         ({"data__mean": (0.5,)}, "one value per channel each, but have 1 and 0"),
         ({"data__mean": (0.5,), "data__std": (0.0,)}, "data.std must be above 0"),
+        ({"recover__min_iterations": 750}, "must be a multiple of recover.round_iterations"),
+        ({"recover__milestone": 1.5}, "recover.milestone is a share"),
+        ({"recover__learning_rate": float("nan")}, "recover.learning_rate must be finite"),
+        ({"data__mean": (float("inf"),), "data__std": (1.0,)}, "data.mean must be finite"),
         ({"evaluate__students": ()}, "evaluate.students is empty"),
     ],
 )
