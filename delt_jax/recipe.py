@@ -104,6 +104,7 @@ class RecoverRecipe:
       antialias: widen the crop's resize filter when shrinking.
       clock: count iterations per "batch" (released code) or per "image" from its own start;
         the count drives learning rate, curriculum and Adam's bias correction.
+      storage: "png" (rounded, lossless) or "jpeg75" (truncated, quality 75, as released).
       chunk_steps: iterations per compiled call; 0: 1 on CPU, 50 elsewhere.
     """
 
@@ -121,6 +122,7 @@ class RecoverRecipe:
     crop: str = "batch"
     antialias: bool = True
     clock: str = "batch"
+    storage: str = "png"
     chunk_steps: int = 0
 
 
@@ -220,6 +222,7 @@ _CHOICES = {
     "recover.curriculum": ("cosine", "linear", "step"),
     "recover.crop": ("batch", "image"),
     "recover.clock": ("batch", "image"),
+    "recover.storage": ("png", "jpeg75"),
     "relabel.mix": ("cutmix", "mixup", "none"),
 }
 _CHOICES_OF_MANY = {

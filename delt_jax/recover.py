@@ -231,7 +231,9 @@ def _run_wave(
         )
         files.write_npz(
             _part(partial, index),
-            images=judge.normalisation.to_pixels(images),
+            images=judge.normalisation.to_pixels(
+                images, truncate=recipe.recover.storage == "jpeg75"
+            ),
             seconds=seconds,
             **{k: v[position] for k, v in curves._asdict().items()},
         )
@@ -262,7 +264,7 @@ def _assemble(
     paid = cost(schedule, recipe.recover.iterations)
     manifest = {
         "inputs": made_from,
-        "hash": distilled.images_hash(images),
+        "storage": recipe.recover.storage,
         "class_names": list(source.class_names),
         "ipc": recipe.ipc,
         "image_size": size,
@@ -292,7 +294,9 @@ def _assemble(
         "cost_seconds": round(seconds, 1),
     }
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
-        distilled.write_images(folder, images, recipe.ipc)
+        manifest["hash"] = distilled.write_images(
+            folder, images, recipe.ipc, recipe.recover.storage
+        )
         files.write_npz(folder / "losses.npz", **{k: np.stack(v) for k, v in curves.items()})
         files.write_json(folder / "manifest.json", manifest)
     rate = paid.image_iterations / max(seconds, 1e-9)

@@ -27,8 +27,9 @@ class Normalisation:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return -mean / std, (1 - mean) / std
 
-    def to_pixels(self, images: chex.Array) -> np.ndarray:
-        """Rounds normalised float images [..., C] to uint8."""
+    def to_pixels(self, images: chex.Array, truncate: bool = False) -> np.ndarray:
+        """Rounds normalised float images [..., C] to uint8, or cuts the fraction off."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         unit = np.asarray(images, np.float32) * std + mean
-        return np.clip(np.rint(unit * 255.0), 0, 255).astype(np.uint8)
+        whole = np.floor(unit * 255.0) if truncate else np.rint(unit * 255.0)
+        return np.clip(whole, 0, 255).astype(np.uint8)

@@ -1,5 +1,6 @@
 """The distilled set on disk: numbered PNG folders and a manifest that explains them."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,45 @@ class DistilledSet:
     manifest: dict[str, Any]
 
 
-def images_hash(images: np.ndarray) -> str:
-    """Content hash of images, as recorded in manifests."""
-    return files.content_hash(str(images.shape).encode(), images.tobytes())
+# Suffix and Pillow's options of each way to store.
+_STORAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "png": (".png", {}),
+    "jpeg75": (".jpg", {"quality": 75}),  # as the released code: 4:2:0 chroma, lossy
+}
 
 
-def write_images(folder: Path, images: np.ndarray, ipc: int) -> None:
-    """Writes uint8 [classes * ipc, S, S, C] as ``images/CCCCC/RRRRR.png`` (class / rank)."""
+def _path(folder: Path, index: int, ipc: int, storage: str) -> Path:
+    suffix = _STORAGES[storage][0]
+    return folder / "images" / f"{index // ipc:05}" / f"{index % ipc:05}{suffix}"
+
+
+def write_images(folder: Path, images: np.ndarray, ipc: int, storage: str = "png") -> str:
+    """Writes uint8 [classes * ipc, S, S, C] as ``images/CCCCC/RRRRR.png`` (class / rank).
+
+    Args:
+      folder: of the set.
+      images: class-major.
+      ipc: images per class.
+      storage: "png", or "jpeg75" for .jpg of quality 75.
+
+    Returns:
+      The hash of the files, for the manifest.
+    """
+    contents = []
     for i, image in enumerate(images):
-        path = folder / "images" / f"{i // ipc:05}" / f"{i % ipc:05}.png"
+        path = _path(folder, i, ipc, storage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        picture.save(path, **_STORAGES[storage][1])
+        contents.append(path.read_bytes())
+    return files.content_hash(*contents)
 
 
 def is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether every image that the manifest promises is there."""
     expected = len(manifest["class_names"]) * manifest["ipc"]
-    return sum(1 for _ in (folder / "images").glob("*/*.png")) == expected
+    suffix = _STORAGES[manifest["storage"]][0]
+    return sum(1 for _ in (folder / "images").glob(f"*/*{suffix}")) == expected
 
 
 def read(folder: Path) -> DistilledSet:
@@ -55,20 +78,19 @@ def read(folder: Path) -> DistilledSet:
     """
     manifest = files.read_json(folder / "manifest.json")
     class_names, ipc = tuple(manifest["class_names"]), manifest["ipc"]
-    images = []
+    images, contents = [], []
     for i in range(len(class_names) * ipc):
-        path = folder / "images" / f"{i // ipc:05}" / f"{i % ipc:05}.png"
+        path = _path(folder, i, ipc, manifest["storage"])
         try:
-            image = np.asarray(Image.open(path), np.uint8)
+            contents.append(path.read_bytes())
+            image = np.asarray(Image.open(io.BytesIO(contents[-1])), np.uint8)
         except OSError as e:
             raise UserError(f"{path} is missing or damaged; run the recover stage again.") from e
         images.append(image.reshape(*image.shape[:2], -1))
-    same_shape = len({image.shape for image in images}) == 1
-    stacked = np.stack(images) if same_shape else np.zeros(0, np.uint8)
-    if images_hash(stacked) != manifest["hash"]:
+    if files.content_hash(*contents) != manifest["hash"]:
         raise UserError(
             f"The images in {folder} are not those its manifest describes; run the recover "
             f"stage again."
         )
     labels = np.repeat(np.arange(len(class_names), dtype=np.int32), ipc)
-    return DistilledSet(stacked, labels, class_names, manifest)
+    return DistilledSet(np.stack(images), labels, class_names, manifest)
