@@ -461,6 +461,9 @@ def test_to_pixels_rounds_and_clips():
     np.testing.assert_array_equal(
         normalisation.to_pixels(images)[:, 0], [0, 0, 0, 1, 255, 255, 255]
     )
+    np.testing.assert_array_equal(
+        normalisation.to_pixels(images, truncate=True)[:, 0], [0, 0, 0, 0, 254, 255, 255]
+    )
 
 
 def rgb_source() -> Source:
