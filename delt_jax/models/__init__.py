@@ -44,16 +44,26 @@ def _convnet(depth: int) -> Callable[[ModelSpec], nn.Module]:
     return build
 
 
-def _resnet(blocks: tuple[int, ...], small_stem: bool) -> Callable[[ModelSpec], nn.Module]:
+def _at_least(spec: ModelSpec, smallest: int, instead: str = "") -> None:
+    """Refuses images that the network would shrink to nothing, or to padding."""
+    if spec.image_size < smallest:
+        raise UserError(
+            f"{spec.name} needs images of at least {smallest} px, but data.image_size is "
+            f"{spec.image_size}; use larger images"
+            + (f" or {instead}, which has a small stem." if instead else ".")
+        )
+
+
+def _resnet(
+    blocks: tuple[int, ...], small_stem: bool, bottleneck: bool = False
+) -> Callable[[ModelSpec], nn.Module]:
     def build(spec: ModelSpec) -> nn.Module:
-        smallest = 8 if small_stem else 32
-        if spec.image_size < smallest:
-            raise UserError(
-                f"{spec.name} needs images of at least {smallest} px, but data.image_size is "
-                f"{spec.image_size}; use larger images"
-                + ("." if small_stem else f" or {spec.name}_modified, which has a small stem.")
-            )
-        return ResNet(blocks, spec.width or 64, spec.num_classes, small_stem, jnp.dtype(spec.dtype))
+        if small_stem:
+            _at_least(spec, 8)
+        else:
+            _at_least(spec, 32, f"{spec.name}_modified")
+        dtype = jnp.dtype(spec.dtype)
+        return ResNet(blocks, spec.width or 64, spec.num_classes, small_stem, dtype, bottleneck)
 
     return build
 
@@ -65,6 +75,12 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "conv6": _convnet(6),
     "resnet18": _resnet((2, 2, 2, 2), small_stem=False),
     "resnet18_modified": _resnet((2, 2, 2, 2), small_stem=True),
+    "resnet34": _resnet((3, 4, 6, 3), small_stem=False),
+    "resnet34_modified": _resnet((3, 4, 6, 3), small_stem=True),
+    "resnet50": _resnet((3, 4, 6, 3), small_stem=False, bottleneck=True),
+    "resnet50_modified": _resnet((3, 4, 6, 3), small_stem=True, bottleneck=True),
+    "resnet101": _resnet((3, 4, 23, 3), small_stem=False, bottleneck=True),
+    "resnet101_modified": _resnet((3, 4, 23, 3), small_stem=True, bottleneck=True),
 }
 NAMES = tuple(_REGISTRY)
 
