@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from delt_jax.errors import UserError
+from delt_jax.models.alexnet import AlexNet
 from delt_jax.models.convnet import ConvNet
 from delt_jax.models.resnet import ResNet
+from delt_jax.models.vgg import VGG11
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,19 @@ def _resnet(
     return build
 
 
+def _vgg11(batch_norm: bool) -> Callable[[ModelSpec], nn.Module]:
+    def build(spec: ModelSpec) -> nn.Module:
+        _at_least(spec, 32)
+        return VGG11(spec.width or 64, spec.num_classes, batch_norm, jnp.dtype(spec.dtype))
+
+    return build
+
+
+def _alexnet(spec: ModelSpec) -> nn.Module:
+    _at_least(spec, 63)
+    return AlexNet(spec.width or 64, spec.num_classes, jnp.dtype(spec.dtype))
+
+
 _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "conv3": _convnet(3),
     "conv4": _convnet(4),
@@ -81,6 +96,9 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "resnet50_modified": _resnet((3, 4, 6, 3), small_stem=True, bottleneck=True),
     "resnet101": _resnet((3, 4, 23, 3), small_stem=False, bottleneck=True),
     "resnet101_modified": _resnet((3, 4, 23, 3), small_stem=True, bottleneck=True),
+    "vgg11": _vgg11(batch_norm=False),
+    "vgg11_bn": _vgg11(batch_norm=True),
+    "alexnet": _alexnet,
 }
 NAMES = tuple(_REGISTRY)
 
