@@ -9,7 +9,10 @@ from flax import linen as nn
 from delt_jax.errors import UserError
 from delt_jax.models.alexnet import AlexNet
 from delt_jax.models.convnet import ConvNet
+from delt_jax.models.efficientnet import EfficientNetB0
+from delt_jax.models.mobilenet import MobileNetV2, SmallMobileNetV2
 from delt_jax.models.resnet import ResNet
+from delt_jax.models.shufflenet import ShuffleNetV2
 from delt_jax.models.vgg import VGG11
 
 
@@ -83,6 +86,36 @@ def _alexnet(spec: ModelSpec) -> nn.Module:
     return AlexNet(spec.width or 64, spec.num_classes, jnp.dtype(spec.dtype))
 
 
+def _mobilenet_v2(spec: ModelSpec) -> nn.Module:
+    _at_least(spec, 32, f"{spec.name}_modified")
+    return MobileNetV2(spec.width or 32, spec.num_classes, jnp.dtype(spec.dtype))
+
+
+def _mobilenet_v2_modified(spec: ModelSpec) -> nn.Module:
+    _at_least(spec, 8)
+    return SmallMobileNetV2(spec.width or 32, spec.num_classes, jnp.dtype(spec.dtype))
+
+
+def _efficientnet_b0(spec: ModelSpec) -> nn.Module:
+    _at_least(spec, 32)
+    return EfficientNetB0(spec.width or 32, spec.num_classes, jnp.dtype(spec.dtype))
+
+
+def _shufflenet_v2(stages: tuple[int, int, int]) -> Callable[[ModelSpec], nn.Module]:
+    def build(spec: ModelSpec) -> nn.Module:
+        _at_least(spec, 32)
+        scale = (spec.width or 24) / 24
+
+        def even(channels: int) -> int:
+            return max(2, 2 * round(channels * scale / 2))
+
+        first, second, third = (even(c) for c in stages)
+        channels = (spec.width or 24, first, second, third, even(1024))
+        return ShuffleNetV2(channels, spec.num_classes, jnp.dtype(spec.dtype))
+
+    return build
+
+
 _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "conv3": _convnet(3),
     "conv4": _convnet(4),
@@ -99,6 +132,11 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "vgg11": _vgg11(batch_norm=False),
     "vgg11_bn": _vgg11(batch_norm=True),
     "alexnet": _alexnet,
+    "mobilenet_v2": _mobilenet_v2,
+    "mobilenet_v2_modified": _mobilenet_v2_modified,
+    "efficientnet_b0": _efficientnet_b0,
+    "shufflenet_v2_x0_5": _shufflenet_v2((48, 96, 192)),
+    "shufflenet_v2_x1_0": _shufflenet_v2((116, 232, 464)),
 }
 NAMES = tuple(_REGISTRY)
 
