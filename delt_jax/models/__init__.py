@@ -13,7 +13,11 @@ from delt_jax.models.efficientnet import EfficientNetB0
 from delt_jax.models.mobilenet import MobileNetV2, SmallMobileNetV2
 from delt_jax.models.resnet import ResNet
 from delt_jax.models.shufflenet import ShuffleNetV2
+from delt_jax.models.swin import HEAD_WIDTH as SWIN_HEAD_WIDTH
+from delt_jax.models.swin import SwinV2
 from delt_jax.models.vgg import VGG11
+from delt_jax.models.vit import HEAD_WIDTH as VIT_HEAD_WIDTH
+from delt_jax.models.vit import PATCH, VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ def _at_least(spec: ModelSpec, smallest: int, instead: str = "") -> None:
             f"{spec.image_size}; use larger images"
             + (f" or {instead}, which has a small stem." if instead else ".")
         )
+
+
+def _multiple_width(spec: ModelSpec, of: int, default: int) -> int:
+    """The width, where the heads of attention must share it evenly."""
+    width = spec.width or default
+    if width % of:
+        raise UserError(f"{spec.name} needs a width that is a multiple of {of}, not {width}.")
+    return width
 
 
 def _resnet(
@@ -116,6 +128,22 @@ def _shufflenet_v2(stages: tuple[int, int, int]) -> Callable[[ModelSpec], nn.Mod
     return build
 
 
+def _vit_b_16(spec: ModelSpec) -> nn.Module:
+    if spec.image_size < PATCH or spec.image_size % PATCH:
+        raise UserError(
+            f"{spec.name} cuts images into patches of {PATCH} px, so data.image_size must be a "
+            f"multiple of {PATCH}, not {spec.image_size}."
+        )
+    width = _multiple_width(spec, VIT_HEAD_WIDTH, 768)
+    return VisionTransformer(12, width, spec.num_classes, jnp.dtype(spec.dtype))
+
+
+def _swin_v2_t(spec: ModelSpec) -> nn.Module:
+    _at_least(spec, 32)
+    width = _multiple_width(spec, SWIN_HEAD_WIDTH, 96)
+    return SwinV2(width, spec.num_classes, jnp.dtype(spec.dtype))
+
+
 _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "conv3": _convnet(3),
     "conv4": _convnet(4),
@@ -137,6 +165,8 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "efficientnet_b0": _efficientnet_b0,
     "shufflenet_v2_x0_5": _shufflenet_v2((48, 96, 192)),
     "shufflenet_v2_x1_0": _shufflenet_v2((116, 232, 464)),
+    "vit_b_16": _vit_b_16,
+    "swin_v2_t": _swin_v2_t,
 }
 NAMES = tuple(_REGISTRY)
 
