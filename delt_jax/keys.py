@@ -20,7 +20,11 @@ def stream(seed: int, *names: str | int) -> chex.PRNGKey:
     Returns:
       A scalar typed key (`jax.random.key`).
     """
-    key = jax.random.key(seed)
+    return derive(jax.random.key(seed), *names)
+
+
+def derive(key: chex.PRNGKey, *names: str | int) -> chex.PRNGKey:
+    """Folds a path of names into a key, as `stream` does; integers may be traced."""
     for name in names:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
     return key

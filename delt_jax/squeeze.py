@@ -81,7 +81,12 @@ def _step(model, optimiser, normalisation, padding, flip, state, pixels, labels,
     if flip:
         images = crop.random_flip(flip_key, images)
     return training.update(
-        model, optimiser, lambda logits: objective.cross_entropy(logits, labels), state, images
+        model,
+        optimiser,
+        lambda logits: objective.cross_entropy(logits, labels),
+        state,
+        images,
+        keys.derive(key, "dropout"),
     )
 
 

@@ -199,6 +199,7 @@ def _make_step(
             lambda logits: objective.kl_divergence(logits, targets, temperature),
             state,
             mixed.images,
+            keys.derive(epoch_key, "dropout", position),
         )
 
     return optimiser, step

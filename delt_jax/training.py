@@ -57,6 +57,7 @@ def update(
     loss: Callable[[chex.Array], chex.Array],
     state: TrainState,
     images: chex.Array,
+    key: chex.PRNGKey | None = None,
 ) -> tuple[TrainState, chex.Array]:
     """One gradient step in train mode.
 
@@ -66,6 +67,7 @@ def update(
       loss: scalar of the logits [B, classes].
       state: current state.
       images: normalised [B, S, S, C].
+      key: of this step's dropout and stochastic depth; needed only by models that have them.
 
     Returns:
       The next state and the loss before the step.
@@ -77,8 +79,9 @@ def update(
             images,
             train=True,
             mutable=["batch_stats"],
+            rngs=None if key is None else {"dropout": key},
         )
-        return loss(logits), changed["batch_stats"]
+        return loss(logits), changed.get("batch_stats", {})
 
     (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)

@@ -1,4 +1,4 @@
-"""ResNet with basic blocks (arXiv 1512.03385), topology and padding as torchvision's."""
+"""ResNet (arXiv 1512.03385), topology and padding as torchvision's."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,8 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.models.layers import conv
 from delt_jax.models.norm import BatchNorm
-
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
@@ -21,32 +20,42 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
-
-        def conv(size, stride, name):
-            return nn.Conv(
-                self.features,
-                (size, size),
-                stride,
-                padding=size // 2,
-                use_bias=False,
-                kernel_init=_kernel_init,
-                dtype=self.dtype,
-                name=name,
-            )
-
-        shortcut = x
-        y = conv(3, self.stride, "conv1")(x)
+        y = conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(BatchNorm(self.dtype, name="bn1")(y, train))
-        y = conv(3, 1, "conv2")(y)
+        y = conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
         y = BatchNorm(self.dtype, name="bn2")(y, train)
-        if shortcut.shape != y.shape:
-            shortcut = conv(1, self.stride, "downsample_0")(x)
-            shortcut = BatchNorm(self.dtype, name="downsample_1")(shortcut, train)
-        return nn.relu(y + shortcut)
+        return nn.relu(y + _shortcut(x, y, self.stride, self.dtype, train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions to four times the features."""
+
+    features: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool) -> chex.Array:
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, 4 features]."""
+        y = conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(BatchNorm(self.dtype, name="bn1")(y, train))
+        y = conv(self.features, 3, self.stride, dtype=self.dtype, name="conv2")(y)
+        y = nn.relu(BatchNorm(self.dtype, name="bn2")(y, train))
+        y = conv(4 * self.features, 1, dtype=self.dtype, name="conv3")(y)
+        y = BatchNorm(self.dtype, name="bn3")(y, train)
+        return nn.relu(y + _shortcut(x, y, self.stride, self.dtype, train))
+
+
+def _shortcut(x: chex.Array, y: chex.Array, stride: int, dtype, train: bool) -> chex.Array:
+    """x itself, or x projected to the shape of y; after y, as torch runs it."""
+    if x.shape == y.shape:
+        return x
+    x = conv(y.shape[-1], 1, stride, dtype=dtype, name="downsample_0")(x)
+    return BatchNorm(dtype, name="downsample_1")(x, train)
 
 
 class ResNet(nn.Module):
-    """Stem, four stages of basic blocks, global average pooling, linear head.
+    """Stem, four stages of residual blocks, global average pooling, linear head.
 
     Attributes:
       blocks: blocks per stage; (2, 2, 2, 2) is ResNet-18.
@@ -54,6 +63,7 @@ class ResNet(nn.Module):
       num_classes: outputs.
       small_stem: 3x3 stride-1 stem without max-pool, for images of up to about 64 px.
       dtype: of activations; parameters and statistics are float32.
+      bottleneck: the blocks of ResNet-50 and deeper.
     """
 
     blocks: Sequence[int]
@@ -61,27 +71,20 @@ class ResNet(nn.Module):
     num_classes: int
     small_stem: bool
     dtype: jnp.dtype = jnp.float32
+    bottleneck: bool = False
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Logits float32 [B, num_classes] of images [B, S, S, C]."""
         size, stride = (3, 1) if self.small_stem else (7, 2)
-        x = nn.Conv(
-            self.width,
-            (size, size),
-            stride,
-            padding=size // 2,
-            use_bias=False,
-            kernel_init=_kernel_init,
-            dtype=self.dtype,
-            name="conv1",
-        )(x)
+        x = conv(self.width, size, stride, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train))
         if not self.small_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        block_type = Bottleneck if self.bottleneck else BasicBlock
         for stage, count in enumerate(self.blocks):
             for block in range(count):
-                x = BasicBlock(
+                x = block_type(
                     self.width * 2**stage,
                     2 if stage > 0 and block == 0 else 1,
                     self.dtype,

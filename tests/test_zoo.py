@@ -1,0 +1,218 @@
+"""Every architecture against the numbers recorded from torch, and what all must share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import golden_dir
+from flax import linen as nn
+from seeded import seeded_state
+
+from delt_jax import models, objective, training
+from delt_jax.errors import UserError
+from delt_jax.models import ModelSpec, layers, torch_weights
+from delt_jax.models.norm import apply_with_moments
+
+RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
+TOLERANCE = 1e-3
+# Small versions: (width, image size) where they are not (8, 32).
+SMALL = {
+    "alexnet": (8, 64),
+    "conv6": (8, 64),
+    "shufflenet_v2_x0_5": (12, 32),
+    "shufflenet_v2_x1_0": (12, 32),
+    "swin_v2_t": (32, 40),
+    "vit_b_16": (64, 32),
+}
+WITHOUT_BN = ("alexnet", "swin_v2_t", "vgg11", "vit_b_16")
+WITH_DROPOUT = (
+    "alexnet",
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "swin_v2_t",
+    "vgg11",
+    "vgg11_bn",
+)
+
+
+def small(name: str, dtype: str = "float32") -> ModelSpec:
+    width, image_size = SMALL.get(name, (8, 32))
+    return ModelSpec(name, 5, image_size, 3, width, dtype)
+
+
+def shapes(model, images):
+    """Of the variables, nothing computed."""
+    made = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
+    return {k: v for k, v in made.items() if k != "features"}
+
+
+def architecture(stem: str) -> str:
+    return max((name for name in models.NAMES if stem.startswith(name)), key=len)
+
+
+def deviation(measured, recorded) -> float:
+    """Largest difference relative to the largest recorded magnitude."""
+    return float(np.abs(np.asarray(measured) - recorded).max() / np.abs(recorded).max())
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_recorded_numbers(path):
+    recorded = np.load(path)
+    seed, size = int(recorded["seed"]), int(recorded["input_size"])
+    spec = ModelSpec(architecture(path.stem), recorded["logits"].shape[1], size, 3)
+    state = seeded_state(path.with_suffix(".state_dict.json"), seed)
+    variables = torch_weights.from_torch(state, spec)
+    images = np.random.default_rng([seed, 10**6]).standard_normal((2, 3, size, size))
+    images = images.astype(np.float32).transpose(0, 2, 3, 1)
+    model = models.create(spec)
+
+    def forward(x, variables):
+        if "batch_stats" not in variables:
+            logits = model.apply(variables, x, train=False)
+            cross_entropy = objective.cross_entropy(logits, recorded["labels"])
+            return cross_entropy, (logits, jnp.zeros(0), cross_entropy)
+        logits, batch, running = apply_with_moments(model, variables, x)
+        terms = objective.bn_terms(batch, running)
+        cross_entropy = objective.cross_entropy(logits, recorded["labels"])
+        loss = cross_entropy + 0.01 * objective.bn_matching(terms, 10.0)
+        return loss, (logits, terms, cross_entropy)
+
+    # Convolutions are library calls: optimising the rest costs more than it saves in one run.
+    # The products of attention are not, and crawl without it.
+    options = {} if spec.name.startswith("vit") else {"xla_backend_optimization_level": 0}
+    run = jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=options)
+    (_, (logits, terms, cross_entropy)), gradient = run(images, variables)
+    gradient = np.asarray(gradient).transpose(0, 3, 1, 2)
+    corner = recorded["input_grad_corner"]
+    assert deviation(logits, recorded["logits"]) < TOLERANCE
+    assert deviation(cross_entropy, recorded["cross_entropy"]) < TOLERANCE
+    assert deviation(np.linalg.norm(gradient), recorded["input_grad_norm"]) < TOLERANCE
+    assert deviation(gradient[:, :, : corner.shape[2], : corner.shape[3]], corner) < TOLERANCE
+    np.testing.assert_allclose(terms, recorded["bn_terms"], rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_contract_of_every_model(name):
+    """Shapes, types, features, moments one to one with statistics; traced, never run."""
+    model = models.create(small(name, "bfloat16"))
+    images = jax.ShapeDtypeStruct((2, *[small(name).image_size] * 2, 3), jnp.float32)
+    variables = shapes(model, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def train(variables, images):
+        return model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats", "features"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+
+    logits, changed = jax.eval_shape(train, variables, images)
+    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
+    assert changed["features"]["pooled"][0].shape[0] == 2
+    if name in WITHOUT_BN:
+        assert "batch_stats" not in variables
+    else:
+        assert jax.tree.structure(changed["batch_stats"]) == jax.tree.structure(
+            variables["batch_stats"]
+        )
+        _, batch, running = jax.eval_shape(
+            lambda v, x: apply_with_moments(model, v, x), variables, images
+        )
+        assert 2 * len(batch) == 2 * len(running) == len(jax.tree.leaves(variables["batch_stats"]))
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_models_with_dropout_ask_for_a_key_in_train_mode_only(name):
+    model = models.create(small(name))
+    images = jax.ShapeDtypeStruct((2, *[small(name).image_size] * 2, 3), jnp.float32)
+    variables = shapes(model, images)
+
+    def apply(variables, images, train):
+        return model.apply(variables, images, train=train, mutable=["batch_stats"])
+
+    jax.eval_shape(lambda v, x: apply(v, x, False), variables, images)
+    with pytest.raises(Exception, match="dropout"):
+        jax.eval_shape(lambda v, x: apply(v, x, True), variables, images)
+
+
+def test_a_training_step_depends_on_the_dropout_key_alone():
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+            return nn.Dense(5)(x)
+
+    model, optimiser = Dropped(), optax.sgd(0.1)
+    state = training.init_state(model, optimiser, jax.random.key(0), (4, 4, 3))
+    images = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
+
+    @jax.jit
+    def loss_with(key):
+        return training.update(model, optimiser, lambda z: (z**2).sum(), state, images, key)[1]
+
+    first, again, other = (float(loss_with(jax.random.key(k))) for k in (2, 2, 3))
+    assert first == again != other
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+    class Branch(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return layers.stochastic_depth(x, 0.25, train)
+
+    x = jnp.ones((4000, 2, 2, 1))
+    y = Branch().apply({}, x, True, rngs={"dropout": jax.random.key(0)})
+    per_image = np.asarray(y).reshape(4000, 4)
+    assert (per_image == per_image[:, :1]).all()
+    assert set(np.unique(per_image)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(per_image.mean() - 1) < 0.05
+    np.testing.assert_array_equal(Branch().apply({}, x, False), x)
+
+
+@pytest.mark.parametrize(("length", "size"), [(1, 7), (4, 7), (7, 7), (10, 7), (13, 6), (14, 7)])
+def test_adaptive_average_pool_takes_torchs_bins(length, size):
+    x = np.random.default_rng(0).standard_normal((2, length, length, 3)).astype(np.float32)
+
+    def bounds(i):
+        return slice(i * length // size, -(-(i + 1) * length // size))
+
+    expected = np.stack(
+        [
+            np.stack([x[:, bounds(i), bounds(j)].mean((1, 2)) for j in range(size)], axis=1)
+            for i in range(size)
+        ],
+        axis=1,
+    )
+    np.testing.assert_allclose(layers.adaptive_average_pool(x, size), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "width", "says"),
+    [
+        ("resnet50", 28, 0, "resnet50_modified"),
+        ("resnet101_modified", 7, 0, "at least 8 px"),
+        ("vgg11", 31, 0, "at least 32 px"),
+        ("alexnet", 62, 0, "at least 63 px"),
+        ("mobilenet_v2", 28, 0, "mobilenet_v2_modified"),
+        ("vit_b_16", 40, 0, "multiple of 16"),
+        ("vit_b_16", 32, 100, "multiple of 64"),
+        ("swin_v2_t", 32, 48, "multiple of 32"),
+        ("resnet19", 32, 0, "no model 'resnet19'"),
+    ],
+)
+def test_impossible_models_are_refused(name, image_size, width, says):
+    with pytest.raises(UserError, match=says):
+        models.create(ModelSpec(name, 10, image_size, 3, width))
+
+
+def test_the_smallest_alexnet_image_works():
+    spec = ModelSpec("alexnet", 10, 63, 1, 8)
+    model = models.create(spec)
+    logits, _ = jax.eval_shape(
+        lambda k: model.init_with_output(k, jnp.zeros((1, 63, 63, 1)), train=False),
+        jax.random.key(0),
+    )
+    assert logits.shape == (1, 10)
