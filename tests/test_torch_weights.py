@@ -91,6 +91,22 @@ def test_older_names_of_the_vision_transformer_are_known():
     assert_same(torch_weights.from_torch(old, vit), torch_weights.from_torch(state, vit))
 
 
+def test_the_small_mobilenet_has_the_names_and_shapes_of_delts():
+    spec = ModelSpec("mobilenet_v2_modified", 200, 64, 3)
+    shapes = {entry.name: entry.shape for entry in torch_weights.entries(spec)}
+    assert len(shapes) == 6 + 17 * 18 + 6 + 2  # a convolution and its BatchNorm hold 6
+    for name, shape in {
+        "pre.0.weight": (32, 3, 1, 1),
+        "stage1.residual.0.weight": (32, 32, 1, 1),
+        "stage2.1.residual.3.weight": (144, 1, 3, 3),
+        "stage2.1.residual.3.bias": (144,),
+        "stage7.residual.7.running_var": (320,),
+        "conv1.0.weight": (1280, 320, 1, 1),
+        "conv2.weight": (200, 1280, 1, 1),
+    }.items():
+        assert shapes[name] == shape
+
+
 def test_a_renamed_key_is_named_with_the_one_it_replaces():
     state = random_state(RESNET)
     state["layer2.0.convolution1.weight"] = state.pop("layer2.0.conv1.weight")
