@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         if train:
             axes = tuple(range(x.ndim - 1))
-            x32 = x.astype(jnp.float32)
+            x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             mean, var = x32.mean(axes), x32.var(axes)
             if not self.is_initializing():
                 count = x.size // channels
@@ -44,14 +44,14 @@ class BatchNorm(nn.Module):
                 running_var.value = running_var.value + _MOMENTUM * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + _EPSILON)
+        factor = scale * (1.0 / jnp.sqrt(var + _EPSILON))
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 def _input_moments(x: chex.Array, centre: chex.Array) -> Moments:
     """Moments of x [..., C] in one pass; `centre` near the mean keeps float32 exact."""
     axes = tuple(range(x.ndim - 1))
-    shifted = x.astype(jnp.float32) - centre
+    shifted = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - centre
     mean = shifted.mean(axes)
     variance = jnp.maximum((shifted**2).mean(axes) - mean**2, 0.0)
     return Moments(mean + centre, variance)

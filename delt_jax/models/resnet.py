@@ -90,6 +90,6 @@ class ResNet(nn.Module):
                     self.dtype,
                     name=f"layer{stage + 1}_{block}",
                 )(x, train)
-        x = x.mean(axis=(1, 2)).astype(jnp.float32)
+        x = x.mean(axis=(1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
         self.sow("features", "pooled", x)
         return nn.Dense(self.num_classes, name="fc")(x)
