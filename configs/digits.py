@@ -4,7 +4,7 @@ The embedded default data set. The schedule has DELT's shape (8 rounds) at a len
 likes; the other values are ours, chosen on this data set.
 """
 
-from delt_jax.recipe import default_config
+from delt_jax.config import default_config
 
 
 def get_config():

@@ -5,7 +5,7 @@ with the four files will do. The networks are the field's ConvNet-3 of width 128
 and epochs are ours, sized for two CPU cores.
 """
 
-from delt_jax.recipe import default_config
+from delt_jax.config import default_config
 
 
 def get_config():

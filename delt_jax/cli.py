@@ -10,6 +10,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from delt_jax import recipe
+from delt_jax.config import nearest
 from delt_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. configs/digits.py.")
@@ -57,7 +58,7 @@ def _check_overrides(arguments: Sequence[str]) -> None:
     for argument in arguments:
         match = re.match(r"--?config\.([^=]*)", argument)
         if match and match[1] not in known:
-            raise UserError(f"There is no setting {match[1]}{recipe.nearest(match[1], known)}")
+            raise UserError(f"There is no setting {match[1]}{nearest(match[1], known)}")
 
 
 def _load_config() -> ml_collections.ConfigDict:
@@ -81,7 +82,7 @@ def _sentence(error: BaseException) -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     unknown = re.search(r'Key "(\w+)" does not exist', text)
     if unknown:
-        hint = recipe.nearest(unknown[1], list(recipe.flatten(recipe.Recipe())))
+        hint = nearest(unknown[1], list(recipe.flatten(recipe.Recipe())))
         return f"The --config file sets {unknown[1]!r}, but there is no such setting{hint}"
     if "Traceback (most recent call last)" in text:
         text = "The --config file failed: " + text.strip().splitlines()[-1]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from delt_jax import cli, recipe
+from delt_jax import cli
+from delt_jax.config import from_config
 from delt_jax.errors import UserError
 
 flags.adopt_module_key_flags(cli)  # so that --help lists them
@@ -27,7 +28,7 @@ def run(
     from delt_jax import data, pipeline, plan
     from delt_jax.store.workdir import WorkDir
 
-    settings = recipe.from_config(config)
+    settings = from_config(config)
     folder = WorkDir(workdir)
     folder.check()
     pipeline.chosen(stages, folder)

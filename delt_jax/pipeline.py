@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from delt_jax import models, rank, recover, relabel, report, squeeze, students
+from delt_jax.config import nearest
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.progress import say
-from delt_jax.recipe import Recipe, nearest
+from delt_jax.recipe import Recipe
 from delt_jax.selection import check_class_sizes
 from delt_jax.store import distilled, ranking
 from delt_jax.store.workdir import WorkDir, changes

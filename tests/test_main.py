@@ -108,7 +108,7 @@ def test_bad_flags(arguments, words):
 
 def test_config_file_with_an_unknown_key(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from delt_jax.recipe import default_config\n"
+        "from delt_jax.config import default_config\n"
         "def get_config():\n"
         "    config = default_config()\n"
         "    config.recover.lerning_rate = 1.0\n"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delt_jax import config as config_lib
 from delt_jax import main, parallel, pipeline, recover
-from delt_jax import recipe as recipe_lib
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.store import distilled
@@ -18,7 +18,7 @@ from delt_jax.store.workdir import WorkDir
 
 def tiny(**changes):
     """Digits with so little work that a run takes seconds."""
-    config = recipe_lib.default_config()
+    config = config_lib.default_config()
     config.ipc = 3
     config.data.flip = False
     config.teacher.model = "conv3"
@@ -98,7 +98,7 @@ def test_manifest_explains_the_set(finished):
 
 
 def test_recovery_moves_images_and_lowers_the_loss(finished):
-    source = open_source(recipe_lib.from_config(tiny()).data)
+    source = open_source(config_lib.from_config(tiny()).data)
     synthetic = distilled.read(finished / "distilled")
     start = source.train.images(np.array(synthetic.manifest["start"]["indices"]).reshape(-1))
     moved = np.abs(start.astype(int) - synthetic.images).reshape(10, 3, -1).mean(axis=(0, 2))
@@ -343,7 +343,7 @@ def test_dry_run_over_a_finished_run_names_what_changed(copy, capsys):
 
 
 def test_status_of_every_stage_after_a_run(finished):
-    settings = recipe_lib.from_config(tiny())
+    settings = config_lib.from_config(tiny())
     source = open_source(settings.data)
     for stage in pipeline.STAGES:
         assert pipeline.status(stage, settings, source, WorkDir(finished)) == (

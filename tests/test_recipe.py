@@ -8,6 +8,7 @@ import re
 import ml_collections
 import pytest
 
+from delt_jax.config import default_config, from_config
 from delt_jax.errors import UserError
 from delt_jax.recipe import (
     DataRecipe,
@@ -18,9 +19,7 @@ from delt_jax.recipe import (
     SelectRecipe,
     TeacherRecipe,
     ViewRecipe,
-    default_config,
     flatten,
-    from_config,
 )
 
 GROUPS = {

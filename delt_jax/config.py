@@ -1,0 +1,87 @@
+"""The border between config files, which fill a `ConfigDict`, and the `Recipe` of a run."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import ml_collections
+
+from delt_jax.errors import UserError
+from delt_jax.recipe import Recipe, flatten, validate
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All settings at their defaults, locked: what a config file starts from."""
+    config = ml_collections.ConfigDict(dataclasses.asdict(Recipe()))
+    config.lock()
+    return config
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """How a sentence about a misspelt name ends: with a "did you mean", or just a full stop."""
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not match:  # the last part alone, for `ierations` against `recover.iterations`
+        tails = {k.rsplit(".", 1)[-1]: k for k in known}
+        found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)
+        match = [tails[f] for f in found]
+    return f"; did you mean {match[0]}?" if match else "."
+
+
+def from_config(config: ml_collections.ConfigDict) -> Recipe:
+    """Checks a config's names, types and ranges and freezes it.
+
+    Raises:
+      UserError: names the first setting that is unknown, mistyped or out of range.
+    """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"get_config() must return a ConfigDict made by delt_jax.config.default_config(), "
+            f"not {type(config).__name__}."
+        )
+    recipe = _build(Recipe, config, "")
+    validate(recipe)
+    return recipe
+
+
+def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in config:
+        if name not in fields:
+            known = list(flatten(Recipe()))
+            raise UserError(f"There is no setting {prefix}{name}{nearest(prefix + name, known)}")
+    values = {}
+    defaults = cls()
+    for name in fields:
+        if name not in config:
+            continue  # the default holds
+        default, value = getattr(defaults, name), config[name]
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, ml_collections.ConfigDict):
+                raise UserError(f"{prefix}{name} is a group of settings, not a value: {value!r}.")
+            values[name] = _build(type(default), value, f"{prefix}{name}.")
+        else:
+            values[name] = _typed(value, default, prefix + name)
+    return cls(**values)
+
+
+def _typed(value: Any, default: Any, name: str) -> Any:
+    wanted = type(default)
+    if wanted is tuple:
+        numbers = name in ("data.mean", "data.std")
+        good = isinstance(value, tuple | list) and all(
+            isinstance(v, (int, float) if numbers else str) and not isinstance(v, bool)
+            for v in value
+        )
+        if good and name.startswith("evaluate."):  # a flag's a,b arrives as one string
+            return tuple(part.strip() for v in value for part in v.split(","))
+        if good:
+            return tuple(float(v) for v in value) if numbers else tuple(value)
+        wanted_name = "numbers" if numbers else "names"
+        raise UserError(f"{name} must be a tuple of {wanted_name}, not {value!r}.")
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise UserError(
+            f"{name} must be of type {wanted.__name__}, but is {value!r} ({type(value).__name__})."
+        )
+    return value
