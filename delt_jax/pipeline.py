@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from delt_jax import models, rank, recover, relabel, report, squeeze, students
 from delt_jax.config import nearest
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.models import torch_files
 from delt_jax.progress import say
 from delt_jax.recipe import Recipe
 from delt_jax.selection import check_class_sizes
@@ -90,6 +92,12 @@ def check(recipe: Recipe, source: Source) -> None:
     Raises:
       UserError: naming what cannot work.
     """
+    weights = recipe.teacher.weights
+    if weights and not weights.startswith(torch_files.HUB) and not Path(weights).exists():
+        raise UserError(
+            f"teacher.weights {weights} does not exist; name a teacher's folder, a file of "
+            f"weights, or hf:owner/name."
+        )
     check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")

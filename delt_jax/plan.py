@@ -79,7 +79,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     batches = recover.schedule_of(recipe, num_classes)
     paid = schedule.cost(batches, r.iterations)
     spec = squeeze.spec_of(recipe, source)
-    if recipe.teacher.weights:
+    if Path(recipe.teacher.weights or "-").is_dir():
         spec = teacher.describe(Path(recipe.teacher.weights)).spec
     model = model_cost(spec)
     lines = [

@@ -47,7 +47,9 @@ class TeacherRecipe:
     """The teacher: trained here, or taken from another run.
 
     Attributes:
-      weights: folder of a finished teacher (``WORKDIR/teacher``) to use instead of training.
+      weights: a teacher to use instead of training one: the folder of a finished one
+        (``WORKDIR/teacher``), a .safetensors or .pth file of torch-named weights for `model`,
+        or "hf:owner/name" on the Hugging Face Hub; the last two need data.mean and data.std.
       model: architecture, a name of `delt_jax.models`.
       width: channels of the first stage; 0 is the paper's own width.
       epochs, batch_size, learning_rate, momentum, weight_decay: SGD.

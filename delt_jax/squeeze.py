@@ -14,7 +14,8 @@ from flax import linen as nn
 from delt_jax import checks, keys, models, objective, teacher, training
 from delt_jax.augment import crop
 from delt_jax.data import Normalisation, Source, measure_normalisation
-from delt_jax.models import ModelSpec
+from delt_jax.errors import UserError
+from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.progress import Progress, progress, say
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.store import checkpoint, files
@@ -23,6 +24,7 @@ from delt_jax.teacher import Teacher
 
 ARTEFACT = "teacher"
 _SECONDS_BETWEEN_CHECKPOINTS = 60
+_TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
 
 def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
@@ -39,17 +41,25 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """What the teacher is made from."""
     made_from = {"data": source.fingerprint, "class_names": source.class_names}
-    if recipe.teacher.weights:
-        manifest = files.read_json(Path(recipe.teacher.weights) / "manifest.json")
-        return made_from | {"teacher.weights": manifest.get("hash")}
+    constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
+    weights = recipe.teacher.weights
+    if weights and Path(weights).is_dir():
+        return made_from | {"teacher.weights": teacher.describe(Path(weights)).hash}
+    if weights:
+        architecture = {
+            "teacher.model": recipe.teacher.model,
+            "teacher.width": recipe.teacher.width,
+        }
+        file = Path(weights)
+        content = files.content_hash(file.read_bytes()) if file.is_file() else weights
+        return made_from | constants | architecture | {"teacher.weights": content}
     settings = {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
     return (
         made_from
+        | constants
         | settings
         | {
             "seed": recipe.seed,
-            "data.mean": recipe.data.mean,
-            "data.std": recipe.data.std,
             "data.flip": recipe.data.flip,
         }
     )
@@ -59,17 +69,40 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/teacher."""
     started = time.perf_counter()
     made_from = inputs(recipe, source, workdir)
-    if recipe.teacher.weights:
+    if not recipe.teacher.weights:
+        made = _train(recipe, source, workdir, made_from)
+    elif Path(recipe.teacher.weights).is_dir():
         made = teacher.load(Path(recipe.teacher.weights))
         teacher.check_against(made, source, say)
     else:
-        made = _train(recipe, source, workdir, made_from)
+        made = _from_torch(recipe, source)
     manifest = {"inputs": made_from, "seconds": round(time.perf_counter() - started, 1)}
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         teacher.save(folder, made, manifest)
     shutil.rmtree(workdir.path / f"{ARTEFACT}.partial", ignore_errors=True)
     workdir.log.write("squeeze", recipe.teacher.epochs, test_accuracy=made.accuracy)
     say(f"  {made.spec.name} teacher: {made.accuracy:.2%} of {len(source.test)} test images")
+
+
+def _from_torch(recipe: Recipe, source: Source) -> Teacher:
+    """A teacher from a file of torch-named weights, measured on the full test set."""
+    weights = recipe.teacher.weights
+    if not recipe.data.mean:
+        raise UserError(
+            f"{weights} does not say how its images were normalised; set data.mean and data.std "
+            f"to what it was trained with."
+        )
+    spec = spec_of(recipe, source)
+    normalisation = measure_normalisation(recipe.data, source)
+    variables = torch_weights.from_torch(torch_files.read(weights), spec)
+    measured = teacher.accuracy(models.create(spec), variables, normalisation, source.test)
+    if measured < _TIMES_CHANCE / len(source.class_names):
+        raise UserError(
+            f"The teacher of {weights} gets only {measured:.1%} of the test images right, about "
+            f"as many as by chance: its classes are in another order, or data.mean, data.std or "
+            f"data.image_size are not those it was trained with."
+        )
+    return Teacher(spec, variables, normalisation, source.class_names, measured)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)

@@ -15,9 +15,11 @@ from flax import linen as nn
 from delt_jax import models
 from delt_jax.data import Examples, Normalisation, Source, batches
 from delt_jax.errors import UserError
-from delt_jax.models import ModelSpec
-from delt_jax.store import checkpoint, files
+from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.store import files
+from delt_jax.store.checkpoint import tree_hash as variables_hash
 
+WEIGHTS = "weights.safetensors"
 BATCH = 500  # images per forward pass where nothing is trained
 _SAMPLE = 1000  # test images on which a teacher is checked against the data
 _SLACK = 0.02  # accuracy that a sample may be off beyond its own sampling error
@@ -172,8 +174,8 @@ def check_class_names(what: str, names: tuple[str, ...], source: Source) -> None
 
 
 def save(folder: Path, teacher: Teacher, manifest: dict[str, Any]) -> None:
-    """Writes a teacher's variables and manifest into an empty folder."""
-    checkpoint.save(folder / "variables", teacher.variables)
+    """Writes a teacher into an empty folder: weights under torch's names, and a manifest."""
+    torch_files.write(folder / WEIGHTS, torch_weights.to_torch(teacher.variables, teacher.spec))
     files.write_json(
         folder / "manifest.json",
         {
@@ -182,7 +184,7 @@ def save(folder: Path, teacher: Teacher, manifest: dict[str, Any]) -> None:
             "normalisation": asdict(teacher.normalisation),
             "class_names": teacher.class_names,
             "accuracy": teacher.accuracy,
-            "hash": checkpoint.tree_hash(teacher.variables),
+            "hash": variables_hash(teacher.variables),
         },
     )
 
@@ -216,8 +218,8 @@ def load(folder: Path) -> Teacher:
       UserError: if it is missing, damaged, or its variables are not those of the manifest.
     """
     described = describe(folder)
-    variables = checkpoint.restore(folder / "variables", init_shapes(described.spec))
-    if checkpoint.tree_hash(variables) != described.hash:
+    variables = torch_weights.from_torch(torch_files.read(folder / WEIGHTS), described.spec)
+    if variables_hash(variables) != described.hash:
         raise UserError(
             f"The weights in {folder} are not those its manifest describes; run the squeeze "
             f"stage again."

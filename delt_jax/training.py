@@ -36,6 +36,11 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+@functools.partial(jax.jit, static_argnums=0)  # op by op it takes seconds
+def _init(model, key, images):
+    return model.init(key, images, train=False)
+
+
 def init_state(
     model: nn.Module,
     optimiser: optax.GradientTransformation,
@@ -43,8 +48,7 @@ def init_state(
     image_shape: tuple[int, int, int],
 ) -> TrainState:
     """Fresh parameters for images of shape (S, S, C)."""
-    init = jax.jit(functools.partial(model.init, train=False))  # op by op it takes seconds
-    variables = init(key, jnp.zeros((1, *image_shape)))
+    variables = _init(model, key, jnp.zeros((1, *image_shape)))
     params = variables["params"]
     return TrainState(
         jnp.int32(0), params, variables.get("batch_stats", {}), optimiser.init(params)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import chex
 import numpy as np
 import pytest
+from conftest import golden_dir
 from PIL import Image
 
 from delt_jax import config as config_lib
@@ -61,6 +63,7 @@ def test_every_artefact_is_there(finished):
     for name in (
         "config.json",
         "teacher/manifest.json",
+        "teacher/weights.safetensors",
         "ranking.csv",
         "distilled/manifest.json",
         "distilled/losses.npz",
@@ -257,6 +260,40 @@ def test_imported_teacher_is_checked_and_used(finished, tmp_path):
         read_json(folder / "teacher/manifest.json")["hash"]
         == (read_json(finished / "teacher/manifest.json")["hash"])
     )
+
+
+def test_teacher_from_a_file_of_weights(finished, tmp_path):
+    made = read_json(finished / "teacher/manifest.json")
+    constants = {f"data.{k}": tuple(v) for k, v in made["normalisation"].items()}
+    weights = {"teacher.weights": str(finished / "teacher/weights.safetensors")}
+    with pytest.raises(UserError, match=r"set data\.mean and data\.std"):
+        main.run(tiny(**weights), str(tmp_path / "run"), ["squeeze"])
+    main.run(tiny(**weights, **constants), str(tmp_path / "run"), ["squeeze"])
+    copied = read_json(tmp_path / "run/teacher/manifest.json")
+    assert (copied["hash"], copied["accuracy"]) == (made["hash"], made["accuracy"])
+    # With other constants the same weights know nothing.
+    lost = {"data.mean": (1.0,), "data.std": (0.01,)}
+    with pytest.raises(UserError, match="about as many as by chance"):
+        main.run(tiny(**weights, **lost), str(tmp_path / "lost"), ["squeeze"])
+    assert not (tmp_path / "lost/teacher").exists()
+
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_recorded_checkpoint_scores_what_its_authors_say(tmp_path):
+    """91.5 % of the 10,000 test images, with its own padding and normalisation."""
+    config = config_lib.default_config()
+    config.data.name = "idx"
+    config.data.path = str(FASHION)
+    config.data.image_size, config.data.fit, config.data.channels = 32, "pad", 3
+    config.data.mean = (0.4914, 0.4822, 0.4465)
+    config.data.std = (0.2023, 0.1994, 0.2010)
+    config.teacher.weights = str(golden_dir() / "checkpoints/fashion_mnist_conv3.pth")
+    main.run(config, str(tmp_path / "run"), ["squeeze"])
+    measured = read_json(tmp_path / "run/teacher/manifest.json")["accuracy"]
+    assert measured == pytest.approx(0.915, abs=0.001)
 
 
 def test_teacher_of_other_classes_is_refused(finished, tmp_path):
