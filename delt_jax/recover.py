@@ -82,13 +82,15 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     schedule = schedule_of(recipe, num_classes)
     made_from = inputs(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
-    todo = [i for i in range(len(schedule)) if not _part(partial, i).exists()]
-    if len(todo) < len(schedule):
-        say(f"  recover goes on: {len(schedule) - len(todo)} of {len(schedule)} batches are done")
+    remaining = [i for i in range(len(schedule)) if not _part(partial, i).exists()]
+    if len(remaining) < len(schedule):
+        say(
+            f"  recover goes on: {len(schedule) - len(remaining)} of {len(schedule)} batches are done"
+        )
     by_plan: dict[Any, list[int]] = {}
-    for i in todo:  # one compiled program serves all batches with the same rounds
+    for i in remaining:  # one compiled program serves all batches with the same rounds
         by_plan.setdefault((len(schedule[i].images), schedule[i].rounds), []).append(i)
-    total = sum(schedule[i].image_iterations for i in todo)
+    total = sum(schedule[i].image_iterations for i in remaining)
     with progress(total, "recover", "image-iteration") as shown:
         for members in by_plan.values():
             width = min(parallel.device_count(), len(members))
