@@ -83,10 +83,9 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     made_from = inputs(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
     remaining = [i for i in range(len(schedule)) if not _part(partial, i).exists()]
-    if len(remaining) < len(schedule):
-        say(
-            f"  recover goes on: {len(schedule) - len(remaining)} of {len(schedule)} batches are done"
-        )
+    done = len(schedule) - len(remaining)
+    if done:
+        say(f"  recover goes on: {done} of {len(schedule)} batches are done")
     by_plan: dict[Any, list[int]] = {}
     for i in remaining:  # one compiled program serves all batches with the same rounds
         by_plan.setdefault((len(schedule[i].images), schedule[i].rounds), []).append(i)

@@ -64,6 +64,11 @@ def test_run_then_skip(tmp_path):
     assert second.stdout.count("done, nothing changed") == 6
 
 
+def heed_interrupts():
+    """A shell's background job ignores SIGINT and hands that on; a terminal's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_run_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "run"
     arguments = [CONFIG, f"--workdir={workdir}", "--config.teacher.epochs=100000"]
@@ -74,15 +79,19 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    second = command(CONFIG, f"--workdir={workdir}")
-    refused(second, 1, "Another process is at work")
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        log = workdir / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        second = command(CONFIG, f"--workdir={workdir}")
+        refused(second, 1, "Another process is at work")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
