@@ -64,22 +64,24 @@ def test_run_then_skip(tmp_path):
     assert second.stdout.count("done, nothing changed") == 6
 
 
-def heed_interrupts():
-    """A shell's background job ignores SIGINT and hands that on; a terminal's does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell's background job ignores SIGINT and hands that on; a terminal's does not.
+AS_IN_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "delt_jax.main", *sys.argv[1:]])
+"""
 
 
 def test_interrupted_run_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "run"
     arguments = [CONFIG, f"--workdir={workdir}", "--config.teacher.epochs=100000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "delt_jax.main", *arguments],
+        [sys.executable, "-c", AS_IN_A_TERMINAL, *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
     )
     try:
         log = workdir / "metrics.jsonl"
