@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delt_jax import models, rank, recover, relabel, report, squeeze, students
+from delt_jax import models, rank, recover, relabel, report, squeeze, students, teacher
 from delt_jax.config import nearest
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -102,7 +102,11 @@ def check(recipe: Recipe, source: Source) -> None:
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
     recover.schedule_of(recipe, len(source.class_names))
-    models.create(squeeze.spec_of(recipe, source))
+    if "batch_stats" not in teacher.init_shapes(squeeze.spec_of(recipe, source)):
+        raise UserError(
+            f"teacher.model {recipe.teacher.model} has no BatchNorm, whose statistics recovery "
+            f"matches; choose a teacher that has it, such as vgg11_bn for vgg11."
+        )
     for name in recipe.evaluate.students:
         models.create(students.student_spec(recipe, name, source))
     count = len(source.class_names) * recipe.ipc

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +78,6 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     batches = recover.schedule_of(recipe, num_classes)
     paid = schedule.cost(batches, r.iterations)
     spec = squeeze.spec_of(recipe, source)
-    if Path(recipe.teacher.weights or "-").is_dir():
-        spec = teacher.describe(Path(recipe.teacher.weights)).spec
     model = model_cost(spec)
     lines = [
         f"Plan for {workdir.path}",

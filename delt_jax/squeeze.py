@@ -28,7 +28,9 @@ _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refus
 
 
 def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
-    """Architecture of the teacher that would be trained."""
+    """Architecture of the teacher: that of the folder it is taken from, or as configured."""
+    if recipe.teacher.weights and Path(recipe.teacher.weights).is_dir():
+        return teacher.describe(Path(recipe.teacher.weights)).spec
     return ModelSpec(
         recipe.teacher.model,
         len(source.class_names),

@@ -347,6 +347,8 @@ def test_stage_without_its_inputs_is_refused_before_anything_is_written(tmp_path
         ({"recover.round_iterations": 3}, "must divide"),
         ({"teacher.model": "conv4"}, "use at least 16 px"),
         ({"evaluate.students": ("resnet18",)}, "at least 32 px"),
+        ({"teacher.model": "vgg11", "data.image_size": 32}, "vgg11 has no BatchNorm"),
+        ({"teacher.weights": "nowhere.pth"}, "does not exist"),
         ({"evaluate.batch_size": 29}, "last batch of one"),
         ({"data.mean": (0.5, 0.5), "data.std": (0.5, 0.5)}, r"1 channel\(s\)"),
     ],
