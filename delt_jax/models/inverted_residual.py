@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import chex
 import jax.numpy as jnp
-from flax import linen as nn
 
 from delt_jax.models.layers import conv
 from delt_jax.models.norm import BatchNorm
