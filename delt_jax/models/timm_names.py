@@ -7,8 +7,8 @@ what the zoo's networks do:
 - `vgg11`, `vgg11_bn` up to 255 px, beyond which timm slides its first linear layer over the map;
 - `vit_base_patch16_224` without layer scale or another activation, as most of its weights are;
 - `mobilenetv2_100` and `efficientnet_b0`; the `tf_` ones pad otherwise;
-- `swinv2_tiny_window8_256` at 256 px: timm's windows shrink with the image, torchvision's do
-  not. The `window16` weights have the same names and shapes, but mean other offsets.
+- `swinv2_tiny_window8_256` at multiples of 256 px: timm pads and cuts other maps otherwise. The
+  `window16` weights have the same names and shapes, but mean other offsets.
 """
 
 import re
