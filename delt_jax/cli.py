@@ -1,6 +1,7 @@
 """Flags and config files: what is wrong with them, in one sentence each."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     app.define_help_flags()
     _check_overrides(arguments)
     try:
-        rest = flags.FLAGS(list(arguments))
+        rest = _parse_afresh(arguments)
     except Exception as e:  # flags and config files raise many types
         raise UserError(_sentence(e)) from e
     if len(rest) > 1:
@@ -50,6 +51,18 @@ def parse(arguments: Sequence[str]) -> Arguments:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
     return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value)
+
+
+def _parse_afresh(arguments: Sequence[str]) -> list[str]:
+    """What is no flag; earlier calls in this process leave nothing behind."""
+    flags.FLAGS.unparse_flags()
+    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    of_process, sys.argv = sys.argv, list(arguments)  # where config_flags looks for overrides
+    try:
+        return flags.FLAGS(sys.argv)
+    finally:
+        sys.argv = of_process
 
 
 def _check_overrides(arguments: Sequence[str]) -> None:

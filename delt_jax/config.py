@@ -9,6 +9,13 @@ import ml_collections
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, flatten, validate
 
+# What tuples hold, where it is not names.
+_ELEMENTS: dict[str, tuple[type, str]] = {
+    "data.mean": (float, "numbers"),
+    "data.std": (float, "numbers"),
+    "teacher.head_classes": (int, "whole numbers"),
+}
+
 
 def default_config() -> ml_collections.ConfigDict:
     """All settings at their defaults, locked: what a config file starts from."""
@@ -67,16 +74,15 @@ def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
 def _typed(value: Any, default: Any, name: str) -> Any:
     wanted = type(default)
     if wanted is tuple:
-        numbers = name in ("data.mean", "data.std")
+        of, wanted_name = _ELEMENTS.get(name, (str, "names"))
+        numbers = (int, float) if of is float else of
         good = isinstance(value, tuple | list) and all(
-            isinstance(v, (int, float) if numbers else str) and not isinstance(v, bool)
-            for v in value
+            isinstance(v, numbers) and not isinstance(v, bool) for v in value
         )
         if good and name.startswith("evaluate."):  # a flag's a,b arrives as one string
             return tuple(part.strip() for v in value for part in v.split(","))
         if good:
-            return tuple(float(v) for v in value) if numbers else tuple(value)
-        wanted_name = "numbers" if numbers else "names"
+            return tuple(of(v) for v in value)
         raise UserError(f"{name} must be a tuple of {wanted_name}, not {value!r}.")
     if wanted is float and type(value) is int:
         return float(value)

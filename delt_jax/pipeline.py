@@ -98,6 +98,7 @@ def check(recipe: Recipe, source: Source) -> None:
             f"teacher.weights {weights} does not exist; name a teacher's folder, a file of "
             f"weights, or hf:owner/name."
         )
+    squeeze.check_head_classes(recipe, source)
     check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")

@@ -117,6 +117,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         row("squeeze", model, 3 * f * seen, f"{spec.name}, {recipe.teacher.epochs} epochs")
     row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
     row("recover", model, 3 * f * paid.image_iterations, f"{images} images")
+    kept = 0
     for name in e.students:
         student = model_cost(students.student_spec(recipe, name, source))
         trainings = len(e.images) * len(e.regimes) * e.seeds
@@ -131,12 +132,14 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
             + online * f * e.epochs * images
         )
         row("evaluate", student, flops, f"{trainings} trainings of {name}, {e.epochs} epochs each")
+        kept += 4 * student.parameters * trainings * e.keep_students
     pixels = source.image_size**2 * source.channels
     disk = (
         images * (pixels + 500)  # PNGs of optimised pixels hardly compress
         + 12 * len(batches) * r.iterations  # losses
         + 4 * images * num_classes  # soft labels
         + 4 * model.parameters
+        + kept
         + 60 * len(source.train)  # ranking
     )
     lines += [

@@ -48,8 +48,11 @@ class TeacherRecipe:
 
     Attributes:
       weights: a teacher to use instead of training one: the folder of a finished one
-        (``WORKDIR/teacher``), a .safetensors or .pth file of torch-named weights for `model`,
-        or "hf:owner/name" on the Hugging Face Hub; the last two need data.mean and data.std.
+        (``WORKDIR/teacher``) or student, a .safetensors or .pth file of weights for `model`
+        named as torchvision or timm name them, or "hf:owner/name" on the Hugging Face Hub; the
+        last two need data.mean and data.std.
+      head_classes: outputs of a file of weights that are the data's classes, in their order,
+        e.g. (0, 217, 482) of ImageNet's; empty: all outputs, in the data's order.
       model: architecture, a name of `delt_jax.models`.
       width: channels of the first stage; 0 is the paper's own width.
       epochs, batch_size, learning_rate, momentum, weight_decay: SGD.
@@ -58,6 +61,7 @@ class TeacherRecipe:
     """
 
     weights: str = ""
+    head_classes: tuple[int, ...] = ()
     model: str = "conv3"
     width: int = 0
     epochs: int = 60
@@ -159,6 +163,8 @@ class EvaluateRecipe:
       epochs, batch_size, learning_rate, weight_decay: AdamW, half-cosine (ends at half the
         learning rate, as RDED and DELT do).
       eval_every: epochs between looks at the test set; the last epoch always counts.
+      keep_students: also write every student after its last epoch, as a teacher is written, to
+        evaluation/students/STUDENT-REGIME-IMAGES-SEED; such a folder can be teacher.weights.
     """
 
     students: tuple[str, ...] = ("conv3",)
@@ -171,6 +177,7 @@ class EvaluateRecipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     eval_every: int = 30
+    keep_students: bool = False
 
 
 @dataclass(frozen=True)
@@ -312,6 +319,18 @@ def validate(recipe: Recipe) -> None:
         )
     if any(s <= 0 for s in recipe.data.std):
         raise UserError(f"data.std must be above 0, not {recipe.data.std}.")
+    heads = recipe.teacher.head_classes
+    if heads and not recipe.teacher.weights:
+        raise UserError(
+            "teacher.head_classes picks outputs of imported weights, but teacher.weights is empty; "
+            "set both or neither."
+        )
+    twice = sorted({c for c in heads if heads.count(c) > 1})
+    if twice:
+        raise UserError(
+            f"teacher.head_classes lists {', '.join(map(str, twice))} more than once; every class "
+            f"of the data needs an output of its own."
+        )
     if not recipe.evaluate.students:
         raise UserError("evaluate.students is empty; name at least one architecture.")
     r = recipe.recover

@@ -40,6 +40,21 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     )
 
 
+def check_head_classes(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError unless teacher.head_classes can be what the data's classes are."""
+    weights, classes = recipe.teacher.weights, recipe.teacher.head_classes
+    if classes and Path(weights).is_dir():
+        raise UserError(
+            f"teacher.head_classes picks outputs of a file of weights, but teacher.weights "
+            f"{weights} is a folder, which names its classes; leave head_classes empty."
+        )
+    if classes and len(classes) != len(source.class_names):
+        raise UserError(
+            f"teacher.head_classes lists {len(classes)} outputs, but the data have "
+            f"{len(source.class_names)} classes; list one for each, in their order."
+        )
+
+
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """What the teacher is made from."""
     made_from = {"data": source.fingerprint, "class_names": source.class_names}
@@ -48,14 +63,17 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if weights and Path(weights).is_dir():
         return made_from | {"teacher.weights": teacher.describe(Path(weights)).hash}
     if weights:
-        architecture = {
+        architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
             "teacher.width": recipe.teacher.width,
         }
+        if recipe.teacher.head_classes:
+            architecture["teacher.head_classes"] = recipe.teacher.head_classes
         file = Path(weights)
         content = files.content_hash(file.read_bytes()) if file.is_file() else weights
         return made_from | constants | architecture | {"teacher.weights": content}
     settings = {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
+    del settings["teacher.head_classes"]  # only weights that are imported have those
     return (
         made_from
         | constants
@@ -96,7 +114,8 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
         )
     spec = spec_of(recipe, source)
     normalisation = measure_normalisation(recipe.data, source)
-    variables = torch_weights.from_torch(torch_files.read(weights), spec)
+    classes = recipe.teacher.head_classes or None
+    variables = torch_weights.from_torch(torch_files.read(weights), spec, classes)
     measured = teacher.accuracy(models.create(spec), variables, normalisation, source.test)
     if measured < _TIMES_CHANCE / len(source.class_names):
         raise UserError(

@@ -27,11 +27,23 @@ from delt_jax.store.workdir import WorkDir
 from delt_jax.teacher import Teacher
 
 ARTEFACT = "evaluation"
+_KEPT = "students"  # folder of their weights, within the artefact
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the scores are made from."""
+    """What the scores are made from, and the wish for weights where there are none yet.
+
+    So the stage runs again to make missing weights, and never to be rid of them.
+    """
+    made_from = _made_from(recipe, source, workdir)
+    if recipe.evaluate.keep_students and not (workdir.path / ARTEFACT / _KEPT).is_dir():
+        made_from["evaluate.keep_students"] = True
+    return made_from
+
+
+def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
+    del settings["evaluate.keep_students"]
     settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
     return settings | {
         "seed": recipe.seed,
@@ -69,7 +81,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/evaluation; finished students survive a kill in evaluation.partial."""
     judge = teacher.load(workdir.path / "teacher")
     teacher.check_against(judge, source, say)
-    made_from = inputs(recipe, source, workdir)
+    made_from = _made_from(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
     sets = _training_sets(recipe, source, judge, workdir)
     e = recipe.evaluate
@@ -84,7 +96,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     with progress(len(jobs) * e.epochs, "evaluate", "epoch") as shown:
         for student, regime, images, seed in jobs:
             path = partial / f"{student}-{regime}-{images}-{seed}.json"
-            if path.exists():
+            weights = partial / _KEPT / path.stem
+            if path.exists() and (weights.is_dir() or not e.keep_students):
                 scores.append(Score(**files.read_json(path)))
                 shown.update(e.epochs)
                 continue
@@ -95,24 +108,26 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             def on_epoch(loss: float, label: str = label) -> None:
                 shown.update(1, training=label, loss=loss)
 
-            history = train_student(
-                student_spec(recipe, student, source),
-                judge,
-                sets(images, seed),
-                source,
-                regime,
-                recipe,
-                seed,
-                on_epoch,
+            spec = student_spec(recipe, student, source)
+            history, variables = train_student(
+                spec, judge, sets(images, seed), source, regime, recipe, seed, on_epoch
             )
             score = make_score(
                 student, regime, images, seed, history, time.perf_counter() - started
             )
+            if e.keep_students:
+                trained = Teacher(
+                    spec, variables, judge.normalisation, source.class_names, score.last
+                )
+                with files.replacing_folder(weights) as folder:
+                    teacher.save(folder, trained, {"inputs": made_from, "score": asdict(score)})
             files.write_json(path, asdict(score))
             workdir.log.write("evaluate", e.epochs, **asdict(score))
             scores.append(score)
     rows = aggregate(scores)
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+        if e.keep_students:
+            shutil.copytree(partial / _KEPT, folder / _KEPT)
         files.write_json(folder / "scores.json", [asdict(s) for s in scores])
         files.write_json(
             folder / "manifest.json",
@@ -214,14 +229,15 @@ def train_student(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[float], None],
-) -> list[tuple[int, float]]:
+) -> tuple[list[tuple[int, float]], dict[str, Any]]:
     """Trains one student and looks at the full test set every `eval_every` epochs.
 
     Initialisation, order and views depend on (recipe.seed, seed) alone, so the same seed sees
     the same draws on every set and in every regime.
 
     Returns:
-      (epoch, test accuracy in [0, 1]) of each look; the last epoch is always among them.
+      (epoch, test accuracy in [0, 1]) of each look, the last epoch always among them; and the
+      variables after the last epoch, host arrays.
     """
     e = recipe.evaluate
     count, batch = len(data.labels), min(e.batch_size, len(data.labels))
@@ -268,7 +284,7 @@ def train_student(
             measured = teacher.accuracy(model, state.variables, judge.normalisation, source.test)
             history.append((done, measured))
         on_epoch(float(loss))
-    return history
+    return history, jax.tree.map(np.asarray, state.variables)
 
 
 def make_score(

@@ -221,8 +221,8 @@ def load(folder: Path) -> Teacher:
     variables = torch_weights.from_torch(torch_files.read(folder / WEIGHTS), described.spec)
     if variables_hash(variables) != described.hash:
         raise UserError(
-            f"The weights in {folder} are not those its manifest describes; run the squeeze "
-            f"stage again."
+            f"The weights in {folder} are not those its manifest describes; run the stage that "
+            f"makes them again."
         )
     return replace(described, variables=variables)
 

@@ -63,7 +63,6 @@ def test_shapes_and_types(name, dtype):
 @pytest.mark.parametrize(
     ("spec", "parameters"),
     [
-        (ModelSpec("resnet18", 1000, 224, 3), 11_689_512),
         (ModelSpec("resnet18", 1000, 224, 3, width=64), 11_689_512),
         (ModelSpec("resnet18_modified", 10, 32, 3), 11_173_962),
         (ModelSpec("conv3", 10, 32, 3), 320_010),

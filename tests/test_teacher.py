@@ -228,6 +228,22 @@ def test_save_and_load_round_trip(trained, tmp_path):
     assert teacher.describe(tmp_path) == dataclasses.replace(loaded, variables={})
 
 
+def test_a_network_without_batch_norm_is_saved_and_loaded(tmp_path):
+    spec = ModelSpec("vgg11", 5, 32, 3, 2)
+    drawn = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda a: drawn.standard_normal(a.shape).astype(np.float32),
+        teacher.init_shapes(spec)["params"],
+    )
+    variables = {"params": params, "batch_stats": {}}  # as training leaves them
+    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
+    teacher.save(tmp_path, Teacher(spec, variables, normalisation, tuple("abcde"), 0.5), {})
+    loaded = teacher.load(tmp_path)
+    chex.assert_trees_all_equal(loaded.variables, {"params": params})
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    assert teacher.logits_of(loaded, pixels).shape == (2, 5)
+
+
 def test_altered_variables_are_refused(trained, tmp_path):
     teacher.save(tmp_path, trained, {})
     altered = jax.tree.map(np.copy, trained.variables)

@@ -1,5 +1,7 @@
 """Every architecture against the numbers recorded from torch, and what all must share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,74 @@ def test_models_with_dropout_ask_for_a_key_in_train_mode_only(name):
     jax.eval_shape(lambda v, x: apply(v, x, False), variables, images)
     with pytest.raises(Exception, match="dropout"):
         jax.eval_shape(lambda v, x: apply(v, x, True), variables, images)
+
+
+@pytest.mark.parametrize("name", [*WITH_DROPOUT, "resnet18", "shufflenet_v2_x1_0", "vit_b_16"])
+def test_rates_of_dropout_and_stochastic_depth(name):
+    """torchvision's rates, in order, and whether whole branches are dropped."""
+    model = models.create(dataclasses.replace(small(name), width=0))
+    images = jax.ShapeDtypeStruct((2, *[small(name).image_size] * 2, 3), jnp.float32)
+    measured = []
+
+    def tap(next_fun, args, kwargs, context):
+        module = context.module
+        if isinstance(module, nn.Dropout) and context.method_name == "__call__":
+            measured.append((module.rate, bool(module.broadcast_dims), module.deterministic))
+        return next_fun(*args, **kwargs)
+
+    def train(variables, images):
+        rngs = {"dropout": jax.random.key(0)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    with nn.intercept_methods(tap):
+        jax.eval_shape(train, shapes(model, images), images)
+        measured = [(r, whole) for r, whole, deterministic in measured if not deterministic]
+    # Of EfficientNet's 16 blocks those with a shortcut drop; Swin's 12 drop both branches.
+    drops = [0.2 * i / 16 for i in (2, 4, 6, 7, 9, 10, 12, 13, 14)]
+    swin = [0.2 * i / 11 for i in range(12) for _ in range(2)]
+    expected = {
+        "alexnet": [(0.5, False)] * 2,
+        "vgg11": [(0.5, False)] * 2,
+        "vgg11_bn": [(0.5, False)] * 2,
+        "mobilenet_v2": [(0.2, False)],
+        "efficientnet_b0": [*((r, True) for r in drops), (0.2, False)],
+        "swin_v2_t": [(r, True) for r in swin],
+    }.get(name, [])
+    assert [w for _, w in measured] == [w for _, w in expected]
+    assert [r for r, _ in measured] == pytest.approx([r for r, _ in expected])
+
+
+# As published with torchvision's weights of the 1000 classes of ImageNet.
+PARAMETERS = {
+    "alexnet": 61_100_840,
+    "efficientnet_b0": 5_288_548,
+    "mobilenet_v2": 3_504_872,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "shufflenet_v2_x0_5": 1_366_792,
+    "shufflenet_v2_x1_0": 2_278_604,
+    "swin_v2_t": 28_351_570,
+    "vgg11": 132_863_336,
+    "vgg11_bn": 132_868_840,
+    "vit_b_16": 86_567_656,
+}
+# The small stem is a 3x3 convolution where the paper's is 7x7.
+PARAMETERS |= {
+    f"{name}_modified": count - 64 * 3 * (7 * 7 - 3 * 3)
+    for name, count in PARAMETERS.items()
+    if name in ("resnet34", "resnet50")
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_the_published_ones(name):
+    made = shapes(
+        models.create(ModelSpec(name, 1000, 224, 3)),
+        jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(made["params"])) == PARAMETERS[name]
 
 
 def test_a_training_step_depends_on_the_dropout_key_alone():

@@ -4,6 +4,7 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.models.inverted_residual import expanded
 from delt_jax.models.layers import conv, divisible, stochastic_depth
 from delt_jax.models.norm import BatchNorm
 
@@ -54,26 +55,13 @@ class MBConv(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
-        channels = x.shape[-1]
-        hidden = divisible(channels * self.expansion)
-        y, position = x, 0
-        if hidden != channels:
-            y = conv(hidden, 1, dtype=self.dtype, name="block_0_0")(y)
-            y = nn.silu(BatchNorm(self.dtype, name="block_0_1")(y, train))
-            position = 1
-        y = conv(
-            hidden,
-            self.kernel,
-            self.stride,
-            groups=hidden,
-            dtype=self.dtype,
-            name=f"block_{position}_0",
-        )(y)
-        y = nn.silu(BatchNorm(self.dtype, name=f"block_{position}_1")(y, train))
-        squeezed = max(1, channels // 4)
-        y = SqueezeExcitation(squeezed, self.dtype, name=f"block_{position + 1}")(y)
-        y = conv(self.features, 1, dtype=self.dtype, name=f"block_{position + 2}_0")(y)
-        y = BatchNorm(self.dtype, name=f"block_{position + 2}_1")(y, train)
+        y, position = expanded(
+            x, self.expansion, self.kernel, self.stride, nn.silu, "block", self.dtype, train
+        )
+        squeezed = max(1, x.shape[-1] // 4)
+        y = SqueezeExcitation(squeezed, self.dtype, name=f"block_{position}")(y)
+        y = conv(self.features, 1, dtype=self.dtype, name=f"block_{position + 1}_0")(y)
+        y = BatchNorm(self.dtype, name=f"block_{position + 1}_1")(y, train)
         if self.stride == 1 and x.shape == y.shape:
             y = x + stochastic_depth(y, self.drop, train)
         return y

@@ -4,12 +4,8 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delt_jax.models.layers import (
-    conv,
-    divisible,
-    torch_bias,
-    torch_kernel,
-)
+from delt_jax.models.inverted_residual import expanded
+from delt_jax.models.layers import conv, divisible, torch_bias, torch_kernel
 from delt_jax.models.norm import BatchNorm
 
 # Expansion, channels, blocks, stride of the first block (paper, table 2).
@@ -37,17 +33,11 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
-        hidden = self.expansion * x.shape[-1]
-        y, position = x, 0
-        if self.expansion > 1:
-            y = conv(hidden, 1, dtype=self.dtype, name="conv_0_0")(y)
-            y = nn.relu6(BatchNorm(self.dtype, name="conv_0_1")(y, train))
-            position = 1
-        name = f"conv_{position}"
-        y = conv(hidden, 3, self.stride, groups=hidden, dtype=self.dtype, name=f"{name}_0")(y)
-        y = nn.relu6(BatchNorm(self.dtype, name=f"{name}_1")(y, train))
-        y = conv(self.features, 1, dtype=self.dtype, name=f"conv_{position + 1}")(y)
-        y = BatchNorm(self.dtype, name=f"conv_{position + 2}")(y, train)
+        y, position = expanded(
+            x, self.expansion, 3, self.stride, nn.relu6, "conv", self.dtype, train
+        )
+        y = conv(self.features, 1, dtype=self.dtype, name=f"conv_{position}")(y)
+        y = BatchNorm(self.dtype, name=f"conv_{position + 1}")(y, train)
         return x + y if self.stride == 1 and x.shape == y.shape else y
 
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delt_jax import models
 from delt_jax.errors import UserError
-from delt_jax.models import ModelSpec, swin
+from delt_jax.models import ModelSpec, swin, timm_names
 
 _LEAVES = {
     "kernel": "weight",
@@ -97,7 +97,7 @@ def from_torch(
     """Our variables from torch's arrays.
 
     Args:
-      state: torch's state dict.
+      state: torch's state dict, named as torchvision or timm name it (`timm_names`).
       spec: the architecture that it is for.
       classes: the outputs to keep, in this order, of a head that has more; None keeps all.
 
@@ -114,6 +114,7 @@ def from_torch(
         for name, array in state.items()
         if name.rpartition(".")[2] not in _DERIVED
     }
+    state = timm_names.to_torchvision(state, spec.name)
     if classes is not None:
         state = _cut_head(state, spec, classes)
     expected = entries(spec)

@@ -1,0 +1,180 @@
+"""Weights brought along for a teacher, by the command line: cut to the data, or refused."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_main import CONFIG
+from test_torch_weights import Attack, dictionary, random_state, storage, tensor
+
+from delt_jax import cli, main, models, teacher
+from delt_jax.models import ModelSpec, torch_files, torch_weights
+
+WEIGHTS = "--config.teacher.weights="
+CONSTANTS = ("--config.data.mean=0.5,", "--config.data.std=0.5,")
+SMALL = ("--stages=squeeze", "--config.teacher.width=8", "--config.evaluate.width=8")
+CLASSES = (19, 3, 0, 7, 12, 5, 4, 18, 9, 10)  # of twenty, in the order of the digits
+HEAD = f"--config.teacher.head_classes={','.join(map(str, CLASSES))}"
+
+
+def command(workdir: Path, *arguments) -> int:
+    """The command line in this process."""
+    return main.main(["delt_jax", CONFIG, f"--workdir={workdir}", *SMALL, *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a teacher of the digits."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert command(folder, "--config.teacher.epochs=2") == 0
+    return folder / "teacher"
+
+
+@pytest.fixture(scope="module")
+def wide(trained, tmp_path_factory) -> Path:
+    """A file of its weights whose head has twenty outputs, the digits' at CLASSES."""
+    state = torch_files.read(trained / teacher.WEIGHTS)
+    for name in ("classifier.weight", "classifier.bias"):
+        rows = np.random.default_rng(0).standard_normal((20, *state[name].shape[1:]))
+        rows[list(CLASSES)] = state[name]
+        state[name] = rows.astype(np.float32)
+    path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
+    torch_files.write(path, state)
+    return path
+
+
+def refused(status: int, capsys, *words: str) -> None:
+    """One sentence on stderr and status 1."""
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert status == 1
+    assert line.startswith("delt_jax: ")
+    for word in words:
+        assert word in line
+
+
+def constants(folder: Path) -> list[str]:
+    made = json.loads((folder / "manifest.json").read_text())["normalisation"]
+    return [f"--config.data.{k}={v[0]!r}," for k, v in made.items()]
+
+
+def test_a_wide_head_is_cut_to_the_teacher_it_was_made_from(trained, wide, tmp_path, capsys):
+    arguments = (f"{WEIGHTS}{wide}", *constants(trained))
+    assert command(tmp_path / "run", *arguments, HEAD) == 0
+    assert teacher.load(tmp_path / "run/teacher").hash == teacher.describe(trained).hash
+    capsys.readouterr()
+    assert command(tmp_path / "run", *arguments, HEAD) == 0
+    assert "squeeze: done, nothing changed" in capsys.readouterr().out
+    swapped = HEAD.replace("19,3", "3,19")
+    assert command(tmp_path / "run", *arguments, swapped, "--dry_run") == 0
+    assert "teacher.head_classes was [19, 3, 0" in capsys.readouterr().out
+
+
+def test_logits_of_a_cut_head_are_those_of_its_classes():
+    wide, cut = (ModelSpec("conv3", n, 8, 3, 8) for n in (1000, 3))
+    state, classes = random_state(wide), (0, 217, 482)
+    images = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
+
+    def logits(spec, variables):
+        return jax.jit(lambda v: models.create(spec).apply(v, images, train=False))(variables)
+
+    expected = logits(wide, torch_weights.from_torch(state, wide))[:, classes]
+    measured = logits(cut, torch_weights.from_torch(state, cut, classes))
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("0,217,482", (0, 217, 482)), ("(0,217)", (0, 217)), ("5", (5,)), ("[1, 2]", (1, 2))],
+)
+def test_flags_of_whole_numbers(flag, value):
+    arguments = ["delt_jax", CONFIG, "--workdir=x", f"--config.teacher.head_classes={flag}"]
+    assert cli.parse(arguments).config.teacher.head_classes == value
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("0,1", "lists 2 outputs, but the data have 10 classes"),
+        (HEAD.partition("=")[2].replace("19", "20"), "classes 0 to 19, but 20 are to be kept"),
+        (HEAD.partition("=")[2].replace("19", "-1"), "classes 0 to 19, but -1 are to be kept"),
+        (HEAD.partition("=")[2].replace("19", "3"), "lists 3 more than once"),
+        ("1,a", "must be a tuple of whole numbers, not ('1,a',)"),
+        ("0.5,1", "must be a tuple of whole numbers, not (0.5, 1)"),
+        ("True,1", "must be a tuple of whole numbers, not (True, 1)"),
+    ],
+)
+def test_heads_that_cannot_be_cut(trained, wide, tmp_path, capsys, flag, says):
+    status = command(
+        tmp_path / "run",
+        f"{WEIGHTS}{wide}",
+        *constants(trained),
+        f"--config.teacher.head_classes={flag}",
+    )
+    refused(status, capsys, says)
+    assert not (tmp_path / "run/teacher").exists()
+
+
+def test_heads_of_what_is_no_file(trained, tmp_path, capsys):
+    refused(command(tmp_path / "run", HEAD), capsys, "teacher.weights is empty")
+    status = command(tmp_path / "run", HEAD, f"{WEIGHTS}{trained}")
+    refused(status, capsys, f"teacher.weights {trained} is a folder")
+    assert not (tmp_path / "run").exists()
+
+
+def resnet_command(tmp_path: Path, weights: Path) -> int:
+    return command(
+        tmp_path / "run",
+        f"{WEIGHTS}{weights}",
+        *CONSTANTS,
+        "--config.teacher.model=resnet18",
+        "--config.data.image_size=32",
+    )
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_checkpoint_with_a_renamed_and_a_misshapen_key(tmp_path, capsys, suffix):
+    state = random_state(ModelSpec("resnet18", 10, 32, 1, 8))
+    state["layer2.0.convolution1.weight"] = state.pop("layer2.0.conv1.weight")
+    state["fc.weight"] = state["fc.weight"][:, :-1]
+    path = tmp_path / f"resnet18{suffix}"
+    if suffix == ".pth":
+        write_pth_of(path, state)
+    else:
+        torch_files.write(path, state)
+    refused(
+        resnet_command(tmp_path, path),
+        capsys,
+        "not those of a resnet18 with 10 classes for 32 px images of 1 channels",
+        "missing layer2.0.conv1.weight; unexpected layer2.0.convolution1.weight; ",
+        "of another shape fc.weight (10x63 instead of 10x64).",
+    )
+    assert not (tmp_path / "run/teacher").exists()
+
+
+def write_pth_of(path: Path, state: dict[str, np.ndarray]) -> None:
+    """A .pth as torch writes it, pickle spelled out."""
+    items = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, (name, array) in enumerate(state.items()):
+            array = np.ascontiguousarray(array)
+            strides = [s // array.itemsize for s in array.strides]
+            items[name] = tensor(storage(key=str(key), count=array.size), array.shape, strides)
+            archive.writestr(f"any/data/{key}", array.tobytes())
+        archive.writestr("any/data.pkl", dictionary(**items) + b".")
+
+
+def test_a_checkpoint_that_runs_code(tmp_path, capsys):
+    victim = tmp_path / "victim"
+    with zipfile.ZipFile(tmp_path / "resnet18.pth", "w") as archive:
+        archive.writestr("any/data.pkl", pickle.dumps({"model": Attack(victim)}, protocol=2))
+    refused(
+        resnet_command(tmp_path, tmp_path / "resnet18.pth"),
+        capsys,
+        "resnet18.pth is refused: its pickle refers to ",
+        "only tensors are read; save model.state_dict() alone",
+    )
+    assert not victim.exists()
