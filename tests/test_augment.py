@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from conftest import golden_dir
 
 from delt_jax.augment import crop, mix, views
@@ -319,6 +320,17 @@ def test_mixup_mixes_labels_as_images():
         check_labels_are_mixed_as_images(mixed, values)
     assert len({float(m.share) for m in draws}) == 6
     assert len({tuple(m.partners.tolist()) for m in draws}) > 1
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_mixup_weights_are_beta_distributed(alpha):
+    images, count = jnp.zeros((2, 1, 1, 1)), 4000
+
+    def weight(key):
+        return random_mix(key, images, "mixup", alpha)[2]
+
+    weights = jax.jit(jax.vmap(weight))(jax.random.split(jax.random.key(5), count))
+    assert scipy.stats.kstest(np.asarray(weights), scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-4
 
 
 def test_student_views_are_cut_and_mixed_anew_at_every_step():
