@@ -33,13 +33,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """What the scores are made from."""
     settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
     settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
+    if "selected" in recipe.evaluate.images:
+        settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     return settings | {
         "seed": recipe.seed,
         "select.rule": recipe.select.rule,
         "data": source.fingerprint,
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
-        "ranking": workdir.needed(ranking_store.MANIFEST, "rank")["hash"],
         "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
