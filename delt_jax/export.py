@@ -111,9 +111,9 @@ def run(options: Options) -> None:
       UserError: for a set that is not understood, or a target that is in the way.
     """
     _check_target(options)
-    layout = formats.find(options.source)
     names = _read_names(options.class_names) if options.class_names else ()
     content = delt_jax.load(options.source, names, options.mean, options.std)
+    layout = formats.find(options.source)
     count, height, width, channels = content.images.shape
     say(
         f"{options.source} ({layout}): {count} images, {content.ipc} of each of "

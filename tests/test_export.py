@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -400,3 +401,61 @@ def test_command_names_and_normalises(tmp_path):
 )
 def test_command_refuses(arguments, status, words):
     refused(command(*arguments), status, *words)
+
+
+def test_the_card_tells_how_the_set_was_made(tmp_path):
+    def card(**manifest) -> str:
+        path = tmp_path / "card"
+        content = replace(make_set(), manifest=manifest)
+        export.run(options(written_npz(content), "parquet", path, overwrite=True))
+        return (path / "README.md").read_text()
+
+    def written_npz(content: DistilledSet) -> Path:
+        formats.FORMATS["npz"].write(tmp_path / "set.npz", content, 0)
+        return tmp_path / "set.npz"
+
+    assert "The set: how it was made is not recorded." in card()
+    made = card(
+        settings={},
+        teacher={"spec": {"name": "conv3"}},
+        schedule={"image_iterations": 7},
+    )
+    assert "made by delt_jax, with the teacher conv3, in 7 image-iterations." in made
+    assert "imported from the layout new000." in card(imported={"layout": "new000"})
+    assert "how it was made is not recorded" in card(teacher="odd", schedule=[], imported=None)
+
+
+@pytest.mark.parametrize("content", ["no", "[]", "{}", '{"format": "other"}'])
+def test_damaged_sidecar(tmp_path, content):
+    path = written(tmp_path, make_set(), "folder")
+    (path / "delt_jax.json").write_text(content)
+    with pytest.raises(UserError, match=r"delt_jax\.json is damaged .*; export again"):
+        delt_jax.load(path)
+
+
+def test_a_pt_file_needs_torch_to_be_written(tmp_path, monkeypatch):
+    source = written(tmp_path, make_set(), "npz")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"pip install 'delt_jax\[torch\]'"):
+        export.run(options(source, "pt", tmp_path / "out.pt"))
+    assert files_of(tmp_path) == ["set.npz"]
+
+
+@pytest.mark.parametrize("names", ["", "a\n\nb\n", None])
+def test_a_file_of_names_without_names(tmp_path, names):
+    source = written(tmp_path, make_set(), "npz")
+    path = tmp_path / "names.txt"
+    if names is not None:
+        path.write_text(names)
+    with pytest.raises(UserError, match=r"--class_names=.*names\.txt (is empty or|cannot be read)"):
+        export.run(options(source, "folder", tmp_path / "out", class_names=path))
+
+
+def test_a_stop_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
+    def stop(parsed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "run", stop)
+    monkeypatch.setattr(export, "parse", lambda argv: None)
+    assert export.main(["export"]) == 130
+    assert capsys.readouterr().err == "delt_jax: stopped; nothing was written.\n"

@@ -490,3 +490,10 @@ def test_a_foreign_set_does_not_make_a_folder_ours(judge, tmp_path):
     files.write_json(tmp_path / "distilled/manifest.json", {"inputs": {}})
     with pytest.raises(UserError, match="holds files that are not a delt_jax run's"):
         main.run(recipe(judge), str(tmp_path), STAGES)
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/0.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"a/0\.png cannot be read: No such file"):
+        delt_jax.load(tmp_path)

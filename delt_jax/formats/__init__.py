@@ -73,4 +73,8 @@ def load(
 ) -> DistilledSet:
     """Loads a distilled set of any layout; `delt_jax.load` explains the arguments."""
     path = Path(path)
-    return to_set(FORMATS[find(path)].read(path), str(path), class_names, mean, std)
+    try:
+        stored = FORMATS[find(path)].read(path)
+    except OSError as e:
+        raise UserError(f"{e.filename or path} cannot be read: {e.strerror or e}.") from e
+    return to_set(stored, str(path), class_names, mean, std)

@@ -55,10 +55,7 @@ def read(path: Path) -> Stored:
             raise UserError(f"{folder} has no pictures; every class needs some.")
         paths += members
         labels += [label] * len(members)
-    try:
-        images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
-    except OSError as e:
-        raise UserError(f"{e.filename} cannot be read: {e.strerror}.") from e
+    images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
     return Stored(
         pictures.stack(images, [str(p) for p in paths]),
         np.array(labels),

@@ -17,7 +17,9 @@ _OURS = b"delt_jax"  # key of the manifest in the schema's metadata
 
 def detect(path: Path) -> bool:
     """Whether this is a parquet file, or a folder with some as the Hub has them."""
-    return (path.is_file() and path.suffix == ".parquet") or bool(_tables(path))
+    if path.is_dir():
+        return bool(_tables(path))
+    return path.suffix == ".parquet" and path.is_file()
 
 
 def read(path: Path) -> Stored:
@@ -167,16 +169,19 @@ that started from real ones can still resemble them.
 
 def _making(manifest: dict[str, Any]) -> str:
     """One sentence on how the set was made, of what the manifest tells."""
+
+    def part(name: str) -> dict[str, Any]:
+        return manifest[name] if isinstance(manifest.get(name), dict) else {}
+
     facts = []
     if "settings" in manifest:
         facts.append("made by delt_jax")
-    if "imported" in manifest:
-        facts.append(f"imported from the layout {manifest['imported'].get('layout', 'unknown')}")
-    if "teacher" in manifest:
-        spec = manifest["teacher"].get("spec", {})
-        facts.append(f"with the teacher {spec.get('name', 'unknown')}")
-    if "schedule" in manifest:
-        facts.append(f"in {manifest['schedule'].get('image_iterations')} image-iterations")
+    if "layout" in part("imported"):
+        facts.append(f"imported from the layout {manifest['imported']['layout']}")
+    if "name" in (part("teacher").get("spec") or {}):
+        facts.append(f"with the teacher {manifest['teacher']['spec']['name']}")
+    if "image_iterations" in part("schedule"):
+        facts.append(f"in {manifest['schedule']['image_iterations']} image-iterations")
     told = ", ".join(facts) or "how it was made is not recorded"
     return f"The set: {told}. `delt_jax.json` has the whole record."
 
