@@ -155,6 +155,15 @@ def test_tfds_reads_the_directory(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+def test_tfds_gets_numbers_for_names_it_cannot_keep(tmp_path):
+    import tensorflow_datasets as tfds
+
+    path = written(tmp_path, make_set(("a\nb", " padded ", "c")), "tfds")
+    label = tfds.builder_from_directory(path).info.features["label"]
+    assert label.num_classes == 3
+    assert label.names == ["0", "1", "2"]
+
+
 def test_torch_reads_its_file_without_unpickling(tmp_path):
     torch = pytest.importorskip("torch")
     content = make_set()

@@ -150,6 +150,14 @@ def test_npz_in_any_axis_order_and_class_order(tmp_path, shape):
     assert content.labels.tolist() == [0, 0, 1, 1]
 
 
+def test_the_order_within_a_class_is_kept(tmp_path):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 40))
+    images = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None, None], (200, 2, 2))
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    found = levels(delt_jax.load(tmp_path / "x.npz"))
+    assert found == [i for c in range(5) for i in range(200) if labels[i] == c]
+
+
 PIXELS = np.zeros((2, 4, 4, 3), np.uint8)
 
 
@@ -256,6 +264,14 @@ def test_our_dictionary_is_read_without_torch(tmp_path):
     np.testing.assert_array_equal(content.images, pixels[::-1].transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(content.soft_labels, [[3, 4], [1, 2]])
     assert content.manifest == {"a": 1}
+
+
+def test_channels_come_first_in_torch_and_last_in_numpy(tmp_path):
+    pixels, labels = np.zeros((2, 1, 5, 3), np.uint8), np.array([0, 1])
+    path = write_pt(tmp_path / "x.pt", images=pixels, labels=labels)
+    assert delt_jax.load(path).images.shape == (2, 5, 3, 1)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=labels)
+    assert delt_jax.load(tmp_path / "x.npz").images.shape == (2, 1, 5, 3)
 
 
 @pytest.mark.parametrize("learned", [False, True])
