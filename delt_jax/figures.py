@@ -39,7 +39,8 @@ def sheet(
     Args:
       start, recovered: uint8 [classes, n, S, S, C].
       class_names: one per class.
-      iterations: optimisation steps that each of the n images of a class got.
+      iterations: optimisation steps that each of the n images of a class got; empty where that
+        is not known.
     """
     classes, count, size = recovered.shape[:3]
     scale = max(1, _CELL // size)
@@ -53,7 +54,8 @@ def sheet(
     for i, steps in enumerate(iterations):
         x = margin + i * (cell + gap) + cell // 2
         pen.text((x, 4), f"{steps}", fill=_INK, font=font, anchor="mt")
-    pen.text((4, 4), "iterations", fill=_INK, font=font)
+    if iterations:
+        pen.text((4, 4), "iterations", fill=_INK, font=font)
     for c in range(classes):
         y = top + c * pair
         pen.text((4, y + cell - 8), class_names[c], fill=_INK, font=font)

@@ -31,9 +31,10 @@ def run(
     settings = from_config(config)
     folder = WorkDir(workdir)
     folder.check()
-    pipeline.chosen(stages, folder)
+    pipeline.chosen(stages, settings, folder)
     source = data.open_source(settings.data)
     pipeline.check(settings, source)
+    pipeline.check_imported(stages, settings, source, folder)
     if dry_run:
         print("\n".join(plan.describe(settings, source, folder, stages)))
         return

@@ -61,7 +61,7 @@ STAGES = (
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-def chosen(names: Sequence[str], workdir: WorkDir) -> tuple[Stage, ...]:
+def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stage, ...]:
     """The named stages in pipeline order; all if none is named.
 
     Raises:
@@ -76,8 +76,11 @@ def chosen(names: Sequence[str], workdir: WorkDir) -> tuple[Stage, ...]:
     stages = tuple(s for s in STAGES if not names or s.name in names)
     manifests = {s.name: s.manifest for s in STAGES}
     coming = {s.name for s in stages}
+    ranked = "selected" in recipe.evaluate.images  # no other images come from the ranking
     for stage in stages:
         for need in stage.needs:
+            if (stage.name, need) == ("evaluate", "rank") and not ranked:
+                continue
             if need not in coming and workdir.manifest(manifests[need]) is None:
                 raise UserError(
                     f"The {stage.name} stage needs what {need} makes, and {workdir.path} has no "
@@ -119,6 +122,42 @@ def check(recipe: Recipe, source: Source) -> None:
         )
 
 
+def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Checks a set that was brought into the work directory against recipe and data.
+
+    Raises:
+      UserError: if the chosen stages would replace it, or it does not fit.
+    """
+    manifest = workdir.manifest("distilled/manifest.json")
+    if manifest is None or "imported" not in manifest:
+        return
+    folder = workdir.path / "distilled"
+    if not names or "recover" in names:
+        raise UserError(
+            f"{folder} was imported and the recover stage would replace it; name other stages, "
+            f"such as --stages=squeeze,relabel,evaluate,report, or choose another --workdir."
+        )
+    shape = (manifest["image_size"], manifest["channels"])
+    if shape != (source.image_size, source.channels):
+        raise UserError(
+            f"The images in {folder} are {shape[0]} px of {shape[1]} channels, but the data are "
+            f"{source.image_size} px of {source.channels}; set data.image_size and data.channels."
+        )
+    if manifest["ipc"] != recipe.ipc:
+        raise UserError(
+            f"{folder} has {manifest['ipc']} images per class, but ipc is {recipe.ipc}; add "
+            f"--config.ipc={manifest['ipc']}."
+        )
+    class_names = tuple(manifest["class_names"])
+    numbers = tuple(map(str, range(len(source.class_names))))
+    if class_names == numbers != source.class_names:
+        raise UserError(
+            f"The classes in {folder} are only numbered; import it again with --class_names=FILE, "
+            f"which lists their names in the order of its labels, one a line."
+        )
+    teacher.check_class_names("The distilled set", class_names, source)
+
+
 def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tuple[bool, str]:
     """Whether a stage must run, and why (or why not)."""
     manifest = workdir.manifest(stage.manifest)
@@ -135,7 +174,7 @@ def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tu
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
     """Runs the chosen stages, each only if its artefact is missing or out of date."""
-    for stage in chosen(names, workdir):
+    for stage in chosen(names, recipe, workdir):
         needed, why = status(stage, recipe, source, workdir)
         say(f"{stage.name}: {why}")
         if needed:

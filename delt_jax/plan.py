@@ -88,7 +88,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         "stages:",
     ]
     redo = False
-    for stage in pipeline.chosen(names, workdir):
+    for stage in pipeline.chosen(names, recipe, workdir):
         if redo and workdir.manifest(stage.manifest):
             lines.append(f"  {stage.name:<9} would run if an earlier stage's result changes")
             continue

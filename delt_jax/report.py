@@ -16,6 +16,7 @@ from delt_jax.metrics import Row, within_class_similarity
 from delt_jax.progress import say
 from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule, chart, join_rounds, make_schedule
+from delt_jax.selection import random_images
 from delt_jax.start import start_images
 from delt_jax.store import distilled, files
 from delt_jax.store.distilled import DistilledSet
@@ -46,15 +47,17 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     rows = [Row(**row) for row in evaluation["rows"]]
     starts = _start_pixels(recipe, source, synthetic)
     similarity = _similarity(judge, source, synthetic, starts)
-    stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
-    losses = Losses(*(stored[name] for name in Losses._fields))
-    schedule = _schedule(synthetic)
     pictures = {
         "sheet.png": _sheet(recipe, synthetic, starts),
-        "losses.png": figures.loss_curves(losses, [r.start for r in schedule[0].rounds]),
-        "schedule.png": figures.schedule_chart(schedule),
         "diversity.png": figures.similarity_chart(similarity, synthetic.class_names),
     }
+    if not _is_imported(synthetic):  # of those nothing else is known
+        stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
+        losses = Losses(*(stored[name] for name in Losses._fields))
+        schedule = _schedule(synthetic)
+        rounds = [r.start for r in schedule[0].rounds]
+        pictures["losses.png"] = figures.loss_curves(losses, rounds)
+        pictures["schedule.png"] = figures.schedule_chart(schedule)
     summary = _summary(workdir, judge, synthetic, evaluation, similarity)
     table = figures.score_table(rows)
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
@@ -78,8 +81,19 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
 
 
+def _is_imported(synthetic: DistilledSet) -> bool:
+    return "imported" in synthetic.manifest
+
+
 def _start_pixels(recipe: Recipe, source: Source, synthetic: DistilledSet) -> np.ndarray:
-    """The images that recovery started from, uint8 in the set's order."""
+    """The images that recovery started from, uint8 in the set's order.
+
+    In their place, random real images of the same classes for an imported set.
+    """
+    if _is_imported(synthetic):
+        classes, ipc = len(synthetic.class_names), synthetic.ipc
+        drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
+        return source.train.images(drawn.reshape(-1))
     start = synthetic.manifest["start"]
     if "indices" in start:
         return source.train.images(np.array(start["indices"]).reshape(-1))
@@ -119,6 +133,8 @@ def _similarity(
         "start": (starts, synthetic.labels),
         "recovered": (synthetic.images, synthetic.labels),
     }
+    if _is_imported(synthetic):
+        del sets["start"]
     return {
         name: within_class_similarity(teacher.features_of(judge, pixels), labels)
         for name, (pixels, labels) in sets.items()
@@ -129,9 +145,12 @@ def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes
     ipc, classes = synthetic.manifest["ipc"], len(synthetic.class_names)
     rows = min(recipe.report.classes, classes)
     columns = np.unique(np.linspace(0, ipc - 1, min(recipe.report.per_class, ipc)).astype(int))
-    r = synthetic.manifest["settings"]["recover"]
-    step = r["round_iterations"] or r["iterations"]
-    joins = join_rounds(ipc, r["iterations"] // step)
+    iterations = []
+    if not _is_imported(synthetic):
+        r = synthetic.manifest["settings"]["recover"]
+        step = r["round_iterations"] or r["iterations"]
+        joins = join_rounds(ipc, r["iterations"] // step)
+        iterations = [r["iterations"] - joins[i] * step for i in columns]
 
     def cells(images):
         return images.reshape(classes, ipc, *images.shape[1:])[:rows, columns]
@@ -140,7 +159,7 @@ def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes
         cells(starts),
         cells(synthetic.images),
         synthetic.class_names[:rows],
-        [r["iterations"] - joins[i] * step for i in columns],
+        iterations,
     )
 
 
@@ -152,10 +171,19 @@ def _summary(
     similarity: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     made = synthetic.manifest
+    if _is_imported(synthetic):
+        making = {"imported": made["imported"]}
+    else:
+        making = {
+            "image_iterations": made["schedule"]["image_iterations"],
+            "fraction_of_full": made["schedule"]["fraction"],
+            "recover": made["settings"]["recover"],
+            "select": made["settings"]["select"],
+        }
     seconds = {
         "squeeze": (workdir.manifest("teacher/manifest.json") or {}).get("seconds"),
         "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
-        "recover": made["cost_seconds"],
+        "recover": None if _is_imported(synthetic) else made["cost_seconds"],
         "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
         "evaluate": evaluation["seconds"],
     }
@@ -165,10 +193,7 @@ def _summary(
         "ipc": made["ipc"],
         "teacher": {"model": judge.spec.name, "accuracy": judge.accuracy, "hash": judge.hash},
         "distilled": made["hash"],
-        "image_iterations": made["schedule"]["image_iterations"],
-        "fraction_of_full": made["schedule"]["fraction"],
-        "recover": made["settings"]["recover"],
-        "select": made["settings"]["select"],
+        **making,
         "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
         if made["ipc"] > 1
         else None,
@@ -193,8 +218,22 @@ def _page(source: Source, summary: dict[str, Any], rows: list[Row], pictures) ->
         f"<td>{100 * r.best_mean:.2f} ± {100 * r.best_std:.2f}</td></tr>"
         for r in rows
     )
-    r = summary["recover"]
-    drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
+    if "imported" in summary:
+        made = f"the set was imported from the layout {summary['imported'].get('layout')}"
+        above, recovery = "Random real images above those of the set.", ""
+    else:
+        r = summary["recover"]
+        drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
+        made = (
+            f"{summary['image_iterations']:,} image-iterations, "
+            f"{100 * summary['fraction_of_full']:.2f} % of full optimisation"
+        )
+        above = "Start images above recovered ones, in joining order."
+        recovery = f"""<h2>Schedule</h2>
+<pre>{drawn}</pre>
+{picture("schedule.png", "Iterations in which each image of the first batch is optimised.")}
+<h2>Losses</h2>
+{picture("losses.png", "Terms of the objective, mean over batches; grey lines: a group joins.")}"""
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>delt_jax: {html.escape(source.name)}</title>
@@ -210,19 +249,14 @@ pre {{ overflow-x: auto; line-height: 1.15; }}
 </style></head><body>
 <h1>{html.escape(source.name)}, {summary["ipc"]} images per class</h1>
 <p>Teacher {html.escape(summary["teacher"]["model"])} with
-{100 * summary["teacher"]["accuracy"]:.2f} % test accuracy; {summary["image_iterations"]:,}
-image-iterations, {100 * summary["fraction_of_full"]:.2f} % of full optimisation; {spent}.</p>
+{100 * summary["teacher"]["accuracy"]:.2f} % test accuracy; {made}; {spent}.</p>
 <h2>Scores</h2>
 <p>Test accuracy in %, mean ± sample standard deviation. {html.escape(summary["protocol"])}.</p>
 <table><tr><th>student</th><th>labels</th><th>images</th><th>last epoch</th><th>best epoch</th></tr>
 {body}</table>
 <h2>Images</h2>
-{picture("sheet.png", "Start images above recovered ones, in joining order.")}
-<h2>Schedule</h2>
-<pre>{drawn}</pre>
-{picture("schedule.png", "Iterations in which each image of the first batch is optimised.")}
-<h2>Losses</h2>
-{picture("losses.png", "Terms of the objective, mean over batches; grey lines: a group joins.")}
+{picture("sheet.png", above)}
+{recovery}
 <h2>Diversity</h2>
 {picture("diversity.png", "Similarity of teacher features within a class; lower is more diverse.")}
 </body></html>

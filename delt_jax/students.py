@@ -45,13 +45,14 @@ def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, An
     settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
     del settings["evaluate.keep_students"]
     settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
+    if "selected" in recipe.evaluate.images:
+        settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     return settings | {
         "seed": recipe.seed,
         "select.rule": recipe.select.rule,
         "data": source.fingerprint,
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
-        "ranking": workdir.needed(ranking_store.MANIFEST, "rank")["hash"],
         "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }

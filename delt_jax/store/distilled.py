@@ -1,7 +1,7 @@
 """The distilled set on disk: numbered PNG folders and a manifest that explains them."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from delt_jax.errors import UserError
-from delt_jax.store import files
+from delt_jax.store import files, pictures
 
 
 @dataclass(frozen=True)
@@ -17,22 +17,54 @@ class DistilledSet:
     """Synthetic images, class-major and ordered by rank within a class.
 
     Attributes:
-      images: uint8 [classes * ipc, S, S, C].
+      images: uint8 [classes * ipc, H, W, C].
       labels: int32 [classes * ipc].
       class_names: in label order.
-      manifest: how the set was made.
+      manifest: how the set was made; empty where that is not known.
+      soft_labels: the teacher's logits, float32 [classes * ipc, classes], if there are any.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     manifest: dict[str, Any]
+    soft_labels: np.ndarray | None = None
+
+    @property
+    def ipc(self) -> int:
+        """Images per class."""
+        return len(self.images) // len(self.class_names)
+
+    def per_class(self, k: int) -> "DistilledSet":
+        """The set of the first k images of every class.
+
+        The first were optimised longest, so these are a valid smaller set. Its manifest names
+        the larger one's `ipc` and has no hash, as this set was never stored.
+
+        Raises:
+          UserError: if there are not so many.
+        """
+        if not 1 <= k <= self.ipc:
+            raise UserError(
+                f"per_class must be from 1 to {self.ipc}, the images that each class has, not {k}."
+            )
+        if k == self.ipc:
+            return self
+        first = np.arange(len(self.images)) % self.ipc < k
+        manifest = {name: v for name, v in self.manifest.items() if name != "hash"}
+        return replace(
+            self,
+            images=self.images[first],
+            labels=self.labels[first],
+            manifest=manifest | {"ipc": k, "first_of": self.ipc},
+            soft_labels=None if self.soft_labels is None else self.soft_labels[first],
+        )
 
 
-# Suffix and Pillow's options of each way to store.
-_STORAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "png": (".png", {}),
-    "jpeg75": (".jpg", {"quality": 75}),  # as the released code: 4:2:0 chroma, lossy
+# Suffix and JPEG quality of each way to store; 0 is lossless.
+_STORAGES: dict[str, tuple[str, int]] = {
+    "png": (".png", 0),
+    "jpeg75": (".jpg", 75),  # as the released code
 }
 
 
@@ -57,9 +89,8 @@ def write_images(folder: Path, images: np.ndarray, ipc: int, storage: str = "png
     for i, image in enumerate(images):
         path = _path(folder, i, ipc, storage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        picture.save(path, **_STORAGES[storage][1])
-        contents.append(path.read_bytes())
+        contents.append(pictures.encode(image, _STORAGES[storage][1]))
+        path.write_bytes(contents[-1])
     return files.content_hash(*contents)
 
 
@@ -70,13 +101,35 @@ def is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
     return sum(1 for _ in (folder / "images").glob(f"*/*{suffix}")) == expected
 
 
+def is_set(folder: Path) -> bool:
+    """Whether this is the folder of a distilled set, whole or not."""
+    return (folder / "manifest.json").is_file() and (folder / "images").is_dir()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads the manifest of a distilled set.
+
+    Raises:
+      UserError: if it is missing, or is not a distilled set's.
+    """
+    manifest = files.read_json(folder / "manifest.json")
+    wanted = {"class_names": list, "ipc": int, "storage": str, "hash": str}
+    whole = isinstance(manifest, dict) and all(
+        isinstance(manifest.get(name), kind) for name, kind in wanted.items()
+    )
+    whole = whole and manifest["class_names"] and manifest["ipc"] > 0
+    if not whole or manifest["storage"] not in _STORAGES:
+        raise UserError(f"{folder}/manifest.json is not a distilled set's; check the path.")
+    return manifest
+
+
 def read(folder: Path) -> DistilledSet:
     """Reads a distilled set and checks it against its manifest.
 
     Raises:
       UserError: if an image is missing or the images are not those of the manifest.
     """
-    manifest = files.read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     class_names, ipc = tuple(manifest["class_names"]), manifest["ipc"]
     images, contents = [], []
     for i in range(len(class_names) * ipc):

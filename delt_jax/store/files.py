@@ -24,7 +24,7 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as e:
         raise UserError(
             f"{e.filename or path} cannot be written: {e.strerror or e}; free the disk or choose "
-            f"another --workdir."
+            f"another folder."
         ) from e
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from delt_jax.errors import UserError
 from delt_jax.store import files
 
+FOLDER = "soft_labels"  # of a work directory, beside the set's
+
 
 def write(folder: Path, logits: np.ndarray, manifest: dict[str, Any]) -> None:
     """Writes logits float32 [images, classes], in the set's order, and the manifest."""

@@ -37,8 +37,11 @@ class WorkDir:
         if not self.path.exists():
             return
         try:
-            # What a run that was killed before its first config.json leaves is no one's.
-            ours_unborn = (".lock", ".config.json.tmp")
+            # What a run that was killed before its first config.json leaves is no one's, and an
+            # imported set may lie ready.
+            ours_unborn = [".lock", ".config.json.tmp"]
+            if "imported" in (self.manifest("distilled/manifest.json") or {}):
+                ours_unborn.append("distilled")
             held = [p.name for p in self.path.iterdir() if p.name not in ours_unborn]
             ours = json.loads(marker.read_text()).get("format") == _FORMAT
         except FileNotFoundError:

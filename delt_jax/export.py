@@ -1,0 +1,230 @@
+"""Converts a distilled set: `python -m delt_jax.export --to=parquet runs/digits`.
+
+What is read may be a work directory or its distilled/ folder, an earlier export, or a set that
+others published; --to=distilled brings such a set into a work directory, so that the stages
+relabel, evaluate and report can use it.
+"""
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+import delt_jax
+from delt_jax import formats
+from delt_jax.errors import UserError
+from delt_jax.progress import say
+from delt_jax.store import distilled, files
+from delt_jax.store.distilled import DistilledSet
+
+_TO = flags.DEFINE_enum("to", None, list(formats.FORMATS), "Layout to write.")
+_OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.")
+_PER_CLASS = flags.DEFINE_integer(
+    "per_class", 0, "Only the first so many images of every class; 0 for all.", lower_bound=0
+)
+_QUALITY = flags.DEFINE_integer(
+    "quality",
+    0,
+    "Of JPEG, for folder and new000 (published sets have 75); 0 for lossless PNG.",
+    lower_bound=0,
+    upper_bound=100,
+)
+_CLASS_NAMES = flags.DEFINE_string(
+    "class_names", "", "File of class names in label order, one a line, for sets without names."
+)
+_MEAN = flags.DEFINE_list("mean", [], "Of a set of normalised floats: one value or one a channel.")
+_STD = flags.DEFINE_list("std", [], "Of a set of normalised floats: one value or one a channel.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export at --out.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; its flags explain the fields."""
+
+    source: Path
+    to: str
+    out: Path
+    per_class: int = 0
+    quality: int = 0
+    class_names: Path | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    overwrite: bool = False
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Parses the command line, program name first.
+
+    Raises:
+      UserError: one sentence about the first thing that is wrong.
+    """
+    app.define_help_flags()
+    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the path
+    try:
+        rest = flags.FLAGS(list(arguments))[1:]
+    except flags.Error as e:
+        raise UserError(re.sub(r"\s+", " ", str(e)).strip()) from e
+    if _TO.value is None:
+        raise UserError(f"--to is missing; it takes one of {', '.join(formats.FORMATS)}.")
+    if len(rest) != 1:
+        raise UserError(f"Name one set to read, such as runs/digits; got {len(rest)} paths.")
+    if _QUALITY.value and not formats.FORMATS[_TO.value].jpeg:
+        jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
+        raise UserError(f"--quality is for {jpeg}; {_TO.value} is lossless.")
+    source = Path(rest[0])
+    return Options(
+        source,
+        _TO.value,
+        Path(_OUT.value) if _OUT.value else default_out(source, _TO.value),
+        _PER_CLASS.value,
+        _QUALITY.value,
+        Path(_CLASS_NAMES.value) if _CLASS_NAMES.value else None,
+        _numbers("mean", _MEAN.value),
+        _numbers("std", _STD.value),
+        _OVERWRITE.value,
+    )
+
+
+def _numbers(name: str, values: Sequence[str]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, values))
+    except ValueError as e:
+        raise UserError(f"--{name} takes numbers with commas between, not {values}.") from e
+
+
+def default_out(source: Path, to: str) -> Path:
+    """Beside what is read, e.g. runs/digits.npz or runs/digits-folder for runs/digits."""
+    suffix = formats.FORMATS[to].suffix
+    stem = source.absolute().with_suffix("") if source.is_file() else source.absolute()
+    return stem.with_name(stem.name + (suffix or f"-{to}"))
+
+
+def run(options: Options) -> None:
+    """Reads, converts and writes a set, and reads back what was written.
+
+    Raises:
+      UserError: for a set that is not understood, or a target that is in the way.
+    """
+    _check_target(options)
+    names = _read_names(options.class_names) if options.class_names else ()
+    content = delt_jax.load(options.source, names, options.mean, options.std)
+    layout = formats.find(options.source)
+    count, height, width, channels = content.images.shape
+    say(
+        f"{options.source} ({layout}): {count} images, {content.ipc} of each of "
+        f"{len(content.class_names)} classes, {width}x{height} px, {channels} channel(s)"
+    )
+    if "clipped" in content.manifest:
+        say(f"  rounded to 8 bits; {content.manifest['clipped']:.2%} of the values were clipped")
+    if options.per_class:
+        content = content.per_class(options.per_class)
+        say(f"  kept the first {options.per_class} of each class")
+    if content.soft_labels is not None and (options.quality or options.to == "distilled"):
+        why = "are of the uncompressed images" if options.quality else "come from the relabel stage"
+        content = replace(content, soft_labels=None)
+        say(f"  left out the soft labels, which {why}")
+    if options.to == "distilled":
+        origin = {"layout": layout, "name": options.source.name}
+        content = replace(content, manifest=content.manifest | {"imported": origin})
+    say(f"  {_write(options, content)}")
+    say(f"wrote {options.out} ({options.to})")
+
+
+def _write(options: Options, content: DistilledSet) -> str:
+    """Writes the set and returns a line on how well it was kept."""
+    layout, out = formats.FORMATS[options.to], options.out
+    with files.explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if not layout.suffix:
+        with files.replacing_folder(out) as folder:
+            layout.write(folder, content, options.quality)
+            return loss_line(content, formats.load(folder), options.quality)
+    # A folder of its own, so that a file appears only once it has been read back.
+    folder = out.with_name(f".{out.name}.new")
+    with files.explained(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    try:
+        path = folder / f"set{layout.suffix}"
+        layout.write(path, content, options.quality)
+        line = loss_line(content, formats.load(path), options.quality)
+        with files.explained(out):
+            path.replace(out)
+        return line
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
+    """What storing cost, in grey levels of 255.
+
+    Raises:
+      UserError: if a lossless layout, read back, gives another set.
+    """
+    difference = np.abs(stored.images.astype(np.int16) - content.images)
+    same = stored.class_names == content.class_names and (stored.labels == content.labels).all()
+    if not same or (not quality and difference.any()):
+        raise UserError("What was written reads back as another set; check the disk.")
+    if not difference.any():
+        return "lossless: reads back as it was"
+    psnr = 20 * np.log10(255 / np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
+    return (
+        f"JPEG of quality {quality} changed the pixels by {difference.mean():.2f} of 255 in the "
+        f"mean and {difference.max()} at most; PSNR {psnr:.1f} dB"
+    )
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    try:
+        names = tuple(line.strip() for line in path.read_text().splitlines())
+    except (OSError, ValueError) as e:
+        raise UserError(f"--class_names={path} cannot be read: {e}.") from e
+    if not names or "" in names:
+        raise UserError(f"--class_names={path} is empty or has an empty line; one name a line.")
+    return names
+
+
+def _check_target(options: Options) -> None:
+    """Refuses a target that is in the way, unless it is an export and may be overwritten."""
+    out = options.out
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if formats.FORMATS[options.to].suffix:
+        ours = out.is_file() and out.suffix == formats.FORMATS[options.to].suffix
+    else:
+        ours = (out / formats.SIDECAR).is_file() or distilled.is_set(out)
+    if not ours:
+        raise UserError(f"{out} is there and no export of delt_jax; choose another --out.")
+    if not options.overwrite:
+        raise UserError(f"{out} is there already; choose another --out, or add --overwrite.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses flags, converts, and turns bad input into one sentence on stderr.
+
+    Returns:
+      The exit status: 0, 1 for bad input found while running, 2 for bad flags, 130 for Ctrl-C.
+    """
+    try:
+        options = parse(sys.argv if argv is None else argv)
+    except UserError as e:
+        print(f"delt_jax: {e}", file=sys.stderr)
+        return 2
+    try:
+        run(options)
+    except UserError as e:
+        print(f"delt_jax: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("delt_jax: stopped; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Layouts of distilled sets: ours, and those of other tools, to read and to write."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from delt_jax.errors import UserError
+from delt_jax.formats import class_folders, npz, own, parquet, pt, tfds_directory
+from delt_jax.formats.stored import SIDECAR, Stored, to_set
+from delt_jax.store.distilled import DistilledSet
+
+__all__ = ["FORMATS", "SIDECAR", "Format", "find", "load"]
+
+
+class Format(NamedTuple):
+    """A layout.
+
+    Attributes:
+      suffix: of its file; empty where it is a folder.
+      detect: whether a path has this layout.
+      read: what a path of this layout holds.
+      write: fills an empty folder, or makes the file, with a set; the last argument is JPEG's
+        quality, 0 for lossless.
+      jpeg: whether it can store JPEG.
+    """
+
+    suffix: str
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], Stored]
+    write: Callable[[Path, DistilledSet, int], None]
+    jpeg: bool = False
+
+
+# Class folders come last: what no other layout claims may be a plain folder of pictures.
+FORMATS = {
+    "distilled": Format("", own.detect, own.read, own.write),
+    "npz": Format(".npz", npz.detect, npz.read, npz.write),
+    "pt": Format(".pt", pt.detect, pt.read, pt.write),
+    "parquet": Format("", parquet.detect, parquet.read, parquet.write),
+    "tfds": Format("", tfds_directory.detect, tfds_directory.read, tfds_directory.write),
+    "new000": Format(
+        "", class_folders.detect_new000, class_folders.read, class_folders.write_new000, jpeg=True
+    ),
+    "folder": Format(
+        "", class_folders.detect, class_folders.read, class_folders.write_numbered, jpeg=True
+    ),
+}
+
+
+def find(path: Path) -> str:
+    """Name of the layout of a path.
+
+    Raises:
+      UserError: if there is nothing, or nothing that is understood.
+    """
+    if not path.exists():
+        raise UserError(f"There is no {path}; check the path.")
+    for name, layout in FORMATS.items():
+        if layout.detect(path):
+            return name
+    raise UserError(
+        f"{path} is no distilled set that is understood: a work directory or its distilled/, a "
+        f".npz, .pt or .parquet file, a folder of parquet files, a TFDS directory, or a folder of "
+        f"class folders with pictures."
+    )
+
+
+def load(
+    path: str | Path,
+    class_names: Sequence[str] = (),
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> DistilledSet:
+    """Loads a distilled set of any layout; `delt_jax.load` explains the arguments."""
+    path = Path(path)
+    try:
+        stored = FORMATS[find(path)].read(path)
+    except OSError as e:
+        raise UserError(f"{e.filename or path} cannot be read: {e.strerror or e}.") from e
+    return to_set(stored, str(path), class_names, mean, std)

@@ -1,0 +1,118 @@
+"""One folder of pictures per class: numbered ones, and the layout of SRe2L, CDA and DELT.
+
+Both are read alike, as are RDED's `00000/class00000_id00000.jpg` and any folder of named class
+folders: the order of the folders is the label, as for torchvision's `ImageFolder`.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from delt_jax.errors import UserError
+from delt_jax.formats.npz import read_arrays
+from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
+from delt_jax.store import files, pictures
+from delt_jax.store.distilled import DistilledSet
+
+_SOFT_LABELS = "soft_labels.npz"
+_NUMBERED = re.compile(r"(?:new)?([0-9]+)")
+
+
+def detect(path: Path) -> bool:
+    """Whether some folder in this one holds pictures."""
+    return path.is_dir() and any(_pictures(folder) for folder in _folders(path))
+
+
+def detect_new000(path: Path) -> bool:
+    """Whether these are such folders, called as SRe2L's."""
+    return detect(path) and all(folder.name.startswith("new") for folder in _folders(path))
+
+
+def read(path: Path) -> Stored:
+    """Reads a folder of class folders.
+
+    Raises:
+      UserError: if a class is empty or left out, or a picture is damaged or of another size.
+    """
+    folders = _folders(path)
+    class_names, manifest = read_sidecar(path)
+    if all(_NUMBERED.fullmatch(folder.name) for folder in folders):
+        folders.sort(key=_number)
+        wrong = [folder for i, folder in enumerate(folders) if _number(folder) != i]
+        if wrong:
+            raise UserError(
+                f"{wrong[0]} is folder {folders.index(wrong[0])} in order; numbered class folders "
+                f"count from 0 without a gap, so a class is missing or there twice."
+            )
+    elif not class_names:
+        class_names = tuple(folder.name for folder in folders)
+    paths, labels = [], []
+    for label, folder in enumerate(folders):
+        members = _pictures(folder)
+        if not members:
+            raise UserError(f"{folder} has no pictures; every class needs some.")
+        paths += members
+        labels += [label] * len(members)
+    images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
+    return Stored(
+        pictures.stack(images, [str(p) for p in paths]),
+        np.array(labels),
+        class_names,
+        manifest,
+        _read_soft_labels(path),
+    )
+
+
+def write_numbered(folder: Path, content: DistilledSet, quality: int = 0) -> None:
+    """Fills an empty folder with `CCCCC/RRRRR.png` (class / rank)."""
+    _write(folder, content, quality, lambda c, r: f"{c:05}/{r:05}")
+
+
+def write_new000(folder: Path, content: DistilledSet, quality: int = 0) -> None:
+    """Fills an empty folder with `new000/class000_id000.jpg`, five digits beyond 1000."""
+    digits = 3 if max(len(content.class_names), content.ipc) <= 1000 else 5
+
+    def name(c: int, r: int) -> str:
+        return f"new{c:0{digits}}/class{c:0{digits}}_id{r:0{digits}}"
+
+    _write(folder, content, quality, name)
+
+
+def _write(
+    folder: Path, content: DistilledSet, quality: int, name: Callable[[int, int], str]
+) -> None:
+    for i, image in enumerate(content.images):
+        stem = name(i // content.ipc, i % content.ipc)
+        path = folder / f"{stem}{'.jpg' if quality else '.png'}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pictures.encode(image, quality))
+    if content.soft_labels is not None:
+        files.write_npz(folder / _SOFT_LABELS, logits=content.soft_labels)
+    write_sidecar(folder, content)
+
+
+def _read_soft_labels(path: Path) -> np.ndarray | None:
+    if not (path / _SOFT_LABELS).exists():
+        return None
+    return read_arrays(path / _SOFT_LABELS).get("logits")
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Pictures of a class by the numbers in their names, so that id10 comes after id9."""
+    found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+    return sorted((p for p in found if not p.name.startswith(".")), key=_natural)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("new"))
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"([0-9]+)", path.name)  # every second one is a number
+    return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)], path.name

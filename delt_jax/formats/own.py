@@ -1,0 +1,65 @@
+"""Our own layout: `distilled/` of a work directory, with the soft labels beside it."""
+
+import json
+from pathlib import Path
+
+from delt_jax.errors import UserError
+from delt_jax.formats.stored import Stored
+from delt_jax.store import distilled, soft_labels
+from delt_jax.store.distilled import DistilledSet
+from delt_jax.store.files import write_json
+
+
+def _set_folder(path: Path) -> Path:
+    """The folder of the set: what a work directory has under this name, or `path` itself."""
+    inner = path / "distilled"
+    return inner if (inner / "manifest.json").is_file() else path
+
+
+def detect(path: Path) -> bool:
+    """Whether this is a distilled set's folder or a work directory with one."""
+    return distilled.is_set(_set_folder(path))
+
+
+def read(path: Path) -> Stored:
+    """Reads a set; its soft labels too where the relabel stage has made them for this set."""
+    folder = _set_folder(path)
+    found = distilled.read(folder)
+    beside = folder.absolute().parent / soft_labels.FOLDER
+    try:
+        theirs = json.loads((beside / "manifest.json").read_text())["distilled"]
+    except (OSError, ValueError, KeyError, TypeError):
+        theirs = None
+    fits = theirs == found.manifest["hash"]
+    logits = soft_labels.read(beside, theirs) if fits else None
+    return Stored(found.images, found.labels, found.class_names, found.manifest, logits)
+
+
+def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
+    """Fills an empty folder with the set and a manifest that calls it imported.
+
+    What the set's own manifest tells is kept; soft labels are the relabel stage's to make.
+
+    Raises:
+      UserError: if the images are not square, as the stages need them.
+    """
+    del quality  # lossless
+    height, width, channels = content.images.shape[1:]
+    if height != width:
+        raise UserError(
+            f"The images are {width}x{height} px, and the stages take square ones; crop or resize "
+            f"them first."
+        )
+    imported = content.manifest.get("imported", {})
+    manifest = {
+        **content.manifest,
+        "inputs": {"imported": imported},
+        "imported": imported,
+        "storage": "png",
+        "class_names": list(content.class_names),
+        "ipc": content.ipc,
+        "image_size": height,
+        "channels": channels,
+        "hash": distilled.write_images(folder, content.images, content.ipc),
+    }
+    write_json(folder / "manifest.json", manifest)

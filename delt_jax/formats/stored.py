@@ -1,0 +1,178 @@
+"""What a layout holds, and the checks that make a distilled set of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax.errors import UserError
+from delt_jax.store import files
+from delt_jax.store.distilled import DistilledSet
+
+SIDECAR = "delt_jax.json"
+_FORMAT = "delt_jax export, version 1"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The content of a layout as it was found.
+
+    Attributes:
+      images: [N, H, W, C] (or [N, H, W], grey): pixels from 0 to 255, or normalised floats.
+      labels: integers [N], in any order; the order within a class is kept.
+      class_names: in label order; empty where the layout has none.
+      manifest: how the set was made; empty where that is not known.
+      soft_labels: logits [N, classes], if there are any.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+    soft_labels: np.ndarray | None = None
+
+
+def write_sidecar(folder: Path, content: DistilledSet) -> None:
+    """Writes what a folder of pictures cannot say; it also marks the folder as an export."""
+    about = {
+        "format": _FORMAT,
+        "class_names": list(content.class_names),
+        "manifest": content.manifest,
+    }
+    files.write_json(folder / SIDECAR, about)
+
+
+def read_sidecar(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Class names and manifest from `write_sidecar`; both empty where there is no sidecar.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    path = folder / SIDECAR
+    if not path.exists():
+        return (), {}
+    try:
+        about = json.loads(path.read_text())
+        if about["format"] != _FORMAT:
+            raise ValueError(f"its format is {about['format']!r}")
+        return tuple(map(str, about["class_names"])), dict(about["manifest"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{path} is damaged ({type(e).__name__}: {e}); export again.") from e
+
+
+def channels_last(images: np.ndarray, first: bool, where: str) -> np.ndarray:
+    """Brings a stack of images to [N, H, W, C].
+
+    Args:
+      images: [N, H, W], [N, H, W, C] or [N, C, H, W].
+      first: whether the channels come first where both ends look like channels.
+      where: for the sentence.
+    """
+    if images.ndim == 3:
+        return images[..., None]
+    axes = (1, 3) if first else (3, 1)
+    if images.ndim == 4:
+        for axis in axes:
+            if images.shape[axis] in (1, 3):
+                return np.moveaxis(images, axis, 3)
+    raise UserError(
+        f"The images in {where} have the shape {images.shape}; expected images, height, width and "
+        f"1 or 3 channels, first or last."
+    )
+
+
+def to_set(
+    stored: Stored,
+    where: str,
+    class_names: Sequence[str] = (),
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> DistilledSet:
+    """Checks what was found and sorts it by class.
+
+    Args:
+      stored: the content.
+      where: its path, for the sentences.
+      class_names: in label order, in place of the layout's own; without either, numbers.
+      mean, std: that normalised floats were made with, one value or one per channel.
+
+    Raises:
+      UserError: if it is no set of 8-bit images, as many of every class.
+    """
+    images, manifest = stored.images, dict(stored.manifest)
+    labels = np.asarray(stored.labels)
+    soft = None if stored.soft_labels is None else np.asarray(stored.soft_labels)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise UserError(f"The images in {where} have the shape {images.shape}, which is no set.")
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{where} has {len(images)} images but labels of shape {labels.shape} and type "
+            f"{labels.dtype}; expected one whole number per image."
+        )
+    if images.dtype.kind == "f":
+        images, clipped = _from_normalised(images, where, mean, std)
+        constants = {"mean": list(map(float, mean)), "std": list(map(float, std))}
+        manifest |= {"normalisation": constants, "clipped": clipped}
+    elif len(mean) or len(std):
+        raise UserError(f"mean and std are for normalised floats, but {where} has whole pixels.")
+    if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
+        raise UserError(f"The pixels in {where} are {images.dtype} beyond 0 to 255.")
+    labels = labels.astype(np.int64)
+    names = _names(tuple(class_names) or stored.class_names, labels, where)
+    counts = np.bincount(labels, minlength=len(names))
+    if counts.min() != counts.max():
+        few, many = int(counts.argmin()), int(counts.argmax())
+        raise UserError(
+            f"{where} has {counts[many]} images of class {many} ({names[many]}) but "
+            f"{counts[few]} of class {few} ({names[few]}); a distilled set has as many of every "
+            f"class."
+        )
+    if soft is not None and soft.shape != (len(images), len(names)):
+        raise UserError(
+            f"The soft labels in {where} have the shape {soft.shape} instead of "
+            f"{(len(images), len(names))}, images and classes."
+        )
+    order = np.argsort(labels, kind="stable")
+    return DistilledSet(
+        images=np.ascontiguousarray(images[order], np.uint8),
+        labels=labels[order].astype(np.int32),
+        class_names=names,
+        manifest=manifest,
+        soft_labels=None if soft is None else np.asarray(soft[order], np.float32),
+    )
+
+
+def _names(names: tuple[str, ...], labels: np.ndarray, where: str) -> tuple[str, ...]:
+    if labels.min() < 0:
+        raise UserError(f"{where} has the label {labels.min()}; labels count from 0.")
+    if not names and labels.max() < len(labels):
+        names = tuple(map(str, range(int(labels.max()) + 1)))
+    if labels.max() >= len(names):
+        raise UserError(
+            f"{where} has the label {labels.max()}, but {len(labels)} images and {len(names)} "
+            f"class names; labels count from 0, and every class has a name and images."
+        )
+    return names
+
+
+def _from_normalised(
+    images: np.ndarray, where: str, mean: Sequence[float], std: Sequence[float]
+) -> tuple[np.ndarray, float]:
+    """Pixels uint8, and the share of values that lay outside black and white."""
+    allowed = (1, images.shape[3])
+    if len(mean) not in allowed or len(std) not in allowed or min(std) <= 0:
+        raise UserError(
+            f"{where} holds normalised floats; give the mean and std (above 0) they were made "
+            f"with, one value or {images.shape[3]} each (--mean=0 --std=1 for pixels in [0, 1])."
+        )
+    unit = 255 * (images.astype(np.float64) * np.asarray(std) + np.asarray(mean))
+    if not np.isfinite(unit).all():
+        raise UserError(f"{where} has images that are not finite; they cannot be stored.")
+    whole = np.rint(unit)
+    outside = (whole < 0) | (whole > 255)
+    return np.clip(whole, 0, 255).astype(np.uint8), float(outside.mean())

@@ -1,0 +1,470 @@
+"""Distilled sets in other layouts: writing them, reading them back, the command line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import delt_jax
+from delt_jax import export, formats
+from delt_jax.errors import UserError
+from delt_jax.store import distilled, files, soft_labels
+from delt_jax.store.distilled import DistilledSet
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("T-shirt/top", "ant bear", "日本")
+
+
+def make_set(class_names=NAMES, ipc=2, size=5, channels=3, soft=True, seed=0) -> DistilledSet:
+    draw = np.random.default_rng(seed)
+    classes = len(class_names)
+    count = classes * ipc
+    return DistilledSet(
+        draw.integers(0, 256, (count, size, size, channels), np.uint8),
+        np.repeat(np.arange(classes, dtype=np.int32), ipc),
+        class_names,
+        {"normalisation": {"mean": [0.5], "std": [0.2]}, "ipc": ipc},
+        draw.normal(size=(count, classes)).astype(np.float32) if soft else None,
+    )
+
+
+def written(folder: Path, content: DistilledSet, to: str, quality: int = 0) -> Path:
+    """A path of this layout, made by the layout's own function."""
+    if to == "pt":
+        pytest.importorskip("torch")
+    layout = formats.FORMATS[to]
+    path = folder / f"set{layout.suffix}"
+    if not layout.suffix:
+        path.mkdir()
+    layout.write(path, content, quality)
+    return path
+
+
+def check_same(read: DistilledSet, content: DistilledSet) -> None:
+    np.testing.assert_array_equal(read.images, content.images, strict=True)
+    np.testing.assert_array_equal(read.labels, content.labels, strict=True)
+    assert read.class_names == content.class_names
+    if content.soft_labels is None:
+        assert read.soft_labels is None
+    else:
+        np.testing.assert_array_equal(read.soft_labels, content.soft_labels, strict=True)
+
+
+NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@pytest.mark.parametrize("to", formats.FORMATS)
+@settings(max_examples=12, deadline=None)
+@given(
+    class_names=st.lists(NAME, min_size=1, max_size=4),
+    ipc=st.integers(1, 3),
+    channels=st.sampled_from([1, 3]),
+    soft=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@example(["T-shirt/top", "..", " padded ", "a\nb"], 2, 1, True, 0)
+@example(["crane", "crane"], 1, 3, False, 0)  # as two classes of ImageNet are called
+def test_every_layout_reads_back_as_it_was(to, class_names, ipc, channels, soft, seed):
+    content = make_set(tuple(class_names), ipc, 4, channels, soft and to != "distilled", seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(Path(folder), content, to)
+        assert formats.find(path) == to
+        read = delt_jax.load(path)
+    check_same(read, content)
+    assert {k: read.manifest[k] for k in content.manifest} == content.manifest
+    assert read.ipc == ipc
+
+
+def files_of(path: Path) -> list[str]:
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+
+
+def test_names_of_files(tmp_path):
+    content = make_set(soft=False)
+    new000 = written(tmp_path, content, "new000")
+    assert files_of(new000) == [
+        "delt_jax.json",
+        *(f"new{c:03}/class{c:03}_id{r:03}.png" for c in range(3) for r in range(2)),
+    ]
+    new000.rename(tmp_path / "kept")
+    numbered = written(tmp_path, content, "folder", quality=90)
+    assert files_of(numbered) == [
+        *(f"{c:05}/{r:05}.jpg" for c in range(3) for r in range(2)),
+        "delt_jax.json",
+    ]
+    assert Image.open(numbered / "00002/00001.jpg").size == (5, 5)
+
+
+def test_many_classes_sort_as_text(tmp_path):
+    content = make_set(tuple(map(str, range(1001))), 1, 1, 1, soft=False)
+    path = written(tmp_path, content, "new000")
+    folders = sorted(p.name for p in path.iterdir() if p.is_dir())
+    assert folders == [f"new{c:05}" for c in range(1001)]  # torchvision's order is the labels'
+    check_same(delt_jax.load(path), content)
+
+
+def test_parquet_is_as_the_hub_has_it(tmp_path):
+    content = make_set(channels=1)
+    path = written(tmp_path, content, "parquet")
+    table = pq.read_table(path / "data/train-00000-of-00001.parquet")
+    assert table.schema.field("image").type.get_field_index("bytes") == 0
+    assert str(table.schema.field("label").type) == "int64"
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert features["label"] == {"_type": "ClassLabel", "names": list(NAMES)}
+    assert features["soft_label"]["_type"] == "Sequence"
+    row = table.to_pylist()[3]
+    pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+    np.testing.assert_array_equal(pixels, content.images[3, ..., 0])
+    assert row["image"]["path"] == "00001_00001.png"
+    yaml = pytest.importorskip("yaml")
+    _, header, text = (path / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(header)
+    assert card["license"] == "unknown"
+    assert card["task_categories"] == ["image-classification"]
+    assert card["size_categories"] == ["n<1K"]
+    info = card["dataset_info"]
+    assert info["features"][1]["dtype"]["class_label"]["names"]["0"] == "T-shirt/top"
+    assert info["splits"][0]["num_examples"] == 6
+    assert info["download_size"] == os.path.getsize(path / "data/train-00000-of-00001.parquet")
+    assert "6 synthetic images, 2 of each of 3 classes" in text
+    # One file of the folder is enough, names and all.
+    check_same(delt_jax.load(path / "data/train-00000-of-00001.parquet"), content)
+
+
+def test_tfds_reads_the_directory(tmp_path):
+    import tensorflow_datasets as tfds
+
+    content = make_set()
+    builder = tfds.builder_from_directory(written(tmp_path, content, "tfds"))
+    examples = list(builder.as_data_source("train"))
+    np.testing.assert_array_equal([e["image"] for e in examples], content.images)
+    assert [e["label"] for e in examples] == content.labels.tolist()
+    assert builder.info.features["label"].names == list(NAMES)
+    assert "tensorflow" not in sys.modules
+
+
+def test_tfds_gets_numbers_for_names_it_cannot_keep(tmp_path):
+    import tensorflow_datasets as tfds
+
+    path = written(tmp_path, make_set(("a\nb", " padded ", "c")), "tfds")
+    label = tfds.builder_from_directory(path).info.features["label"]
+    assert label.num_classes == 3
+    assert label.names == ["0", "1", "2"]
+
+
+def test_torch_reads_its_file_without_unpickling(tmp_path):
+    torch = pytest.importorskip("torch")
+    content = make_set()
+    values = torch.load(written(tmp_path, content, "pt"), weights_only=True)
+    assert values["images"].dtype == torch.uint8
+    np.testing.assert_array_equal(values["images"].permute(0, 2, 3, 1), content.images)
+    assert values["labels"].dtype == torch.int64
+    assert values["class_names"] == list(NAMES)
+
+
+def test_numpy_reads_its_file_alone(tmp_path):
+    content = make_set()
+    with np.load(written(tmp_path, content, "npz"), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["images"], content.images, strict=True)
+        np.testing.assert_array_equal(arrays["labels"], content.labels.astype(int), strict=True)
+        assert arrays["class_names"].tolist() == list(NAMES)
+        assert json.loads(str(arrays["manifest"])) == content.manifest
+
+
+# --- loading our own ---
+
+
+def make_workdir(folder: Path) -> DistilledSet:
+    """Only what the recover and relabel stages leave of a set."""
+    content = make_set(ipc=3)
+    formats.FORMATS["distilled"].write(folder / "distilled", content, 0)
+    manifest = files.read_json(folder / "distilled/manifest.json")
+    (folder / "soft_labels").mkdir()
+    soft_labels.write(folder / "soft_labels", content.soft_labels, {"distilled": manifest["hash"]})
+    return content
+
+
+def test_a_work_directory_brings_its_soft_labels(tmp_path, monkeypatch):
+    content = make_workdir(tmp_path)
+    check_same(delt_jax.load(tmp_path), content)
+    monkeypatch.chdir(tmp_path)
+    check_same(delt_jax.load("distilled"), content)
+    labels = tmp_path / "soft_labels/manifest.json"
+    manifest = files.read_json(labels)
+    files.write_json(labels, manifest | {"distilled": "another set's"})
+    assert delt_jax.load(tmp_path).soft_labels is None
+    files.write_json(labels, manifest)
+    (tmp_path / "soft_labels/logits.npz").write_bytes(b"no")
+    with pytest.raises(UserError, match="damaged"):
+        delt_jax.load(tmp_path)
+
+
+def test_per_class_is_a_set_of_the_first(tmp_path):
+    content = make_workdir(tmp_path)
+    whole = delt_jax.load(tmp_path)
+    two = whole.per_class(2)
+    assert (two.ipc, whole.ipc) == (2, 3)
+    first = [0, 1, 3, 4, 6, 7]
+    np.testing.assert_array_equal(two.images, content.images[first], strict=True)
+    np.testing.assert_array_equal(two.labels, [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(two.soft_labels, content.soft_labels[first], strict=True)
+    assert two.manifest["ipc"] == 2
+    assert two.manifest["first_of"] == 3
+    assert "hash" not in two.manifest
+    assert "hash" in whole.manifest
+    assert whole.per_class(3) is whole
+    for k in (0, 4, -1):
+        with pytest.raises(UserError, match=f"from 1 to 3, .* not {k}"):
+            whole.per_class(k)
+
+
+@pytest.mark.parametrize(
+    "manifest", [[], {}, {"class_names": [], "ipc": 1, "storage": "png", "hash": ""}]
+)
+def test_another_manifest_is_no_sets(tmp_path, manifest):
+    make_workdir(tmp_path)
+    files.write_json(tmp_path / "distilled/manifest.json", manifest)
+    with pytest.raises(UserError, match="is not a distilled set's"):
+        distilled.read(tmp_path / "distilled")
+
+
+def test_loading_needs_no_jax(tmp_path):
+    make_workdir(tmp_path)
+    code = (
+        "import sys, delt_jax\n"
+        "assert 'numpy' not in sys.modules\n"
+        f"print(delt_jax.load({str(tmp_path)!r}).images.shape)\n"
+        "assert not {'jax', 'torch', 'pyarrow', 'tensorflow_datasets'} & set(sys.modules)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "(9, 5, 5, 3)\n", result.stderr
+
+
+# --- the command ---
+
+
+def options(source: Path, to: str, out: Path, **more) -> export.Options:
+    return export.Options(source, to, out, **more)
+
+
+def test_jpeg_tells_its_loss(tmp_path, capsys):
+    ramp = np.add.outer(np.arange(0, 128, 8), np.arange(0, 128, 8)).astype(np.uint8)
+    images = np.stack([ramp, ramp.T[::-1], 255 - ramp])[..., None].repeat(3, axis=3)
+    images[..., 0] //= 2
+    content = DistilledSet(images, np.arange(3, dtype=np.int32), NAMES, {}, np.eye(3))
+    source = written(tmp_path, content, "npz")
+    export.run(options(source, "new000", tmp_path / "out", quality=75))
+    read = delt_jax.load(tmp_path / "out")
+    assert read.soft_labels is None  # they were of other pixels
+    difference = np.abs(read.images.astype(float) - images)
+    assert difference.max() > 0
+    psnr = 10 * np.log10(255**2 / (difference**2).mean())
+    out = capsys.readouterr().out
+    assert (
+        f"JPEG of quality 75 changed the pixels by {difference.mean():.2f} of 255 in the mean and "
+        f"{difference.max():.0f} at most; PSNR {psnr:.1f} dB"
+    ) in out
+    assert "left out the soft labels, which are of the uncompressed images" in out
+    export.run(options(source, "new000", tmp_path / "png"))
+    assert "lossless: reads back as it was" in capsys.readouterr().out
+
+
+def test_importing_keeps_what_is_known(tmp_path, capsys):
+    source = written(tmp_path, make_set(), "new000")
+    export.run(options(source, "distilled", tmp_path / "run/distilled", per_class=1))
+    assert "left out the soft labels, which come from the relabel stage" in capsys.readouterr().out
+    read = delt_jax.load(tmp_path / "run")
+    check_same(read, make_set(soft=False).per_class(1))
+    assert read.manifest["imported"] == {"layout": "new000", "name": "set"}
+    assert read.manifest["inputs"] == {"imported": read.manifest["imported"]}
+    assert read.manifest["normalisation"] == make_set().manifest["normalisation"]
+    assert (read.manifest["image_size"], read.manifest["channels"]) == (5, 3)
+
+
+def test_images_that_are_not_square_stay_outside_the_work_directory(tmp_path):
+    content = make_set(soft=False)
+    wide = DistilledSet(content.images[:, :4], content.labels, NAMES, {})
+    source = written(tmp_path, wide, "npz")
+    with pytest.raises(UserError, match="5x4 px, and the stages take square ones"):
+        export.run(options(source, "distilled", tmp_path / "out"))
+    assert files_of(tmp_path) == ["set.npz"]
+    export.run(options(source, "folder", tmp_path / "out"))
+    check_same(delt_jax.load(tmp_path / "out"), wide)
+
+
+@pytest.mark.parametrize("to", ["npz", "folder"])
+def test_only_exports_are_overwritten_and_only_if_asked(tmp_path, to):
+    source = tmp_path / "source"
+    source.mkdir()
+    source = written(source, make_set(), "parquet")
+    out = tmp_path / ("out.npz" if to == "npz" else "out")
+    export.run(options(source, to, out, per_class=1))
+    with pytest.raises(UserError, match="is there already; choose another --out, or add"):
+        export.run(options(source, to, out))
+    assert delt_jax.load(out).ipc == 1
+    export.run(options(source, to, out, overwrite=True))
+    assert delt_jax.load(out).ipc == 2
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "holiday.png").write_bytes(b"dear")
+    with pytest.raises(UserError, match="no export of delt_jax; choose another --out"):
+        export.run(options(source, to, foreign, overwrite=True))
+    assert files_of(foreign) == ["holiday.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["source", "photos", out.name])
+
+
+@pytest.mark.parametrize("to", ["npz", "folder"])
+def test_what_reads_back_wrong_is_not_kept(tmp_path, to, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    source = written(source, make_set(), "tfds")
+    out = tmp_path / ("out.npz" if to == "npz" else "out")
+    other = make_set(seed=1)
+    monkeypatch.setattr(formats, "load", lambda path: other)
+    monkeypatch.setattr(delt_jax, "load", lambda *_: make_set())
+    with pytest.raises(UserError, match="reads back as another set"):
+        export.run(options(source, to, out))
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "delt_jax.export", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def refused(result, status, *words):
+    """One sentence on stderr, no traceback, the right exit status."""
+    assert result.returncode == status, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("delt_jax: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_command_converts(tmp_path):
+    make_workdir(tmp_path / "run")
+    result = command(tmp_path / "run", "--to=npz", "--per_class=2")
+    assert result.returncode == 0, result.stderr
+    assert "(distilled): 9 images, 3 of each of 3 classes, 5x5 px, 3 channel(s)" in result.stdout
+    assert f"wrote {tmp_path / 'run.npz'} (npz)" in result.stdout
+    check_same(delt_jax.load(tmp_path / "run.npz"), make_set(ipc=3).per_class(2))
+
+
+def test_command_names_and_normalises(tmp_path):
+    content = make_set(soft=False, channels=1)
+    np.savez(
+        tmp_path / "floats.npz",
+        images=((content.images / 255 - 0.5) / 0.2).astype(np.float32),
+        labels=content.labels,
+    )
+    (tmp_path / "names.txt").write_text("\n".join(NAMES) + "\n")
+    result = command(
+        "--to=folder",
+        tmp_path / "floats.npz",
+        f"--class_names={tmp_path / 'names.txt'}",
+        "--mean=.5",
+        "--std=.2",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "rounded to 8 bits; 0.00% of the values were clipped" in result.stdout
+    read = delt_jax.load(tmp_path / "floats-folder")
+    check_same(read, content)
+    assert read.manifest["normalisation"] == {"mean": [0.5], "std": [0.2]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["x"], 2, ["--to is missing", "npz"]),
+        (["--to=zip", "x"], 2, ["--to=zip", "npz"]),
+        (["--to=npz"], 2, ["Name one set", "0 paths"]),
+        (["--to=npz", "x", "y"], 2, ["2 paths"]),
+        (["--to=npz", "x", "--quality=75"], 2, ["new000 and folder", "npz is lossless"]),
+        (["--to=folder", "x", "--quality=101"], 2, ["--quality=101"]),
+        (["--to=npz", "x", "--mean=a"], 2, ["--mean", "numbers"]),
+        (["--to=npz", "x", "--per_clas=1"], 2, ["per_clas"]),
+        (["--to=npz", "no/such/set"], 1, ["no/such/set", "check the path"]),
+        (["--to=npz", "docs"], 1, ["docs is no distilled set", "class folders"]),
+    ],
+)
+def test_command_refuses(arguments, status, words):
+    refused(command(*arguments), status, *words)
+
+
+def test_the_card_tells_how_the_set_was_made(tmp_path):
+    def card(**manifest) -> str:
+        path = tmp_path / "card"
+        content = replace(make_set(), manifest=manifest)
+        export.run(options(written_npz(content), "parquet", path, overwrite=True))
+        return (path / "README.md").read_text()
+
+    def written_npz(content: DistilledSet) -> Path:
+        formats.FORMATS["npz"].write(tmp_path / "set.npz", content, 0)
+        return tmp_path / "set.npz"
+
+    assert "The set: how it was made is not recorded." in card()
+    made = card(
+        settings={},
+        teacher={"spec": {"name": "conv3"}},
+        schedule={"image_iterations": 7},
+    )
+    assert "made by delt_jax, with the teacher conv3, in 7 image-iterations." in made
+    assert "imported from the layout new000." in card(imported={"layout": "new000"})
+    assert "how it was made is not recorded" in card(teacher="odd", schedule=[], imported=None)
+
+
+@pytest.mark.parametrize("content", ["no", "[]", "{}", '{"format": "other"}'])
+def test_damaged_sidecar(tmp_path, content):
+    path = written(tmp_path, make_set(), "folder")
+    (path / "delt_jax.json").write_text(content)
+    with pytest.raises(UserError, match=r"delt_jax\.json is damaged .*; export again"):
+        delt_jax.load(path)
+
+
+def test_a_pt_file_needs_torch_to_be_written(tmp_path, monkeypatch):
+    source = written(tmp_path, make_set(), "npz")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"pip install 'delt_jax\[torch\]'"):
+        export.run(options(source, "pt", tmp_path / "out.pt"))
+    assert files_of(tmp_path) == ["set.npz"]
+
+
+@pytest.mark.parametrize("names", ["", "a\n\nb\n", None])
+def test_a_file_of_names_without_names(tmp_path, names):
+    source = written(tmp_path, make_set(), "npz")
+    path = tmp_path / "names.txt"
+    if names is not None:
+        path.write_text(names)
+    with pytest.raises(UserError, match=r"--class_names=.*names\.txt (is empty or|cannot be read)"):
+        export.run(options(source, "folder", tmp_path / "out", class_names=path))
+
+
+def test_a_stop_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
+    def stop(parsed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "run", stop)
+    monkeypatch.setattr(export, "parse", lambda argv: None)
+    assert export.main(["export"]) == 130
+    assert capsys.readouterr().err == "delt_jax: stopped; nothing was written.\n"
