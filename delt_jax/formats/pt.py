@@ -90,7 +90,7 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"There is no file {path}; images and labels lie beside each other.")
     try:
-        return torch_files._read_pth(path)
+        return torch_files.read_pth(path)
     except UserError:
         raise
     except Exception as e:  # a damaged file can fail anywhere in its reader

@@ -59,7 +59,7 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.numpy.load_file(path)
         elif path.suffix in (".pth", ".pt", ".bin"):
-            content = _read_pth(path)
+            content = read_pth(path)
         else:
             raise UserError(
                 f"{path} ends in {path.suffix or 'nothing'}; weights are read from .safetensors, "
@@ -104,7 +104,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
     return state
 
 
-def _read_pth(path: Path) -> Any:
+def read_pth(path: Path) -> Any:
     """What a `.pth` file holds, its tensors as arrays."""
     if not zipfile.is_zipfile(path):
         raise UserError(
