@@ -26,19 +26,24 @@ def run(
     """
     # Imported here so that a mistyped flag is answered at once.
     from delt_jax import data, pipeline, plan
+    from delt_jax.progress import say
     from delt_jax.store.workdir import WorkDir
 
     settings = from_config(config)
     folder = WorkDir(workdir)
     folder.check()
     pipeline.chosen(stages, folder)
-    source = data.open_source(settings.data)
+    cache = folder.path / "cache"
+    source = data.open_source(settings.data, cache)
     pipeline.check(settings, source)
     if dry_run:
         print("\n".join(plan.describe(settings, source, folder, stages)))
         return
     folder.open(settings)
     try:
+        source = data.hold(source, settings.data.memory_mib, cache)
+        for note in source.notes:
+            say(note)
         pipeline.run(settings, source, folder, stages)
     finally:
         folder.close()
