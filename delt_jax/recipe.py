@@ -73,9 +73,9 @@ class TeacherRecipe:
       weights: a teacher to use instead of training one: the folder of a finished one
         (``WORKDIR/teacher``), a .safetensors or .pth file of torch-named weights for `model`,
         or "hf:owner/name" on the Hugging Face Hub; the last two need data.mean and data.std.
-      model: architecture, a name of `delt_jax.models`.
+      model: architecture, a name of `delt_jax.models`; empty derives it from the image size.
       width: channels of the first stage; 0 is the paper's own width.
-      epochs, batch_size, learning_rate, momentum, weight_decay: SGD.
+      epochs, batch_size, learning_rate, momentum, weight_decay: SGD; 0 epochs derives them.
       schedule: "cosine" or "one_cycle" over all steps.
       crop_padding: zero-pad by so many pixels and crop back at random; 0 for none.
     """
@@ -172,7 +172,7 @@ class EvaluateRecipe:
     """Students trained from scratch on the distilled set.
 
     Attributes:
-      students: architectures.
+      students: architectures; an empty name stands for the teacher's.
       width: channels of the students' first stage; 0 is the paper's own.
       images: which sets to train on: "recovered", "random" (real images drawn anew for every
         seed), "selected" (the real images that the rule chose, not optimised).
@@ -180,7 +180,7 @@ class EvaluateRecipe:
         soft label per image) or "hard".
       seeds: independent students per row; the spread is over these.
       epochs, batch_size, learning_rate, weight_decay: AdamW, half-cosine (ends at half the
-        learning rate, as RDED and DELT do).
+        learning rate, as RDED and DELT do); 0 epochs derives them.
       eval_every: epochs between looks at the test set; the last epoch always counts.
     """
 
@@ -215,7 +215,7 @@ class Recipe:
 
     Attributes:
       seed: root of all draws.
-      ipc: synthetic images per class.
+      ipc: synthetic images per class; 0 derives it from the data (see `delt_jax.derive`).
       tensorboard: also write the log as TensorBoard events.
       data, teacher, select, recover: settings of these stages.
       relabel: views and temperature, wherever the teacher labels views.
@@ -255,7 +255,7 @@ _CHOICES_OF_MANY = {
 # Lower bounds, inclusive; a setting that is absent here may be any value of its type.
 _AT_LEAST = {
     "seed": 0,
-    "ipc": 1,
+    "ipc": 0,
     "data.image_size": 0,
     "data.split_seed": 0,
     "data.workers": -1,
@@ -263,7 +263,7 @@ _AT_LEAST = {
     "data.train_images": 0,
     "data.test_images": 0,
     "teacher.width": 0,
-    "teacher.epochs": 1,
+    "teacher.epochs": 0,
     "teacher.batch_size": 2,
     "teacher.momentum": 0,
     "teacher.weight_decay": 0,
@@ -279,7 +279,7 @@ _AT_LEAST = {
     "recover.chunk_steps": 0,
     "evaluate.width": 0,
     "evaluate.seeds": 1,
-    "evaluate.epochs": 1,
+    "evaluate.epochs": 0,
     "evaluate.batch_size": 2,
     "evaluate.weight_decay": 0,
     "evaluate.eval_every": 1,

@@ -118,9 +118,7 @@ def test_class_lists_choose_and_order(tmp_path, pets):
     listed.write_text("# two of three\neel\n\ncat\n")
     source = open_folder(pets, classes=str(listed))
     assert source.class_names == ("eel", "cat")
-    assert {n >= 200 for n, c in zip(numbers_of(source.train), source.train.labels, strict=True) if c == 0} == {
-        True
-    }
+    assert [int(n < 200) for n in numbers_of(source.train)] == source.train.labels.tolist()
     assert 100 not in numbers_of(source.train)
     listed.write_text("eel\nemu\n")
     with pytest.raises(UserError, match=r"lacks 1 of the 2 classes in data\.classes .*emu"):
@@ -128,13 +126,13 @@ def test_class_lists_choose_and_order(tmp_path, pets):
     listed.write_text("eel\neel\n")
     with pytest.raises(UserError, match="repeats the class 'eel'"):
         open_folder(pets, classes=str(listed))
-    with pytest.raises(UserError, match="names a|cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read .*; name a file with a class per line"):
         open_folder(pets, classes="imagenet_100")
 
 
 def test_names_can_replace_the_folders(pets):
     assert open_folder(pets, class_names=("a", "b")).class_names == ("a", "b")
-    with pytest.raises(UserError, match="has 3 names, but .* has 2 classes"):
+    with pytest.raises(UserError, match=r"has 3 names, but .* has 2 classes"):
         open_folder(pets, class_names=("a", "b", "c"))
 
 
@@ -181,12 +179,12 @@ def test_every_kind_of_file_becomes_the_same_colour(tmp_path):
     (folder / "notes.txt").write_text("not an image")
     (folder / ".hidden.png").write_text("not an image either")
     source = open_folder(tmp_path, image_size=8, test_share=0.01)
-    both = [*zip(source.train.names, source.train.images(np.arange(len(source.train))), strict=True)]
-    both += [*zip(source.test.names, source.test.images(np.arange(len(source.test))), strict=True)]
-    colours = {name: pixels[4, 4] for name, pixels in both if name.startswith("red/")}
-    assert sorted(colours) == [f"red/{n}" for n in sorted(os.listdir(folder)) if n[1] == "."][
-        -len(colours) :
+    both = [
+        (name, pixels)
+        for part in (source.train, source.test)
+        for name, pixels in zip(part.names, part.images(np.arange(len(part))), strict=True)
     ]
+    colours = {name: pixels[4, 4] for name, pixels in both if name.startswith("red/")}
     assert len(colours) == 9
     for name, colour in colours.items():
         np.testing.assert_allclose(colour, [200, 0, 0], atol=3, err_msg=name)
@@ -257,8 +255,8 @@ def test_unreadable_files_can_be_skipped(broken, tmp_path, monkeypatch):
         again = open_folder(broken, tmp_path / "work/cache", unreadable="skip", channels=3)
     assert list(again.train.names) == list(source.train.names)
     os.utime(broken / "cat/011.png", ns=(1, 1))
-    with monkeypatch.context() as m, pytest.raises(TypeError):
-        m.setattr("delt_jax.data.readable._check", None)
+    monkeypatch.setattr("delt_jax.data.readable._check", None)
+    with pytest.raises(TypeError):  # it is called again
         open_folder(broken, tmp_path / "work/cache", unreadable="skip", channels=3)
 
 
@@ -314,7 +312,7 @@ def test_links_out_of_the_root_are_followed(pets, tmp_path):
 def test_odd_names(tmp_path):
     for c, name in enumerate(("a class", "\u00e9t\u00e9 \U0001f41d", "100% 'quoted', ok")):
         fill(tmp_path / name, range(100 * c, 100 * c + 5))
-        (tmp_path / name / f"{100 * c:03}.png").rename(tmp_path / name / "tr\u00e8s, \"odd\"\n.png")
+        (tmp_path / name / f"{100 * c:03}.png").rename(tmp_path / name / 'tr\u00e8s, "odd"\n.png')
     bad = os.fsencode(tmp_path / "a class") + b"/\xff\xfe.png"
     os.rename(os.fsencode(tmp_path / "a class/001.png"), bad)
     source = open_folder(tmp_path)
@@ -390,5 +388,7 @@ def test_what_fits_is_decoded_once(pets, tmp_path, monkeypatch):
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:-1])  # damaged: made again
     repaired = hold(open_folder(pets, image_size=8), 1, cache)
-    np.testing.assert_array_equal(repaired.train.images(everything), source.train.images(everything))
+    np.testing.assert_array_equal(
+        repaired.train.images(everything), source.train.images(everything)
+    )
     assert hold(source, 0, cache).train is source.train

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.data import held
+from delt_jax.data.described import describe_source
 from delt_jax.data.held import hold
 from delt_jax.data.normalise import Normalisation
 from delt_jax.data.source import ArrayExamples, Examples, Source
@@ -18,6 +19,7 @@ __all__ = [
     "Normalisation",
     "Source",
     "batches",
+    "describe_source",
     "hold",
     "measure_normalisation",
     "open_source",
