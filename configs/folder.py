@@ -16,15 +16,20 @@ def get_config(variants=""):
     config.data.channels = 0
 
     config.teacher.model = ""
+    config.teacher.width = 64  # half the field's ConvNets, and ResNet-18's own
     config.teacher.epochs = 0
     config.teacher.learning_rate = 0.05
     config.teacher.batch_size = 64
 
-    config.recover.iterations = 800
-    config.recover.round_iterations = 100
+    config.recover.iterations = 400
+    config.recover.round_iterations = 50
     config.recover.learning_rate = 0.05
 
     config.evaluate.students = ("",)
+    config.evaluate.width = 64
+    config.evaluate.images = ("recovered", "random")
+    config.evaluate.regimes = ("online",)  # add "hard" to see what the labels alone teach
     config.evaluate.epochs = 0
+    config.evaluate.eval_every = 50
     vary(config, variants, {})
     return config

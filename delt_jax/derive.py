@@ -9,10 +9,10 @@ from delt_jax.data import Source
 from delt_jax.recipe import Recipe
 
 _IPC = 10
-_TEACHER_IMAGES = 40_000  # that the teacher sees in training, about
+_TEACHER_IMAGES = 20_000  # that the teacher sees in training, about
 _TEACHER_EPOCHS = (5, 60)
-_STUDENT_IMAGES = 30_000
-_STUDENT_EPOCHS = (60, 300)
+_STUDENT_IMAGES = 10_000
+_STUDENT_EPOCHS = (100, 300)
 _NETWORKS = ((32, "conv3"), (64, "conv4"), (math.inf, "resnet18"))
 
 
@@ -21,7 +21,7 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
 
     Rules, ours: `ipc` 10, or the size of the smallest training class; `teacher.model` conv3 to
     32 px, conv4 to 64, resnet18 above; students like the teacher; epochs such that the teacher
-    sees about 40,000 images (5 to 60 epochs) and a student about 30,000 (60 to 300).
+    sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300).
     """
     notes = []
     smallest = int(np.bincount(source.train.labels, minlength=len(source.class_names)).min())

@@ -267,9 +267,9 @@ def toy(side: int, per_class: int, classes: int = 4) -> Source:
 @pytest.mark.parametrize(
     ("side", "per_class", "ipc", "model", "teacher_epochs", "student_epochs"),
     [
-        (32, 1000, 10, "conv3", 10, 300),
+        (32, 1000, 10, "conv3", 5, 250),
         (64, 5, 5, "conv4", 60, 300),
-        (8, 10_000, 10, "conv3", 5, 300),
+        (8, 200, 10, "conv3", 25, 250),
     ],
 )
 def test_settings_derived_from_the_data(

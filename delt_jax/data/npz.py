@@ -57,10 +57,7 @@ def open_npz(recipe: DataRecipe) -> Source:
         keys = [f"{split}/{numbers[split][i]:06}" for i in kept]
         made[split] = ArrayExamples(fitted, new[kept], keys)
     train, test = made["train"], made["test"]
-    if (
-        train.pixels.shape[1:] != test.pixels.shape[1:]
-        or train.pixels.shape[1] != (train.pixels.shape[2])
-    ):
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
         raise UserError(
             f"The images of {path} have the shapes {train.pixels.shape[1:]} and "
             f"{test.pixels.shape[1:]}; set data.image_size and data.channels."
