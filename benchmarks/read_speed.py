@@ -94,16 +94,20 @@ class Memory(threading.Thread):
 
 
 def _children() -> list[Path]:
-    found = [task / "children" for task in Path("/proc/self/task").iterdir()]
-    return [Path("/proc") / pid for path in found for pid in path.read_text().split()]
+    listed = (_text(task / "children") for task in Path("/proc/self/task").iterdir())
+    return [Path("/proc") / pid for text in listed for pid in text.split()]
 
 
 def _share(process: Path) -> float:
-    try:
-        lines = (process / "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
+    lines = _text(process / "smaps_rollup").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # the process or thread has ended
+        return ""
 
 
 def main() -> None:
