@@ -24,6 +24,30 @@ def default_config() -> ml_collections.ConfigDict:
     return config
 
 
+def vary(config: ml_collections.ConfigDict, variants: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Applies what follows the colon in --config=FILE:VARIANTS, e.g. "ipc10,folder=/data/x".
+
+    Args:
+      config: changed in place.
+      variants: names of rows parted by commas, and "folder=PATH" for images in folders.
+      rows: settings by the name of a row, e.g. {"ipc10": {"ipc": 10}}.
+
+    Raises:
+      ValueError: for a name that is none of these.
+    """
+    for variant in filter(None, variants.split(",")):
+        if variant.startswith("folder="):
+            path = variant.removeprefix("folder=")
+            config.update_from_flattened_dict({"data.name": "folder", "data.path": path})
+        elif variant in rows:
+            config.update_from_flattened_dict(rows[variant])
+        else:
+            raise ValueError(
+                f"{variant!r} is no variant of this recipe; there are {', '.join(rows)} and "
+                f"folder=PATH."
+            )
+
+
 def nearest(name: str, known: list[str]) -> str:
     """How a sentence about a misspelt name ends: with a "did you mean", or just a full stop."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import flags
@@ -9,6 +12,10 @@ from absl import flags
 from delt_jax import cli
 from delt_jax.config import from_config
 from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe
+
+if TYPE_CHECKING:
+    from delt_jax.data import Source
 
 flags.adopt_module_key_flags(cli)  # so that --help lists them
 
@@ -25,24 +32,44 @@ def run(
       UserError: for settings, data or folders that cannot work, before anything is written.
     """
     # Imported here so that a mistyped flag is answered at once.
-    from delt_jax import data, pipeline, plan
+    from delt_jax import data, derive, pipeline, plan
+    from delt_jax.progress import say
     from delt_jax.store.workdir import WorkDir
 
     settings = from_config(config)
     folder = WorkDir(workdir)
     folder.check()
     pipeline.chosen(stages, settings, folder)
-    source = data.open_source(settings.data)
+    cache = folder.path / "cache"
+    source = _open(settings.data, cache, dry_run)
+    settings, derived = derive.complete(settings, source)
     pipeline.check(settings, source)
     pipeline.check_imported(stages, settings, source, folder)
+    notes = [*source.notes, *derived]
     if dry_run:
-        print("\n".join(plan.describe(settings, source, folder, stages)))
+        print("\n".join([*plan.describe(settings, source, folder, stages), *notes]))
         return
     folder.open(settings)
     try:
+        source = data.hold(source, settings.data.memory_mib, cache)
+        for note in notes:
+            say(note)
         pipeline.run(settings, source, folder, stages)
     finally:
         folder.close()
+
+
+def _open(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
+    """The data; for a dry run, what is published about them where they are not at hand."""
+    from delt_jax import data
+
+    try:
+        return data.open_source(recipe, cache)
+    except UserError as e:
+        described = data.describe_source(recipe) if dry_run else None
+        if described is None:
+            raise
+        return replace(described, notes=(f"planned from published counts: {e}",))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,73 +1,14 @@
 """The dry run: what would be done, and what it would cost."""
 
 import math
-from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
-from delt_jax import models, parallel, pipeline, recover, schedule, squeeze, students, teacher
-from delt_jax.augment import crop
+from delt_jax import parallel, pipeline, recover, schedule, squeeze, students
+from delt_jax.costs import amount, hours, model_cost, recover_memory
 from delt_jax.data import Source
-from delt_jax.engine import loss as recover_loss
-from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store.workdir import WorkDir
-
-
-@dataclass(frozen=True)
-class ModelCost:
-    """Of one model: parameters, and FLOPs of one forward pass of one image."""
-
-    parameters: int
-    forward_flops: float
-
-
-def model_cost(spec: ModelSpec) -> ModelCost:
-    """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
-    model, shapes = models.create(spec), teacher.init_shapes(spec)
-    image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
-    lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(shapes, image)
-    flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
-    return ModelCost(sum(math.prod(p.shape) for p in jax.tree.leaves(shapes["params"])), flops)
-
-
-def recover_memory(recipe: Recipe, spec: ModelSpec) -> int:
-    """Bytes that one recovery batch needs on its device, estimated.
-
-    The teacher, five copies of the images (pixels, gradient, two moments, view) and what the
-    forward pass keeps for the backward pass.
-    """
-    batch = min(recipe.recover.batch_size, spec.num_classes * recipe.ipc)
-    model, shapes = models.create(spec), teacher.init_shapes(spec)
-    images = jax.ShapeDtypeStruct(
-        (batch, spec.image_size, spec.image_size, spec.channels), jnp.float32
-    )
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-
-    def residuals(variables, images, labels):
-        view = crop.full_view(spec.image_size)
-
-        def total(x):
-            return recover_loss(x, labels, view, variables, model, recipe.recover)[0]
-
-        return jax.vjp(total, images)[1]
-
-    kept = jax.eval_shape(residuals, shapes, images, labels)
-    return _bytes(kept) + _bytes(shapes) + 5 * _bytes(images)
-
-
-def _bytes(tree) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def amount(value: float, unit: str) -> str:
-    """A number with an SI prefix, e.g. "1.50 GFLOP"."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 1000:
-            return f"{value:.3g} {prefix}{unit}"
-        value /= 1000
-    return f"{value:.3g} E{unit}"
 
 
 def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list[str]:
@@ -107,7 +48,10 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
     ]
 
+    spent: dict[str, float] = {}
+
     def row(stage, cost, flops, what):
+        spent[stage] = spent.get(stage, 0.0) + flops
         parameters = amount(cost.parameters, "") if cost else ""
         lines.append(f"{stage:<9} {parameters:>11} {amount(flops, 'FLOP'):>12}  {what}")
 
@@ -146,5 +90,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         "",
         f"device memory of recover: about {amount(recover_memory(recipe, spec), 'B')} per device",
         f"disk: about {amount(disk, 'B')}",
+        "",
+        *hours(spent),
     ]
     return lines

@@ -41,6 +41,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             judge.model, judge.variables, judge.normalisation, pixels(shown)
         )
     labels = source.train.labels
+    teacher.check_classes(judge, logits.argmax(-1), labels)
     probabilities = softmax(logits, axis=1)[np.arange(len(labels)), labels]
     store.write(
         workdir.path,

@@ -18,21 +18,37 @@ class DataRecipe:
     """The real images.
 
     Attributes:
-      name: source: "digits", "idx" or "tfds" (see `delt_jax.data`).
-      path: folder of the idx files, or the TFDS data directory.
+      name: source: "digits", "folder", "npz", "idx" or "tfds" (see docs/data.md).
+      path: the folder of images or of idx files, the .npz file, or the TFDS data directory.
       dataset: TFDS builder name, e.g. "cifar10"; unused by other sources.
-      image_size: side in pixels that images are brought to; 0 keeps the source's.
+      classes: classes to take of a folder, npz or tfds source, in label order: a file with one
+        per line, or "imagenet", "imagenet100", "imagenet10", "imagenette" or "imagewoof"; empty
+        takes all, folders in the order of their names.
+      image_size: side in pixels that images are brought to; 0 keeps the source's, and derives
+        one of 28, 32, 64, 128 and 224 for a folder.
       channels: 1 or 3; 0 keeps the source's.
       class_names: names in label order, for sources that have none; empty means numbers.
-      fit: "resize" (bilinear) or "pad" (zeros around) to reach image_size.
+      fit: "resize" (bilinear, the centre), "centre" (the same of 8/7 of the size, as 224 of 256)
+        or "pad" (zeros around) to reach image_size.
       mean, std: per-channel normalisation of pixels in [0, 1]; empty means those of the
         training set. An imported teacher brings its own, which then counts.
       flip: whether a mirrored image is still of its class; governs every random flip.
+      test_share: of every class, for folders and .npz files without a test split.
+      split_seed: of that split.
+      unreadable: "stop" at a file that is no image, or "skip" all such files: each is then
+        decoded once when the data are opened, which the work directory remembers.
+      workers: processes that decode; 0 decodes in this one, -1 takes one per core, 16 at most.
+        Results do not depend on it.
+      memory_mib: splits whose pixels fit into so much are decoded once and kept in the work
+        directory; larger ones are decoded whenever they are read.
+      train_images, test_images: published counts, for a dry run where the data are not at hand
+        (`classes` must be set); 0 means that they must be.
     """
 
     name: str = "digits"
     path: str = ""
     dataset: str = ""
+    classes: str = ""
     image_size: int = 0
     channels: int = 0
     class_names: tuple[str, ...] = ()
@@ -40,6 +56,13 @@ class DataRecipe:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     flip: bool = True
+    test_share: float = 0.2
+    split_seed: int = 0
+    unreadable: str = "stop"
+    workers: int = -1
+    memory_mib: int = 1024
+    train_images: int = 0
+    test_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,9 +76,9 @@ class TeacherRecipe:
         last two need data.mean and data.std.
       head_classes: outputs of a file of weights that are the data's classes, in their order,
         e.g. (0, 217, 482) of ImageNet's; empty: all outputs, in the data's order.
-      model: architecture, a name of `delt_jax.models`.
+      model: architecture, a name of `delt_jax.models`; empty derives it from the image size.
       width: channels of the first stage; 0 is the paper's own width.
-      epochs, batch_size, learning_rate, momentum, weight_decay: SGD.
+      epochs, batch_size, learning_rate, momentum, weight_decay: SGD; 0 epochs derives them.
       schedule: "cosine" or "one_cycle" over all steps.
       crop_padding: zero-pad by so many pixels and crop back at random; 0 for none.
     """
@@ -153,7 +176,7 @@ class EvaluateRecipe:
     """Students trained from scratch on the distilled set.
 
     Attributes:
-      students: architectures.
+      students: architectures; an empty name stands for the teacher's.
       width: channels of the students' first stage; 0 is the paper's own.
       images: which sets to train on: "recovered", "random" (real images drawn anew for every
         seed), "selected" (the real images that the rule chose, not optimised).
@@ -161,7 +184,7 @@ class EvaluateRecipe:
         soft label per image) or "hard".
       seeds: independent students per row; the spread is over these.
       epochs, batch_size, learning_rate, weight_decay: AdamW, half-cosine (ends at half the
-        learning rate, as RDED and DELT do).
+        learning rate, as RDED and DELT do); 0 epochs derives them.
       eval_every: epochs between looks at the test set; the last epoch always counts.
       keep_students: also write every student after its last epoch, as a teacher is written, to
         evaluation/students/STUDENT-REGIME-IMAGES-SEED; such a folder can be teacher.weights.
@@ -199,7 +222,7 @@ class Recipe:
 
     Attributes:
       seed: root of all draws.
-      ipc: synthetic images per class.
+      ipc: synthetic images per class; 0 derives it from the data (see `delt_jax.derive`).
       tensorboard: also write the log as TensorBoard events.
       data, teacher, select, recover: settings of these stages.
       relabel: views and temperature, wherever the teacher labels views.
@@ -219,9 +242,10 @@ class Recipe:
 
 
 _CHOICES = {
-    "data.name": ("digits", "idx", "tfds"),
+    "data.name": ("digits", "folder", "npz", "idx", "tfds"),
     "data.channels": (0, 1, 3),
-    "data.fit": ("resize", "pad"),
+    "data.fit": ("resize", "centre", "pad"),
+    "data.unreadable": ("stop", "skip"),
     "teacher.schedule": ("cosine", "one_cycle"),
     "select.rule": ("medium", "top", "min", "random"),
     "select.start": ("real", "noise"),
@@ -238,10 +262,15 @@ _CHOICES_OF_MANY = {
 # Lower bounds, inclusive; a setting that is absent here may be any value of its type.
 _AT_LEAST = {
     "seed": 0,
-    "ipc": 1,
+    "ipc": 0,
     "data.image_size": 0,
+    "data.split_seed": 0,
+    "data.workers": -1,
+    "data.memory_mib": 0,
+    "data.train_images": 0,
+    "data.test_images": 0,
     "teacher.width": 0,
-    "teacher.epochs": 1,
+    "teacher.epochs": 0,
     "teacher.batch_size": 2,
     "teacher.momentum": 0,
     "teacher.weight_decay": 0,
@@ -257,7 +286,7 @@ _AT_LEAST = {
     "recover.chunk_steps": 0,
     "evaluate.width": 0,
     "evaluate.seeds": 1,
-    "evaluate.epochs": 1,
+    "evaluate.epochs": 0,
     "evaluate.batch_size": 2,
     "evaluate.weight_decay": 0,
     "evaluate.eval_every": 1,
@@ -312,6 +341,8 @@ def validate(recipe: Recipe) -> None:
     for name in _SHARES:
         if not 0 < flat[name] <= 1:
             raise UserError(f"{name} must be in (0, 1], not {flat[name]}.")
+    if not 0 < recipe.data.test_share < 1:
+        raise UserError(f"data.test_share must be in (0, 1), not {recipe.data.test_share}.")
     if len(recipe.data.mean) != len(recipe.data.std):
         raise UserError(
             f"data.mean and data.std need one value per channel each, but have "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from delt_jax import __version__, figures, parallel, teacher
-from delt_jax.data import Normalisation, Source
+from delt_jax.data import Normalisation, Source, read
 from delt_jax.engine import Losses
 from delt_jax.metrics import Row, within_class_similarity
 from delt_jax.progress import say
@@ -44,6 +44,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     judge = teacher.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
+    teacher.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
     rows = [Row(**row) for row in evaluation["rows"]]
     starts = _start_pixels(recipe, source, synthetic)
     similarity = _similarity(judge, source, synthetic, starts)
@@ -96,7 +97,7 @@ def _start_pixels(recipe: Recipe, source: Source, synthetic: DistilledSet) -> np
         return source.train.images(drawn.reshape(-1))
     start = synthetic.manifest["start"]
     if "indices" in start:
-        return source.train.images(np.array(start["indices"]).reshape(-1))
+        return read(source.train, np.array(start["indices"]).reshape(-1))
     normalisation = Normalisation(
         *(tuple(synthetic.manifest["normalisation"][k]) for k in ("mean", "std"))
     )
@@ -129,7 +130,7 @@ def _similarity(
         ]
     )
     sets = {
-        "real": (source.train.images(sample), source.train.labels[sample]),
+        "real": (read(source.train, sample), source.train.labels[sample]),
         "start": (starts, synthetic.labels),
         "recovered": (synthetic.images, synthetic.labels),
     }

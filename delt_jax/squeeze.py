@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from delt_jax import checks, keys, models, objective, teacher, training
 from delt_jax.augment import crop
-from delt_jax.data import Normalisation, Source, measure_normalisation
+from delt_jax.data import Normalisation, Source, batches, measure_normalisation
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.progress import Progress, progress, say
@@ -201,8 +201,9 @@ def _epoch(
     order = np.random.default_rng([recipe.seed, epoch]).permutation(len(source.train))
     epoch_key = keys.stream(recipe.seed, "squeeze", epoch)
     losses = []
-    for step in range(len(source.train) // batch):
-        indices = np.sort(order[step * batch : (step + 1) * batch])
+    steps = len(source.train) // batch
+    shuffled = np.sort(order[: steps * batch].reshape(steps, batch), axis=1).reshape(-1)
+    for step, (indices, pixels) in enumerate(batches(source.train, batch, shuffled)):
         state, loss = _step(
             model,
             optimiser,
@@ -210,7 +211,7 @@ def _epoch(
             settings.crop_padding,
             recipe.data.flip,
             state,
-            source.train.images(indices),
+            pixels,
             source.train.labels[indices],
             jax.random.fold_in(epoch_key, step),
         )

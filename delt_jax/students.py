@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from delt_jax import keys, models, objective, teacher, training
 from delt_jax.augment.views import student_views
-from delt_jax.data import Normalisation, Source
+from delt_jax.data import Normalisation, Source, read
 from delt_jax.metrics import Score, aggregate
 from delt_jax.models import ModelSpec
 from delt_jax.progress import progress, say
@@ -161,12 +161,14 @@ def _training_sets(
 ) -> Callable[[str, int], TrainingSet]:
     synthetic = distilled.read(workdir.path / "distilled")
     teacher.check_class_names("The distilled set", synthetic.class_names, source)
+    labelled = workdir.needed("soft_labels/manifest.json", "relabel")
+    teacher.check_class_names("The soft labels", tuple(labelled["class_names"]), source)
     stored = soft_labels.read(workdir.path / "soft_labels", synthetic.manifest["hash"])
     num_classes, ipc = len(source.class_names), synthetic.manifest["ipc"]
 
     def real(indices: np.ndarray) -> TrainingSet:
         flat = indices.reshape(-1)
-        pixels = source.train.images(flat)
+        pixels = read(source.train, flat)
         return TrainingSet(pixels, source.train.labels[flat], teacher.logits_of(judge, pixels))
 
     @functools.cache

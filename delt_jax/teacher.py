@@ -20,9 +20,12 @@ from delt_jax.store import files
 from delt_jax.store.checkpoint import tree_hash as variables_hash
 
 WEIGHTS = "weights.safetensors"
-BATCH = 500  # images per forward pass where nothing is trained
+BATCH = 500  # images read at a time where nothing is trained
+_CPU_PIXELS = 500 * 28**2  # of a forward pass; a CPU gains nothing from more and pays in memory
+_DEVICE_PIXELS = 500 * 128**2
 _SAMPLE = 1000  # test images on which a teacher is checked against the data
 _SLACK = 0.02  # accuracy that a sample may be off beyond its own sampling error
+_SEEN_OFTEN = 5  # images of a class from which on its most frequent answer means something
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Teacher:
         return models.create(self.spec)
 
 
+def batch_size(image_size: int) -> int:
+    """Images per forward pass of `predict`: `BATCH`, or fewer if they are large."""
+    pixels = _CPU_PIXELS if jax.default_backend() == "cpu" else _DEVICE_PIXELS
+    return min(BATCH, max(8, pixels // image_size**2))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _apply(model, variables, pixels, normalisation):
     logits, sown = model.apply(variables, normalisation(pixels), train=False, mutable=["features"])
@@ -69,14 +78,16 @@ def predict(
       model: a module of the zoo.
       variables: its variables.
       normalisation: of its input.
-      images: uint8 arrays [b, S, S, C], b at most `BATCH`.
+      images: uint8 arrays [b, S, S, C].
 
     Returns:
       float32 logits [N, classes] and pooled features [N, D].
     """
     logits, features = [], []
-    for pixels in images:
-        short = max(BATCH - len(pixels), 0)  # padded, so that every batch is one program
+    for pixels in (piece for stack in images for piece in in_batches(stack)):
+        short = max(
+            batch_size(pixels.shape[1]) - len(pixels), 0
+        )  # padded, so that every batch is one program
         padded = np.pad(pixels, ((0, short), (0, 0), (0, 0), (0, 0)))
         z, f = _apply(model, variables, padded, normalisation)
         logits.append(np.asarray(z)[: len(pixels)])
@@ -85,8 +96,9 @@ def predict(
 
 
 def in_batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
-    """Cuts pixels [N, S, S, C] into pieces for `predict`."""
-    return (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
+    """Cuts pixels [N, S, S, C] into pieces of a forward pass."""
+    size = batch_size(pixels.shape[1])
+    return (pixels[i : i + size] for i in range(0, len(pixels), size))
 
 
 def logits_of(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:
@@ -103,9 +115,20 @@ def accuracy(
     model: nn.Module, variables: dict[str, Any], normalisation: Normalisation, examples: Examples
 ) -> float:
     """Top-1 accuracy in [0, 1] over all examples."""
-    images = (pixels for _, pixels in batches(examples, BATCH))
-    logits, _ = predict(model, variables, normalisation, images)
-    return float((logits.argmax(-1) == examples.labels).mean())
+    answers = _answers(model, variables, normalisation, examples, np.arange(len(examples)))
+    return float((answers == examples.labels).mean())
+
+
+def _answers(
+    model: nn.Module,
+    variables: dict[str, Any],
+    normalisation: Normalisation,
+    examples: Examples,
+    indices: np.ndarray,
+) -> np.ndarray:
+    """Most probable class of some examples, int [len(indices)]."""
+    images = (pixels for _, pixels in batches(examples, BATCH, indices))
+    return predict(model, variables, normalisation, images)[0].argmax(-1)
 
 
 def soft_labels(
@@ -133,10 +156,13 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
             f"data.image_size and data.channels to the teacher's."
         )
     count = min(_SAMPLE, len(source.test))
-    indices = np.random.default_rng(0).permutation(len(source.test))[:count]
-    pixels = source.test.images(np.sort(indices))
-    labels = source.test.labels[np.sort(indices)]
-    hits = logits_of(teacher, pixels).argmax(-1) == labels
+    indices = np.sort(np.random.default_rng(0).permutation(len(source.test))[:count])
+    labels = source.test.labels[indices]
+    answers = _answers(
+        teacher.model, teacher.variables, teacher.normalisation, source.test, indices
+    )
+    check_classes(teacher, answers, labels)
+    hits = answers == labels
     measured, recorded = float(hits.mean()), teacher.accuracy
     error = 4 * np.sqrt(max(recorded * (1 - recorded), 0.01) / count)
     if measured < recorded - error - _SLACK:
@@ -151,6 +177,39 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
             f"classes are in another order or its data were others: use a teacher of these data."
         )
     say(f"  teacher checked: {measured:.1%} on {count} test images ({recorded:.1%} recorded)")
+
+
+def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> None:
+    """Makes sure that no classes have changed places, by the teacher's answers.
+
+    Classes that were swapped, or moved round in a ring, are each taken for another of them most
+    of the time, which no honest mistake of a teacher's looks like.
+
+    Args:
+      teacher: that gave the answers.
+      answers: int [N], its most probable class of each image.
+      labels: int [N], what the data say.
+
+    Raises:
+      UserError: naming the classes.
+    """
+    taken_for = {}
+    for c in np.unique(labels):
+        counts = np.bincount(answers[labels == c], minlength=len(teacher.class_names))
+        favourite = int(counts.argmax())
+        if favourite != c and counts[favourite] * 2 > counts.sum() >= _SEEN_OFTEN:
+            taken_for[int(c)] = favourite
+    moved = {a: b for a, b in taken_for.items() if b in taken_for and a in taken_for.values()}
+    if moved:
+        pairs = [
+            f"{teacher.class_names[a]!r} looks like {teacher.class_names[b]!r}"
+            for a, b in moved.items()
+        ]
+        raise UserError(
+            f"{len(moved)} classes of the data are not those that the teacher knows by their names "
+            f"({'; '.join(pairs[:5])}{'; ...' if len(pairs) > 5 else ''}): their folders or labels "
+            f"have changed places; put them back or train a teacher of these data."
+        )
 
 
 def check_class_names(what: str, names: tuple[str, ...], source: Source) -> None:

@@ -19,8 +19,9 @@ from delt_jax.data import (
     measure_normalisation,
     open_source,
 )
+from delt_jax.data.fit import fit_arrays, fit_image
 from delt_jax.data.idx import read_idx
-from delt_jax.data.source import fingerprint, fit_arrays, fit_image
+from delt_jax.data.source import fingerprint
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 

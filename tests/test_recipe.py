@@ -205,6 +205,7 @@ def test_tuples_of_something_else_are_refused(name, value):
         ("data.name", "imagenet"),
         ("data.channels", 2),
         ("data.fit", "stretch"),
+        ("data.unreadable", "ignore"),
         ("teacher.schedule", "linear"),
         ("select.rule", "best"),
         ("select.start", "zeros"),
@@ -234,19 +235,23 @@ def test_choices_of_many(name, value):
 
 
 AT_LEAST_ONE = [
-    "ipc",
-    "teacher.epochs",
     "recover.iterations",
     "recover.batch_size",
     "evaluate.seeds",
-    "evaluate.epochs",
     "evaluate.eval_every",
     "report.classes",
     "report.per_class",
 ]
 AT_LEAST_ZERO = [
     "seed",
+    "ipc",
     "data.image_size",
+    "data.split_seed",
+    "data.memory_mib",
+    "data.train_images",
+    "data.test_images",
+    "teacher.epochs",
+    "evaluate.epochs",
     "teacher.width",
     "teacher.momentum",
     "teacher.weight_decay",
@@ -278,6 +283,8 @@ AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
     + [(n, 0, "at least 1") for n in AT_LEAST_ONE]
     + [(n, 1, "at least 2") for n in AT_LEAST_TWO]
     + [(n, 0, "above 0") for n in ABOVE_ZERO]
+    + [("data.workers", -2, "at least -1")]
+    + [("data.test_share", v, r"in \(0, 1\)") for v in (0, 1, 1.5)]
     + [(n, v, r"in \(0, 1\]") for n in SHARES for v in (0, 1.01, -0.5)],
 )
 def test_ranges(name, value, limit):
@@ -288,7 +295,7 @@ def test_ranges(name, value, limit):
 def test_every_number_has_a_tested_range():
     tested = AT_LEAST_ONE + AT_LEAST_ZERO + AT_LEAST_TWO + ABOVE_ZERO + SHARES
     numbers = {k for k, v in DEFAULTS.items() if type(v) in (int, float)}
-    assert set(tested) | {"data.channels"} == numbers
+    assert set(tested) | {"data.channels", "data.workers", "data.test_share"} == numbers
 
 
 @pytest.mark.parametrize(

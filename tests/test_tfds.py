@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax.data import Source, measure_normalisation, open_source
+from delt_jax.data import Source, batches, hold, measure_normalisation, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -223,7 +223,59 @@ def test_neither_tensorflow_nor_the_network_is_needed(prepared):
     assert done.stdout.splitlines() == ["(2, 6, 6, 3) []", "[]"]
 
 
+def test_a_class_list_chooses_and_orders(prepared, tmp_path):
+    listed = tmp_path / "order.txt"
+    listed.write_text("cat\nant\n")
+    source = open_tfds(prepared, classes=str(listed))
+    assert source.class_names == ("cat", "ant")
+    assert (len(source.train), len(source.test)) == (6, 3)
+    for split in (source.train, source.test):
+        numbers = split.images(np.arange(len(split)))[..., 0].reshape(len(split), -1).max(1)
+        np.testing.assert_array_equal(numbers % 3, np.array([2, 0])[split.labels])
+    assert source.fingerprint != open_tfds(prepared).fingerprint
+    assert set(source.train.names) < set(open_tfds(prepared).train.names)
+    listed.write_text("cat\ndog\n")
+    with pytest.raises(UserError, match=r"tiny_animals lacks 1 of the 2 classes .*\(dog\)"):
+        open_tfds(prepared, classes=str(listed))
+
+
+def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
+    first = open_tfds(prepared)
+    hold(first, 0, tmp_path / "cache")
+    monkeypatch.setattr("delt_jax.data.tfds._Labels", None)
+    recipe = DataRecipe(name="tfds", path=str(prepared), dataset="tiny_animals")
+    again = open_source(recipe, tmp_path / "cache")
+    assert again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(again.train.labels, first.train.labels)
+
+
+def test_an_unreadable_image_stops_or_is_skipped(tmp_path):
+    splits = {"train": examples(range(9)), "test": examples(range(9, 15))}
+    splits["train"][4]["image"] = io.BytesIO(b"\x89PNG\r\n\x1a\n, then nothing")
+    prepare(tmp_path, "tiny_broken", features(), splits)
+    source = open_tfds(tmp_path, "tiny_broken")
+    with pytest.raises(UserError, match=r"tiny_broken train/0000000\d cannot be read as an image"):
+        source.train.images(np.arange(9))
+    skipped = open_tfds(tmp_path, "tiny_broken", unreadable="skip")
+    check_split(skipped.train, [n for n in range(9) if n != 4], lambda pixels: pixels[:, 1:-1])
+    assert skipped.notes[0].startswith("1 unreadable files are left out: tiny_broken train/")
+
+
+def test_workers_read_the_same(prepared, monkeypatch):
+    monkeypatch.setattr("delt_jax.data.stream._WORTH_WORKERS", 0.0)
+    order = np.tile(np.arange(9)[::-1], 12)
+    helped = open_tfds(prepared, workers=2).train
+    images = np.concatenate([pixels for _, pixels in batches(helped, 50, order)])
+    np.testing.assert_array_equal(images, open_tfds(prepared, workers=0).train.images(order))
+
+
 # --- what cannot be opened ---
+
+
+def test_preparing_needs_tensorflow_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs TensorFlow \(pip install tensorflow-cpu"):
+        open_tfds(tmp_path, "cifar10")
 
 
 def test_unknown_data_set(prepared):

@@ -1,10 +1,15 @@
 """Sources of real images, behind one protocol (`delt_jax.data.source`)."""
 
+from pathlib import Path
+
 import numpy as np
 
-from delt_jax.data.idx import open_idx
+from delt_jax.data import held
+from delt_jax.data.described import describe_source
+from delt_jax.data.held import hold
 from delt_jax.data.normalise import Normalisation
-from delt_jax.data.source import ArrayExamples, Examples, Source, batches
+from delt_jax.data.source import ArrayExamples, Examples, Source
+from delt_jax.data.stream import batches, read
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -14,28 +19,25 @@ __all__ = [
     "Normalisation",
     "Source",
     "batches",
+    "describe_source",
+    "hold",
     "measure_normalisation",
     "open_source",
+    "read",
 ]
 
 
-def open_source(recipe: DataRecipe) -> Source:
-    """Opens the source that the recipe names.
+def open_source(recipe: DataRecipe, cache: Path | None = None) -> Source:
+    """Opens the source that the recipe names; writes nothing.
+
+    Args:
+      recipe: of the data.
+      cache: where an earlier opening may have kept what takes long (see `hold`).
 
     Raises:
       UserError: if the data are missing, damaged or do not fit the recipe.
     """
-    # scikit-learn and TFDS take seconds to import, so each is imported only where it is used.
-    if recipe.name == "digits":
-        from delt_jax.data.digits import open_digits
-
-        source = open_digits(recipe)
-    elif recipe.name == "tfds":
-        from delt_jax.data.tfds import open_tfds
-
-        source = open_tfds(recipe)
-    else:
-        source = open_idx(recipe)
+    source = _open(recipe, cache)
     highest = int(max(source.train.labels.max(), source.test.labels.max()))
     if highest >= len(source.class_names) or (
         recipe.class_names and highest + 1 != len(source.class_names)
@@ -52,10 +54,49 @@ def open_source(recipe: DataRecipe) -> Source:
     return source
 
 
+def _open(recipe: DataRecipe, cache: Path | None) -> Source:
+    # scikit-learn and TFDS take seconds to import, so each is imported only where it is used.
+    if recipe.name == "tfds":
+        from delt_jax.data.tfds import open_tfds
+
+        return open_tfds(recipe, cache)
+    if recipe.name == "folder":
+        from delt_jax.data.folder import open_folder
+
+        return open_folder(recipe, cache)
+    if recipe.name == "npz":
+        from delt_jax.data.npz import open_npz
+
+        return open_npz(recipe)
+    if recipe.classes:
+        raise UserError(
+            f"data.classes {recipe.classes!r} does nothing for data.name {recipe.name!r}; it "
+            f"chooses classes of folder, tfds and npz sources."
+        )
+    if recipe.name == "digits":
+        from delt_jax.data.digits import open_digits
+
+        return open_digits(recipe)
+    from delt_jax.data.idx import open_idx
+
+    return open_idx(recipe)
+
+
 def measure_normalisation(recipe: DataRecipe, source: Source) -> Normalisation:
     """The recipe's constants, or per-channel mean and std of the training pixels."""
     if recipe.mean:
         return Normalisation(recipe.mean, recipe.std)
+    kept = source.cache / f"mean_std-{source.fingerprint}.npy" if source.cache else None
+    moments = held.load(kept, (2, source.channels)) if kept else None
+    if moments is None:
+        moments = _moments(source)
+        if kept:
+            held.write(kept, moments.shape, [moments])
+    return Normalisation(*(tuple(round(float(v), 6) for v in a) for a in moments))
+
+
+def _moments(source: Source) -> np.ndarray:
+    """Mean and std of the training pixels in [0, 1], float64 [2, channels]."""
     total = np.zeros(source.channels)
     squares = np.zeros(source.channels)
     pixels = 0
@@ -65,5 +106,4 @@ def measure_normalisation(recipe: DataRecipe, source: Source) -> Normalisation:
         squares += (unit**2).sum(0)
         pixels += len(unit)
     mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 1e-12))
-    return Normalisation(*(tuple(round(float(v), 6) for v in a) for a in (mean, std)))
+    return np.stack([mean, np.sqrt(np.maximum(squares / pixels - mean**2, 1e-12))])

@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from delt_jax.data.source import ArrayExamples, Source, fingerprint, fit_arrays
+from delt_jax.data.fit import fit_arrays
+from delt_jax.data.source import ArrayExamples, Source, fingerprint, split_mask
 from delt_jax.recipe import DataRecipe
 
 _TEST_SHARE = 0.3
@@ -15,11 +16,7 @@ def open_digits(recipe: DataRecipe) -> Source:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     pixels = fit_arrays(pixels, recipe.image_size, recipe.channels, recipe.fit)
     labels = bunch.target.astype(np.int32)
-    draw = np.random.default_rng(0)
-    in_test = np.zeros(len(labels), bool)
-    for c in range(10):
-        members = draw.permutation(np.flatnonzero(labels == c))
-        in_test[members[: round(_TEST_SHARE * len(members))]] = True
+    in_test = split_mask(labels, _TEST_SHARE, seed=0)
 
     def split(mask):
         where = np.flatnonzero(mask)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from delt_jax.data.source import ArrayExamples, Source, fingerprint, fit_arrays
+from delt_jax.data.fit import fit_arrays
+from delt_jax.data.source import ArrayExamples, Source, fingerprint
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 

@@ -1,13 +1,14 @@
 """What every source of real images provides: ordered classes, and examples by index."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import numpy as np
-from PIL import Image
 
+from delt_jax.data.fit import UnreadableError, decode, fit_image
 from delt_jax.errors import UserError
 
 
@@ -22,6 +23,11 @@ class Examples(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """One identifier per example, in the same order."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Processes that `delt_jax.data.batches` decodes in; 0 where nothing is decoded."""
         ...
 
     def __len__(self) -> int:
@@ -44,6 +50,9 @@ class Source:
       channels: 1 or 3.
       train, test: the splits.
       fingerprint: changes when the content changes.
+      notes: what opening it found out and people should know, a sentence each.
+      found: what opening it computed slowly, worth a file in `cache`: arrays by file name.
+      cache: folder for what may be computed again; None keeps nothing.
     """
 
     name: str
@@ -53,6 +62,9 @@ class Source:
     train: Examples
     test: Examples
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    found: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class ArrayExamples:
     pixels: np.ndarray
     labels: np.ndarray
     names: Sequence[str]
+    workers: ClassVar[int] = 0
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -72,49 +85,102 @@ class ArrayExamples:
         return self.pixels[indices]
 
 
-def batches(examples: Examples, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (indices, images) over all examples in order; the last batch may be smaller."""
-    for start in range(0, len(examples), size):
-        indices = np.arange(start, min(start + size, len(examples)))
-        yield indices, examples.images(indices)
+class Encoded(Protocol):
+    """Image files by index, wherever they are stored."""
+
+    def read(self, indices: np.ndarray) -> Sequence[bytes]:
+        """Contents of the files; what cannot be read is empty."""
+        ...
 
 
-def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndarray:
-    """Brings a decoded image to uint8 [size, size, channels].
+@dataclass(frozen=True)
+class EncodedExamples:
+    """Examples decoded whenever they are asked for.
+
+    Attributes:
+      encoded: the image files.
+      labels, names: of the examples.
+      where: what precedes a name in a sentence about it, such as the folder's path.
+      image_size, channels, fit: as of `delt_jax.data.fit.fit_image`.
+      workers: processes to decode in.
+    """
+
+    encoded: Encoded
+    labels: np.ndarray
+    names: Sequence[str]
+    where: str
+    image_size: int
+    channels: int
+    fit: str
+    workers: int
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.labels)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Decodes and fits the examples.
+
+        Raises:
+          UserError: naming the first that cannot be read.
+        """
+        fitted = []
+        for i, content in zip(indices, self.encoded.read(indices), strict=True):
+            try:
+                image = decode(content)
+            except UnreadableError as e:
+                raise UserError(
+                    f"{self.where}{self.names[i]} cannot be read as an image ({e}); mend or "
+                    f'remove it, or leave out all such files with data.unreadable "skip".'
+                ) from e
+            fitted.append(fit_image(image, self.image_size, self.channels, self.fit))
+        return np.stack(fitted)
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Which of some image files decode, in the shape of examples so that it streams like them."""
+
+    encoded: Encoded
+    labels: np.ndarray
+    names: Sequence[str]
+    workers: int
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.labels)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """1 where the file decodes and 0 where not, uint8 [len(indices)]."""
+        return np.array([_decodes(c) for c in self.encoded.read(indices)], np.uint8)
+
+
+def _decodes(content: bytes) -> bool:
+    try:
+        decode(content)
+    except UnreadableError:
+        return False
+    return True
+
+
+def split_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draws a test split with the same share of every class; one image of each at the least.
 
     Args:
-      image: any mode of 8 bits per channel.
-      size: side of the result; 0 keeps a square image's own.
-      channels: 1 (luminance) or 3; 0 keeps grey images grey and makes all others RGB.
-      fit: "resize" scales the shorter side to `size` (bilinear, antialiased) and takes the
-        centre; "pad" puts zeros around an image that is no larger than `size`.
+      labels: int [N].
+      share: of the test split, in (0, 1).
+      seed: of the draw.
+
+    Returns:
+      bool [N], true for the test split; a class of one image stays in the training split.
     """
-    channels = channels or (1 if image.mode in ("1", "L", "LA") else 3)
-    image = image.convert("L" if channels == 1 else "RGB")
-    size = size or min(image.size)
-    if fit == "resize" and image.size != (size, size):
-        scale = size / min(image.size)
-        wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
-        image = image.resize(wide, Image.Resampling.BILINEAR)
-    if fit == "pad" and max(image.size) > size:
-        raise UserError(
-            f'data.fit is "pad", but an image of {image.width}x{image.height} px is larger '
-            f'than data.image_size {size}; raise it or use data.fit "resize".'
-        )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    # A crop box that reaches outside the image is filled with zeros: that is the padding.
-    image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image, np.uint8).reshape(size, size, channels)
-
-
-def fit_arrays(pixels: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
-    """`fit_image` for a stack uint8 [N, H, W] or [N, H, W, C]; a no-op where nothing changes."""
-    if pixels.ndim == 4 and pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    native = 1 if pixels.ndim == 3 else 3
-    if pixels.shape[1:3] == (size or pixels.shape[1],) * 2 and channels in (0, native):
-        return pixels.reshape(*pixels.shape[:3], native)
-    return np.stack([fit_image(Image.fromarray(p), size, channels, fit) for p in pixels])
+    draw = np.random.default_rng(seed)
+    in_test = np.zeros(len(labels), bool)
+    for c in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == c))
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        in_test[members[:count]] = True
+    return in_test
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -123,4 +189,12 @@ def fingerprint(*arrays: np.ndarray) -> str:
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def identity(*parts: object) -> str:
+    """Hash of settings and names, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part!r};".encode(errors="backslashreplace"))
     return digest.hexdigest()[:16]

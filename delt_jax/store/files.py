@@ -7,7 +7,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +59,17 @@ def write_npz(path: Path, **arrays: Any) -> None:
     """Writes a compressed .npz atomically."""
     with _replacing_file(path) as f:
         np.savez_compressed(f, **arrays)
+
+
+def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Writes an .npy atomically from blocks along its first axis, one in memory at a time."""
+    with _replacing_file(path) as f:
+        for i, block in enumerate(blocks):
+            if i == 0:
+                descr = np.lib.format.dtype_to_descr(block.dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(f, header)
+            f.write(np.ascontiguousarray(block).data)
 
 
 def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,48 @@
+"""A source that is only described: enough for a dry run where the data are not at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from delt_jax.data.classes import wanted_classes
+from delt_jax.data.source import Source
+from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Examples of which only the number is known, the same of every class."""
+
+    labels: np.ndarray
+    names: ClassVar[Sequence[str]] = ()
+    workers: ClassVar[int] = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        raise UserError("The images are not at hand, only their number; give the data's path.")
+
+
+def describe_source(recipe: DataRecipe) -> Source | None:
+    """The source as published, or None if the recipe does not tell its classes, counts and size."""
+    told = (recipe.classes, recipe.train_images, recipe.test_images)
+    if not (all(told) and recipe.image_size and recipe.channels):
+        return None
+    names = wanted_classes(recipe.classes)
+
+    def split(count: int) -> _Counted:
+        return _Counted(np.sort(np.arange(count, dtype=np.int32) % len(names)))
+
+    return Source(
+        name=f"{recipe.dataset or recipe.path} as published",
+        class_names=names,
+        image_size=recipe.image_size,
+        channels=recipe.channels,
+        train=split(recipe.train_images),
+        test=split(recipe.test_images),
+        fingerprint="",
+    )

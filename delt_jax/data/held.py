@@ -1,0 +1,104 @@
+"""Small sets held in memory, and the files under WORKDIR/cache that save decoding again.
+
+Every file there is named by the content it was made from and may be deleted at any time.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from delt_jax.data.source import EncodedExamples, Examples, Source
+from delt_jax.data.stream import batches
+from delt_jax.progress import progress
+from delt_jax.store import files
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class HeldExamples:
+    """Examples decoded once, at first use, into a memory map of uint8 [N, S, S, C]."""
+
+    examples: Examples
+    path: Path
+    image_size: int
+    channels: int
+    workers: ClassVar[int] = 0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes, int32 [N]."""
+        return self.examples.labels
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One identifier per example."""
+        return self.examples.names
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.examples)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Pixels of the examples."""
+        return self._pixels[indices]
+
+    @functools.cached_property
+    def _pixels(self) -> np.ndarray:
+        shape = (len(self), self.image_size, self.image_size, self.channels)
+        pixels = load(self.path, shape)
+        if pixels is None:
+            with progress(len(self), "decode", "image") as shown:
+
+                def decoded() -> Iterator[np.ndarray]:
+                    for _, images in batches(self.examples, _BATCH):
+                        yield images
+                        shown.update(len(images))
+
+                write(self.path, shape, decoded())
+            pixels = load(self.path, shape)
+        assert pixels is not None
+        return pixels
+
+
+def hold(source: Source, memory_mib: int, cache: Path) -> Source:
+    """The source with every split that fits into `memory_mib` decoded just once, at first use.
+
+    Also keeps what opening the source found out. To be called by whoever owns the folder's lock.
+    """
+    for name, array in source.found.items():
+        if load(cache / name, array.shape) is None:
+            write(cache / name, array.shape, [array])
+    left = memory_mib * 2**20
+
+    def held(examples: Examples, split: str) -> Examples:
+        nonlocal left
+        size = len(examples) * source.image_size**2 * source.channels
+        if not isinstance(examples, EncodedExamples) or size > left:
+            return examples
+        left -= size
+        path = cache / f"pixels-{source.fingerprint}-{split}.npy"
+        return HeldExamples(examples, path, source.image_size, source.channels)
+
+    test = held(source.test, "test")  # first: it is smaller, and read once per look
+    return replace(source, test=test, train=held(source.train, "train"), cache=cache)
+
+
+def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A kept array as a memory map, or None where it is missing, damaged or of another shape."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape else None
+
+
+def write(path: Path, shape: tuple[int, ...], blocks) -> None:
+    """Keeps an array that comes in blocks along its first axis."""
+    with files.explained(path):
+        path.parent.mkdir(exist_ok=True)
+    files.write_npy(path, shape, blocks)

@@ -1,0 +1,48 @@
+"""Names of very many examples."""
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+
+class Names(Sequence[str]):
+    """File names in one buffer, so that a million take megabytes and travel fast to a worker.
+
+    Names are bytes, as the file system has them; as text, bytes that are not UTF-8 are escaped.
+    """
+
+    def __init__(self, content: bytes, ends: np.ndarray):
+        """Takes the joined names and where each ends, int64 [N]."""
+        self._content, self._ends = content, ends
+
+    @classmethod
+    def of(cls, names: Iterable[bytes]) -> "Names":
+        """Packs names."""
+        kept = list(names)
+        ends = np.cumsum([len(name) for name in kept], dtype=np.int64)
+        return cls(b"".join(kept), ends)
+
+    def raw(self, i: int) -> bytes:
+        """Name i as the file system has it."""
+        if not 0 <= i < len(self._ends):
+            raise IndexError(i)
+        return self._content[self._ends[i - 1] if i else 0 : self._ends[i]]
+
+    def take(self, indices: np.ndarray) -> "Names":
+        """Some of the names, in the given order."""
+        return Names.of(self.raw(int(i)) for i in indices)
+
+    def __len__(self) -> int:
+        """Number of names."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i):
+        """Name i, or a list of those of a slice."""
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        return self.raw(int(i)).decode("utf-8", "backslashreplace")

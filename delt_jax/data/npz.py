@@ -1,0 +1,119 @@
+"""One .npz file of images and labels."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from delt_jax.data.classes import choose, relabel
+from delt_jax.data.fit import fit_arrays
+from delt_jax.data.source import ArrayExamples, Source, fingerprint, split_mask
+from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe
+
+# Names of (training images, labels, test images, labels) that are in use.
+_SPLIT = (
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("x_train", "y_train", "x_test", "y_test"),
+)
+_WHOLE = (("images", "labels"), ("x", "y"))
+_HOW = (
+    "it needs images and labels, or train_images, train_labels, test_images and test_labels (or "
+    "x_train, ...): images uint8 [N, H, W] or [N, H, W, 1 or 3], labels whole numbers [N]"
+)
+
+
+def open_npz(recipe: DataRecipe) -> Source:
+    """Reads the file at ``data.path``, split as it is or by ``data.test_share``."""
+    path = Path(recipe.path)
+    arrays = _read(path)
+    names = next((n for n in (*_SPLIT, *_WHOLE) if all(k in arrays for k in n)), None)
+    if names is None:
+        raise UserError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}, but {_HOW}.")
+    splits = {}
+    for split, image_name, label_name in zip(
+        ("train", "test"), names[::2], names[1::2], strict=False
+    ):
+        splits[split] = _check(path, image_name, arrays[image_name], label_name, arrays[label_name])
+    if "test" not in splits:
+        pixels, labels = splits["train"]
+        in_test = split_mask(labels, recipe.test_share, recipe.split_seed)
+        where = {"train": np.flatnonzero(~in_test), "test": np.flatnonzero(in_test)}
+        splits = {split: (pixels[i], labels[i]) for split, i in where.items()}
+        numbers = where
+    else:
+        numbers = {split: np.arange(len(labels)) for split, (_, labels) in splits.items()}
+    found = _class_names(path, arrays, recipe, splits)
+    chosen = choose(found, recipe.classes, str(path))
+    to_new = relabel(found, chosen)
+    made = {}
+    for split, (pixels, labels) in splits.items():
+        new = to_new[labels]
+        kept = np.flatnonzero(new >= 0)
+        if not len(kept):
+            raise UserError(f"The {split} split of {path} has no image of the chosen classes.")
+        fitted = fit_arrays(pixels[kept], recipe.image_size, recipe.channels, recipe.fit)
+        keys = [f"{split}/{numbers[split][i]:06}" for i in kept]
+        made[split] = ArrayExamples(fitted, new[kept], keys)
+    train, test = made["train"], made["test"]
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise UserError(
+            f"The images of {path} have the shapes {train.pixels.shape[1:]} and "
+            f"{test.pixels.shape[1:]}; set data.image_size and data.channels."
+        )
+    return Source(
+        name=path.stem,
+        class_names=chosen,
+        image_size=train.pixels.shape[1],
+        channels=train.pixels.shape[3],
+        train=train,
+        test=test,
+        fingerprint=fingerprint(train.pixels, train.labels, test.pixels, test.labels),
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix != ".npz" or not path.is_file():
+        raise UserError(f"data.path {str(path)!r} is no .npz file; {_HOW}.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"{path} cannot be read ({e}); write it again with numpy.savez.") from e
+
+
+def _check(
+    path: Path, images: str, pixels: np.ndarray, labels: str, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    if classes.ndim == 2 and classes.shape[1] == 1:  # as some archives keep them
+        classes = classes[:, 0]
+    good = (
+        pixels.dtype == np.uint8
+        and (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] in (1, 3)))
+        and classes.ndim == 1
+        and np.issubdtype(classes.dtype, np.integer)
+        and len(pixels) == len(classes) > 0
+        and classes.min() >= 0
+    )
+    if not good:
+        raise UserError(
+            f"{path}: {images} {pixels.dtype} {pixels.shape} and {labels} {classes.dtype} "
+            f"{classes.shape} do not fit; {_HOW}."
+        )
+    return pixels, classes.astype(np.int32)
+
+
+def _class_names(path: Path, arrays, recipe: DataRecipe, splits) -> tuple[str, ...]:
+    count = int(max(labels.max() for _, labels in splits.values())) + 1
+    stored = arrays.get("class_names")
+    if recipe.class_names or stored is None:
+        names = recipe.class_names or tuple(str(c) for c in range(count))
+    else:
+        names = tuple(str(name) for name in stored.reshape(-1))
+    if len(names) < count or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} has {count} classes and the class names {', '.join(names[:5])}, ...: "
+            f"{len(names)}, {len(set(names))} of them different; name each class once."
+        )
+    return names

@@ -1,0 +1,52 @@
+"""Settings that a recipe leaves to the data: 0 or "" means that they are derived from it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from delt_jax.data import Source
+from delt_jax.recipe import Recipe
+
+_IPC = 10
+_TEACHER_IMAGES = 20_000  # that the teacher sees in training, about
+_TEACHER_EPOCHS = (5, 60)
+_STUDENT_IMAGES = 10_000
+_STUDENT_EPOCHS = (100, 300)
+_NETWORKS = ((32, "conv3"), (64, "conv4"), (math.inf, "resnet18"))
+
+
+def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
+    """The recipe with everything set, and a sentence about each setting that was derived.
+
+    Rules, ours: `ipc` 10, or the size of the smallest training class; `teacher.model` conv3 to
+    32 px, conv4 to 64, resnet18 above; students like the teacher; epochs such that the teacher
+    sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300).
+    """
+    notes = []
+    smallest = int(np.bincount(source.train.labels, minlength=len(source.class_names)).min())
+    if not recipe.ipc:
+        recipe = replace(recipe, ipc=max(1, min(_IPC, smallest)))
+        notes.append(f"ipc {recipe.ipc}: the smallest class has {smallest} training images")
+    teacher, evaluate = recipe.teacher, recipe.evaluate
+    if not teacher.model:
+        model = next(name for side, name in _NETWORKS if source.image_size <= side)
+        teacher = replace(teacher, model=model)
+        notes.append(f"teacher.model {model}: the images have {source.image_size} px")
+    if not teacher.epochs:
+        count = len(source.train)
+        teacher = replace(teacher, epochs=_epochs(_TEACHER_IMAGES, count, _TEACHER_EPOCHS))
+        notes.append(f"teacher.epochs {teacher.epochs}: there are {count} training images")
+    if "" in evaluate.students:
+        students = tuple(name or teacher.model for name in evaluate.students)
+        evaluate = replace(evaluate, students=students)
+        notes.append(f"evaluate.students {','.join(students)}: like the teacher")
+    if not evaluate.epochs:
+        count = len(source.class_names) * recipe.ipc
+        evaluate = replace(evaluate, epochs=_epochs(_STUDENT_IMAGES, count, _STUDENT_EPOCHS))
+        notes.append(f"evaluate.epochs {evaluate.epochs}: there are {count} distilled images")
+    return replace(recipe, teacher=teacher, evaluate=evaluate), notes
+
+
+def _epochs(images: int, count: int, limits: tuple[int, int]) -> int:
+    return min(max(round(images / count), limits[0]), limits[1])

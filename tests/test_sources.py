@@ -1,0 +1,387 @@
+"""What all sources share: npz files, class lists, one ranking, derived settings, recipes, costs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_tfds import png, prepare, tfds
+
+from delt_jax import costs, derive, pipeline, plan, rank, squeeze, teacher
+from delt_jax.config import default_config, from_config
+from delt_jax.data import ArrayExamples, Source, describe_source, open_source
+from delt_jax.data.classes import positions_in_imagenet, wanted_classes
+from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe, Recipe
+from delt_jax.store import ranking
+from delt_jax.store.workdir import WorkDir
+
+CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.py"))
+
+
+# --- npz ---
+
+
+def arrays(count=10, shape=(8, 8, 3), classes=2) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(count)
+    return {
+        "images": draw.integers(0, 256, (count, *shape), np.uint8),
+        "labels": np.arange(count) % classes,
+    }
+
+
+def open_npz(folder: Path, content: dict, **settings) -> Source:
+    np.savez(folder / "set.npz", **content)
+    return open_source(DataRecipe(name="npz", path=str(folder / "set.npz"), **settings))
+
+
+def test_npz_with_one_split(tmp_path):
+    content = arrays()
+    source = open_npz(tmp_path, content)
+    assert (source.name, source.class_names) == ("set", ("0", "1"))
+    assert (source.image_size, source.channels) == (8, 3)
+    assert (len(source.train), len(source.test)) == (8, 2)
+    for split in (source.train, source.test):
+        numbers = [int(name.split("/")[1]) for name in split.names]
+        pixels = split.images(np.arange(len(split)))
+        np.testing.assert_array_equal(pixels, content["images"][numbers])
+        np.testing.assert_array_equal(split.labels, content["labels"][numbers])
+    changed = content["images"].copy()
+    changed[0, 0, 0, 0] += 1
+    again = open_npz(tmp_path, content | {"images": changed})
+    assert again.fingerprint != source.fingerprint
+
+
+@pytest.mark.parametrize("keys", ["train_images train_labels test_images test_labels", "x y X Y"])
+def test_npz_with_two_splits_and_names(tmp_path, keys):
+    keys = keys if "_" in keys else "x_train y_train x_test y_test"
+    train, test = arrays(10, (8, 8)), arrays(4, (8, 8))
+    values = (train["images"], train["labels"][:, None], test["images"], test["labels"])
+    named = dict(zip(keys.split(), values, strict=True)) | {"class_names": np.array(["a", "b"])}
+    source = open_npz(tmp_path, named)
+    assert source.class_names == ("a", "b")
+    assert source.channels == 1
+    np.testing.assert_array_equal(source.test.images(np.arange(4))[..., 0], test["images"])
+    listed = tmp_path / "list.txt"
+    listed.write_text("b\n")
+    only = open_npz(tmp_path, named, classes=str(listed))
+    assert only.class_names == ("b",)
+    np.testing.assert_array_equal(only.test.images(np.arange(2))[..., 0], test["images"][1::2])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"labels": None}, "holds images, but it needs images and labels"),
+        ({"images": np.zeros((10, 8, 8), np.float32)}, "images float32 .* do not fit"),
+        ({"images": np.zeros((9, 8, 8), np.uint8)}, r"\(9, 8, 8\) and labels .* do not fit"),
+        ({"labels": np.full(10, -1)}, "do not fit"),
+        ({"labels": np.arange(10) / 2}, "labels float64"),
+        ({"class_names": np.array(["a"])}, "2 classes and the class names a"),
+        ({"class_names": np.array(["a", "a"])}, "name each class once"),
+        ({"labels": np.array([{}] * 10)}, "cannot be read"),  # an object array stays pickled
+    ],
+)
+def test_npz_that_does_not_fit(tmp_path, change, sentence):
+    content = {k: v for k, v in (arrays() | change).items() if v is not None}
+    with pytest.raises(UserError, match=sentence) as e:
+        open_npz(tmp_path, content)
+    assert "set.npz" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_npz_that_is_none(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
+    for path, sentence in (("cut.npz", "cannot be read"), ("none.npz", r"is no \.npz file")):
+        with pytest.raises(UserError, match=sentence):
+            open_source(DataRecipe(name="npz", path=str(tmp_path / path)))
+
+
+# --- class lists ---
+
+
+def test_shipped_lists():
+    imagenet = wanted_classes("imagenet")
+    assert len(imagenet) == 1000
+    assert list(imagenet) == sorted(imagenet)
+    assert positions_in_imagenet(wanted_classes("imagenette")) == (
+        *(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
+    )
+    woof = positions_in_imagenet(wanted_classes("imagewoof"))
+    assert woof == (155, 159, 162, 167, 182, 193, 207, 229, 258, 273)
+    hundred = wanted_classes("imagenet100")
+    assert len(hundred) == 100
+    assert wanted_classes("imagenet10") == hundred[:10]
+    assert positions_in_imagenet(hundred) is not None
+    assert positions_in_imagenet(("n01440764", "cat")) is None
+
+
+def test_lists_are_for_sources_with_classes():
+    with pytest.raises(UserError, match=r"data\.classes 'imagenette' does nothing for .* 'digits'"):
+        open_source(DataRecipe(classes="imagenette"))
+
+
+# --- one ranking from three sources ---
+
+
+def drawings() -> list[tuple[int, np.ndarray]]:
+    """(class, pixels) of 90 noisy discs, squares and stripes."""
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[:8, :8] - 3.5
+    shapes = [x**2 + y**2 < 10, np.maximum(abs(x), abs(y)) < 3, x % 4 < 2]
+    made = []
+    for i in range(90):
+        shape = shapes[i % 3][..., None] * draw.uniform(80, 220, 3)
+        noise = draw.normal(20, 10, (8, 8, 3))
+        made.append((i % 3, np.clip(shape + noise, 0, 255).astype(np.uint8)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> dict[str, DataRecipe]:
+    """The same images as folders, as npz and as TFDS prepared without TensorFlow."""
+    root = tmp_path_factory.mktemp("three")
+    names = ("disc", "square", "stripe")
+    splits: dict[str, list] = {"train": [], "test": []}
+    for i, (label, pixels) in enumerate(drawings()):
+        split = "test" if i >= 60 else "train"
+        path = root / "folder" / split / names[label] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        splits[split].append({"image": pixels, "label": label})
+    stacks = {
+        f"{split}_{part}": np.stack(values)
+        for split, rows in splits.items()
+        for part, values in (
+            ("images", [r["image"] for r in rows]),
+            ("labels", [r["label"] for r in rows]),
+        )
+    }
+    np.savez(root / "set.npz", class_names=np.array(names), **stacks)
+    features = {
+        "image": tfds.features.Image(shape=(8, 8, 3)),
+        "label": tfds.features.ClassLabel(names=list(names)),
+    }
+    encoded = {s: [r | {"image": png(r["image"])} for r in rows] for s, rows in splits.items()}
+    prepare(root / "tfds", "drawn", features, encoded)
+    return {
+        "folder": DataRecipe(name="folder", path=str(root / "folder"), image_size=8, workers=0),
+        "npz": DataRecipe(name="npz", path=str(root / "set.npz")),
+        "tfds": DataRecipe(name="tfds", path=str(root / "tfds"), dataset="drawn", workers=0),
+    }
+
+
+def small(data: DataRecipe, weights: str = "") -> Recipe:
+    config = default_config()
+    config.ipc = 2
+    config.teacher.width = 8
+    config.teacher.epochs = 8
+    config.teacher.batch_size = 20
+    config.teacher.crop_padding = 0
+    config.teacher.weights = weights
+    recipe = from_config(config)
+    return Recipe(**(vars(recipe) | {"data": data}))
+
+
+@pytest.fixture(scope="module")
+def ranked(three, tmp_path_factory) -> dict[str, WorkDir]:
+    """Rankings by the folder's teacher."""
+    made = {}
+    for name, data in three.items():
+        workdir = WorkDir(tmp_path_factory.mktemp("ranked") / name)
+        weights = str(made["folder"].path / "teacher") if made else ""
+        recipe = small(data, weights)
+        workdir.open(recipe)
+        pipeline.run(recipe, open_source(data), workdir, ["squeeze", "rank"])
+        workdir.close()
+        made[name] = workdir
+    return made
+
+
+def test_the_same_images_rank_alike_from_every_source(three, ranked):
+    tables = {}
+    for name, workdir in ranked.items():
+        train = open_source(three[name]).train
+        order = np.lexsort(train.images(np.arange(len(train))).reshape(len(train), -1).T)
+        judge = teacher.describe(workdir.path / "teacher")
+        read = ranking.read(workdir.path, judge.hash)
+        tables[name] = (read.labels[order], read.probabilities[order])
+    for name in ("npz", "tfds"):
+        np.testing.assert_array_equal(tables[name][0], tables["folder"][0])
+        np.testing.assert_array_equal(tables[name][1], tables["folder"][1])
+    assert len(np.unique(tables["folder"][1])) > 50
+
+
+def test_two_folders_that_changed_places_are_named(three, ranked, tmp_path):
+    """Their names are right, their images are not: only the teacher can tell."""
+    swapped = tmp_path / "swapped"
+    shutil.copytree(three["folder"].path, swapped)
+    for split in ("train", "test"):
+        (swapped / split / "disc").rename(swapped / "kept")
+        (swapped / split / "stripe").rename(swapped / split / "disc")
+        (swapped / "kept").rename(swapped / split / "stripe")
+    data = DataRecipe(name="folder", path=str(swapped), image_size=8, workers=0)
+    recipe = small(data, str(ranked["folder"].path / "teacher"))
+    workdir = WorkDir(tmp_path / "run")
+    workdir.open(recipe)
+    with pytest.raises(UserError, match="2 classes of the data are not those") as e:
+        pipeline.run(recipe, open_source(data), workdir, ["squeeze", "rank"])
+    assert "'disc' looks like 'stripe'" in str(e.value)
+    assert "'stripe' looks like 'disc'" in str(e.value)
+    assert "square" not in str(e.value)
+
+
+def test_ranking_sees_what_the_sample_could_not(three, ranked, tmp_path):
+    """Only the training folders changed places, so that the test sample is right."""
+    swapped = tmp_path / "swapped"
+    shutil.copytree(three["folder"].path, swapped)
+    (swapped / "train/disc").rename(swapped / "kept")
+    (swapped / "train/square").rename(swapped / "train/disc")
+    (swapped / "kept").rename(swapped / "train/square")
+    data = DataRecipe(name="folder", path=str(swapped), image_size=8, workers=0)
+    recipe = small(data, str(ranked["folder"].path / "teacher"))
+    workdir = WorkDir(tmp_path / "run")
+    workdir.open(recipe)
+    source = open_source(data)
+    squeeze.run(recipe, source, workdir)
+    with pytest.raises(UserError, match="'disc' looks like 'square'"):
+        rank.run(recipe, source, workdir)
+
+
+# --- derived settings and recipes ---
+
+
+def toy(side: int, per_class: int, classes: int = 4) -> Source:
+    labels = np.repeat(np.arange(classes, dtype=np.int32), per_class)
+    pixels = np.zeros((len(labels), side, side, 3), np.uint8)
+    split = ArrayExamples(pixels, labels, [""] * len(labels))
+    return Source("toy", tuple("abcdefgh"[:classes]), side, 3, split, split, "")
+
+
+@pytest.mark.parametrize(
+    ("side", "per_class", "ipc", "model", "teacher_epochs", "student_epochs"),
+    [
+        (32, 1000, 10, "conv3", 5, 250),
+        (64, 5, 5, "conv4", 60, 300),
+        (8, 200, 10, "conv3", 25, 250),
+    ],
+)
+def test_settings_derived_from_the_data(
+    side, per_class, ipc, model, teacher_epochs, student_epochs
+):
+    config = default_config()
+    config.ipc = config.teacher.epochs = config.evaluate.epochs = 0
+    config.teacher.model, config.evaluate.students = "", ("", "resnet18")
+    recipe, notes = derive.complete(from_config(config), toy(side, per_class))
+    assert recipe.ipc == ipc
+    assert recipe.teacher.model == model
+    assert recipe.evaluate.students == (model, "resnet18")
+    assert (recipe.teacher.epochs, recipe.evaluate.epochs) == (teacher_epochs, student_epochs)
+    assert [note.split(" ")[0] for note in notes] == [
+        "ipc",
+        "teacher.model",
+        "teacher.epochs",
+        "evaluate.students",
+        "evaluate.epochs",
+    ]
+    assert derive.complete(recipe, toy(side, per_class)) == (recipe, [])
+
+
+def get_config(path: Path, *variants):
+    scope: dict = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    return scope["get_config"](*variants), scope.get("ROWS", {})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_recipe_is_valid(path):
+    config, rows = get_config(path)
+    recipe = from_config(config)
+    wanted_classes(recipe.data.classes)
+    for row in rows:
+        varied = from_config(get_config(path, f"{row},folder=/data")[0])
+        assert str(varied.ipc) == row.removeprefix("ipc")
+        assert (varied.data.name, varied.data.path) == ("folder", "/data")
+        assert varied.evaluate.batch_size <= 200
+    if rows:
+        with pytest.raises(ValueError, match=r"'ipc3' is no variant .* folder=PATH"):
+            get_config(path, "ipc3")
+
+
+def test_the_published_recipe_needs_no_data_to_be_planned(tmp_path):
+    (path,) = [p for p in CONFIGS if p.stem == "imagenet"]
+    recipe = from_config(get_config(path)[0])
+    described = describe_source(recipe.data)
+    pipeline.check(recipe, described)
+    text = "\n".join(plan.describe(recipe, described, WorkDir(tmp_path / "run")))
+    assert "1281167 training and 50000 test images of 1000 classes, 224 px" in text
+    assert "115,500,000 image-iterations = 57.75%" in text
+    assert "resnet18, 300 epochs each" in text
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("RTX 4090")]
+    assert abs(float(row[3]) - 17.6) < 0.5  # recover: the paper's own hours
+    with pytest.raises(UserError, match="not at hand"):
+        described.train.images(np.array([0]))
+    assert describe_source(DataRecipe(name="tfds", dataset="cifar10")) is None
+
+
+def test_hours_add_up():
+    lines = costs.hours({"rank": 1e18, "recover": 3e18})
+    row = next(line.split() for line in lines if line.startswith("A100"))
+    assert [float(v) for v in row[1:]] == pytest.approx([8.09, 24.3, 32.4], rel=0.01)
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_reader_leaves_no_worker(tmp_path, sign):
+    """Ctrl-C reaches reader and workers alike, a kill the reader alone; both end them all."""
+    for c in ("a", "b"):
+        (tmp_path / "set" / c).mkdir(parents=True)
+        for i in range(300):
+            Image.new("RGB", (200, 200), (i % 256, 0, 0)).save(tmp_path / "set" / c / f"{i}.bmp")
+    script = f"""
+import sys, time
+from delt_jax.data import batches, open_source, stream
+from delt_jax.recipe import DataRecipe
+if __name__ == "__main__":
+    stream._WORTH_WORKERS = 0.0
+    source = open_source(DataRecipe(name="folder", path={str(tmp_path / "set")!r}, workers=2))
+    for i, _ in enumerate(batches(source.train, 32)):
+        if i == 2:
+            print("reading", flush=True)
+            time.sleep(60)
+"""
+    (tmp_path / "read.py").write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "read.py")],
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reading\n"
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    os.kill(process.pid, sign)
+    for worker in workers if sign == signal.SIGINT else ():
+        os.kill(worker, sign)
+    printed = process.communicate()[1]
+    assert printed.count("KeyboardInterrupt") == (sign == signal.SIGINT)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{w}").exists() for w in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [w for w in workers if Path(f"/proc/{w}").exists()]
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(c) for task in tasks for c in (task / "children").read_text().split()]
