@@ -83,7 +83,7 @@ def _zeros(tree):
 class Memory(threading.Thread):
     """The largest memory of this process and its children together, in MiB (Linux)."""
 
-    def __init__(self):  # noqa: D107
+    def __init__(self):
         super().__init__(daemon=True)
         self.peak = 0.0
 
