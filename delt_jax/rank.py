@@ -1,7 +1,6 @@
 """Stage 2, rank: the teacher's probability of the true class for every training image."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from scipy.special import softmax
 
 from delt_jax import teacher
 from delt_jax.data import Source, batches
-from delt_jax.progress import Progress, progress, say
+from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
 from delt_jax.selection import Ranking
 from delt_jax.store import ranking as store
@@ -31,18 +30,17 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     judge = teacher.load(workdir.path / "teacher")
     teacher.check_against(judge, source, say)
 
-    def pixels(shown: Progress) -> Iterator[np.ndarray]:
-        for _, images in batches(source.train, teacher.BATCH):
-            yield images
-            shown.update(len(images))
-
-    with progress(len(source.train), "rank", "image") as shown:
-        logits, _ = teacher.predict(
-            judge.model, judge.variables, judge.normalisation, pixels(shown)
-        )
     labels = source.train.labels
-    teacher.check_classes(judge, logits.argmax(-1), labels)
-    probabilities = softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    answers, probabilities = np.empty_like(labels), np.empty(len(labels), np.float32)
+    with progress(len(labels), "rank", "image") as shown:
+        # Batch by batch: the logits of 1.28 million images would be 5 GB.
+        for indices, pixels in batches(source.train, teacher.BATCH):
+            logits = teacher.logits_of(judge, pixels)
+            answers[indices] = logits.argmax(-1)
+            rows = np.arange(len(indices))
+            probabilities[indices] = softmax(logits, axis=1)[rows, labels[indices]]
+            shown.update(len(indices))
+    teacher.check_classes(judge, answers, labels)
     store.write(
         workdir.path,
         Ranking(labels, probabilities),
