@@ -207,8 +207,8 @@ def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> 
         ]
         raise UserError(
             f"{len(moved)} classes of the data are not those that the teacher knows by their names "
-            f"({'; '.join(pairs[:5])}{'; ...' if len(pairs) > 5 else ''}): their folders or labels "
-            f"have changed places; put them back or train a teacher of these data."
+            f"({'; '.join(pairs[:5])}{'; ...' if len(pairs) > 5 else ''}): folders, labels or the "
+            f"teacher's classes are in another order; put them back or train a teacher of the data."
         )
 
 
