@@ -1,5 +1,7 @@
 """What all sources share: npz files, class lists, one ranking, derived settings, recipes, costs."""
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 from test_tfds import png, prepare, tfds
 
-from delt_jax import costs, derive, pipeline, plan, rank, squeeze, teacher
+from delt_jax import costs, derive, main, pipeline, plan, rank, squeeze, teacher
 from delt_jax.config import default_config, from_config
 from delt_jax.data import ArrayExamples, Source, describe_source, open_source
 from delt_jax.data.classes import positions_in_imagenet, wanted_classes
@@ -254,6 +256,47 @@ def test_ranking_sees_what_the_sample_could_not(three, ranked, tmp_path):
         rank.run(recipe, source, workdir)
 
 
+def test_an_untrained_teacher_proves_nothing(three):
+    """Its guesses may well go round in a ring."""
+    spec = teacher.ModelSpec("conv3", 3, 8, 3, 8)
+    judge = teacher.Teacher(spec, {}, teacher.Normalisation((0.5,), (0.5,)), tuple("abc"), 0.4)
+    labels = np.repeat(np.arange(3), 10)
+    teacher.check_classes(judge, (labels + 1) % 3, labels)
+    better = dataclasses.replace(judge, accuracy=0.9)
+    with pytest.raises(UserError, match=r"3 classes of the data .*'a' looks like 'b'"):
+        teacher.check_classes(better, (labels + 1) % 3, labels)
+    teacher.check_classes(better, np.zeros(30, int), labels)  # bad, but no ring
+
+
+def test_one_command_with_a_path_alone(three, tmp_path, capsys):
+    """Everything from folders to scores; the same command again does nothing."""
+    (path,) = [p for p in CONFIGS if p.stem == "folder"]
+    config = get_config(path, f"folder={three['folder'].path}")[0]
+    config.data.image_size = 8  # the rest is to be quick
+    config.teacher.width = config.evaluate.width = 8
+    config.recover.iterations, config.recover.round_iterations = 4, 2
+    config.evaluate.epochs = config.evaluate.seeds = 1
+    config.evaluate.images = ("recovered",)
+    main.run(config, str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "ipc 10: the smallest class has 20 training images" in said
+    assert "teacher.model conv3: the images have 8 px" in said
+    assert "| conv3   | online | recovered |" in said
+    settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
+    assert (settings["ipc"], settings["teacher.model"]) == (10, "conv3")
+    main.run(config, str(tmp_path / "run"))
+    assert capsys.readouterr().out.count("done, nothing changed") == 6
+    pairs = (("evaluation", "report"), ("soft_labels", "evaluate"))
+    for artefact, stage in pairs:  # whatever is made from others, with other class names
+        manifest = tmp_path / "run" / artefact / "manifest.json"
+        content = json.loads(manifest.read_text())
+        content["class_names"][:2] = content["class_names"][1::-1]
+        manifest.write_text(json.dumps(content))
+        shutil.rmtree(tmp_path / "run" / {"evaluate": "evaluation"}.get(stage, stage))
+        with pytest.raises(UserError, match=r"disagree on 2 classes \(0: 'square' against"):
+            main.run(config, str(tmp_path / "run"), [stage])
+
+
 # --- derived settings and recipes ---
 
 
@@ -345,7 +388,7 @@ def test_an_interrupted_reader_leaves_no_worker(tmp_path, sign):
     for c in ("a", "b"):
         (tmp_path / "set" / c).mkdir(parents=True)
         for i in range(300):
-            Image.new("RGB", (200, 200), (i % 256, 0, 0)).save(tmp_path / "set" / c / f"{i}.bmp")
+            Image.new("RGB", (40, 40), (i % 256, 0, 0)).save(tmp_path / "set" / c / f"{i}.bmp")
     script = f"""
 import sys, time
 from delt_jax.data import batches, open_source, stream
