@@ -253,8 +253,6 @@ def _derive(
     channels = recipe.channels or (1 if all(grey) else 3)
     derived = {"data.image_size": size, "data.channels": channels}
     given = {"data.image_size": recipe.image_size, "data.channels": recipe.channels}
-    note = (
-        f"{' and '.join(f'{k} {v}' for k, v in derived.items() if not given[k])}: the shorter sides "
-        f"of {len(sides)} images have the median {median:g} px, {sum(grey)} of them are grey"
-    )
+    named = " and ".join(f"{k} {v}" for k, v in derived.items() if not given[k])
+    note = f"{named}: the shorter sides of {len(sides)} images have the median {median:g} px, {sum(grey)} of them are grey"
     return size, channels, (note,)
