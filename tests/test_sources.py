@@ -177,7 +177,7 @@ def test_one_command_with_a_path_alone(three, tmp_path, capsys):
     config.evaluate.images = ("recovered",)
     main.run(config, str(tmp_path / "run"))
     said = capsys.readouterr().out
-    assert "data.channels 3: the shorter sides of" in said
+    assert "data.channels 3: of " in said
     assert "ipc 10: the smallest class has 20 training images" in said
     assert "teacher.model conv3: the images have 8 px" in said
     assert "| conv3   | online | recovered |" in said

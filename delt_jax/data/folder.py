@@ -254,5 +254,6 @@ def _derive(
     derived = {"data.image_size": size, "data.channels": channels}
     given = {"data.image_size": recipe.image_size, "data.channels": recipe.channels}
     named = " and ".join(f"{k} {v}" for k, v in derived.items() if not given[k])
-    note = f"{named}: the shorter sides of {len(sides)} images have the median {median:g} px, {sum(grey)} of them are grey"
+    seen = f"of {len(sides)} images the median shorter side is {median:g} px, {sum(grey)} are grey"
+    note = f"{named}: {seen}"
     return size, channels, (note,)
