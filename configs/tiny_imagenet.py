@@ -25,6 +25,7 @@ def get_config(variants=""):
     config.data.path = "tiny-imagenet-200"
     config.data.image_size = 64
     config.data.channels = 3
+    config.data.memory_mib = 2048  # decode once
 
     config.teacher.model = "resnet18_modified"
     config.teacher.epochs = 50

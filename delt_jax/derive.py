@@ -45,7 +45,10 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         count = len(source.class_names) * recipe.ipc
         evaluate = replace(evaluate, epochs=_epochs(_STUDENT_IMAGES, count, _STUDENT_EPOCHS))
         notes.append(f"evaluate.epochs {evaluate.epochs}: there are {count} distilled images")
-    return replace(recipe, teacher=teacher, evaluate=evaluate), notes
+    data = recipe.data
+    if data.name == "folder":  # whose source has said so itself
+        data = replace(data, image_size=source.image_size, channels=source.channels)
+    return replace(recipe, data=data, teacher=teacher, evaluate=evaluate), notes
 
 
 def _epochs(images: int, count: int, limits: tuple[int, int]) -> int:

@@ -60,7 +60,7 @@ class DataRecipe:
     split_seed: int = 0
     unreadable: str = "stop"
     workers: int = -1
-    memory_mib: int = 1024
+    memory_mib: int = 640
     train_images: int = 0
     test_images: int = 0
 

@@ -25,6 +25,7 @@ _CPU_PIXELS = 500 * 28**2  # of a forward pass; a CPU gains nothing from more an
 _DEVICE_PIXELS = 500 * 128**2
 _SAMPLE = 1000  # test images on which a teacher is checked against the data
 _SLACK = 0.02  # accuracy that a sample may be off beyond its own sampling error
+_BETTER_THAN_CHANCE = 1.5  # times
 _SEEN_OFTEN = 5  # images of a class from which on its most frequent answer means something
 
 
@@ -183,7 +184,7 @@ def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> 
     """Makes sure that no classes have changed places, by the teacher's answers.
 
     Classes that were swapped, or moved round in a ring, are each taken for another of them most
-    of the time, which no honest mistake of a teacher's looks like.
+    of the time, which no honest mistake of a teacher's looks like, if it is better than chance.
 
     Args:
       teacher: that gave the answers.
@@ -193,6 +194,8 @@ def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> 
     Raises:
       UserError: naming the classes.
     """
+    if teacher.accuracy < _BETTER_THAN_CHANCE / len(teacher.class_names):
+        return
     taken_for = {}
     for c in np.unique(labels):
         counts = np.bincount(answers[labels == c], minlength=len(teacher.class_names))
@@ -207,8 +210,8 @@ def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> 
         ]
         raise UserError(
             f"{len(moved)} classes of the data are not those that the teacher knows by their names "
-            f"({'; '.join(pairs[:5])}{'; ...' if len(pairs) > 5 else ''}): their folders or labels "
-            f"have changed places; put them back or train a teacher of these data."
+            f"({'; '.join(pairs[:5])}{'; ...' if len(pairs) > 5 else ''}): folders, labels or the "
+            f"teacher's classes are in another order; put them back or train a teacher of the data."
         )
 
 

@@ -1,5 +1,7 @@
-"""What all sources share: npz files, class lists, one ranking, derived settings, recipes, costs."""
+"""What all sources share: one ranking, derived settings, recipes, costs, and ends of reading."""
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -13,118 +15,16 @@ import pytest
 from PIL import Image
 from test_tfds import png, prepare, tfds
 
-from delt_jax import costs, derive, pipeline, plan, rank, squeeze, teacher
+from delt_jax import costs, derive, main, pipeline, plan, rank, squeeze, teacher
 from delt_jax.config import default_config, from_config
 from delt_jax.data import ArrayExamples, Source, describe_source, open_source
-from delt_jax.data.classes import positions_in_imagenet, wanted_classes
+from delt_jax.data.classes import wanted_classes
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.store import ranking
 from delt_jax.store.workdir import WorkDir
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.py"))
-
-
-# --- npz ---
-
-
-def arrays(count=10, shape=(8, 8, 3), classes=2) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(count)
-    return {
-        "images": draw.integers(0, 256, (count, *shape), np.uint8),
-        "labels": np.arange(count) % classes,
-    }
-
-
-def open_npz(folder: Path, content: dict, **settings) -> Source:
-    np.savez(folder / "set.npz", **content)
-    return open_source(DataRecipe(name="npz", path=str(folder / "set.npz"), **settings))
-
-
-def test_npz_with_one_split(tmp_path):
-    content = arrays()
-    source = open_npz(tmp_path, content)
-    assert (source.name, source.class_names) == ("set", ("0", "1"))
-    assert (source.image_size, source.channels) == (8, 3)
-    assert (len(source.train), len(source.test)) == (8, 2)
-    for split in (source.train, source.test):
-        numbers = [int(name.split("/")[1]) for name in split.names]
-        pixels = split.images(np.arange(len(split)))
-        np.testing.assert_array_equal(pixels, content["images"][numbers])
-        np.testing.assert_array_equal(split.labels, content["labels"][numbers])
-    changed = content["images"].copy()
-    changed[0, 0, 0, 0] += 1
-    again = open_npz(tmp_path, content | {"images": changed})
-    assert again.fingerprint != source.fingerprint
-
-
-@pytest.mark.parametrize("keys", ["train_images train_labels test_images test_labels", "x y X Y"])
-def test_npz_with_two_splits_and_names(tmp_path, keys):
-    keys = keys if "_" in keys else "x_train y_train x_test y_test"
-    train, test = arrays(10, (8, 8)), arrays(4, (8, 8))
-    values = (train["images"], train["labels"][:, None], test["images"], test["labels"])
-    named = dict(zip(keys.split(), values, strict=True)) | {"class_names": np.array(["a", "b"])}
-    source = open_npz(tmp_path, named)
-    assert source.class_names == ("a", "b")
-    assert source.channels == 1
-    np.testing.assert_array_equal(source.test.images(np.arange(4))[..., 0], test["images"])
-    listed = tmp_path / "list.txt"
-    listed.write_text("b\n")
-    only = open_npz(tmp_path, named, classes=str(listed))
-    assert only.class_names == ("b",)
-    np.testing.assert_array_equal(only.test.images(np.arange(2))[..., 0], test["images"][1::2])
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"labels": None}, "holds images, but it needs images and labels"),
-        ({"images": np.zeros((10, 8, 8), np.float32)}, "images float32 .* do not fit"),
-        ({"images": np.zeros((9, 8, 8), np.uint8)}, r"\(9, 8, 8\) and labels .* do not fit"),
-        ({"labels": np.full(10, -1)}, "do not fit"),
-        ({"labels": np.arange(10) / 2}, "labels float64"),
-        ({"class_names": np.array(["a"])}, "2 classes and the class names a"),
-        ({"class_names": np.array(["a", "a"])}, "name each class once"),
-        ({"labels": np.array([{}] * 10)}, "cannot be read"),  # an object array stays pickled
-    ],
-)
-def test_npz_that_does_not_fit(tmp_path, change, sentence):
-    content = {k: v for k, v in (arrays() | change).items() if v is not None}
-    with pytest.raises(UserError, match=sentence) as e:
-        open_npz(tmp_path, content)
-    assert "set.npz" in str(e.value)
-    assert "\n" not in str(e.value)
-
-
-def test_npz_that_is_none(tmp_path):
-    (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
-    for path, sentence in (("cut.npz", "cannot be read"), ("none.npz", r"is no \.npz file")):
-        with pytest.raises(UserError, match=sentence):
-            open_source(DataRecipe(name="npz", path=str(tmp_path / path)))
-
-
-# --- class lists ---
-
-
-def test_shipped_lists():
-    imagenet = wanted_classes("imagenet")
-    assert len(imagenet) == 1000
-    assert list(imagenet) == sorted(imagenet)
-    assert positions_in_imagenet(wanted_classes("imagenette")) == (
-        *(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
-    )
-    woof = positions_in_imagenet(wanted_classes("imagewoof"))
-    assert woof == (155, 159, 162, 167, 182, 193, 207, 229, 258, 273)
-    hundred = wanted_classes("imagenet100")
-    assert len(hundred) == 100
-    assert wanted_classes("imagenet10") == hundred[:10]
-    assert positions_in_imagenet(hundred) is not None
-    assert positions_in_imagenet(("n01440764", "cat")) is None
-
-
-def test_lists_are_for_sources_with_classes():
-    with pytest.raises(UserError, match=r"data\.classes 'imagenette' does nothing for .* 'digits'"):
-        open_source(DataRecipe(classes="imagenette"))
 
 
 # --- one ranking from three sources ---
@@ -254,6 +154,49 @@ def test_ranking_sees_what_the_sample_could_not(three, ranked, tmp_path):
         rank.run(recipe, source, workdir)
 
 
+def test_an_untrained_teacher_proves_nothing(three):
+    """Its guesses may well go round in a ring."""
+    spec = teacher.ModelSpec("conv3", 3, 8, 3, 8)
+    judge = teacher.Teacher(spec, {}, teacher.Normalisation((0.5,), (0.5,)), tuple("abc"), 0.4)
+    labels = np.repeat(np.arange(3), 10)
+    teacher.check_classes(judge, (labels + 1) % 3, labels)
+    better = dataclasses.replace(judge, accuracy=0.9)
+    with pytest.raises(UserError, match=r"3 classes of the data .*'a' looks like 'b'"):
+        teacher.check_classes(better, (labels + 1) % 3, labels)
+    teacher.check_classes(better, np.zeros(30, int), labels)  # bad, but no ring
+
+
+def test_one_command_with_a_path_alone(three, tmp_path, capsys):
+    """Everything from folders to scores; the same command again does nothing."""
+    (path,) = [p for p in CONFIGS if p.stem == "folder"]
+    config = get_config(path, f"folder={three['folder'].path}")[0]
+    config.data.image_size = 8  # the rest is to be quick
+    config.teacher.width = config.evaluate.width = 8
+    config.recover.iterations, config.recover.round_iterations = 4, 2
+    config.evaluate.epochs = config.evaluate.seeds = 1
+    config.evaluate.images = ("recovered",)
+    main.run(config, str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "data.channels 3: of " in said
+    assert "ipc 10: the smallest class has 20 training images" in said
+    assert "teacher.model conv3: the images have 8 px" in said
+    assert "| conv3   | online | recovered |" in said
+    settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
+    assert (settings["ipc"], settings["teacher.model"]) == (10, "conv3")
+    assert settings["data.channels"] == 3
+    main.run(config, str(tmp_path / "run"))
+    assert capsys.readouterr().out.count("done, nothing changed") == 6
+    pairs = (("evaluation", "report"), ("soft_labels", "evaluate"))
+    for artefact, stage in pairs:  # whatever is made from others, with other class names
+        manifest = tmp_path / "run" / artefact / "manifest.json"
+        content = json.loads(manifest.read_text())
+        content["class_names"][:2] = content["class_names"][1::-1]
+        manifest.write_text(json.dumps(content))
+        shutil.rmtree(tmp_path / "run" / {"evaluate": "evaluation"}.get(stage, stage))
+        with pytest.raises(UserError, match=r"disagree on 2 classes \(0: 'square' against"):
+            main.run(config, str(tmp_path / "run"), [stage])
+
+
 # --- derived settings and recipes ---
 
 
@@ -345,7 +288,7 @@ def test_an_interrupted_reader_leaves_no_worker(tmp_path, sign):
     for c in ("a", "b"):
         (tmp_path / "set" / c).mkdir(parents=True)
         for i in range(300):
-            Image.new("RGB", (200, 200), (i % 256, 0, 0)).save(tmp_path / "set" / c / f"{i}.bmp")
+            Image.new("RGB", (40, 40), (i % 256, 0, 0)).save(tmp_path / "set" / c / f"{i}.bmp")
     script = f"""
 import sys, time
 from delt_jax.data import batches, open_source, stream

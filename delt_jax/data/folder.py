@@ -251,8 +251,9 @@ def _derive(
     median = float(np.median(sides))
     size = recipe.image_size or min(SIDES, key=lambda s: abs(np.log(s / median)))
     channels = recipe.channels or (1 if all(grey) else 3)
-    note = (
-        f"data.image_size {size} and data.channels {channels}: the shorter sides of {len(sides)} "
-        f"images have the median {median:g} px, {sum(grey)} of them are grey"
-    )
+    derived = {"data.image_size": size, "data.channels": channels}
+    given = {"data.image_size": recipe.image_size, "data.channels": recipe.channels}
+    named = " and ".join(f"{k} {v}" for k, v in derived.items() if not given[k])
+    seen = f"of {len(sides)} images the median shorter side is {median:g} px, {sum(grey)} are grey"
+    note = f"{named}: {seen}"
     return size, channels, (note,)

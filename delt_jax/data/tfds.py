@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from delt_jax.data import held
 from delt_jax.data.classes import choose, relabel
+from delt_jax.data.names import Names
 from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint, identity
 from delt_jax.data.stream import batches, worker_count
@@ -101,7 +102,7 @@ def open_tfds(recipe: DataRecipe, cache: Path | None) -> Source:
         examples = EncodedExamples(
             Records(records.source, where, records.place),
             np.where(labels < 0, -1, new)[where],
-            [f"{split}/{i:08}" for i in where],
+            Names.of(f"{split}/{i:08}".encode() for i in where),
             f"{recipe.dataset} ",
             size,
             channels,
@@ -140,20 +141,23 @@ def open_tfds(recipe: DataRecipe, cache: Path | None) -> Source:
         channels=channels,
         train=parts[0],
         test=parts[1],
-        fingerprint=identity(content, chosen, size, channels, recipe.fit, [p.names for p in parts]),
+        fingerprint=identity(
+            content, names, size, channels, recipe.fit, *(part.names[:] for part in parts)
+        ),
         notes=tuple(notes),
         found=kept,
     )
 
 
 def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
-    records = examples.encoded
+    records, names = examples.encoded, examples.names
     assert isinstance(records, Records)
+    assert isinstance(names, Names)
     return replace(
         examples,
         encoded=replace(records, where=records.where[where]),
         labels=examples.labels[where],
-        names=[examples.names[int(i)] for i in where],
+        names=names.take(where),
     )
 
 

@@ -1,0 +1,110 @@
+"""npz files, and the class lists that come with the package."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delt_jax.data import Source, open_source
+from delt_jax.data.classes import positions_in_imagenet, wanted_classes
+from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe
+
+
+def arrays(count=10, shape=(8, 8, 3), classes=2) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(count)
+    return {
+        "images": draw.integers(0, 256, (count, *shape), np.uint8),
+        "labels": np.arange(count) % classes,
+    }
+
+
+def open_npz(folder: Path, content: dict, **settings) -> Source:
+    np.savez(folder / "set.npz", **content)
+    return open_source(DataRecipe(name="npz", path=str(folder / "set.npz"), **settings))
+
+
+def test_npz_with_one_split(tmp_path):
+    content = arrays()
+    source = open_npz(tmp_path, content)
+    assert (source.name, source.class_names) == ("set", ("0", "1"))
+    assert (source.image_size, source.channels) == (8, 3)
+    assert (len(source.train), len(source.test)) == (8, 2)
+    for split in (source.train, source.test):
+        numbers = [int(name.split("/")[1]) for name in split.names]
+        pixels = split.images(np.arange(len(split)))
+        np.testing.assert_array_equal(pixels, content["images"][numbers])
+        np.testing.assert_array_equal(split.labels, content["labels"][numbers])
+    changed = content["images"].copy()
+    changed[0, 0, 0, 0] += 1
+    again = open_npz(tmp_path, content | {"images": changed})
+    assert again.fingerprint != source.fingerprint
+
+
+@pytest.mark.parametrize("keys", ["train_images train_labels test_images test_labels", "x y X Y"])
+def test_npz_with_two_splits_and_names(tmp_path, keys):
+    keys = keys if "_" in keys else "x_train y_train x_test y_test"
+    train, test = arrays(10, (8, 8)), arrays(4, (8, 8))
+    values = (train["images"], train["labels"][:, None], test["images"], test["labels"])
+    named = dict(zip(keys.split(), values, strict=True)) | {"class_names": np.array(["a", "b"])}
+    source = open_npz(tmp_path, named)
+    assert source.class_names == ("a", "b")
+    assert source.channels == 1
+    np.testing.assert_array_equal(source.test.images(np.arange(4))[..., 0], test["images"])
+    listed = tmp_path / "list.txt"
+    listed.write_text("b\n")
+    only = open_npz(tmp_path, named, classes=str(listed))
+    assert only.class_names == ("b",)
+    np.testing.assert_array_equal(only.test.images(np.arange(2))[..., 0], test["images"][1::2])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"labels": None}, "holds images, but it needs images and labels"),
+        ({"images": np.zeros((10, 8, 8), np.float32)}, "images float32 .* do not fit"),
+        ({"images": np.zeros((9, 8, 8), np.uint8)}, r"\(9, 8, 8\) and labels .* do not fit"),
+        ({"labels": np.full(10, -1)}, "do not fit"),
+        ({"labels": np.arange(10) / 2}, "labels float64"),
+        ({"class_names": np.array(["a"])}, "2 classes and the class names a"),
+        ({"class_names": np.array(["a", "a"])}, "name each class once"),
+        ({"labels": np.array([{}] * 10)}, "cannot be read"),  # an object array stays pickled
+    ],
+)
+def test_npz_that_does_not_fit(tmp_path, change, sentence):
+    content = {k: v for k, v in (arrays() | change).items() if v is not None}
+    with pytest.raises(UserError, match=sentence) as e:
+        open_npz(tmp_path, content)
+    assert "set.npz" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_npz_that_is_none(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
+    for path, sentence in (("cut.npz", "cannot be read"), ("none.npz", r"is no \.npz file")):
+        with pytest.raises(UserError, match=sentence):
+            open_source(DataRecipe(name="npz", path=str(tmp_path / path)))
+
+
+# --- class lists ---
+
+
+def test_shipped_lists():
+    imagenet = wanted_classes("imagenet")
+    assert len(imagenet) == 1000
+    assert list(imagenet) == sorted(imagenet)
+    assert positions_in_imagenet(wanted_classes("imagenette")) == (
+        *(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
+    )
+    woof = positions_in_imagenet(wanted_classes("imagewoof"))
+    assert woof == (155, 159, 162, 167, 182, 193, 207, 229, 258, 273)
+    hundred = wanted_classes("imagenet100")
+    assert len(hundred) == 100
+    assert wanted_classes("imagenet10") == hundred[:10]
+    assert positions_in_imagenet(hundred) is not None
+    assert positions_in_imagenet(("n01440764", "cat")) is None
+
+
+def test_lists_are_for_sources_with_classes():
+    with pytest.raises(UserError, match=r"data\.classes 'imagenette' does nothing for .* 'digits'"):
+        open_source(DataRecipe(classes="imagenette"))
