@@ -75,7 +75,8 @@ class TeacherRecipe:
         named as torchvision or timm name them, or "hf:owner/name" on the Hugging Face Hub; the
         last two need data.mean and data.std.
       head_classes: outputs of a file of weights that are the data's classes, in their order,
-        e.g. (0, 217, 482) of ImageNet's; empty: all outputs, in the data's order.
+        e.g. (0, 217, 482) of ImageNet's; empty: all outputs, in the data's order, or, where
+        the data's classes are wnids and the weights have ImageNet's 1000 outputs, theirs.
       model: architecture, a name of `delt_jax.models`; empty derives it from the image size.
       width: channels of the first stage; 0 is the paper's own width.
       epochs, batch_size, learning_rate, momentum, weight_decay: SGD; 0 epochs derives them.

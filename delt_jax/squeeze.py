@@ -14,6 +14,7 @@ from flax import linen as nn
 from delt_jax import checks, keys, models, objective, teacher, training
 from delt_jax.augment import crop
 from delt_jax.data import Normalisation, Source, batches, measure_normalisation
+from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.progress import Progress, progress, say
@@ -24,6 +25,7 @@ from delt_jax.teacher import Teacher
 
 ARTEFACT = "teacher"
 _SECONDS_BETWEEN_CHECKPOINTS = 60
+_IMAGENET = 1000  # classes
 _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
 
@@ -114,8 +116,9 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
         )
     spec = spec_of(recipe, source)
     normalisation = measure_normalisation(recipe.data, source)
-    classes = recipe.teacher.head_classes or None
-    variables = torch_weights.from_torch(torch_files.read(weights), spec, classes)
+    state = torch_files.read(weights)
+    classes = recipe.teacher.head_classes or _imagenet_rows(state, spec, source)
+    variables = torch_weights.from_torch(state, spec, classes)
     measured = teacher.accuracy(models.create(spec), variables, normalisation, source.test)
     if measured < _TIMES_CHANCE / len(source.class_names):
         raise UserError(
@@ -124,6 +127,16 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
             f"data.image_size are not those it was trained with."
         )
     return Teacher(spec, variables, normalisation, source.class_names, measured)
+
+
+def _imagenet_rows(state, spec: ModelSpec, source: Source) -> tuple[int, ...] | None:
+    """Outputs of a teacher of all ImageNet that are the data's classes; None for other teachers."""
+    if torch_weights.outputs(state, spec.name) != _IMAGENET != spec.num_classes:
+        return None
+    rows = positions_in_imagenet(source.class_names)
+    if rows is not None:
+        say(f"  {len(rows)} of the teacher's {_IMAGENET} outputs are kept: the data's wnids")
+    return rows
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)

@@ -12,6 +12,7 @@ from test_main import CONFIG
 from test_torch_weights import Attack, dictionary, random_state, storage, tensor
 
 from delt_jax import cli, main, models, teacher
+from delt_jax.data.classes import positions_in_imagenet, wanted_classes
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 
 WEIGHTS = "--config.teacher.weights="
@@ -34,17 +35,21 @@ def trained(tmp_path_factory) -> Path:
     return folder / "teacher"
 
 
-@pytest.fixture(scope="module")
-def wide(trained, tmp_path_factory) -> Path:
-    """A file of its weights whose head has twenty outputs, the digits' at CLASSES."""
+def widen(trained: Path, count: int, places, path: Path) -> Path:
+    """A file of its weights whose head has `count` outputs, the digits' at `places`."""
     state = torch_files.read(trained / teacher.WEIGHTS)
     for name in ("classifier.weight", "classifier.bias"):
-        rows = np.random.default_rng(0).standard_normal((20, *state[name].shape[1:]))
-        rows[list(CLASSES)] = state[name]
+        rows = np.random.default_rng(0).standard_normal((count, *state[name].shape[1:]))
+        rows[list(places)] = state[name]
         state[name] = rows.astype(np.float32)
-    path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
     torch_files.write(path, state)
     return path
+
+
+@pytest.fixture(scope="module")
+def wide(trained, tmp_path_factory) -> Path:
+    """A head of twenty outputs, the digits' at CLASSES."""
+    return widen(trained, 20, CLASSES, tmp_path_factory.mktemp("wide") / "wide.safetensors")
 
 
 def refused(status: int, capsys, *words: str) -> None:
@@ -71,6 +76,17 @@ def test_a_wide_head_is_cut_to_the_teacher_it_was_made_from(trained, wide, tmp_p
     swapped = HEAD.replace("19,3", "3,19")
     assert command(tmp_path / "run", *arguments, swapped, "--dry_run") == 0
     assert "teacher.head_classes was [19, 3, 0" in capsys.readouterr().out
+
+
+def test_a_head_of_all_imagenet_is_cut_to_the_datas_wnids(trained, tmp_path, capsys):
+    wnids = wanted_classes("imagewoof")
+    head = widen(trained, 1000, positions_in_imagenet(wnids), tmp_path / "imagenet.safetensors")
+    names = f"--config.data.class_names={wnids!r}"
+    arguments = (f"{WEIGHTS}{head}", *constants(trained))
+    assert command(tmp_path / "run", *arguments, names) == 0
+    assert "10 of the teacher's 1000 outputs are kept" in capsys.readouterr().out
+    assert teacher.load(tmp_path / "run/teacher").hash == teacher.describe(trained).hash
+    refused(command(tmp_path / "other", *arguments), capsys, "classifier.weight (1000x")
 
 
 def test_logits_of_a_cut_head_are_those_of_its_classes():

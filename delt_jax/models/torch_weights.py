@@ -91,6 +91,12 @@ def head_name(architecture: str) -> str:
     return _of_family(_HEADS, architecture, "")
 
 
+def outputs(state: Mapping[str, np.ndarray], architecture: str) -> int:
+    """How many classes the last layer of torch's state dict has; 0 if it has no such layer."""
+    head = timm_names.to_torchvision(state, architecture).get(f"{head_name(architecture)}.weight")
+    return 0 if head is None else len(head)
+
+
 def from_torch(
     state: Mapping[str, np.ndarray], spec: ModelSpec, classes: Sequence[int] | None = None
 ) -> dict[str, Any]:
