@@ -52,6 +52,7 @@ def run(
     folder.open(settings)
     try:
         source = data.hold(source, settings.data.memory_mib, cache)
+        source = data.place(source, data.device_budget())
         for note in notes:
             say(note)
         pipeline.run(settings, source, folder, stages)

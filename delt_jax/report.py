@@ -94,7 +94,7 @@ def _start_pixels(recipe: Recipe, source: Source, synthetic: DistilledSet) -> np
     if _is_imported(synthetic):
         classes, ipc = len(synthetic.class_names), synthetic.ipc
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
-        return source.train.images(drawn.reshape(-1))
+        return read(source.train, drawn.reshape(-1))
     start = synthetic.manifest["start"]
     if "indices" in start:
         return read(source.train, np.array(start["indices"]).reshape(-1))

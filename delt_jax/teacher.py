@@ -86,13 +86,12 @@ def predict(
     """
     logits, features = [], []
     for pixels in (piece for stack in images for piece in in_batches(stack)):
-        short = max(
-            batch_size(pixels.shape[1]) - len(pixels), 0
-        )  # padded, so that every batch is one program
-        padded = np.pad(pixels, ((0, short), (0, 0), (0, 0), (0, 0)))
+        count, short = len(pixels), batch_size(pixels.shape[1]) - len(pixels)
+        # Padded, so that every batch is one program.
+        padded = jnp.pad(pixels, ((0, short), (0, 0), (0, 0), (0, 0))) if short > 0 else pixels
         z, f = _apply(model, variables, padded, normalisation)
-        logits.append(np.asarray(z)[: len(pixels)])
-        features.append(np.asarray(f)[: len(pixels)])
+        logits.append(np.asarray(z)[:count])
+        features.append(np.asarray(f)[:count])
     return np.concatenate(logits), np.concatenate(features)
 
 

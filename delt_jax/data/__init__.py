@@ -8,6 +8,7 @@ from delt_jax.data import held
 from delt_jax.data.described import describe_source
 from delt_jax.data.held import hold
 from delt_jax.data.normalise import Normalisation
+from delt_jax.data.placed import device_budget, place
 from delt_jax.data.source import ArrayExamples, Examples, Source
 from delt_jax.data.stream import batches, read
 from delt_jax.errors import UserError
@@ -20,9 +21,11 @@ __all__ = [
     "Source",
     "batches",
     "describe_source",
+    "device_budget",
     "hold",
     "measure_normalisation",
     "open_source",
+    "place",
     "read",
 ]
 

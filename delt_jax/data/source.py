@@ -35,7 +35,7 @@ class Examples(Protocol):
         ...
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Pixels of the examples, uint8 [len(indices), S, S, C]."""
+        """Pixels of the examples, uint8 [len(indices), S, S, C], on the host or a device."""
         ...
 
 

@@ -1,0 +1,67 @@
+"""Small sets on an accelerator, so that batches need no transfer."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from delt_jax.data.held import HeldExamples
+from delt_jax.data.source import ArrayExamples, Examples, Source
+
+_SHARE = 0.1  # of the device's memory that real images may take; recovery and training need it
+
+
+@dataclass(frozen=True)
+class PlacedExamples:
+    """Examples whose pixels lie on the first local device from their first use on."""
+
+    examples: Examples
+    workers: ClassVar[int] = 0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes, int32 [N], on the host."""
+        return self.examples.labels
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One identifier per example."""
+        return self.examples.names
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.examples)
+
+    def images(self, indices: np.ndarray) -> chex.Array:
+        """Pixels of the examples, on the device."""
+        return self._pixels[jnp.asarray(indices)]
+
+    @functools.cached_property
+    def _pixels(self) -> chex.Array:
+        return jnp.asarray(self.examples.images(np.arange(len(self))))
+
+
+def device_budget() -> int:
+    """Bytes of real images that the first local device takes; 0 on CPU, which has them anyway."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(_SHARE * stats.get("bytes_limit", 0))
+
+
+def place(source: Source, budget: int) -> Source:
+    """The source with every split that is in memory and fits into `budget` bytes on the device."""
+
+    def placed(examples: Examples) -> Examples:
+        nonlocal budget
+        size = len(examples) * source.image_size**2 * source.channels
+        if not isinstance(examples, ArrayExamples | HeldExamples) or size > budget:
+            return examples
+        budget -= size
+        return PlacedExamples(examples)
+
+    test = placed(source.test)  # first: it is smaller, and looked at again and again
+    return replace(source, test=test, train=placed(source.train))
