@@ -48,10 +48,9 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     rows = [Row(**row) for row in evaluation["rows"]]
     starts = _start_pixels(recipe, source, synthetic)
     similarity = _similarity(judge, source, synthetic, starts)
-    pictures = {
-        "sheet.png": _sheet(recipe, synthetic, starts),
-        "diversity.png": figures.similarity_chart(similarity, synthetic.class_names),
-    }
+    pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
+    if synthetic.ipc > 1:  # one image has nothing to be similar to
+        pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if not _is_imported(synthetic):  # of those nothing else is known
         stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
         losses = Losses(*(stored[name] for name in Losses._fields))
@@ -235,6 +234,10 @@ def _page(source: Source, summary: dict[str, Any], rows: list[Row], pictures) ->
 {picture("schedule.png", "Iterations in which each image of the first batch is optimised.")}
 <h2>Losses</h2>
 {picture("losses.png", "Terms of the objective, mean over batches; grey lines: a group joins.")}"""
+    diversity = ""
+    if "diversity.png" in pictures:
+        caption = "Similarity of teacher features within a class; lower is more diverse."
+        diversity = f"<h2>Diversity</h2>\n{picture('diversity.png', caption)}"
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>delt_jax: {html.escape(source.name)}</title>
@@ -258,7 +261,6 @@ pre {{ overflow-x: auto; line-height: 1.15; }}
 <h2>Images</h2>
 {picture("sheet.png", above)}
 {recovery}
-<h2>Diversity</h2>
-{picture("diversity.png", "Similarity of teacher features within a class; lower is more diverse.")}
+{diversity}
 </body></html>
 """
