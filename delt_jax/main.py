@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from delt_jax import cli
+from delt_jax import cli, host_memory
 from delt_jax.config import from_config
 from delt_jax.errors import UserError
 
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         print(f"delt_jax: {e}", file=sys.stderr)
         return 2
+    host_memory.keep_freed()
     try:
         run(*arguments)
     except UserError as e:
