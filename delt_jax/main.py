@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import ml_collections
 from absl import flags
 
-from delt_jax import cli
+from delt_jax import cli, host_memory
 from delt_jax.config import from_config
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         print(f"delt_jax: {e}", file=sys.stderr)
         return 2
+    host_memory.keep_freed()
     try:
         run(*arguments)
     except UserError as e:

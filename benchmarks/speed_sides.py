@@ -1,0 +1,179 @@
+"""The two sides that recover_speed.py times: one interface, the same weights and images."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch_models
+import torch_recovery
+
+from delt_jax import engine, keys, models, parallel
+from delt_jax.augment import crop
+from delt_jax.models import ModelSpec, torch_weights
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.recover import active_of
+from delt_jax.schedule import BatchSchedule
+
+_BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
+
+
+class Problem(NamedTuple):
+    """What both sides are given.
+
+    Attributes:
+      spec: the teacher's architecture; its dtype is that of the activations.
+      variables: its weights, random.
+      images: float32 [B, S, S, C].
+      recipe: settings of recovery.
+    """
+
+    spec: ModelSpec
+    variables: dict[str, Any]
+    images: np.ndarray
+    recipe: RecoverRecipe
+
+
+def make_problem(spec: ModelSpec, batch: int, recipe: RecoverRecipe) -> Problem:
+    """Random weights and images, the same in every run."""
+    shape = (batch, spec.image_size, spec.image_size, spec.channels)
+    images = jax.random.uniform(keys.stream(0, "images"), shape, minval=-_BOUND, maxval=_BOUND)
+    initialise = jax.jit(functools.partial(models.create(spec).init, train=False))
+    variables = initialise(keys.stream(0, "weights"), images[:1])
+    kept = {k: jax.device_get(variables[k]) for k in ("params", "batch_stats")}
+    return Problem(spec, kept, np.asarray(images), recipe)
+
+
+class Ours:
+    """Our engine, compiled and spread as the recover stage does it, on one device.
+
+    With `stack` > 1 the device works on so many batches at once, each with statistics of its own.
+    """
+
+    def __init__(self, problem: Problem, stack: int):
+        self._problem, self._stack = problem, stack
+        self._model = models.create(problem.spec)
+        self._variables = jax.tree.map(jnp.asarray, problem.variables)
+        self._compiled = functools.lru_cache(maxsize=None)(self._compile)
+        self._chunk_steps = 1 if jax.default_backend() == "cpu" else 50
+
+    def prepare(self, batch: BatchSchedule) -> Callable[[], None]:
+        """One recovery of so many batches, ready to be run, once: its state is donated."""
+        jobs, states = self._trees(batch)
+        states, jobs = parallel.stack_jobs([states], 1), parallel.stack_jobs([jobs], 1)
+        jax.block_until_ready((states, jobs))
+
+        def run() -> None:
+            state = states
+            for rnd in batch.rounds:
+                active = active_of(rnd.active)
+                for first in range(0, rnd.iterations, self._chunk_steps):
+                    steps = min(self._chunk_steps, rnd.iterations - first)
+                    state, _ = self._compiled(active, steps)(state, jobs, self._variables)
+            jax.block_until_ready(state)
+
+        return run
+
+    def cost(self, batch: BatchSchedule) -> tuple[float, float]:
+        """Operations and bytes of an image-iteration of all images, as XLA counts them."""
+        jobs, states = self._trees(batch)
+        step = jax.jit(self._chunk(len(batch.images), 1))
+        lowered = step.lower(states, jobs, self._variables)
+        images = self._stack * len(batch.images)
+        moved = lowered.compile().cost_analysis()["bytes accessed"]
+        return lowered.cost_analysis()["flops"] / images, moved / images
+
+    def loss(self, labels: Sequence[int], box: tuple[int, int, int, int], flip: bool) -> float:
+        """The objective of the images in one view."""
+        view = crop.View(jnp.array(box, jnp.int32), jnp.array(flip), jnp.zeros(2, jnp.int32))
+        loss = jax.jit(engine.loss, static_argnums=(4, 5))
+        images, recipe = jnp.asarray(self._problem.images), self._problem.recipe
+        return float(loss(images, jnp.array(labels), view, self._variables, self._model, recipe)[0])
+
+    def _trees(self, batch: BatchSchedule) -> tuple[engine.Job, engine.RecoverState]:
+        channels = self._problem.spec.channels
+        jobs = [
+            engine.Job(
+                labels=jnp.array(batch.labels, jnp.int32),
+                joins=jnp.array(batch.joins, jnp.int32),
+                iterations=jnp.int32(batch.iterations),
+                key=keys.stream(0, "recover", i),
+                low=jnp.full(channels, -_BOUND),
+                high=jnp.full(channels, _BOUND),
+            )
+            for i in range(self._stack)
+        ]
+        state = engine.init_state(jnp.asarray(self._problem.images))
+        if self._stack == 1:
+            return jobs[0], state
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *jobs)
+        return stacked, jax.tree.map(lambda leaf: jnp.stack([leaf] * self._stack), state)
+
+    def _chunk(self, active: engine.Active, steps: int) -> Callable[..., Any]:
+        chunk = functools.partial(
+            engine.run_chunk,
+            model=self._model,
+            recipe=self._problem.recipe,
+            flip=True,
+            active=active,
+            steps=steps,
+        )
+        return jax.vmap(chunk, in_axes=(0, 0, None)) if self._stack > 1 else chunk
+
+    def _compile(self, active: engine.Active, steps: int) -> Callable[..., Any]:
+        return parallel.map_jobs(self._chunk(active, steps), 1)
+
+
+class Rival:
+    """Eager PyTorch, in the memory layout that is faster here."""
+
+    def __init__(self, problem: Problem, device: torch.device, trial: BatchSchedule):
+        self.device = device
+        self._problem = problem
+        sides = {layout: self._create(layout) for layout in torch_recovery.LAYOUTS}
+        seconds = {layout: self._try(side, trial) for layout, side in sides.items()}
+        self.layout = min(seconds, key=lambda layout: seconds[layout])
+        self._side = sides[self.layout]
+
+    def _create(self, layout: str) -> torch_recovery.Recovery:
+        spec, recipe = self._problem.spec, self._problem.recipe
+        network = torch_models.create(spec.name, spec.num_classes, spec.image_size, spec.channels)
+        state = torch_weights.to_torch(self._problem.variables, spec)
+        bounds = [-_BOUND] * spec.channels, [_BOUND] * spec.channels
+        torch_models.load(network, state).to(self.device)
+        bfloat16 = spec.dtype == "bfloat16"
+        return torch_recovery.Recovery(network, recipe, bounds, layout, bfloat16)
+
+    def _images(self) -> torch.Tensor:
+        return torch.tensor(self._problem.images.transpose(0, 3, 1, 2)).to(self.device)
+
+    def _try(self, side: torch_recovery.Recovery, trial: BatchSchedule) -> float:
+        run = self._prepare(side, trial)
+        run()
+        return min(timed(run) for _ in range(2))
+
+    def _prepare(self, side: torch_recovery.Recovery, batch: BatchSchedule) -> Callable[[], None]:
+        images, labels = self._images(), torch.tensor(batch.labels).to(self.device)
+        torch_recovery.wait(self.device)
+        return functools.partial(side.run, images, labels, batch)
+
+    def prepare(self, batch: BatchSchedule) -> Callable[[], Any]:
+        """One recovery of the batch, ready to be run."""
+        return self._prepare(self._side, batch)
+
+    def loss(self, labels: Sequence[int], box: tuple[int, int, int, int], flip: bool) -> float:
+        """The objective of the images in one view."""
+        with torch.no_grad():
+            labels = torch.tensor(labels).to(self.device)
+            return self._side.loss(self._images(), labels, box, flip).item()
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds that a run takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
