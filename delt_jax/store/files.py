@@ -61,6 +61,12 @@ def write_npz(path: Path, **arrays: Any) -> None:
         np.savez_compressed(f, **arrays)
 
 
+def write_npz_fast(path: Path, **arrays: Any) -> None:
+    """Writes an uncompressed .npz atomically; its checksums are those of any .npz."""
+    with _replacing_file(path) as f:
+        np.savez(f, **arrays)
+
+
 def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz.
 

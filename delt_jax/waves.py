@@ -1,0 +1,386 @@
+"""Waves of recovery: batches side by side, round after round, saved as they go."""
+
+import functools
+import time
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from delt_jax import checks, engine, execution, keys, models, parallel
+from delt_jax.data import Source
+from delt_jax.engine import Job, Losses, RecoverState
+from delt_jax.errors import UserError
+from delt_jax.execution import Execution
+from delt_jax.interrupts import Deferral
+from delt_jax.profiling import Profile
+from delt_jax.progress import Progress, say
+from delt_jax.recipe import Recipe, RecoverRecipe
+from delt_jax.schedule import BatchSchedule, Round
+from delt_jax.start import start_images
+from delt_jax.store import files
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teacher import Teacher
+
+_SECONDS_BETWEEN_SAVES = 20  # at least, at round ends
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every wave of a recovery shares.
+
+    Attributes:
+      recipe, source, workdir: of the run.
+      judge: the teacher.
+      selected: training images chosen for each class, int [classes, ipc].
+      schedule: all batches.
+      partial: where finished and unfinished batches are kept.
+    """
+
+    recipe: Recipe
+    source: Source
+    workdir: WorkDir
+    judge: Teacher
+    selected: np.ndarray
+    schedule: Sequence[BatchSchedule]
+    partial: Path
+
+    def job(self, index: int) -> Job:
+        """What the engine reads for a batch; its key depends on seed and batch index only."""
+        batch = self.schedule[index]
+        low, high = self.judge.normalisation.bounds()
+        return Job(
+            labels=np.array(batch.labels, np.int32),
+            joins=np.array(batch.joins, np.int32),
+            iterations=np.int32(batch.iterations),
+            key=keys.stream(self.recipe.seed, "recover", index),
+            low=np.asarray(low),
+            high=np.asarray(high),
+        )
+
+    def start(self, index: int) -> np.ndarray:
+        """Normalised float32 images [B, S, S, C] that a batch starts from."""
+        batch = self.schedule[index]
+        return np.asarray(
+            start_images(
+                self.recipe, self.source, self.judge.normalisation, self.selected, batch.images
+            )
+        )
+
+
+class Kept(NamedTuple):
+    """An unfinished batch on the host.
+
+    Attributes:
+      state: where it is; numpy arrays.
+      losses: of its iterations so far, float32 [step] each.
+      seconds: that they took.
+    """
+
+    state: RecoverState
+    losses: Losses
+    seconds: float
+
+
+def part(partial: Path, index: int) -> Path:
+    """File of a finished batch."""
+    return partial / f"batch_{index:06}.npz"
+
+
+def _unfinished(partial: Path, index: int) -> Path:
+    return partial / f"state_{index:06}.npz"
+
+
+def kept_step(partial: Path, index: int) -> int:
+    """Iterations of an unfinished batch that are kept; 0 if none are, or none can be read."""
+    path = _unfinished(partial, index)
+    if not path.exists():
+        return 0
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return int(stored["step"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return 0
+
+
+def image_iterations_left(batch: BatchSchedule, step: int) -> int:
+    """Image-iterations that a batch still needs after `step` iterations."""
+    return sum(
+        len(r.active) * (r.iterations - min(max(step - r.start, 0), r.iterations))
+        for r in batch.rounds
+    )
+
+
+def _keep(partial: Path, index: int, kept: Kept) -> None:
+    state, losses = kept.state, kept.losses._asdict()
+    arrays = {"images": state.images, "mu": state.mu, "nu": state.nu}
+    path = _unfinished(partial, index)
+    files.write_npz_fast(path, step=state.step, seconds=kept.seconds, **arrays, **losses)
+
+
+def _begin(work: Work, index: int, step: int) -> Kept:
+    """A batch as it was kept, or at its start."""
+    if not step:
+        images, none = work.start(index), np.zeros(0, np.float32)
+        zeros = np.zeros_like(images)
+        return Kept(RecoverState(np.int32(0), images, zeros, zeros), Losses(none, none, none), 0.0)
+    try:
+        stored = files.read_npz(_unfinished(work.partial, index), "recover")
+        state = RecoverState(*(stored[name] for name in ("step", "images", "mu", "nu")))
+        losses = Losses(*(stored[name] for name in Losses._fields))
+        return Kept(state, losses, float(stored["seconds"]))
+    except (UserError, KeyError) as e:
+        raise _Damaged(index) from e
+
+
+class _Damaged(Exception):
+    """An unfinished batch cannot be read back."""
+
+
+def finish(
+    work: Work,
+    indices: Sequence[int],
+    settled: Execution,
+    shown: Progress,
+    deferral: Deferral,
+) -> None:
+    """Recovers the batches that have no part yet, from where each was kept.
+
+    Raises:
+      UserError: if a batch diverges, the disk is full, or one batch alone exceeds the memory.
+    """
+    profile = Profile(work.workdir.path / "profile", work.recipe.recover.profile_chunks)
+    with ThreadPoolExecutor(1) as writer:
+        try:
+            while remaining := [i for i in indices if not part(work.partial, i).exists()]:
+                try:
+                    for wave, width in _waves(work, remaining, settled.batches_per_device):
+                        _Wave(work, wave, width, settled, shown, deferral, writer, profile).run()
+                except _Damaged as e:
+                    path = _unfinished(work.partial, e.args[0])
+                    say(f"  {path} is damaged; batch {e.args[0]} starts anew")
+                    path.unlink(missing_ok=True)
+                except jax.errors.JaxRuntimeError as e:
+                    settled = _halved(settled, e)
+                    execution.write(work.partial, settled)
+        finally:
+            profile.close()
+
+
+def _halved(settled: Execution, error: Exception) -> Execution:
+    """Half as many batches per device, where the error says that memory ran out."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    stack = settled.batches_per_device
+    if stack == 1:
+        raise UserError(
+            "The device's memory is too small for one batch; lower recover.batch_size, or set "
+            "recover.dtype to bfloat16."
+        ) from error
+    say(f"  out of device memory with {stack} batches per device; goes on with {stack // 2}")
+    return replace(settled, batches_per_device=stack // 2)
+
+
+def _waves(work: Work, indices: list[int], stack: int) -> list[tuple[list[int], int]]:
+    """Batches that can go side by side, and the number of devices they take.
+
+    These are batches with the same rounds that were kept at the same iteration.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i in indices:
+        batch = work.schedule[i]
+        like = (len(batch.images), batch.rounds, kept_step(work.partial, i))
+        alike.setdefault(like, []).append(i)
+    found = []
+    for members in alike.values():
+        width = min(parallel.device_count(), -(-len(members) // stack))
+        found += [(wave, width) for wave in parallel.waves(members, width * stack)]
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(
+    model: nn.Module,
+    recipe: RecoverRecipe,
+    flip: bool,
+    active: engine.Active,
+    steps: int,
+    width: int,
+    stack: int,
+):
+    chunk = functools.partial(
+        engine.run_chunk, model=model, recipe=recipe, flip=flip, active=active, steps=steps
+    )
+    return parallel.map_jobs(chunk, width, stack)
+
+
+def active_of(positions: tuple[int, ...]) -> engine.Active:
+    """A count where the active images are the first ones, so that equal counts share code."""
+    return len(positions) if positions == tuple(range(len(positions))) else positions
+
+
+@dataclass
+class _History:
+    """Losses of a wave; fetched one chunk late, so that logging never stalls the devices."""
+
+    fetched: list[Losses] = field(default_factory=list)  # float32 [jobs, iterations] each
+    waiting: list[Losses] = field(default_factory=list)
+
+    def add(self, losses: Losses, lag: int) -> Losses | None:
+        """Queues device values; fetches what is more than `lag` chunks old."""
+        self.waiting.append(losses)
+        latest = None
+        while len(self.waiting) > lag:
+            values = jax.device_get(self.waiting.pop(0))
+            latest = Losses(*(v.reshape(-1, v.shape[-1]) for v in values))
+            self.fetched.append(latest)
+        return latest
+
+    def arrays(self) -> Losses:
+        """All losses, float32 [jobs, iterations] each."""
+        while self.waiting:
+            self.add(self.waiting.pop(0), lag=0)
+        whole = Losses(*(np.concatenate(leaf, axis=1) for leaf in zip(*self.fetched, strict=True)))
+        self.fetched = [whole]
+        return whole
+
+
+def _mean_last(losses: Losses | None, jobs: int) -> dict[str, float]:
+    """Terms of the newest iteration, averaged over the wave's jobs."""
+    if losses is None:
+        return {}
+    return {k: float(v[:jobs, -1].mean()) for k, v in losses._asdict().items()}
+
+
+class _Wave:
+    """Some batches on their way through the rounds."""
+
+    def __init__(
+        self,
+        work: Work,
+        wave: list[int],
+        width: int,
+        settled: Execution,
+        shown: Progress,
+        deferral: Deferral,
+        writer: ThreadPoolExecutor,
+        profile: Profile,
+    ):
+        """Brings the batches to the devices."""
+        self._work, self._wave, self._settled = work, wave, settled
+        self._shown, self._deferral = shown, deferral
+        self._writer, self._profile = writer, profile
+        self._writing: Future | None = None
+        self._started = self._saved = time.monotonic()
+        self._width, stack = width, settled.batches_per_device
+        step = kept_step(work.partial, wave[0])
+        kept = [_begin(work, i, step) for i in wave]
+        self._step, self._earlier = step, [k.seconds for k in kept]
+        self._states = parallel.stack_jobs([k.state for k in kept], width, stack)
+        self._jobs = parallel.stack_jobs([work.job(i) for i in wave], width, stack)
+        curves = [k.losses for k in kept]
+        curves += [curves[-1]] * (width * stack - len(wave))
+        self._history = _History([Losses(*(np.stack(c) for c in zip(*curves, strict=True)))])
+
+    def run(self) -> None:
+        """Goes through the rounds that are left and writes the finished batches."""
+        work, recover = self._work, self._work.recipe.recover
+        model = models.create(replace(work.judge.spec, dtype=self._settled.dtype))
+        variables = jax.tree.map(jnp.asarray, work.judge.variables)
+        rounds = work.schedule[self._wave[0]].rounds
+        for rnd in rounds:
+            end = rnd.start + rnd.iterations
+            while self._step < end:
+                steps = min(self._settled.chunk_steps, end - self._step)
+                chunk = _compiled(
+                    model,
+                    recover,
+                    work.recipe.data.flip,
+                    active_of(rnd.active),
+                    steps,
+                    self._width,
+                    self._settled.batches_per_device,
+                )
+                self._states, losses = chunk(self._states, self._jobs, variables)
+                self._step += steps
+                self._after_chunk(rnd, steps, losses, last=end == self._last(rounds))
+        self._write_parts()
+
+    @staticmethod
+    def _last(rounds: Sequence[Round]) -> int:
+        return rounds[-1].start + rounds[-1].iterations
+
+    def _after_chunk(self, rnd: Round, steps: int, losses: Losses, last: bool) -> None:
+        """Shows and logs the losses, and saves when it is time."""
+        jobs, round_ends = len(self._wave), self._step == rnd.start + rnd.iterations
+        latest = self._history.add(losses, lag=1)
+        self._profile.after_call(losses)
+        self._shown.update(steps * len(rnd.active) * jobs, **_mean_last(latest, jobs))
+        if round_ends:
+            self._work.workdir.log.write(
+                "recover",
+                self._step,
+                batches=self._wave,
+                active=len(rnd.active),
+                **_mean_last(latest, jobs),
+            )
+        if last and round_ends:
+            return
+        if self._deferral.asked is not None:
+            self._save()
+            self._wait_for_writer()
+            self._deferral.leave_if_asked()
+        since = time.monotonic() - self._saved
+        if since >= 60 * self._work.recipe.recover.save_minutes or (
+            round_ends and since >= _SECONDS_BETWEEN_SAVES
+        ):
+            self._save()
+
+    def _save(self) -> None:
+        """Copies the unfinished batches to the host; they are written while devices work."""
+        kept = [self._on_host(position) for position in range(len(self._wave))]
+        self._wait_for_writer()  # at most one save is under way
+
+        def write():
+            for index, state in zip(self._wave, kept, strict=True):
+                _keep(self._work.partial, index, state)
+
+        self._writing = self._writer.submit(write)
+        self._saved = time.monotonic()
+
+    def _wait_for_writer(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _on_host(self, position: int) -> Kept:
+        state = parallel.job(self._states, position)
+        losses = Losses(*(curve[position] for curve in self._history.arrays()))
+        seconds = self._earlier[position] + (time.monotonic() - self._started) / len(self._wave)
+        return Kept(state, losses, seconds)
+
+    def _write_parts(self) -> None:
+        work, truncate = self._work, self._work.recipe.recover.storage == "jpeg75"
+        for position, index in enumerate(self._wave):
+            state, losses, seconds = self._on_host(position)
+            checks.finite(
+                state.images,
+                f"Batch {index} diverged to non-finite pixels; lower recover.learning_rate.",
+            )
+            files.write_npz_fast(
+                part(work.partial, index),
+                images=work.judge.normalisation.to_pixels(state.images, truncate=truncate),
+                seconds=seconds,
+                batches_per_device=self._settled.batches_per_device,
+                **losses._asdict(),
+            )
+        self._wait_for_writer()
+        for index in self._wave:
+            _unfinished(work.partial, index).unlink(missing_ok=True)
