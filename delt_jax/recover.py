@@ -2,11 +2,12 @@
 
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from delt_jax import execution, interrupts, teacher, waves
+from delt_jax import execution, hosts, interrupts, kept, teacher, waves
 from delt_jax.data import Source
 from delt_jax.engine import Losses
 from delt_jax.execution import Execution
@@ -16,12 +17,13 @@ from delt_jax.schedule import BatchSchedule, cost, draw_class_iterations, make_s
 from delt_jax.selection import select
 from delt_jax.store import distilled, files
 from delt_jax.store import ranking as ranking_store
-from delt_jax.store.workdir import WorkDir
+from delt_jax.store.workdir import WorkDir, as_json
 from delt_jax.waves import Work
 
 ARTEFACT = "distilled"
 # How fast, not what.
 _WITHOUT_EFFECT = ("chunk_steps", "batches_per_device", "save_minutes", "profile_chunks")
+_SAVES_MISSED = 3  # by a process that is taken for dead
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
@@ -71,22 +73,64 @@ def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/distilled; what a kill leaves in distilled.partial is gone on with."""
     made_from = inputs(recipe, source, workdir)
-    work = _work(recipe, source, workdir, made_from)
+    work = _work(recipe, source, workdir, workdir.partial(ARTEFACT, made_from))
     settled = _settle(work)
-    everything = range(len(work.schedule))
-    _finish(work, list(everything), settled)
+    everything = waves.in_plan_order(work.schedule)
+    _finish(work, hosts.share(everything), settled)
+    _wait_for_others(work, everything, settled)
     _assemble(work, settled, made_from)
     shutil.rmtree(work.partial)
 
 
-def _work(recipe: Recipe, source: Source, workdir: WorkDir, made_from: dict[str, Any]) -> Work:
+def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Recovers this process's share, once the first process has begun."""
+    made_from = inputs(recipe, source, workdir)
+    partial = workdir.path / f"{ARTEFACT}.partial"
+    settled: list[Execution] = []
+
+    def is_over_or_begun():
+        folder = workdir.path / ARTEFACT
+        manifest = workdir.manifest(f"{ARTEFACT}/manifest.json")
+        begun = workdir.is_partial(ARTEFACT, made_from) and execution.read(partial)
+        if begun:
+            settled.append(begun)
+        over = manifest and manifest["inputs"] == as_json(made_from)
+        return begun or (over and distilled.is_whole(folder, manifest))
+
+    hosts.wait_until(is_over_or_begun)
+    if settled:
+        work = _work(recipe, source, workdir, partial)
+        _finish(work, hosts.share(waves.in_plan_order(work.schedule)), settled[0])
+
+
+def _wait_for_others(work: Work, indices: list[int], settled: Execution) -> None:
+    """Until all batches are done; those of a process that has fallen silent are finished here."""
+    silence = _SAVES_MISSED * 60 * work.recipe.recover.save_minutes
+
+    def missing():
+        return [i for i in indices if not kept.part(work.partial, i).exists()]
+
+    while left := missing():
+        seen = kept.signs_of_life(work.partial)
+        say(f"  waiting for {len(left)} batches of other processes")
+
+        def stirs(seen=seen):
+            return kept.signs_of_life(work.partial) != seen
+
+        if not hosts.wait_until(stirs, silence):
+            say(
+                f"  no sign of the others for {silence / 60:g} minutes; their batches are done here"
+            )
+            _finish(work, missing(), settled)
+
+
+def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Work:
     judge = teacher.load(workdir.path / "teacher")
     teacher.check_against(judge, source, say)
     ranking = ranking_store.read(workdir.path, judge.hash)
     num_classes = len(source.class_names)
     selected = select(ranking, recipe.select.rule, recipe.ipc, num_classes, recipe.seed)
     schedule = schedule_of(recipe, num_classes)
-    partial = workdir.partial(ARTEFACT, made_from)
     return Work(recipe, source, workdir, judge, selected, schedule, partial)
 
 
@@ -103,15 +147,15 @@ def _settle(work: Work) -> Execution:
 
 def _finish(work: Work, indices: list[int], settled: Execution) -> None:
     """Recovers the batches of these indices that are not done."""
-    remaining = [i for i in indices if not waves.part(work.partial, i).exists()]
-    steps = {i: waves.kept_step(work.partial, i) for i in remaining}
+    remaining = [i for i in indices if not kept.part(work.partial, i).exists()]
+    steps = {i: kept.step_of(work.partial, i) for i in remaining}
     begun = sum(s > 0 for s in steps.values())
     if begun or len(remaining) < len(indices):
         say(
             f"  recover goes on: {len(indices) - len(remaining)} of {len(indices)} batches are "
             f"done, {begun} begun"
         )
-    left = sum(waves.image_iterations_left(work.schedule[i], s) for i, s in steps.items())
+    left = sum(work.schedule[i].image_iterations_after(s) for i, s in steps.items())
     with progress(left, "recover", "image-iteration") as shown, interrupts.deferred() as deferral:
         waves.finish(work, remaining, settled, shown, deferral)
 
@@ -124,7 +168,7 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
     seconds, stacks = 0.0, set()
     for index, batch in enumerate(schedule):
-        part = files.read_npz(waves.part(work.partial, index), "recover")
+        part = files.read_npz(kept.part(work.partial, index), "recover")
         images[list(batch.images)] = part["images"]
         seconds += float(part["seconds"])
         stacks.add(int(part["batches_per_device"]))

@@ -2,24 +2,24 @@
 
 import functools
 import time
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax import checks, engine, execution, keys, models, parallel
+from delt_jax import checks, engine, execution, hosts, kept, keys, models, parallel
 from delt_jax.data import Source
 from delt_jax.engine import Job, Losses, RecoverState
 from delt_jax.errors import UserError
 from delt_jax.execution import Execution
 from delt_jax.interrupts import Deferral
+from delt_jax.kept import Kept
 from delt_jax.profiling import Profile
 from delt_jax.progress import Progress, say
 from delt_jax.recipe import Recipe, RecoverRecipe
@@ -74,74 +74,21 @@ class Work:
             )
         )
 
-
-class Kept(NamedTuple):
-    """An unfinished batch on the host.
-
-    Attributes:
-      state: where it is; numpy arrays.
-      losses: of its iterations so far, float32 [step] each.
-      seconds: that they took.
-    """
-
-    state: RecoverState
-    losses: Losses
-    seconds: float
-
-
-def part(partial: Path, index: int) -> Path:
-    """File of a finished batch."""
-    return partial / f"batch_{index:06}.npz"
-
-
-def _unfinished(partial: Path, index: int) -> Path:
-    return partial / f"state_{index:06}.npz"
-
-
-def kept_step(partial: Path, index: int) -> int:
-    """Iterations of an unfinished batch that are kept; 0 if none are, or none can be read."""
-    path = _unfinished(partial, index)
-    if not path.exists():
-        return 0
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return int(stored["step"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return 0
-
-
-def image_iterations_left(batch: BatchSchedule, step: int) -> int:
-    """Image-iterations that a batch still needs after `step` iterations."""
-    return sum(
-        len(r.active) * (r.iterations - min(max(step - r.start, 0), r.iterations))
-        for r in batch.rounds
-    )
-
-
-def _keep(partial: Path, index: int, kept: Kept) -> None:
-    state, losses = kept.state, kept.losses._asdict()
-    arrays = {"images": state.images, "mu": state.mu, "nu": state.nu}
-    path = _unfinished(partial, index)
-    files.write_npz_fast(path, step=state.step, seconds=kept.seconds, **arrays, **losses)
-
-
-def _begin(work: Work, index: int, step: int) -> Kept:
-    """A batch as it was kept, or at its start."""
-    if not step:
-        images, none = work.start(index), np.zeros(0, np.float32)
+    def begin(self, index: int, step: int) -> Kept:
+        """A batch as it was kept after `step` iterations; at its start where that is 0."""
+        if step:
+            return kept.read(self.partial, index)
+        images, none = self.start(index), np.zeros(0, np.float32)
         zeros = np.zeros_like(images)
         return Kept(RecoverState(np.int32(0), images, zeros, zeros), Losses(none, none, none), 0.0)
-    try:
-        stored = files.read_npz(_unfinished(work.partial, index), "recover")
-        state = RecoverState(*(stored[name] for name in ("step", "images", "mu", "nu")))
-        losses = Losses(*(stored[name] for name in Losses._fields))
-        return Kept(state, losses, float(stored["seconds"]))
-    except (UserError, KeyError) as e:
-        raise _Damaged(index) from e
 
 
-class _Damaged(Exception):
-    """An unfinished batch cannot be read back."""
+def in_plan_order(schedule: Sequence[BatchSchedule]) -> list[int]:
+    """All batches, those that can go side by side in a row."""
+    alike: dict[Any, list[int]] = {}
+    for i, batch in enumerate(schedule):
+        alike.setdefault((len(batch.images), batch.rounds), []).append(i)
+    return [i for members in alike.values() for i in members]
 
 
 def finish(
@@ -156,17 +103,17 @@ def finish(
     Raises:
       UserError: if a batch diverges, the disk is full, or one batch alone exceeds the memory.
     """
-    profile = Profile(work.workdir.path / "profile", work.recipe.recover.profile_chunks)
+    calls = work.recipe.recover.profile_chunks if hosts.index() == 0 else 0
+    profile = Profile(work.workdir.path / "profile", calls)
     with ThreadPoolExecutor(1) as writer:
         try:
-            while remaining := [i for i in indices if not part(work.partial, i).exists()]:
+            while remaining := [i for i in indices if not kept.part(work.partial, i).exists()]:
                 try:
                     for wave, width in _waves(work, remaining, settled.batches_per_device):
                         _Wave(work, wave, width, settled, shown, deferral, writer, profile).run()
-                except _Damaged as e:
-                    path = _unfinished(work.partial, e.args[0])
-                    say(f"  {path} is damaged; batch {e.args[0]} starts anew")
-                    path.unlink(missing_ok=True)
+                except kept.Damaged as e:
+                    say(f"  {e.path} is damaged; its batch starts anew")
+                    e.path.unlink(missing_ok=True)
                 except jax.errors.JaxRuntimeError as e:
                     settled = _halved(settled, e)
                     execution.write(work.partial, settled)
@@ -196,7 +143,7 @@ def _waves(work: Work, indices: list[int], stack: int) -> list[tuple[list[int], 
     alike: dict[Any, list[int]] = {}
     for i in indices:
         batch = work.schedule[i]
-        like = (len(batch.images), batch.rounds, kept_step(work.partial, i))
+        like = (len(batch.images), batch.rounds, kept.step_of(work.partial, i))
         alike.setdefault(like, []).append(i)
     found = []
     for members in alike.values():
@@ -280,12 +227,12 @@ class _Wave:
         self._writing: Future | None = None
         self._started = self._saved = time.monotonic()
         self._width, stack = width, settled.batches_per_device
-        step = kept_step(work.partial, wave[0])
-        kept = [_begin(work, i, step) for i in wave]
-        self._step, self._earlier = step, [k.seconds for k in kept]
-        self._states = parallel.stack_jobs([k.state for k in kept], width, stack)
+        step = kept.step_of(work.partial, wave[0])
+        begun = [work.begin(i, step) for i in wave]
+        self._step, self._earlier = step, [b.seconds for b in begun]
+        self._states = parallel.stack_jobs([b.state for b in begun], width, stack)
         self._jobs = parallel.stack_jobs([work.job(i) for i in wave], width, stack)
-        curves = [k.losses for k in kept]
+        curves = [b.losses for b in begun]
         curves += [curves[-1]] * (width * stack - len(wave))
         self._history = _History([Losses(*(np.stack(c) for c in zip(*curves, strict=True)))])
 
@@ -345,12 +292,12 @@ class _Wave:
 
     def _save(self) -> None:
         """Copies the unfinished batches to the host; they are written while devices work."""
-        kept = [self._on_host(position) for position in range(len(self._wave))]
+        copies = [self._on_host(position) for position in range(len(self._wave))]
         self._wait_for_writer()  # at most one save is under way
 
         def write():
-            for index, state in zip(self._wave, kept, strict=True):
-                _keep(self._work.partial, index, state)
+            for index, copy in zip(self._wave, copies, strict=True):
+                kept.write(self._work.partial, index, copy)
 
         self._writing = self._writer.submit(write)
         self._saved = time.monotonic()
@@ -375,7 +322,7 @@ class _Wave:
                 f"Batch {index} diverged to non-finite pixels; lower recover.learning_rate.",
             )
             files.write_npz_fast(
-                part(work.partial, index),
+                kept.part(work.partial, index),
                 images=work.judge.normalisation.to_pixels(state.images, truncate=truncate),
                 seconds=seconds,
                 batches_per_device=self._settled.batches_per_device,
@@ -383,4 +330,4 @@ class _Wave:
             )
         self._wait_for_writer()
         for index in self._wave:
-            _unfinished(work.partial, index).unlink(missing_ok=True)
+            kept.forget(work.partial, index)

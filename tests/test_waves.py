@@ -13,7 +13,7 @@ import pytest
 from test_pipeline import tiny
 
 from delt_jax import config as config_lib
-from delt_jax import execution, interrupts, main, memory, parallel, plan, recover, waves
+from delt_jax import execution, interrupts, kept, main, memory, parallel, plan, recover, waves
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.interrupts import Terminated
@@ -105,7 +105,7 @@ def test_round_ends_are_kept(whole, begun, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             recovered(begun)
     partial = begun / "distilled.partial"
-    assert [waves.kept_step(partial, i) for i in range(5)] == [2] * 5
+    assert [kept.step_of(partial, i) for i in range(5)] == [2] * 5
     calls = stop_after(monkeypatch, 10**6)
     images = recovered(begun)
     assert len(calls) == 2
@@ -125,7 +125,7 @@ def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, cap
     path.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage])
     images = recovered(begun)
     out = capsys.readouterr().out
-    assert ("state_000002.npz is damaged; batch 2 starts anew" in out) == (damage == "flip")
+    assert ("state_000002.npz is damaged; its batch starts anew" in out) == (damage == "flip")
     chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
 
 
@@ -155,7 +155,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_finished_work(whole, begun, monkey
         with pytest.raises(UserError, match="No space left on device; free the disk"):
             recovered(begun)
     assert not list(begun.rglob(".*.tmp"))
-    assert waves.part(begun / "distilled.partial", 0).exists()
+    assert kept.part(begun / "distilled.partial", 0).exists()
     chex.assert_trees_all_equal(recovered(begun), distilled.read(whole / "distilled").images)
 
 
