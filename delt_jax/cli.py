@@ -22,6 +22,27 @@ _STAGES = flags.DEFINE_list(
     "Stages to run, of squeeze,rank,recover,relabel,evaluate,report; default all.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; touch nothing.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "off",
+    ["off", "auto"],
+    "auto: one of several processes that share --workdir, as SLURM, TPU pods, GKE or Open MPI "
+    "started them.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Or by hand: host:port of process 0, the same for every process."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", 0)
+
+
+class Job(NamedTuple):
+    """Which processes work together; nothing is asked for by default."""
+
+    auto: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
 
 
 class Arguments(NamedTuple):
@@ -31,6 +52,7 @@ class Arguments(NamedTuple):
     workdir: str
     stages: list[str]
     dry_run: bool
+    job: Job
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -50,7 +72,31 @@ def parse(arguments: Sequence[str]) -> Arguments:
     config = _load_config()
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
-    return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value)
+    return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job())
+
+
+def _job() -> Job:
+    """The flags about other processes, all of them or none."""
+    job = Job(
+        _DISTRIBUTED.value == "auto", _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+    by_hand = [value is not None for value in job[1:]]
+    if job.auto and any(by_hand):
+        raise UserError(
+            "--distributed=auto finds the processes itself; leave out --coordinator_address, "
+            "--num_processes and --process_id."
+        )
+    if any(by_hand) and not all(by_hand):
+        raise UserError(
+            "--coordinator_address, --num_processes and --process_id belong together; give all "
+            "three or none."
+        )
+    if job.process is not None and job.process >= (job.processes or 0):
+        raise UserError(
+            f"--process_id counts from 0, so it is below --num_processes ({job.processes}), not "
+            f"{job.process}."
+        )
+    return job
 
 
 def _parse_afresh(arguments: Sequence[str]) -> list[str]:

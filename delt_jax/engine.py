@@ -111,7 +111,8 @@ def loss(
     """
     viewed = crop.view_images(images, view, images.shape[1], recipe.antialias)
     logits, batch, running = apply_with_moments(model, variables, viewed)
-    ce = objective.cross_entropy(logits, labels)
+    wide = jnp.promote_types(logits.dtype, jnp.float32)  # whatever the activations' type
+    ce = objective.cross_entropy(logits.astype(wide), labels)
     terms = objective.bn_terms(batch, running)
     bn = objective.bn_matching(terms, recipe.first_bn_multiplier)
     total = ce + recipe.bn_weight * bn

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import ml_collections
 from absl import flags
 
-from delt_jax import cli, host_memory
+from delt_jax import cli, host_memory, interrupts
 from delt_jax.config import from_config
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
 if TYPE_CHECKING:
     from delt_jax.data import Source
+
+_ALONE = cli.Job()
+_SECONDS_TO_LEAVE = 30
 
 flags.adopt_module_key_flags(cli)  # so that --help lists them
 
@@ -25,18 +28,21 @@ def run(
     workdir: str,
     stages: Sequence[str] = (),
     dry_run: bool = False,
+    job: cli.Job = _ALONE,
 ) -> None:
-    """Runs or plans the stages of a config.
+    """Runs or plans the stages of a config, alone or as one process of a job.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
     """
     # Imported here so that a mistyped flag is answered at once.
-    from delt_jax import data, derive, pipeline, plan
+    from delt_jax import compile_cache, data, derive, hosts, pipeline, plan
     from delt_jax.progress import say
     from delt_jax.store.workdir import WorkDir
 
     settings = from_config(config)
+    compile_cache.use()
+    hosts.start(*job)
     folder = WorkDir(workdir)
     folder.check()
     pipeline.chosen(stages, settings, folder)
@@ -49,6 +55,11 @@ def run(
     if dry_run:
         print("\n".join([*plan.describe(settings, source, folder, stages), *notes]))
         return
+    if hosts.index():
+        hosts.wait_until(lambda: folder.is_begun(settings))
+        folder.join(hosts.index())  # until this process is gone
+        pipeline.assist(settings, source, folder, stages)
+        return
     folder.open(settings)
     try:
         source = data.hold(source, settings.data.memory_mib, cache)
@@ -56,6 +67,9 @@ def run(
         for note in notes:
             say(note)
         pipeline.run(settings, source, folder, stages)
+        # The first process takes the others with it when it ends.
+        others = range(1, hosts.count())
+        hosts.wait_until(lambda: not any(map(folder.is_joined, others)), _SECONDS_TO_LEAVE)
     finally:
         folder.close()
 
@@ -77,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parses flags, runs, and turns bad input into one sentence on stderr.
 
     Returns:
-      The exit status: 0, 1 for bad input found while running, 2 for bad flags, 130 for Ctrl-C.
+      The exit status: 0, 1 for bad input found while running, 2 for bad flags, 130 for Ctrl-C,
+      143 for SIGTERM.
     """
     try:
         arguments = cli.parse(sys.argv if argv is None else argv)
@@ -86,16 +101,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     host_memory.keep_freed()
     try:
-        run(*arguments)
+        with interrupts.raising():
+            run(*arguments)
     except UserError as e:
         print(f"delt_jax: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, interrupts.Terminated) as e:
         print(
             "delt_jax: stopped; finished work is kept, the same command goes on from there.",
             file=sys.stderr,
         )
-        return 130
+        return 130 if isinstance(e, KeyboardInterrupt) else interrupts.SIGTERM_STATUS
     return 0
 
 

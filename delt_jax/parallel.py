@@ -10,10 +10,19 @@ import chex
 import jax
 import numpy as np
 
+# Of the mesh that pmap makes: where arrays are placed under another name it compiles twice.
+_AXIS = "devices"
+
 
 def device_count() -> int:
     """Number of local devices."""
     return jax.local_device_count()
+
+
+def memory_limit() -> int | None:
+    """Bytes that a local device's allocator may use, or None where it does not say (CPU)."""
+    stats = jax.local_devices()[0].memory_stats()
+    return (stats or {}).get("bytes_limit")
 
 
 def describe() -> str:
@@ -39,39 +48,58 @@ def waves(jobs: Sequence[Any], width: int) -> list[list[Any]]:
     return [list(jobs[i : i + width]) for i in range(0, len(jobs), width)]
 
 
-def map_jobs(fn: Callable[..., Any], width: int) -> Callable[..., Any]:
-    """Compiles ``fn(state, job, shared)`` to run `width` jobs at once, one per device.
+def map_jobs(fn: Callable[..., Any], width: int, stack: int = 1) -> Callable[..., Any]:
+    """Compiles ``fn(state, job, shared)`` to run `width` x `stack` jobs at once.
 
     Args:
       fn: pure; `state` is donated.
       width: number of devices used, at most `device_count()`.
+      stack: jobs on each device, vmapped: every job keeps statistics of its own, but the
+        compiler may round otherwise than for a job alone.
 
     Returns:
-      The same function of (states, jobs, shared), where states and jobs have a leading axis
-      of `width` and `shared` is the same for all.
+      The same function of (states, jobs, shared), where states and jobs have leading axes
+      [width, stack] and `shared` is the same for all.
     """
-    return jax.pmap(fn, in_axes=(0, 0, None), donate_argnums=0, devices=jax.local_devices()[:width])
+
+    def on_a_device(states, jobs, shared):
+        if stack > 1:
+            return jax.vmap(fn, in_axes=(0, 0, None))(states, jobs, shared)
+        alone = fn(*jax.tree.map(lambda x: x[0], (states, jobs)), shared)
+        return jax.tree.map(lambda x: x[None], alone)
+
+    devices = jax.local_devices()[:width]
+    return jax.pmap(on_a_device, _AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
-def stack_jobs(trees: Sequence[Any], width: int) -> Any:
-    """Stacks one pytree per job along a new leading axis of `width`.
+def stack_jobs(trees: Sequence[Any], width: int, stack: int = 1) -> Any:
+    """Brings one pytree per job to the devices, with leading axes [width, stack].
 
-    A short wave repeats its last job on the devices that would idle; the caller drops what
+    A short wave repeats its last job in the places that would idle; the caller drops what
     they return.
     """
-    padded = list(trees) + [trees[-1]] * (width - len(trees))
-    return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *padded)
+    padded = list(trees) + [trees[-1]] * (width * stack - len(trees))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:width]), _AXIS)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
+
+    def place(*leaves):
+        # Numpy's stay on the host until each device takes its own.
+        stacked = (np if isinstance(leaves[0], np.ndarray) else jax.numpy).stack(leaves)
+        return jax.device_put(stacked.reshape(width, stack, *stacked.shape[1:]), spread)
+
+    return jax.tree.map(place, *padded)
 
 
 def job(tree: Any, i: int) -> Any:
-    """Host copy of job i of a stacked pytree, without moving the others."""
+    """Host copy of job i of a pytree with leading axes [width, stack], not moving the others."""
 
     def read(leaf: chex.Array) -> np.ndarray:
+        device, lane = divmod(i, leaf.shape[1])
         for shard in leaf.addressable_shards:
             where = shard.index[0]
             start = where.start or 0
-            if start <= i < start + shard.data.shape[0]:
-                return np.asarray(shard.data[i - start])
+            if start <= device < start + shard.data.shape[0]:
+                return np.array(shard.data[device - start, lane])
         raise IndexError(f"job {i} is on no local device")
 
     return jax.tree.map(read, tree)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delt_jax import models, rank, recover, relabel, report, squeeze, students, teacher
+from delt_jax import hosts, models, rank, recover, relabel, report, squeeze, students, teacher
 from delt_jax.config import nearest
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -179,3 +179,22 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] =
         say(f"{stage.name}: {why}")
         if needed:
             stage.run(recipe, source, workdir)
+
+
+def assist(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
+    """What every process of a job but the first does: its share of recover, once that can start.
+
+    The other stages are the first process's; this one returns when its share is done.
+    """
+    who = f"process {hosts.index()} of {hosts.count()}"
+    for stage in chosen(names, recipe, workdir):
+        if stage.name == "recover":
+            say(f"{who}: takes part in recover")
+            recover.assist(recipe, source, workdir)
+            return
+
+        def is_done(stage=stage):
+            return not status(stage, recipe, source, workdir)[0]
+
+        hosts.wait_until(is_done)
+    say(f"{who}: nothing to do, as only recover is shared")

@@ -1,13 +1,17 @@
 """The dry run: what would be done, and what it would cost."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 
-from delt_jax import parallel, pipeline, recover, schedule, squeeze, students
+from delt_jax import memory, parallel, pipeline, recover, schedule, squeeze, students
 from delt_jax.costs import amount, hours, model_cost, recover_memory
 from delt_jax.data import Source
+from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
+from delt_jax.schedule import BatchSchedule
 from delt_jax.store.workdir import WorkDir
 
 
@@ -88,9 +92,21 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     )
     lines += [
         "",
-        f"device memory of recover: about {amount(recover_memory(recipe, spec), 'B')} per device",
+        memory_line(recipe, spec, batches),
         f"disk: about {amount(disk, 'B')}",
         "",
         *hours(spent),
     ]
     return lines
+
+
+def memory_line(recipe: Recipe, spec: ModelSpec, batches: Sequence[BatchSchedule]) -> str:
+    """Peak memory by batches on a device, where it says how much it has; else an estimate."""
+    asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
+    if parallel.memory_limit() is None:
+        one = amount(recover_memory(recipe, spec), "B")
+        return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
+    typed = replace(spec, dtype=recipe.recover.dtype)
+    choices = memory.per_stack(recipe.recover, typed, batches)
+    listed = ", ".join(f"{amount(b, 'B')} with {n}" for n, b in choices.items())
+    return f"{head} {listed} batch(es) at once; {asked or max(choices)} will be used"

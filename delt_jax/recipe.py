@@ -132,7 +132,13 @@ class RecoverRecipe:
       clock: count iterations per "batch" (released code) or per "image" from its own start;
         the count drives learning rate, curriculum and Adam's bias correction.
       storage: "png" (rounded, lossless) or "jpeg75" (truncated, quality 75, as released).
+      dtype: of the teacher's activations, "float32" or "bfloat16"; images, BN moments and losses
+        stay float32. Where bfloat16 fails its check at the start, float32 is used.
       chunk_steps: iterations per compiled call; 0: 1 on CPU, 50 elsewhere.
+      batches_per_device: batches that a device works on at once, each with BN statistics of its
+        own; 0: 1 on CPU, elsewhere a power of two that fits its memory.
+      save_minutes: minutes between saves of unfinished batches, beside those at round ends.
+      profile_chunks: compiled calls that jax.profiler traces into WORKDIR/profile; 0: none.
     """
 
     iterations: int = 4000
@@ -150,7 +156,11 @@ class RecoverRecipe:
     antialias: bool = True
     clock: str = "batch"
     storage: str = "png"
+    dtype: str = "float32"
     chunk_steps: int = 0
+    batches_per_device: int = 0
+    save_minutes: float = 5.0
+    profile_chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -254,6 +264,7 @@ _CHOICES = {
     "recover.crop": ("batch", "image"),
     "recover.clock": ("batch", "image"),
     "recover.storage": ("png", "jpeg75"),
+    "recover.dtype": ("float32", "bfloat16"),
     "relabel.mix": ("cutmix", "mixup", "none"),
 }
 _CHOICES_OF_MANY = {
@@ -285,6 +296,8 @@ _AT_LEAST = {
     "recover.milestone": 0,
     "recover.jitter": 0,
     "recover.chunk_steps": 0,
+    "recover.batches_per_device": 0,
+    "recover.profile_chunks": 0,
     "evaluate.width": 0,
     "evaluate.seeds": 1,
     "evaluate.epochs": 0,
@@ -297,6 +310,7 @@ _AT_LEAST = {
 _ABOVE_ZERO = (
     "teacher.learning_rate",
     "recover.learning_rate",
+    "recover.save_minutes",
     "relabel.mix_alpha",
     "relabel.temperature",
     "evaluate.learning_rate",

@@ -1,40 +1,38 @@
 """Stage 3, recover: optimise the images, wave after wave of independent batches."""
 
-import functools
 import shutil
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from delt_jax import checks, engine, keys, parallel, teacher
+from delt_jax import execution, hosts, interrupts, kept, teacher, waves
 from delt_jax.data import Source
-from delt_jax.engine import Job, Losses, RecoverState
-from delt_jax.progress import Progress, progress, say
-from delt_jax.recipe import Recipe, RecoverRecipe
+from delt_jax.engine import Losses
+from delt_jax.execution import Execution
+from delt_jax.progress import progress, say
+from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.selection import select
-from delt_jax.start import start_images
 from delt_jax.store import distilled, files
 from delt_jax.store import ranking as ranking_store
-from delt_jax.store.workdir import WorkDir
-from delt_jax.teacher import Teacher
+from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.waves import Work
 
 ARTEFACT = "distilled"
-_CHUNK_STEPS = {"cpu": 1}  # XLA's CPU convolutions are slow inside a loop
-_CHUNK_STEPS_ELSEWHERE = 50
+# How fast, not what.
+_WITHOUT_EFFECT = ("chunk_steps", "batches_per_device", "save_minutes", "profile_chunks")
+_SAVES_MISSED = 3  # by a process that is taken for dead
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """What the distilled set is made from."""
-    settings = {f"recover.{k}": v for k, v in asdict(recipe.recover).items()}
-    del settings["recover.chunk_steps"]  # how fast, not what
+    settings = {
+        f"recover.{k}": v for k, v in asdict(recipe.recover).items() if k not in _WITHOUT_EFFECT
+    }
+    if recipe.recover.dtype == "float32":
+        del settings["recover.dtype"]  # sets made before there was a choice are as good
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     return settings | {
         "seed": recipe.seed,
@@ -73,192 +71,107 @@ def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/distilled; finished batches survive a kill in distilled.partial."""
+    """Makes WORKDIR/distilled; what a kill leaves in distilled.partial is gone on with."""
+    made_from = inputs(recipe, source, workdir)
+    work = _work(recipe, source, workdir, workdir.partial(ARTEFACT, made_from))
+    settled = _settle(work)
+    everything = waves.in_plan_order(work.schedule)
+    _finish(work, hosts.share(everything), settled)
+    _wait_for_others(work, everything, settled)
+    _assemble(work, settled, made_from)
+    shutil.rmtree(work.partial)
+
+
+def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Recovers this process's share, once the first process has begun."""
+    made_from = inputs(recipe, source, workdir)
+    partial = workdir.path / f"{ARTEFACT}.partial"
+    settled: list[Execution] = []
+
+    def is_over_or_begun():
+        folder = workdir.path / ARTEFACT
+        manifest = workdir.manifest(f"{ARTEFACT}/manifest.json")
+        begun = workdir.is_partial(ARTEFACT, made_from) and execution.read(partial)
+        if begun:
+            settled.append(begun)
+        over = manifest and manifest["inputs"] == as_json(made_from)
+        return begun or (over and distilled.is_whole(folder, manifest))
+
+    hosts.wait_until(is_over_or_begun)
+    if settled:
+        work = _work(recipe, source, workdir, partial)
+        _finish(work, hosts.share(waves.in_plan_order(work.schedule)), settled[0])
+
+
+def _wait_for_others(work: Work, indices: list[int], settled: Execution) -> None:
+    """Until all batches are done; those of a process that has fallen silent are finished here."""
+    silence = _SAVES_MISSED * 60 * work.recipe.recover.save_minutes
+
+    def missing():
+        return [i for i in indices if not kept.part(work.partial, i).exists()]
+
+    while left := missing():
+        seen = kept.signs_of_life(work.partial)
+        say(f"  waiting for {len(left)} batches of other processes")
+
+        def stirs(seen=seen):
+            return kept.signs_of_life(work.partial) != seen
+
+        if not hosts.wait_until(stirs, silence):
+            say(
+                f"  no sign of the others for {silence / 60:g} minutes; their batches are done here"
+            )
+            _finish(work, missing(), settled)
+
+
+def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Work:
     judge = teacher.load(workdir.path / "teacher")
     teacher.check_against(judge, source, say)
     ranking = ranking_store.read(workdir.path, judge.hash)
     num_classes = len(source.class_names)
     selected = select(ranking, recipe.select.rule, recipe.ipc, num_classes, recipe.seed)
     schedule = schedule_of(recipe, num_classes)
-    made_from = inputs(recipe, source, workdir)
-    partial = workdir.partial(ARTEFACT, made_from)
-    remaining = [i for i in range(len(schedule)) if not _part(partial, i).exists()]
-    done = len(schedule) - len(remaining)
-    if done:
-        say(f"  recover goes on: {done} of {len(schedule)} batches are done")
-    by_plan: dict[Any, list[int]] = {}
-    for i in remaining:  # one compiled program serves all batches with the same rounds
-        by_plan.setdefault((len(schedule[i].images), schedule[i].rounds), []).append(i)
-    total = sum(schedule[i].image_iterations for i in remaining)
-    with progress(total, "recover", "image-iteration") as shown:
-        for members in by_plan.values():
-            width = min(parallel.device_count(), len(members))
-            for wave in parallel.waves(members, width):
-                _run_wave(
-                    recipe,
-                    source,
-                    judge,
-                    selected,
-                    schedule,
-                    wave,
-                    width,
-                    partial,
-                    shown,
-                    workdir,
-                )
-    _assemble(recipe, source, judge, selected, schedule, partial, workdir, made_from)
-    shutil.rmtree(partial)
+    return Work(recipe, source, workdir, judge, selected, schedule, partial)
 
 
-def make_job(recipe: Recipe, judge: Teacher, batch: BatchSchedule, index: int) -> Job:
-    """What the engine reads for one batch; its key depends on the seed and batch index only."""
-    low, high = judge.normalisation.bounds()
-    return Job(
-        labels=jnp.array(batch.labels, jnp.int32),
-        joins=jnp.array(batch.joins, jnp.int32),
-        iterations=jnp.int32(batch.iterations),
-        key=keys.stream(recipe.seed, "recover", index),
-        low=jnp.asarray(low),
-        high=jnp.asarray(high),
-    )
+def _settle(work: Work) -> Execution:
+    """How this recovery runs: as it began, or as suits this machine."""
+    settled = execution.read(work.partial)
+    if settled is None:
+        recover = work.recipe.recover
+        settled = execution.choose(recover, work.judge, work.schedule)
+        settled = execution.checked(settled, recover, work.judge, work.job(0), work.start(0))
+        execution.write(work.partial, settled)
+    return settled
 
 
-@functools.lru_cache(maxsize=64)
-def _compiled(
-    model: nn.Module,
-    recipe: RecoverRecipe,
-    flip: bool,
-    active: engine.Active,
-    steps: int,
-    width: int,
-):
-    chunk = functools.partial(
-        engine.run_chunk, model=model, recipe=recipe, flip=flip, active=active, steps=steps
-    )
-    return parallel.map_jobs(chunk, width)
-
-
-def active_of(positions: tuple[int, ...]) -> engine.Active:
-    """A count where the active images are the first ones, so that equal counts share code."""
-    return len(positions) if positions == tuple(range(len(positions))) else positions
-
-
-def _part(partial: Path, index: int) -> Path:
-    return partial / f"batch_{index:06}.npz"
-
-
-@dataclass
-class _History:
-    """Losses of a wave; fetched one chunk late, so that logging never stalls the devices."""
-
-    fetched: list[Losses] = field(default_factory=list)
-    waiting: list[Losses] = field(default_factory=list)
-
-    def add(self, losses: Losses, lag: int) -> Losses | None:
-        """Queues device values; fetches what is more than `lag` chunks old."""
-        self.waiting.append(losses)
-        latest = None
-        while len(self.waiting) > lag:
-            latest = jax.device_get(self.waiting.pop(0))
-            self.fetched.append(latest)
-        return latest
-
-    def arrays(self) -> Losses:
-        """All losses, float32 [width, iterations] each."""
-        while self.waiting:
-            self.fetched.append(jax.device_get(self.waiting.pop(0)))
-        return Losses(*(np.concatenate(leaf, axis=1) for leaf in zip(*self.fetched, strict=True)))
-
-
-def _mean_last(losses: Losses | None, jobs: int) -> dict[str, float]:
-    """Terms of the newest iteration, averaged over the wave's jobs."""
-    if losses is None:
-        return {}
-    return {k: float(v[:jobs, -1].mean()) for k, v in losses._asdict().items()}
-
-
-def _run_wave(
-    recipe: Recipe,
-    source: Source,
-    judge: Teacher,
-    selected: np.ndarray,
-    schedule: Sequence[BatchSchedule],
-    wave: list[int],
-    width: int,
-    partial: Path,
-    shown: Progress,
-    workdir: WorkDir,
-) -> None:
-    started = time.perf_counter()
-    flip = recipe.data.flip
-    states: RecoverState = parallel.stack_jobs(
-        [
-            engine.init_state(
-                jnp.asarray(
-                    start_images(recipe, source, judge.normalisation, selected, schedule[i].images)
-                )
-            )
-            for i in wave
-        ],
-        width,
-    )
-    jobs = parallel.stack_jobs([make_job(recipe, judge, schedule[i], i) for i in wave], width)
-    model, variables = judge.model, jax.tree.map(jnp.asarray, judge.variables)
-    chunk_steps = recipe.recover.chunk_steps or _CHUNK_STEPS.get(
-        jax.default_backend(), _CHUNK_STEPS_ELSEWHERE
-    )
-    history = _History()
-    for rnd in schedule[wave[0]].rounds:
-        active = active_of(rnd.active)
-        for first in range(0, rnd.iterations, chunk_steps):
-            steps = min(chunk_steps, rnd.iterations - first)
-            chunk = _compiled(model, recipe.recover, flip, active, steps, width)
-            states, losses = chunk(states, jobs, variables)
-            latest = history.add(losses, lag=1)
-            shown.update(steps * len(rnd.active) * len(wave), **_mean_last(latest, len(wave)))
-        workdir.log.write(
-            "recover",
-            rnd.start + rnd.iterations,
-            batches=wave,
-            active=len(rnd.active),
-            **_mean_last(latest, len(wave)),
+def _finish(work: Work, indices: list[int], settled: Execution) -> None:
+    """Recovers the batches of these indices that are not done."""
+    remaining = [i for i in indices if not kept.part(work.partial, i).exists()]
+    steps = {i: kept.step_of(work.partial, i) for i in remaining}
+    begun = sum(s > 0 for s in steps.values())
+    if begun or len(remaining) < len(indices):
+        say(
+            f"  recover goes on: {len(indices) - len(remaining)} of {len(indices)} batches are "
+            f"done, {begun} begun"
         )
-    curves = history.arrays()
-    seconds = (time.perf_counter() - started) / len(wave)
-    for position, index in enumerate(wave):
-        images = parallel.job(states.images, position)
-        checks.finite(
-            images, f"Batch {index} diverged to non-finite pixels; lower recover.learning_rate."
-        )
-        files.write_npz(
-            _part(partial, index),
-            images=judge.normalisation.to_pixels(
-                images, truncate=recipe.recover.storage == "jpeg75"
-            ),
-            seconds=seconds,
-            **{k: v[position] for k, v in curves._asdict().items()},
-        )
+    left = sum(work.schedule[i].image_iterations_after(s) for i, s in steps.items())
+    with progress(left, "recover", "image-iteration") as shown, interrupts.deferred() as deferral:
+        waves.finish(work, remaining, settled, shown, deferral)
 
 
-def _assemble(
-    recipe: Recipe,
-    source: Source,
-    judge: Teacher,
-    selected: np.ndarray,
-    schedule: Sequence[BatchSchedule],
-    partial: Path,
-    workdir: WorkDir,
-    made_from: dict,
-) -> None:
+def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None:
+    recipe, source, judge, schedule = work.recipe, work.source, work.judge, work.schedule
     size, channels = source.image_size, source.channels
     count = len(source.class_names) * recipe.ipc
     images = np.zeros((count, size, size, channels), np.uint8)
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
-    seconds = 0.0
+    seconds, stacks = 0.0, set()
     for index, batch in enumerate(schedule):
-        part = files.read_npz(_part(partial, index), "recover")
+        part = files.read_npz(kept.part(work.partial, index), "recover")
         images[list(batch.images)] = part["images"]
         seconds += float(part["seconds"])
+        stacks.add(int(part["batches_per_device"]))
         for name in curves:
             pad = recipe.recover.iterations - len(part[name])
             curves[name].append(np.pad(part[name], (0, pad), constant_values=np.nan))
@@ -278,9 +191,10 @@ def _assemble(
         },
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
+        "execution": asdict(settled) | {"batches_per_device": sorted(stacks)},
         "start": {
             "split": "train",
-            "indices": selected.tolist(),
+            "indices": work.selected.tolist(),
         }
         if recipe.select.start == "real"
         else {"noise_seed": recipe.seed},
@@ -294,7 +208,7 @@ def _assemble(
         },
         "cost_seconds": round(seconds, 1),
     }
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+    with files.replacing_folder(work.workdir.path / ARTEFACT) as folder:
         manifest["hash"] = distilled.write_images(
             folder, images, recipe.ipc, recipe.recover.storage
         )

@@ -53,6 +53,13 @@ class BatchSchedule:
         """Gradient steps summed over images: the cost of the batch."""
         return sum(r.iterations * len(r.active) for r in self.rounds)
 
+    def image_iterations_after(self, step: int) -> int:
+        """Those that are left after `step` iterations."""
+        return sum(
+            len(r.active) * (r.iterations - min(max(step - r.start, 0), r.iterations))
+            for r in self.rounds
+        )
+
 
 def join_rounds(ipc: int, rounds: int) -> tuple[int, ...]:
     """Round in which each of a class's images joins, in order of rank.

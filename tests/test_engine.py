@@ -15,7 +15,7 @@ from delt_jax.engine import Job, RecoverState
 from delt_jax.models import ModelSpec
 from delt_jax.models.norm import apply_with_moments
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recover import active_of
+from delt_jax.waves import active_of
 
 SIZE, BATCH = 8, 4
 MODEL = models.create(ModelSpec("conv3", 5, SIZE, 3, width=8))
@@ -368,8 +368,8 @@ def test_jobs_on_four_devices_are_bit_for_bit_what_they_are_alone():
 def test_a_short_wave_repeats_its_last_job():
     assert parallel.waves(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
     stacked = parallel.stack_jobs([make_job(0), make_job(1)], 4)
-    assert stacked.labels[:, 3].tolist() == [3, 4, 4, 4]
-    keys = jax.random.key_data(stacked.key)
+    assert stacked.labels[:, 0, 3].tolist() == [3, 4, 4, 4]
+    keys = jax.random.key_data(stacked.key)[:, 0]
     chex.assert_trees_all_equal(keys[2], keys[1])
     chex.assert_trees_all_equal(keys[3], keys[1])
 

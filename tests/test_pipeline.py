@@ -11,7 +11,7 @@ from conftest import golden_dir
 from PIL import Image
 
 from delt_jax import config as config_lib
-from delt_jax import main, parallel, pipeline, recover
+from delt_jax import main, parallel, pipeline, waves
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.store import distilled
@@ -184,22 +184,22 @@ def test_killed_recovery_keeps_finished_batches(copy, monkeypatch):
     before = distilled.read(copy / "distilled").images
     shutil.rmtree(copy / "distilled")
     monkeypatch.setattr(parallel, "device_count", lambda: 2)
-    real, waves = recover._run_wave, []
+    real, seen = waves._Wave.run, []
 
-    def killed_in_the_second_wave(*args):
-        waves.append(args[5])
-        if len(waves) == 2:
+    def killed_in_the_second_wave(wave):
+        seen.append(wave._wave)
+        if len(seen) == 2:
             raise KeyboardInterrupt
-        real(*args)
+        real(wave)
 
-    monkeypatch.setattr(recover, "_run_wave", killed_in_the_second_wave)
+    monkeypatch.setattr(waves._Wave, "run", killed_in_the_second_wave)
     with pytest.raises(KeyboardInterrupt):
         main.run(tiny(), str(copy), ["recover"])
     assert not (copy / "distilled").exists()
-    waves.clear()
-    monkeypatch.setattr(recover, "_run_wave", lambda *a: (waves.append(a[5]), real(*a)))
+    seen.clear()
+    monkeypatch.setattr(waves._Wave, "run", lambda w: (seen.append(w._wave), real(w)))
     main.run(tiny(), str(copy), ["recover"])
-    assert [i for wave in waves for i in wave] == [2, 3, 4]  # 0 and 1 were not done again
+    assert [i for wave in seen for i in wave] == [2, 3, 4]  # 0 and 1 were not done again
     chex.assert_trees_all_equal(distilled.read(copy / "distilled").images, before)
 
 

@@ -263,12 +263,15 @@ AT_LEAST_ZERO = [
     "recover.milestone",
     "recover.jitter",
     "recover.chunk_steps",
+    "recover.batches_per_device",
+    "recover.profile_chunks",
     "evaluate.width",
     "evaluate.weight_decay",
 ]
 ABOVE_ZERO = [
     "teacher.learning_rate",
     "recover.learning_rate",
+    "recover.save_minutes",
     "relabel.mix_alpha",
     "relabel.temperature",
     "evaluate.learning_rate",

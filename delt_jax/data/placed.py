@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from delt_jax import parallel
 from delt_jax.data.held import HeldExamples
 from delt_jax.data.source import ArrayExamples, Examples, Source
 
@@ -48,8 +48,7 @@ class PlacedExamples:
 
 def device_budget() -> int:
     """Bytes of real images that the first local device takes; 0 on CPU, which has them anyway."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return int(_SHARE * stats.get("bytes_limit", 0))
+    return int(_SHARE * (parallel.memory_limit() or 0))
 
 
 def place(source: Source, budget: int) -> Source:

@@ -12,9 +12,20 @@ from delt_jax.errors import UserError
 from delt_jax.store import files
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax for this process alone: it would wait for others that have nothing to save."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def save(path: Path, tree: chex.ArrayTree) -> None:
     """Saves a pytree of arrays to a new folder; it appears only once it is whole."""
-    with files.explained(path), ocp.StandardCheckpointer() as checkpointer:
+    with files.explained(path), _checkpointer() as checkpointer:
         checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree), force=True)
 
 
@@ -30,7 +41,7 @@ def restore(path: Path, like: chex.ArrayTree) -> Any:
     """
     target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             restored = checkpointer.restore(path.absolute(), target)
     except Exception as e:  # orbax raises many types
         raise UserError(

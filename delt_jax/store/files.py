@@ -72,6 +72,12 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) 
             f.write(np.ascontiguousarray(block).data)
 
 
+def write_npz_fast(path: Path, **arrays: Any) -> None:
+    """Writes an uncompressed .npz atomically; its checksums are those of any .npz."""
+    with _replacing_file(path) as f:
+        np.savez(f, **arrays)
+
+
 def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz.
 

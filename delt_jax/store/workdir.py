@@ -63,7 +63,42 @@ class WorkDir:
         self.check()
         with files.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until exit)
+        self._take(".lock")
+        settings = recipe_lib.flatten(recipe)
+        files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
+        self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
+
+    def join(self, process: int) -> None:
+        """Works beside the process that opened the folder, until this process ends.
+
+        Args:
+          process: index within the job, above 0.
+
+        Raises:
+          UserError: if the same index of another job is at work.
+        """
+        self._take(f".lock.{process}")
+
+    def is_begun(self, recipe: Recipe) -> bool:
+        """Whether a process has opened the folder for this recipe."""
+        config = self._json("config.json")
+        settings = as_json(recipe_lib.flatten(recipe))
+        return config == {"format": _FORMAT, "settings": settings}
+
+    def is_joined(self, process: int) -> bool:
+        """Whether a process of this index is at work here."""
+        try:
+            with open(self.path / f".lock.{process}") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def _take(self, name: str) -> None:
+        with files.explained(self.path):
+            self._lock = open(self.path / name, "w")  # noqa: SIM115 (held until exit)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
@@ -71,9 +106,6 @@ class WorkDir:
                 f"Another process is at work in {self.path}; wait for it or choose another "
                 f"--workdir."
             ) from e
-        settings = recipe_lib.flatten(recipe)
-        files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
-        self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
 
     def close(self) -> None:
         """Releases the folder."""
@@ -111,12 +143,17 @@ class WorkDir:
         Parts made from other inputs are thrown away.
         """
         folder = self.path / f"{name}.partial"
-        if folder.exists() and self._json(f"{folder.name}/inputs.json") != as_json(inputs):
-            shutil.rmtree(folder)
+        if folder.exists() and not self.is_partial(name, inputs):
+            with files.explained(folder):
+                shutil.rmtree(folder)
         with files.explained(folder):
             folder.mkdir(exist_ok=True)
         files.write_json(folder / "inputs.json", inputs)
         return folder
+
+    def is_partial(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Whether a stage has begun, from these inputs."""
+        return self._json(f"{name}.partial/inputs.json") == as_json(inputs)
 
 
 def as_json(value: Any) -> Any:

@@ -1,0 +1,333 @@
+"""Waves of recovery: batches side by side, round after round, saved as they go."""
+
+import functools
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from delt_jax import checks, engine, execution, hosts, kept, keys, models, parallel
+from delt_jax.data import Source
+from delt_jax.engine import Job, Losses, RecoverState
+from delt_jax.errors import UserError
+from delt_jax.execution import Execution
+from delt_jax.interrupts import Deferral
+from delt_jax.kept import Kept
+from delt_jax.profiling import Profile
+from delt_jax.progress import Progress, say
+from delt_jax.recipe import Recipe, RecoverRecipe
+from delt_jax.schedule import BatchSchedule, Round
+from delt_jax.start import start_images
+from delt_jax.store import files
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teacher import Teacher
+
+_SECONDS_BETWEEN_SAVES = 20  # at least, at round ends
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every wave of a recovery shares.
+
+    Attributes:
+      recipe, source, workdir: of the run.
+      judge: the teacher.
+      selected: training images chosen for each class, int [classes, ipc].
+      schedule: all batches.
+      partial: where finished and unfinished batches are kept.
+    """
+
+    recipe: Recipe
+    source: Source
+    workdir: WorkDir
+    judge: Teacher
+    selected: np.ndarray
+    schedule: Sequence[BatchSchedule]
+    partial: Path
+
+    def job(self, index: int) -> Job:
+        """What the engine reads for a batch; its key depends on seed and batch index only."""
+        batch = self.schedule[index]
+        low, high = self.judge.normalisation.bounds()
+        return Job(
+            labels=np.array(batch.labels, np.int32),
+            joins=np.array(batch.joins, np.int32),
+            iterations=np.int32(batch.iterations),
+            key=keys.stream(self.recipe.seed, "recover", index),
+            low=np.asarray(low),
+            high=np.asarray(high),
+        )
+
+    def start(self, index: int) -> np.ndarray:
+        """Normalised float32 images [B, S, S, C] that a batch starts from."""
+        batch = self.schedule[index]
+        return np.asarray(
+            start_images(
+                self.recipe, self.source, self.judge.normalisation, self.selected, batch.images
+            )
+        )
+
+    def begin(self, index: int, step: int) -> Kept:
+        """A batch as it was kept after `step` iterations; at its start where that is 0."""
+        if step:
+            return kept.read(self.partial, index)
+        images, none = self.start(index), np.zeros(0, np.float32)
+        zeros = np.zeros_like(images)
+        return Kept(RecoverState(np.int32(0), images, zeros, zeros), Losses(none, none, none), 0.0)
+
+
+def in_plan_order(schedule: Sequence[BatchSchedule]) -> list[int]:
+    """All batches, those that can go side by side in a row."""
+    alike: dict[Any, list[int]] = {}
+    for i, batch in enumerate(schedule):
+        alike.setdefault((len(batch.images), batch.rounds), []).append(i)
+    return [i for members in alike.values() for i in members]
+
+
+def finish(
+    work: Work,
+    indices: Sequence[int],
+    settled: Execution,
+    shown: Progress,
+    deferral: Deferral,
+) -> None:
+    """Recovers the batches that have no part yet, from where each was kept.
+
+    Raises:
+      UserError: if a batch diverges, the disk is full, or one batch alone exceeds the memory.
+    """
+    calls = work.recipe.recover.profile_chunks if hosts.index() == 0 else 0
+    profile = Profile(work.workdir.path / "profile", calls)
+    with ThreadPoolExecutor(1) as writer:
+        try:
+            while remaining := [i for i in indices if not kept.part(work.partial, i).exists()]:
+                try:
+                    for wave, width in _waves(work, remaining, settled.batches_per_device):
+                        _Wave(work, wave, width, settled, shown, deferral, writer, profile).run()
+                except kept.Damaged as e:
+                    say(f"  {e.path} is damaged; its batch starts anew")
+                    e.path.unlink(missing_ok=True)
+                except jax.errors.JaxRuntimeError as e:
+                    settled = _halved(settled, e)
+                    execution.write(work.partial, settled)
+        finally:
+            profile.close()
+
+
+def _halved(settled: Execution, error: Exception) -> Execution:
+    """Half as many batches per device, where the error says that memory ran out."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    stack = settled.batches_per_device
+    if stack == 1:
+        raise UserError(
+            "The device's memory is too small for one batch; lower recover.batch_size, or set "
+            "recover.dtype to bfloat16."
+        ) from error
+    say(f"  out of device memory with {stack} batches per device; goes on with {stack // 2}")
+    return replace(settled, batches_per_device=stack // 2)
+
+
+def _waves(work: Work, indices: list[int], stack: int) -> list[tuple[list[int], int]]:
+    """Batches that can go side by side, and the number of devices they take.
+
+    These are batches with the same rounds that were kept at the same iteration.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i in indices:
+        batch = work.schedule[i]
+        like = (len(batch.images), batch.rounds, kept.step_of(work.partial, i))
+        alike.setdefault(like, []).append(i)
+    found = []
+    for members in alike.values():
+        width = min(parallel.device_count(), -(-len(members) // stack))
+        found += [(wave, width) for wave in parallel.waves(members, width * stack)]
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(
+    model: nn.Module,
+    recipe: RecoverRecipe,
+    flip: bool,
+    active: engine.Active,
+    steps: int,
+    width: int,
+    stack: int,
+):
+    chunk = functools.partial(
+        engine.run_chunk, model=model, recipe=recipe, flip=flip, active=active, steps=steps
+    )
+    return parallel.map_jobs(chunk, width, stack)
+
+
+def active_of(positions: tuple[int, ...]) -> engine.Active:
+    """A count where the active images are the first ones, so that equal counts share code."""
+    return len(positions) if positions == tuple(range(len(positions))) else positions
+
+
+@dataclass
+class _History:
+    """Losses of a wave; fetched one chunk late, so that logging never stalls the devices."""
+
+    fetched: list[Losses] = field(default_factory=list)  # float32 [jobs, iterations] each
+    waiting: list[Losses] = field(default_factory=list)
+
+    def add(self, losses: Losses, lag: int) -> Losses | None:
+        """Queues device values; fetches what is more than `lag` chunks old."""
+        self.waiting.append(losses)
+        latest = None
+        while len(self.waiting) > lag:
+            values = jax.device_get(self.waiting.pop(0))
+            latest = Losses(*(v.reshape(-1, v.shape[-1]) for v in values))
+            self.fetched.append(latest)
+        return latest
+
+    def arrays(self) -> Losses:
+        """All losses, float32 [jobs, iterations] each."""
+        while self.waiting:
+            self.add(self.waiting.pop(0), lag=0)
+        whole = Losses(*(np.concatenate(leaf, axis=1) for leaf in zip(*self.fetched, strict=True)))
+        self.fetched = [whole]
+        return whole
+
+
+def _mean_last(losses: Losses | None, jobs: int) -> dict[str, float]:
+    """Terms of the newest iteration, averaged over the wave's jobs."""
+    if losses is None:
+        return {}
+    return {k: float(v[:jobs, -1].mean()) for k, v in losses._asdict().items()}
+
+
+class _Wave:
+    """Some batches on their way through the rounds."""
+
+    def __init__(
+        self,
+        work: Work,
+        wave: list[int],
+        width: int,
+        settled: Execution,
+        shown: Progress,
+        deferral: Deferral,
+        writer: ThreadPoolExecutor,
+        profile: Profile,
+    ):
+        """Brings the batches to the devices."""
+        self._work, self._wave, self._settled = work, wave, settled
+        self._shown, self._deferral = shown, deferral
+        self._writer, self._profile = writer, profile
+        self._writing: Future | None = None
+        self._started = self._saved = time.monotonic()
+        self._width, stack = width, settled.batches_per_device
+        step = kept.step_of(work.partial, wave[0])
+        begun = [work.begin(i, step) for i in wave]
+        self._step, self._earlier = step, [b.seconds for b in begun]
+        self._states = parallel.stack_jobs([b.state for b in begun], width, stack)
+        self._jobs = parallel.stack_jobs([work.job(i) for i in wave], width, stack)
+        curves = [b.losses for b in begun]
+        curves += [curves[-1]] * (width * stack - len(wave))
+        self._history = _History([Losses(*(np.stack(c) for c in zip(*curves, strict=True)))])
+
+    def run(self) -> None:
+        """Goes through the rounds that are left and writes the finished batches."""
+        work, recover = self._work, self._work.recipe.recover
+        model = models.create(replace(work.judge.spec, dtype=self._settled.dtype))
+        variables = jax.tree.map(jnp.asarray, work.judge.variables)
+        rounds = work.schedule[self._wave[0]].rounds
+        for rnd in rounds:
+            end = rnd.start + rnd.iterations
+            while self._step < end:
+                steps = min(self._settled.chunk_steps, end - self._step)
+                chunk = _compiled(
+                    model,
+                    recover,
+                    work.recipe.data.flip,
+                    active_of(rnd.active),
+                    steps,
+                    self._width,
+                    self._settled.batches_per_device,
+                )
+                self._states, losses = chunk(self._states, self._jobs, variables)
+                self._step += steps
+                self._after_chunk(rnd, steps, losses, last=end == self._last(rounds))
+        self._write_parts()
+
+    @staticmethod
+    def _last(rounds: Sequence[Round]) -> int:
+        return rounds[-1].start + rounds[-1].iterations
+
+    def _after_chunk(self, rnd: Round, steps: int, losses: Losses, last: bool) -> None:
+        """Shows and logs the losses, and saves when it is time."""
+        jobs, round_ends = len(self._wave), self._step == rnd.start + rnd.iterations
+        latest = self._history.add(losses, lag=1)
+        self._profile.after_call(losses)
+        self._shown.update(steps * len(rnd.active) * jobs, **_mean_last(latest, jobs))
+        if round_ends:
+            self._work.workdir.log.write(
+                "recover",
+                self._step,
+                batches=self._wave,
+                active=len(rnd.active),
+                **_mean_last(latest, jobs),
+            )
+        if last and round_ends:
+            return
+        if self._deferral.asked is not None:
+            self._save()
+            self._wait_for_writer()
+            self._deferral.leave_if_asked()
+        since = time.monotonic() - self._saved
+        if since >= 60 * self._work.recipe.recover.save_minutes or (
+            round_ends and since >= _SECONDS_BETWEEN_SAVES
+        ):
+            self._save()
+
+    def _save(self) -> None:
+        """Copies the unfinished batches to the host; they are written while devices work."""
+        copies = [self._on_host(position) for position in range(len(self._wave))]
+        self._wait_for_writer()  # at most one save is under way
+
+        def write():
+            for index, copy in zip(self._wave, copies, strict=True):
+                kept.write(self._work.partial, index, copy)
+
+        self._writing = self._writer.submit(write)
+        self._saved = time.monotonic()
+
+    def _wait_for_writer(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _on_host(self, position: int) -> Kept:
+        state = parallel.job(self._states, position)
+        losses = Losses(*(curve[position] for curve in self._history.arrays()))
+        seconds = self._earlier[position] + (time.monotonic() - self._started) / len(self._wave)
+        return Kept(state, losses, seconds)
+
+    def _write_parts(self) -> None:
+        work, truncate = self._work, self._work.recipe.recover.storage == "jpeg75"
+        for position, index in enumerate(self._wave):
+            state, losses, seconds = self._on_host(position)
+            checks.finite(
+                state.images,
+                f"Batch {index} diverged to non-finite pixels; lower recover.learning_rate.",
+            )
+            files.write_npz_fast(
+                kept.part(work.partial, index),
+                images=work.judge.normalisation.to_pixels(state.images, truncate=truncate),
+                seconds=seconds,
+                batches_per_device=self._settled.batches_per_device,
+                **losses._asdict(),
+            )
+        self._wait_for_writer()
+        for index in self._wave:
+            kept.forget(work.partial, index)

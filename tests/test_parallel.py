@@ -1,0 +1,74 @@
+"""Several batches on one device: each as it is alone, but for the last bits."""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+from test_engine import MODEL, RECIPE, make_job, make_state, variables
+
+from delt_jax import engine, parallel
+
+STEPS = 4
+
+
+@functools.cache
+def recovered(width, stack, seeds):
+    """Images and losses of some batches after a few iterations side by side."""
+    chunk = functools.partial(
+        engine.run_chunk, model=MODEL, recipe=RECIPE, flip=True, active=3, steps=1
+    )
+    run = parallel.map_jobs(chunk, width, stack)
+    states = parallel.stack_jobs([make_state(s) for s in seeds], width, stack)
+    jobs = parallel.stack_jobs([make_job(s) for s in seeds], width, stack)
+    losses = []
+    for _ in range(STEPS):
+        states, terms = run(states, jobs, variables())
+        losses.append(terms.loss)
+    images = [parallel.job(states, i).images for i in range(len(seeds))]
+    return images, [[float(parallel.job(x, i)[0]) for x in losses] for i in range(len(seeds))]
+
+
+@pytest.mark.parametrize("stack", [2, 3])
+def test_stacked_batches_are_what_they_are_alone_up_to_rounding(stack):
+    seeds = tuple(range(stack))
+    images, losses = recovered(1, stack, seeds)
+    for i in seeds:
+        (alone,), (loss,) = recovered(1, 1, (i,))
+        chex.assert_trees_all_close(losses[i], loss, rtol=1e-5)
+        # Adam divides by the gradient's size, which makes rounding visible where it is tiny.
+        chex.assert_trees_all_close(images[i], alone, atol=2e-4)
+
+
+def test_a_stacked_batch_does_not_depend_on_its_place_its_neighbours_or_the_device():
+    together, _ = recovered(1, 2, (0, 1))
+    swapped, _ = recovered(1, 2, (1, 2))
+    spread, _ = recovered(2, 2, (2, 0, 1))
+    chex.assert_trees_all_equal(swapped[0], together[1])
+    chex.assert_trees_all_equal(spread[1], together[0])
+    chex.assert_trees_all_equal(spread[2], together[1])
+
+
+def test_jobs_lie_device_by_device():
+    rows = [{"x": np.full(2, i, np.float32)} for i in range(5)]
+    stacked = parallel.stack_jobs(rows, 2, 3)["x"]
+    assert stacked.shape == (2, 3, 2)
+    assert stacked[:, :, 0].tolist() == [[0, 1, 2], [3, 4, 4]]
+    assert len(stacked.devices()) == 2
+    assert [parallel.job(stacked, i)[0] for i in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(IndexError):
+        parallel.job(stacked, 6)
+
+
+def test_nothing_is_traced_again_across_calls_of_equal_size():
+    traced = chex.assert_max_traces(engine.run_chunk, n=1)
+    chunk = functools.partial(traced, model=MODEL, recipe=RECIPE, flip=True, active=2, steps=1)
+    run = parallel.map_jobs(chunk, 2, 2)
+    for first in (0, 4):  # two waves
+        seeds = range(first, first + 4)
+        states = parallel.stack_jobs([make_state(s) for s in seeds], 2, 2)
+        jobs = parallel.stack_jobs([make_job(s) for s in seeds], 2, 2)
+        for _ in range(3):
+            states, _ = run(states, jobs, variables())
+    assert jax.tree.leaves(states)[0].shape[:2] == (2, 2)

@@ -1,0 +1,40 @@
+"""Kills at random moments: the images are those of a run that nothing disturbed."""
+
+import random
+import signal
+import time
+
+import pytest
+from processes import assert_same, config, ended, start, unrecovered, wait_for_step
+
+from delt_jax import kept, main, parallel
+
+KILLS = ((signal.SIGKILL, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 4))  # and devices
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume") / "run"
+    main.run(config(), str(folder), ["squeeze", "rank", "recover"])
+    return folder
+
+
+def test_killed_again_and_again_on_other_devices(whole, tmp_path, monkeypatch):
+    workdir = unrecovered(whole, tmp_path)
+    partial, draw, steps = workdir / "distilled.partial", random.Random(0), 0
+    for number, devices in KILLS:
+        process = start(workdir, devices=devices)
+        wait_for_step(workdir, process, step=steps + 1)
+        time.sleep(draw.uniform(0, 0.2))
+        process.send_signal(number)
+        status, _, errors = ended(process)
+        assert status == (143 if number == signal.SIGTERM else -signal.SIGKILL), errors
+        if number == signal.SIGTERM:
+            assert "the same command goes on from there" in errors
+            assert "Traceback" not in errors
+        before, steps = steps, max(kept.step_of(partial, i) for i in range(5))
+        assert steps > before  # every start goes on where the last one was kept
+    monkeypatch.setattr(parallel, "device_count", lambda: 3)
+    main.run(config(), str(workdir), ["recover"])
+    assert_same(workdir, whole)
+    assert not partial.exists()

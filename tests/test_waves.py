@@ -1,0 +1,294 @@
+"""Recovery in this process: how it runs, what it keeps, and what stops it."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+from test_pipeline import tiny
+
+from delt_jax import config as config_lib
+from delt_jax import execution, interrupts, kept, main, memory, parallel, plan, recover, waves
+from delt_jax.data import open_source
+from delt_jax.errors import UserError
+from delt_jax.interrupts import Terminated
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.schedule import make_schedule
+from delt_jax.store import distilled
+from delt_jax.store.workdir import WorkDir
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished recovery: five batches of six images in two rounds of two."""
+    folder = tmp_path_factory.mktemp("waves") / "run"
+    main.run(tiny(), str(folder), ["squeeze", "rank", "recover"])
+    return folder
+
+
+@pytest.fixture
+def begun(whole, tmp_path):
+    """The same with the recovery still to do."""
+    folder = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(folder / "distilled")
+    return folder
+
+
+def recovered(folder, **changes):
+    main.run(tiny(**changes), str(folder), ["recover"])
+    return distilled.read(folder / "distilled").images
+
+
+def manifest(folder):
+    return json.loads((folder / "distilled/manifest.json").read_text())
+
+
+def stop_after(monkeypatch, chunks, error=None):
+    """Makes the given compiled call of the next run the last one that works."""
+    real, calls = waves._compiled, []
+
+    def compiled(*arguments):
+        chunk = real(*arguments)
+
+        def run(*values):
+            calls.append(arguments)
+            if len(calls) > chunks and error is not None:
+                raise error
+            if len(calls) == chunks and error is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return chunk(*values)
+
+        return run
+
+    monkeypatch.setattr(waves, "_compiled", compiled)
+    return calls
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 3), (2, 8)])
+def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
+    whole, begun, monkeypatch, capsys, before, after
+):
+    monkeypatch.setattr(parallel, "device_count", lambda: before)
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, 3)
+        with pytest.raises(Terminated):
+            recovered(begun)
+    assert len(list((begun / "distilled.partial").glob("state_*.npz"))) == min(before, 5)
+    monkeypatch.setattr(parallel, "device_count", lambda: after)
+    calls = stop_after(monkeypatch, 10**6)
+    images = recovered(begun)
+    assert "0 of 5 batches are done" in capsys.readouterr().out
+    expected = {8: 2, 2: 5}[before]  # of 4 iterations: one left in 2 waves; 2 begun, 3 anew
+    assert len(calls) == expected
+    chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
+    for name in ("loss", "cross_entropy", "bn"):
+        with (
+            np.load(whole / "distilled/losses.npz") as old,
+            np.load(begun / "distilled/losses.npz") as new,
+        ):
+            chex.assert_trees_all_equal(new[name], old[name])
+
+
+def test_round_ends_are_kept(whole, begun, monkeypatch):
+    monkeypatch.setattr(waves, "_SECONDS_BETWEEN_SAVES", 0)
+    with monkeypatch.context() as m:
+        stop_after(m, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            recovered(begun)
+    partial = begun / "distilled.partial"
+    assert [kept.step_of(partial, i) for i in range(5)] == [2] * 5
+    calls = stop_after(monkeypatch, 10**6)
+    images = recovered(begun)
+    assert len(calls) == 2
+    chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, capsys, damage):
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, 3)
+        with pytest.raises(Terminated):
+            recovered(begun)
+    path = begun / "distilled.partial/state_000002.npz"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage])
+    images = recovered(begun)
+    out = capsys.readouterr().out
+    assert ("state_000002.npz is damaged; its batch starts anew" in out) == (damage == "flip")
+    chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
+
+
+def test_other_settings_drop_what_was_kept(begun, monkeypatch):
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, 3)
+        with pytest.raises(Terminated):
+            recovered(begun)
+    calls = stop_after(monkeypatch, 10**6)
+    recovered(begun, **{"recover.learning_rate": 0.1})
+    assert len(calls) == 4
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_finished_work(whole, begun, monkeypatch):
+    monkeypatch.setattr(parallel, "device_count", lambda: 2)
+    monkeypatch.setattr(waves, "_SECONDS_BETWEEN_SAVES", 0)
+    real, written = np.savez, []
+
+    def full(f, **arrays):
+        written.append(f.name)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        real(f, **arrays)
+
+    with monkeypatch.context() as m:
+        m.setattr(np, "savez", full)
+        with pytest.raises(UserError, match="No space left on device; free the disk"):
+            recovered(begun)
+    assert not list(begun.rglob(".*.tmp"))
+    assert kept.part(begun / "distilled.partial", 0).exists()
+    chex.assert_trees_all_equal(recovered(begun), distilled.read(whole / "distilled").images)
+
+
+# How it runs
+
+
+def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch, capsys):
+    changes = {"recover.batches_per_device": 2}
+    monkeypatch.setattr(parallel, "device_count", lambda: 2)
+    images = recovered(begun, **changes)
+    assert manifest(begun)["execution"] == {
+        "dtype": "float32",
+        "batches_per_device": [2],
+        "chunk_steps": 1,
+    }
+    shutil.rmtree(begun / "distilled")
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, 1)
+        with pytest.raises(Terminated):
+            recovered(begun, **changes)
+    monkeypatch.setattr(parallel, "device_count", lambda: 8)
+    chex.assert_trees_all_equal(recovered(begun), images)  # the setting is no longer asked for
+    assert manifest(begun)["execution"]["batches_per_device"] == [2]
+
+
+def test_out_of_memory_halves_the_stack(whole, begun, monkeypatch, capsys):
+    real = waves._compiled
+
+    def too_small(*arguments):
+        if arguments[-1] > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return real(*arguments)
+
+    monkeypatch.setattr(waves, "_compiled", too_small)
+    images = recovered(begun, **{"recover.batches_per_device": 4})
+    out = capsys.readouterr().out
+    assert "out of device memory with 4 batches per device; goes on with 2" in out
+    assert "out of device memory with 2 batches per device; goes on with 1" in out
+    assert manifest(begun)["execution"]["batches_per_device"] == [1]
+    chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
+
+
+def test_a_batch_that_is_too_large_and_other_errors(begun, monkeypatch):
+    def fails(words):
+        def compiled(*arguments):
+            raise jax.errors.JaxRuntimeError(words)
+
+        return compiled
+
+    monkeypatch.setattr(waves, "_compiled", fails("RESOURCE_EXHAUSTED: Out of memory"))
+    with pytest.raises(UserError, match=r"too small for one batch; lower recover\.batch_size"):
+        recovered(begun)
+    monkeypatch.setattr(waves, "_compiled", fails("INTERNAL: no"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        recovered(begun)
+
+
+def test_bfloat16_is_checked_used_and_recorded(whole, begun, monkeypatch, capsys):
+    images = recovered(begun, **{"recover.dtype": "bfloat16"})
+    assert manifest(begun)["execution"]["dtype"] == "bfloat16"
+    reference = distilled.read(whole / "distilled").images
+    assert (images != reference).any()
+    assert np.abs(images.astype(int) - reference).mean() < 3
+    with (
+        np.load(whole / "distilled/losses.npz") as wide,
+        np.load(begun / "distilled/losses.npz") as narrow,
+    ):
+        assert narrow["loss"].dtype == np.float32
+        chex.assert_trees_all_close(narrow["loss"], wide["loss"], rtol=0.05)
+    shutil.rmtree(begun / "distilled")
+    monkeypatch.setattr(execution, "_TOLERANCE", 0.0)
+    images = recovered(begun, **{"recover.dtype": "bfloat16"})
+    assert "float32 is used" in capsys.readouterr().out
+    assert manifest(begun)["execution"]["dtype"] == "float32"
+    chex.assert_trees_all_equal(images, reference)
+
+
+def test_float32_sets_of_before_are_not_made_again(whole):
+    settings = config_lib.from_config(tiny())
+    source, workdir = open_source(settings.data), WorkDir(whole)
+    made_from = recover.inputs(settings, source, workdir)
+    assert not [k for k in made_from if "dtype" in k or "save_minutes" in k]
+    narrow = config_lib.from_config(tiny(**{"recover.dtype": "bfloat16"}))
+    assert recover.inputs(narrow, source, workdir)["recover.dtype"] == "bfloat16"
+
+
+def test_a_profile_on_request(begun, capsys):
+    recovered(begun, **{"recover.profile_chunks": 2})
+    assert list((begun / "profile").rglob("*.xplane.pb"))
+    assert f"profile: {begun / 'profile'}" in capsys.readouterr().out
+
+
+# Memory
+
+
+SPEC = ModelSpec("conv3", 10, 8, 1, width=8)
+BATCHES = make_schedule(10, 40, 4, 2, 50)
+
+
+def test_memory_grows_with_active_images_and_stacked_batches():
+    recipe = RecoverRecipe()
+    half, one, two = (
+        memory.of_chunk(recipe, SPEC, 20, a, s) for a, s in ((10, 1), (20, 1), (20, 2))
+    )
+    assert 4 * 5 * 20 * 8 * 8 < half < one < two < 2.1 * one
+
+
+def test_the_stack_follows_the_devices_memory(monkeypatch):
+    recipe = RecoverRecipe()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert memory.largest(BATCHES) == (50, 50)
+    monkeypatch.setattr(memory, "of_chunk", lambda r, s, b, a, stack: 100 + 10 * stack)
+    for limit, most in ((None, 1), (140, 1), (141.2, 2), (170, 4), (10**6, 8)):
+        monkeypatch.setattr(parallel, "memory_limit", lambda limit=limit: limit)
+        choices = memory.per_stack(recipe, SPEC, BATCHES)
+        assert max(choices) == most, limit
+        assert choices == {n: 100 + 10 * n for n in choices}
+    monkeypatch.setattr(jax, "device_count", lambda: 4)  # two batches for each
+    assert max(memory.per_stack(recipe, SPEC, BATCHES)) == 2
+    line = plan.memory_line(config_lib.from_config(tiny()), SPEC, BATCHES)
+    assert line.endswith("about 110 B with 1, 120 B with 2 batch(es) at once; 2 will be used")
+
+
+def test_choices_of_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(memory, "per_stack", lambda recipe, spec, schedule: {1: 1, 2: 2, 4: 4})
+
+    @dataclasses.dataclass
+    class Judge:
+        spec = SPEC
+
+    assert execution.choose(RecoverRecipe(), Judge, BATCHES) == execution.Execution(
+        "float32", 4, 50
+    )
+    asked = RecoverRecipe(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
+    assert execution.choose(asked, Judge, BATCHES) == execution.Execution("bfloat16", 3, 7)
