@@ -91,6 +91,8 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
                 spent = timed(side.prepare(plan))
                 seconds.setdefault((kind, who), []).append(spent)
         passes += 1
+        fast, slow = (seconds["full", who][-1] for who in ("ours", "torch"))
+        say(f"{name}: pass {passes}, full schedule {fast:.2f} s, PyTorch {slow:.2f} s")
     peak = peak.best(peaks.measure(chosen.dtype))
     return {
         "case": name,
