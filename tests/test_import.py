@@ -496,7 +496,7 @@ def test_numbered_classes_do_not_pass_for_named_ones(judge, tmp_path, monkeypatc
     export.run(export.Options(tmp_path / "theirs", "distilled", workdir / "distilled"))
     source = data.open_source(config_lib.from_config(recipe(judge)).data)
     named = replace(source, class_names=tuple("abcdefghij"))
-    monkeypatch.setattr(data, "open_source", lambda recipe: named)
+    monkeypatch.setattr(data, "open_source", lambda recipe, cache: named)
     with pytest.raises(UserError, match="only numbered; import it again with --class_names=FILE"):
         main.run(recipe(judge), str(workdir), STAGES)
 
