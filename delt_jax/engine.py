@@ -75,8 +75,12 @@ def init_state(images: chex.Array) -> RecoverState:
 
 
 def learning_rate(peak: float, t: chex.Array, total: chex.Array) -> chex.Array:
-    """Cosine to zero: peak (1 + cos(pi t / T)) / 2."""
-    return peak * 0.5 * (1.0 + jnp.cos(jnp.pi * t / total))
+    """Cosine to zero: peak (1 + cos(pi t / T)) / 2.
+
+    By the reciprocal of T, as the compiler takes it or not depending on the number of devices,
+    and the last bits must not.
+    """
+    return peak * 0.5 * (1.0 + jnp.cos(jnp.pi * t * (1.0 / total)))
 
 
 def curriculum(recipe: RecoverRecipe, t: chex.Array, total: chex.Array) -> chex.Array:
@@ -87,13 +91,14 @@ def curriculum(recipe: RecoverRecipe, t: chex.Array, total: chex.Array) -> chex.
     span = 1.0 - recipe.min_scale
     if recipe.milestone == 0:
         return jnp.full(jnp.shape(t), recipe.min_scale, jnp.float32)
-    share = t / (recipe.milestone * total)
+    end = recipe.milestone * total
+    share = t * (1.0 / end)  # as in learning_rate
     bound = {
         "cosine": recipe.min_scale + span * 0.5 * (1.0 + jnp.cos(jnp.pi * share)),
         "linear": recipe.min_scale + span * (1.0 - share),
         "step": jnp.ones_like(share),
     }[recipe.curriculum]
-    return jnp.where(share < 1.0, bound, recipe.min_scale).astype(jnp.float32)
+    return jnp.where(t < end, bound, recipe.min_scale).astype(jnp.float32)
 
 
 def loss(

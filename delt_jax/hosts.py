@@ -40,8 +40,10 @@ def start(
             f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false"
         )
     jax.config.update("jax_enable_recoverability", True)  # one that dies does not end the others
+    # By hand, every process has all devices of its host; SLURM's detection would leave it one.
+    how = None if auto else "deactivate"
     try:
-        jax.distributed.initialize(coordinator, count, index)
+        jax.distributed.initialize(coordinator, count, index, cluster_detection_method=how)
     except (RuntimeError, ValueError) as e:
         reason = str(e).splitlines()[0].rstrip(".")
         raise UserError(

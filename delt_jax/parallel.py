@@ -62,11 +62,15 @@ def map_jobs(fn: Callable[..., Any], width: int, stack: int = 1) -> Callable[...
       [width, stack] and `shared` is the same for all.
     """
 
+    # What lies between the barriers is compiled to the same instructions for one device as for
+    # many; otherwise it is simplified together with its surroundings, and rounds differently.
+    barrier = jax.lax.optimization_barrier
+
     def on_a_device(states, jobs, shared):
         if stack > 1:
-            return jax.vmap(fn, in_axes=(0, 0, None))(states, jobs, shared)
-        alone = fn(*jax.tree.map(lambda x: x[0], (states, jobs)), shared)
-        return jax.tree.map(lambda x: x[None], alone)
+            return barrier(jax.vmap(fn, in_axes=(0, 0, None))(*barrier((states, jobs, shared))))
+        states, jobs = jax.tree.map(lambda x: x[0], (states, jobs))
+        return jax.tree.map(lambda x: x[None], barrier(fn(*barrier((states, jobs, shared)))))
 
     devices = jax.local_devices()[:width]
     return jax.pmap(on_a_device, _AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)

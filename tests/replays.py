@@ -22,9 +22,9 @@ from delt_jax.augment import crop, mix
 from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recover import active_of
 from delt_jax.schedule import BatchSchedule, make_schedule
 from delt_jax.teacher import soft_labels
+from delt_jax.waves import active_of
 
 FLOAT64 = Path(__file__).parent / "float64"  # PyTorch's ends of some recordings in float64
 

@@ -120,7 +120,7 @@ def test_flags_that_do_not_fit(flags, words):
 
 
 def test_nothing_is_started_unasked(monkeypatch):
-    def never(*arguments):
+    def never(*arguments, **named):
         raise AssertionError
 
     monkeypatch.setattr(hosts.jax.distributed, "initialize", never)
@@ -129,7 +129,7 @@ def test_nothing_is_started_unasked(monkeypatch):
 
 
 def test_a_job_that_cannot_be_joined_is_a_sentence(monkeypatch):
-    def fails(*arguments):
+    def fails(*arguments, **named):
         raise ValueError("coordinator_address should be defined.\nmore")
 
     monkeypatch.setattr(hosts.jax.distributed, "initialize", fails)

@@ -73,7 +73,7 @@ def stop_after(monkeypatch, chunks, error=None):
 # Resuming
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 3), (2, 8)])
+@pytest.mark.parametrize(("before", "after"), [(8, 3), (1, 8)])
 def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
     whole, begun, monkeypatch, capsys, before, after
 ):
@@ -87,7 +87,7 @@ def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
     calls = stop_after(monkeypatch, 10**6)
     images = recovered(begun)
     assert "0 of 5 batches are done" in capsys.readouterr().out
-    expected = {8: 2, 2: 5}[before]  # of 4 iterations: one left in 2 waves; 2 begun, 3 anew
+    expected = {8: 2, 1: 5}[before]  # one iteration left in two waves, or in one and four anew
     assert len(calls) == expected
     chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
     for name in ("loss", "cross_entropy", "bn"):

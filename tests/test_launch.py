@@ -1,0 +1,109 @@
+"""The launch scripts: shellcheck, the manifest's fields, and the commands they end in."""
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+from delt_jax import cli
+
+LAUNCH = Path(__file__).parent.parent / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_shellcheck(script):
+    assert os.access(script, os.X_OK)
+    shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"
+    result = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def fake(folder, name, body):
+    """A command that stands in for the real one."""
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+def launched(script, *arguments, **environment):
+    return subprocess.run(
+        [LAUNCH / script, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+FLAGS = ("--config=configs/digits.py", "--workdir=/shared/a run")
+
+
+def test_gpu_node(tmp_path):
+    fake(tmp_path, "python", 'printf "%s\\n" "$@"')
+    result = launched("gpu_node.sh", *FLAGS, PYTHON=str(tmp_path / "python"))
+    assert result.stdout.splitlines() == ["-m", "delt_jax.main", *FLAGS]
+
+
+def test_tpu_pod_quotes_what_the_workers_run(tmp_path):
+    fake(tmp_path, "gcloud", 'printf "%s\\n" "$@"')
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = launched("tpu_pod.sh", "slice", "us-central2-b", *FLAGS, PATH=path)
+    lines = result.stdout.splitlines()
+    assert lines[:-1] == [
+        *("compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=us-central2-b", "--worker=all")
+    ]
+    assert lines[-1].startswith("--command=cd ~/delt_jax && exec")
+    assert lines[-1].endswith(
+        "delt_jax.main --distributed=auto --config=configs/digits.py --workdir=/shared/a\\ run"
+    )
+    assert launched("tpu_pod.sh", "slice").returncode == 2
+
+
+@pytest.mark.parametrize("status", [0, 1, 143])
+def test_slurm(tmp_path, status):
+    """Two tasks, one after the other; SIGTERM's status puts the job back into the queue."""
+    fake(tmp_path, "scontrol", 'echo "$@" >>"$LOG"; [[ $1 != show ]] || printf "node7\\nnode8\\n"')
+    fake(tmp_path, "srun", 'shift; for SLURM_PROCID in 0 1; do export SLURM_PROCID; "$@"; done')
+    fake(tmp_path, "python", f'printf "%s\\n" "$@"; exit {status}')
+    result = launched(
+        "slurm.sbatch",
+        *FLAGS,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        PYTHON=str(tmp_path / "python"),
+        LOG=str(tmp_path / "log"),
+        SLURM_SUBMIT_DIR=str(LAUNCH.parent),
+        SLURM_JOB_NODELIST="node[7-8]",
+        SLURM_JOB_ID="41234",
+        SLURM_NTASKS="2",
+    )
+    job = ["--coordinator_address=node7:21234", "--num_processes=2"]
+    expected = [["-m", "delt_jax.main", *job, f"--process_id={i}", *FLAGS] for i in range(2)]
+    assert result.stdout.splitlines() == expected[0] + expected[1]
+    assert result.returncode == status
+    assert ("requeue 41234" in (tmp_path / "log").read_text()) == (status == 143)
+
+
+def test_jobset():
+    manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (workers,) = manifest["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    assert (workers["replicas"], job["completionMode"]) == (1, "Indexed")
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] in ("Never", "OnFailure")
+    (container,) = pod["containers"]
+    settings = {e["name"]: e["value"] for e in container["env"]}
+    assert job["parallelism"] == job["completions"] == int(settings["PROCESSES"])
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    shell, flag, command = container["command"]
+    assert (shell, flag) == ("bash", "-c")
+    command = command.replace('"$PROCESSES"', "4").replace('"$JOB_COMPLETION_INDEX"', "3")
+    # <jobset>-<replicated job>-<replica>-<pod>.<jobset>
+    host = f"{manifest['metadata']['name']}-{workers['name']}-0-0.{manifest['metadata']['name']}"
+    words = command.split()
+    assert words[:4] == ["exec", "python3", "-m", "delt_jax.main"]
+    parsed = cli.parse(["main", *words[4:]])
+    assert parsed.job == cli.Job(False, f"{host}:12355", 4, 3)
