@@ -3,11 +3,12 @@
 Every file there is named by the content it was made from and may be deleted at any time.
 """
 
+import abc
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,18 +21,15 @@ _BATCH = 256
 
 
 @dataclass(frozen=True)
-class HeldExamples:
-    """Examples decoded once, at first use, into a memory map of uint8 [N, S, S, C]."""
+class Kept(abc.ABC):
+    """Examples whose pixels are kept somewhere in one piece; `pixels` says where."""
 
     examples: Examples
-    path: Path
-    image_size: int
-    channels: int
     workers: ClassVar[int] = 0
 
     @property
     def labels(self) -> np.ndarray:
-        """Classes, int32 [N]."""
+        """Classes, int32 [N], on the host."""
         return self.examples.labels
 
     @property
@@ -43,12 +41,27 @@ class HeldExamples:
         """Number of examples."""
         return len(self.examples)
 
-    def images(self, indices: np.ndarray) -> np.ndarray:
+    def images(self, indices: np.ndarray) -> Any:
         """Pixels of the examples."""
-        return self._pixels[indices]
+        return self.pixels[indices]
+
+    @property
+    @abc.abstractmethod
+    def pixels(self) -> Any:
+        """All of them, uint8 [N, S, S, C]."""
+
+
+@dataclass(frozen=True)
+class HeldExamples(Kept):
+    """Examples decoded once, at first use, into a memory map."""
+
+    path: Path
+    image_size: int
+    channels: int
 
     @functools.cached_property
-    def _pixels(self) -> np.ndarray:
+    def pixels(self) -> np.ndarray:
+        """All of them, uint8 [N, S, S, C]."""
         shape = (len(self), self.image_size, self.image_size, self.channels)
         pixels = load(self.path, shape)
         if pixels is None:

@@ -1,48 +1,26 @@
 """Small sets on an accelerator, so that batches need no transfer."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import chex
 import jax.numpy as jnp
 import numpy as np
 
 from delt_jax import parallel
-from delt_jax.data.held import HeldExamples
+from delt_jax.data.held import HeldExamples, Kept
 from delt_jax.data.source import ArrayExamples, Examples, Source
 
 _SHARE = 0.1  # of the device's memory that real images may take; recovery and training need it
 
 
 @dataclass(frozen=True)
-class PlacedExamples:
+class PlacedExamples(Kept):
     """Examples whose pixels lie on the first local device from their first use on."""
 
-    examples: Examples
-    workers: ClassVar[int] = 0
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Classes, int32 [N], on the host."""
-        return self.examples.labels
-
-    @property
-    def names(self) -> Sequence[str]:
-        """One identifier per example."""
-        return self.examples.names
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.examples)
-
-    def images(self, indices: np.ndarray) -> chex.Array:
-        """Pixels of the examples, on the device."""
-        return self._pixels[jnp.asarray(indices)]
-
     @functools.cached_property
-    def _pixels(self) -> chex.Array:
+    def pixels(self) -> chex.Array:
+        """All of them, uint8 [N, S, S, C], on the device."""
         return jnp.asarray(self.examples.images(np.arange(len(self))))
 
 
