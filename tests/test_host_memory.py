@@ -14,7 +14,7 @@ import numpy as np
 from delt_jax import host_memory
 kept = {keep} and host_memory.keep_freed()
 def work():
-    for _ in range(3):
+    for _ in range(8):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         np.empty(48 << 20, np.uint8).fill(1)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -23,7 +23,7 @@ work()
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-print(kept, faults[2], faults[5])
+print(kept, min(faults[1:8]), min(faults[9:]))  # the first time faults in any case
 """
 
 
@@ -38,8 +38,10 @@ def test_freed_memory_is_used_again_in_every_thread():
     kept, *second = faults(keep=True)
     if kept != "True":
         pytest.skip("this C library is not glibc")
-    assert all(int(n) < 100 for n in second)
-    assert all(int(n) > 100 for n in faults(keep=False)[1:])  # else there is nothing to mend
+    # The fewest of several times, because a kernel short of memory may take pages back between.
+    assert all(int(n) < 10 for n in second)
+    # Else there is nothing to mend; 48 MB are 24 faults at the least, of huge pages.
+    assert all(int(n) > 20 for n in faults(keep=False)[1:])
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
