@@ -2,26 +2,50 @@
 
 import dataclasses
 import difflib
-from typing import Any
+import types
+from typing import Any, get_args, get_type_hints
 
 import ml_collections
 
 from delt_jax.errors import UserError
-from delt_jax.recipe import Recipe, flatten, validate
+from delt_jax.ranges import validate
+from delt_jax.recipe import Recipe, flatten
 
 # What tuples hold, where it is not names.
 _ELEMENTS: dict[str, tuple[type, str]] = {
     "data.mean": (float, "numbers"),
     "data.std": (float, "numbers"),
     "teacher.head_classes": (int, "whole numbers"),
+    "evaluate.learning_rates": (float, "numbers"),
+    "evaluate.smaller": (int, "whole numbers"),
 }
 
 
 def default_config() -> ml_collections.ConfigDict:
     """All settings at their defaults, locked: what a config file starts from."""
-    config = ml_collections.ConfigDict(dataclasses.asdict(Recipe()))
+    config = ml_collections.ConfigDict(_tree(Recipe()))
     config.lock()
     return config
+
+
+def _tree(recipe: Any) -> dict[str, Any]:
+    """Settings as nested dicts; what is None by default keeps the type that it may take."""
+    tree = {}
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if dataclasses.is_dataclass(value):
+            tree[f.name] = _tree(value)
+        elif value is None:
+            tree[f.name] = ml_collections.config_dict.placeholder(_type(recipe, f.name))
+        else:
+            tree[f.name] = value
+    return tree
+
+
+def _type(recipe: Any, name: str) -> type:
+    """Of a field, without the None that it may be."""
+    hint = get_type_hints(type(recipe))[name]
+    return get_args(hint)[0] if isinstance(hint, types.UnionType) else type(getattr(recipe, name))
 
 
 def vary(config: ml_collections.ConfigDict, variants: str, rows: dict[str, dict[str, Any]]) -> None:
@@ -91,19 +115,20 @@ def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
                 raise UserError(f"{prefix}{name} is a group of settings, not a value: {value!r}.")
             values[name] = _build(type(default), value, f"{prefix}{name}.")
         else:
-            values[name] = _typed(value, default, prefix + name)
+            values[name] = _typed(value, default, _type(defaults, name), prefix + name)
     return cls(**values)
 
 
-def _typed(value: Any, default: Any, name: str) -> Any:
-    wanted = type(default)
+def _typed(value: Any, default: Any, wanted: type, name: str) -> Any:
+    if value is None and default is None:
+        return None
     if wanted is tuple:
         of, wanted_name = _ELEMENTS.get(name, (str, "names"))
         numbers = (int, float) if of is float else of
         good = isinstance(value, tuple | list) and all(
             isinstance(v, numbers) and not isinstance(v, bool) for v in value
         )
-        if good and name.startswith("evaluate."):  # a flag's a,b arrives as one string
+        if good and of is str and name.startswith("evaluate."):  # a flag's a,b arrives as one string
             return tuple(part.strip() for v in value for part in v.split(","))
         if good:
             return tuple(of(v) for v in value)

@@ -11,39 +11,70 @@ class Score:
     """One trained student.
 
     Attributes:
+      id: hash of all that it was made from; also in metrics.jsonl.
       student: architecture.
-      regime: where its labels came from.
+      regime: where its labels came from: "online", "stored", "fixed", "hard", or "plain" (hard
+        labels on images as they are).
       images: the set it was trained on.
+      ipc: images per class that it was trained on; 0 for all real images.
       seed: of its initialisation, order and views.
+      learning_rate: peak.
+      protocol: how it was trained, in a line.
       last, best: test accuracy in [0, 1] after the last epoch, and at the best look.
       best_epoch: epoch of the best look.
       history: [epoch, accuracy] of every look.
-      seconds: wall time of the training.
+      per_class: accuracy of each class after the last epoch.
+      confusion: counts [class][answer] after the last epoch; empty above 100 classes.
+      calibration: expected calibration error after the last epoch.
+      seconds: wall time of the training, its share where several were trained at once.
     """
 
+    id: str
     student: str
     regime: str
     images: str
+    ipc: int
     seed: int
+    learning_rate: float
+    protocol: str
     last: float
     best: float
     best_epoch: int
     history: list[list[float]]
+    per_class: list[float]
+    confusion: list[list[int]]
+    calibration: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one configuration over its seeds: means and sample standard deviations."""
+    """Scores of one configuration over its seeds: means and sample standard deviations.
+
+    Attributes:
+      student, regime, images, ipc, protocol: as of its scores.
+      learning_rate: of its scores; where several were tried, the one that is best at last.
+      seeds: how many scores.
+      last_mean, last_std, best_mean, best_std: of their accuracies, in [0, 1].
+      per_class: mean accuracy of each class after the last epoch.
+      calibration: mean expected calibration error after the last epoch.
+      scores: their ids.
+    """
 
     student: str
     regime: str
     images: str
+    ipc: int
+    learning_rate: float
+    protocol: str
     seeds: int
     last_mean: float
     last_std: float
     best_mean: float
     best_std: float
+    per_class: list[float]
+    calibration: float
+    scores: list[str]
 
     def text(self) -> str:
         """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"."""
@@ -54,26 +85,34 @@ class Row:
 
 
 def aggregate(scores: Sequence[Score]) -> list[Row]:
-    """Groups scores by (student, regime, images), in order of first appearance.
+    """Groups scores by (student, regime, images, ipc), in order of first appearance.
 
-    The spread is the sample standard deviation over seeds (0 for a single one).
+    The spread is the sample standard deviation over seeds (0 for a single one). Of several
+    learning rates the one with the highest mean after the last epoch counts.
     """
-    groups: dict[tuple[str, str, str], list[Score]] = {}
+    groups: dict[tuple, dict[float, list[Score]]] = {}
     for score in scores:
-        groups.setdefault((score.student, score.regime, score.images), []).append(score)
+        by_rate = groups.setdefault((score.student, score.regime, score.images, score.ipc), {})
+        by_rate.setdefault(score.learning_rate, []).append(score)
     rows = []
-    for key, members in groups.items():
+    for key, by_rate in groups.items():
+        members = max(by_rate.values(), key=lambda group: np.mean([m.last for m in group]))
         last = np.array([m.last for m in members])
         best = np.array([m.best for m in members])
         ddof = min(1, len(members) - 1)
         rows.append(
             Row(
                 *key,
+                members[0].learning_rate,
+                members[0].protocol,
                 len(members),
                 float(last.mean()),
                 float(last.std(ddof=ddof)),
                 float(best.mean()),
                 float(best.std(ddof=ddof)),
+                np.mean([m.per_class for m in members], axis=0).tolist(),
+                float(np.mean([m.calibration for m in members])),
+                [m.id for m in members],
             )
         )
     return rows

@@ -1,16 +1,12 @@
-"""Every setting of a run: the frozen dataclasses that the stages receive, and their ranges.
+"""Every setting of a run: the frozen dataclasses that the stages receive.
 
 The dataclasses are the single list of settings and defaults; `delt_jax.config` makes the
 `ConfigDict` that config files fill from them, and turns it back.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any
-
-from delt_jax.errors import UserError
-from delt_jax.schedule import check_rounds
 
 
 @dataclass(frozen=True)
@@ -164,53 +160,101 @@ class RecoverRecipe:
 
 
 @dataclass(frozen=True)
-class ViewRecipe:
-    """The views that are labelled and learnt from, and the labels' temperature.
+class RelabelRecipe:
+    """The views that are labelled and learnt from, and the soft labels that are stored.
+
+    None stands for what evaluate.protocol says.
 
     Attributes:
+      rand_augment: timm's string of RandAugment, e.g. "rand-m6-n2-mstd1.0"; empty for none.
+      shuffle: cut views into so many strips each way and shuffle them (RDED); 1 for none.
       min_scale: smallest area of the random resized crop.
       flip: mirror at random (never if data.flip is off).
       mix: "cutmix", "mixup" or "none".
       mix_alpha: parameter of the mix's Beta distribution.
       temperature: T of soft labels and student.
+      teachers: folders of more teachers, whose logits are averaged with the first one's.
+      stored_epochs: epochs of views whose labels are stored for the "stored" regime, used again in
+        turn; 0: as many as a student trains.
+      top_k: stored outputs per label; the other classes share what is left. 0 stores all.
+      form: of stored labels, float16 "logits" or "probabilities" at the temperature.
     """
 
-    min_scale: float = 0.25
+    rand_augment: str | None = None
+    shuffle: int | None = None
+    min_scale: float | None = None
     flip: bool = True
-    mix: str = "cutmix"
-    mix_alpha: float = 1.0
-    temperature: float = 20.0
+    mix: str | None = None
+    mix_alpha: float | None = None
+    temperature: float | None = None
+    teachers: tuple[str, ...] = ()
+    stored_epochs: int = 0
+    top_k: int = 0
+    form: str = "logits"
 
 
 @dataclass(frozen=True)
 class EvaluateRecipe:
     """Students trained from scratch on the distilled set.
 
+    None stands for what the protocol says.
+
     Attributes:
+      protocol: "delt", "sre2l", "rded" or "delt_jax" (see docs/evaluation.md).
       students: architectures; an empty name stands for the teacher's.
       width: channels of the students' first stage; 0 is the paper's own.
-      images: which sets to train on: "recovered", "random" (real images drawn anew for every
-        seed), "selected" (the real images that the rule chose, not optimised).
-      regimes: where labels come from: "online" (the teacher labels every view), "fixed" (one
-        soft label per image) or "hard".
+      images: which sets to train on: "recovered"; as baselines of equal IPC "random" (real images
+        drawn anew for every seed), "selected" (the real images that the rule chose, not
+        optimised), "herding" and "kmeans" (coresets by the teacher's features); and "full", all
+        real images with hard labels as the teacher was trained, the ceiling.
+      regimes: where labels come from: "online" (the teacher labels every view), "stored" (it
+        labelled some epochs of views before), "fixed" (one soft label per image) or "hard".
+      smaller: also train on the first so many recovered images of every class, e.g. (1, 5).
+      plain: also train with hard labels on images as they are, without augmentation: what the
+        augmentation robustness score needs.
       seeds: independent students per row; the spread is over these.
-      epochs, batch_size, learning_rate, weight_decay: AdamW, half-cosine (ends at half the
-        learning rate, as RDED and DELT do); 0 epochs derives them.
+      learning_rates: peaks to try; the best on the test set counts, as DD-Ranking does, and is
+        named. Empty: the protocol's.
+      epochs, batch_size, weight_decay: of training; 0 epochs derives them from the data.
+      loss: "kl" or "mse" of soft labels.
+      hard_weight: of a cross-entropy with the image's own class beside the soft label's loss.
+      schedule: "cosine" to zero or "half_cosine" (ends at half the rate, as RDED and DELT do).
+      ema: decay of the averaged weights that are then measured; 0 measures the last ones.
+      accumulate: batches per gradient step.
       eval_every: epochs between looks at the test set; the last epoch always counts.
+      dtype: of the students' activations, "float32" or "bfloat16".
+      seeds_at_once: students of a row trained together on a device; 0: all of them on an
+        accelerator where students are small, else as is fastest on a CPU.
+      devices_per_student: devices that share a student's batches; gradients are averaged.
+      batch_norm: of these devices, each its "own" statistics, or "shared" ones.
+      save_minutes: minutes between saves of unfinished students.
       keep_students: also write every student after its last epoch, as a teacher is written, to
         evaluation/students/STUDENT-REGIME-IMAGES-SEED; such a folder can be teacher.weights.
     """
 
+    protocol: str = "delt"
     students: tuple[str, ...] = ("conv3",)
     width: int = 0
     images: tuple[str, ...] = ("recovered", "random", "selected")
     regimes: tuple[str, ...] = ("online", "hard")
+    smaller: tuple[int, ...] = ()
+    plain: bool = False
     seeds: int = 3
-    epochs: int = 300
-    batch_size: int = 50
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    eval_every: int = 30
+    learning_rates: tuple[float, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    loss: str | None = None
+    hard_weight: float | None = None
+    schedule: str | None = None
+    ema: float | None = None
+    accumulate: int | None = None
+    eval_every: int | None = None
+    dtype: str = "float32"
+    seeds_at_once: int = 0
+    devices_per_student: int = 1
+    batch_norm: str = "own"
+    save_minutes: float = 5.0
     keep_students: bool = False
 
 
@@ -236,7 +280,7 @@ class Recipe:
       ipc: synthetic images per class; 0 derives it from the data (see `delt_jax.derive`).
       tensorboard: also write the log as TensorBoard events.
       data, teacher, select, recover: settings of these stages.
-      relabel: views and temperature, wherever the teacher labels views.
+      relabel: views and temperature, wherever the teacher labels views; stored labels.
       evaluate, report: settings of these stages.
     """
 
@@ -247,75 +291,9 @@ class Recipe:
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     select: SelectRecipe = field(default_factory=SelectRecipe)
     recover: RecoverRecipe = field(default_factory=RecoverRecipe)
-    relabel: ViewRecipe = field(default_factory=ViewRecipe)
+    relabel: RelabelRecipe = field(default_factory=RelabelRecipe)
     evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
     report: ReportRecipe = field(default_factory=ReportRecipe)
-
-
-_CHOICES = {
-    "data.name": ("digits", "folder", "npz", "idx", "tfds"),
-    "data.channels": (0, 1, 3),
-    "data.fit": ("resize", "centre", "pad"),
-    "data.unreadable": ("stop", "skip"),
-    "teacher.schedule": ("cosine", "one_cycle"),
-    "select.rule": ("medium", "top", "min", "random"),
-    "select.start": ("real", "noise"),
-    "recover.curriculum": ("cosine", "linear", "step"),
-    "recover.crop": ("batch", "image"),
-    "recover.clock": ("batch", "image"),
-    "recover.storage": ("png", "jpeg75"),
-    "recover.dtype": ("float32", "bfloat16"),
-    "relabel.mix": ("cutmix", "mixup", "none"),
-}
-_CHOICES_OF_MANY = {
-    "evaluate.images": ("recovered", "random", "selected"),
-    "evaluate.regimes": ("online", "fixed", "hard"),
-}
-# Lower bounds, inclusive; a setting that is absent here may be any value of its type.
-_AT_LEAST = {
-    "seed": 0,
-    "ipc": 0,
-    "data.image_size": 0,
-    "data.split_seed": 0,
-    "data.workers": -1,
-    "data.memory_mib": 0,
-    "data.train_images": 0,
-    "data.test_images": 0,
-    "teacher.width": 0,
-    "teacher.epochs": 0,
-    "teacher.batch_size": 2,
-    "teacher.momentum": 0,
-    "teacher.weight_decay": 0,
-    "teacher.crop_padding": 0,
-    "recover.iterations": 1,
-    "recover.round_iterations": 0,
-    "recover.min_iterations": 0,
-    "recover.batch_size": 1,
-    "recover.bn_weight": 0,
-    "recover.first_bn_multiplier": 0,
-    "recover.milestone": 0,
-    "recover.jitter": 0,
-    "recover.chunk_steps": 0,
-    "recover.batches_per_device": 0,
-    "recover.profile_chunks": 0,
-    "evaluate.width": 0,
-    "evaluate.seeds": 1,
-    "evaluate.epochs": 0,
-    "evaluate.batch_size": 2,
-    "evaluate.weight_decay": 0,
-    "evaluate.eval_every": 1,
-    "report.classes": 1,
-    "report.per_class": 1,
-}
-_ABOVE_ZERO = (
-    "teacher.learning_rate",
-    "recover.learning_rate",
-    "recover.save_minutes",
-    "relabel.mix_alpha",
-    "relabel.temperature",
-    "evaluate.learning_rate",
-)
-_SHARES = ("recover.min_scale", "relabel.min_scale")  # in (0, 1]
 
 
 def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
@@ -328,71 +306,3 @@ def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + f.name] = value
     return flat
-
-
-def validate(recipe: Recipe) -> None:
-    """Checks what can be checked without data: ranges, choices and combinations."""
-    flat = flatten(recipe)
-    for name, value in flat.items():
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{name} must be finite, not {number}.")
-    for name, choices in _CHOICES.items():
-        if flat[name] not in choices:
-            listed = ", ".join(map(repr, choices))
-            raise UserError(f"{name} must be one of {listed}, not {flat[name]!r}.")
-    for name, choices in _CHOICES_OF_MANY.items():
-        values = flat[name]
-        wrong = [v for v in values if v not in choices]
-        if wrong or not values:
-            listed = ", ".join(map(repr, choices))
-            raise UserError(f"{name} must hold some of {listed}; got {values!r}.")
-    for name, low in _AT_LEAST.items():
-        if flat[name] < low:
-            raise UserError(f"{name} must be at least {low}, not {flat[name]}.")
-    for name in _ABOVE_ZERO:
-        if flat[name] <= 0:
-            raise UserError(f"{name} must be above 0, not {flat[name]}.")
-    for name in _SHARES:
-        if not 0 < flat[name] <= 1:
-            raise UserError(f"{name} must be in (0, 1], not {flat[name]}.")
-    if not 0 < recipe.data.test_share < 1:
-        raise UserError(f"data.test_share must be in (0, 1), not {recipe.data.test_share}.")
-    if len(recipe.data.mean) != len(recipe.data.std):
-        raise UserError(
-            f"data.mean and data.std need one value per channel each, but have "
-            f"{len(recipe.data.mean)} and {len(recipe.data.std)}."
-        )
-    if any(s <= 0 for s in recipe.data.std):
-        raise UserError(f"data.std must be above 0, not {recipe.data.std}.")
-    heads = recipe.teacher.head_classes
-    if heads and not recipe.teacher.weights:
-        raise UserError(
-            "teacher.head_classes picks outputs of imported weights, but teacher.weights is empty; "
-            "set both or neither."
-        )
-    twice = sorted({c for c in heads if heads.count(c) > 1})
-    if twice:
-        raise UserError(
-            f"teacher.head_classes lists {', '.join(map(str, twice))} more than once; every class "
-            f"of the data needs an output of its own."
-        )
-    if not recipe.evaluate.students:
-        raise UserError("evaluate.students is empty; name at least one architecture.")
-    r = recipe.recover
-    check_rounds(r.iterations, r.round_iterations)
-    if r.min_iterations and not r.round_iterations:
-        raise UserError("recover.min_iterations needs recover.round_iterations above 0.")
-    if r.milestone > 1:
-        raise UserError(f"recover.milestone is a share of the iterations, not {r.milestone}.")
-    if r.min_iterations and not r.round_iterations <= r.min_iterations <= r.iterations:
-        raise UserError(
-            f"recover.min_iterations ({r.min_iterations}) must lie between "
-            f"recover.round_iterations ({r.round_iterations}) and recover.iterations "
-            f"({r.iterations})."
-        )
-    if r.min_iterations and r.min_iterations % r.round_iterations:
-        raise UserError(
-            f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
-            f"recover.round_iterations ({r.round_iterations})."
-        )
