@@ -1,6 +1,7 @@
 """Flags and config files: what is wrong with them, in one sentence each."""
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ class Arguments(NamedTuple):
     stages: list[str]
     dry_run: bool
     job: Job
+    command: str
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -72,7 +74,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
     config = _load_config()
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
-    return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job())
+    command = shlex.join(["python", "-m", "delt_jax.main", *arguments[1:]])
+    return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job(), command)
 
 
 def _job() -> Job:

@@ -41,7 +41,7 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         students = tuple(name or teacher.model for name in evaluate.students)
         evaluate = replace(evaluate, students=students)
         notes.append(f"evaluate.students {','.join(students)}: like the teacher")
-    if not evaluate.epochs:
+    if evaluate.epochs == 0:
         count = len(source.class_names) * recipe.ipc
         evaluate = replace(evaluate, epochs=_epochs(_STUDENT_IMAGES, count, _STUDENT_EPOCHS))
         notes.append(f"evaluate.epochs {evaluate.epochs}: there are {count} distilled images")

@@ -29,8 +29,11 @@ def run(
     stages: Sequence[str] = (),
     dry_run: bool = False,
     job: cli.Job = _ALONE,
+    command: str = "",
 ) -> None:
     """Runs or plans the stages of a config, alone or as one process of a job.
+
+    The command is only noted beside the results.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
@@ -43,7 +46,7 @@ def run(
     settings = from_config(config)
     compile_cache.use()
     hosts.start(*job)
-    folder = WorkDir(workdir)
+    folder = WorkDir(workdir, command)
     folder.check()
     pipeline.chosen(stages, settings, folder)
     cache = folder.path / "cache"

@@ -68,3 +68,22 @@ def kl_divergence(logits: chex.Array, targets: chex.Array, temperature: float) -
     chex.assert_equal_shape([logits, targets])
     log_predictions = jax.nn.log_softmax(logits / temperature)
     return optax.losses.kl_divergence(log_predictions, targets).mean()
+
+
+def logit_error(logits: chex.Array, targets: chex.Array, temperature: float) -> chex.Array:
+    """Mean squared error of student and teacher logits (G-VBSM, arXiv 2311.17950; EDC).
+
+    Both are centred over the classes first, because soft labels fix logits but for a constant.
+
+    Args:
+      logits: student logits [B, C].
+      targets: the teacher's probabilities [B, C] at temperature T.
+      temperature: T.
+    """
+    chex.assert_equal_shape([logits, targets])
+    taught = temperature * jnp.log(jnp.maximum(targets, _TINY))
+
+    def centred(z):
+        return z - z.mean(-1, keepdims=True)
+
+    return jnp.mean((centred(logits) - centred(taught)) ** 2)

@@ -1,4 +1,4 @@
-"""The one place that knows about devices: independent jobs spread over them by `jax.pmap`."""
+"""The one place that knows about devices: jobs spread over them, or shared by them, by `pmap`."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 # Of the mesh that pmap makes: where arrays are placed under another name it compiles twice.
-_AXIS = "devices"
+AXIS = "devices"
 
 
 def device_count() -> int:
@@ -48,7 +48,9 @@ def waves(jobs: Sequence[Any], width: int) -> list[list[Any]]:
     return [list(jobs[i : i + width]) for i in range(0, len(jobs), width)]
 
 
-def map_jobs(fn: Callable[..., Any], width: int, stack: int = 1) -> Callable[..., Any]:
+def map_jobs(
+    fn: Callable[..., Any], width: int, stack: int = 1, unroll: bool = False
+) -> Callable[..., Any]:
     """Compiles ``fn(state, job, shared)`` to run `width` x `stack` jobs at once.
 
     Args:
@@ -56,6 +58,8 @@ def map_jobs(fn: Callable[..., Any], width: int, stack: int = 1) -> Callable[...
       width: number of devices used, at most `device_count()`.
       stack: jobs on each device, vmapped: every job keeps statistics of its own, but the
         compiler may round otherwise than for a job alone.
+      unroll: write the jobs of a device one after the other in its program in place of vmap,
+        which turns weights that differ between jobs into grouped convolutions.
 
     Returns:
       The same function of (states, jobs, shared), where states and jobs have leading axes
@@ -67,13 +71,38 @@ def map_jobs(fn: Callable[..., Any], width: int, stack: int = 1) -> Callable[...
     barrier = jax.lax.optimization_barrier
 
     def on_a_device(states, jobs, shared):
+        if stack > 1 and unroll:
+            states, jobs, shared = barrier((states, jobs, shared))
+            lanes = [jax.tree.map(lambda x, i=i: x[i], (states, jobs)) for i in range(stack)]
+            done = [fn(state, job, shared) for state, job in lanes]
+            return barrier(jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *done))
         if stack > 1:
             return barrier(jax.vmap(fn, in_axes=(0, 0, None))(*barrier((states, jobs, shared))))
         states, jobs = jax.tree.map(lambda x: x[0], (states, jobs))
         return jax.tree.map(lambda x: x[None], barrier(fn(*barrier((states, jobs, shared)))))
 
     devices = jax.local_devices()[:width]
-    return jax.pmap(on_a_device, _AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
+    return jax.pmap(on_a_device, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
+
+
+def share_job(fn: Callable[..., Any], width: int) -> Callable[..., Any]:
+    """Compiles ``fn(state, job, shared)`` to run on `width` devices that share one job.
+
+    Args:
+      fn: pure; averages over `AXIS` what the devices must agree on; `state` is donated.
+      width: number of devices, at most `device_count()`.
+
+    Returns:
+      The same function, where `state` and what is returned have a leading axis [width] of equal
+      copies; see `stack_jobs`, which also places jobs.
+    """
+
+    def on_a_device(states, jobs, shared):
+        state, job = jax.tree.map(lambda x: x[0], (states, jobs))
+        return jax.tree.map(lambda x: x[None], fn(state, job, shared))
+
+    devices = jax.local_devices()[:width]
+    return jax.pmap(on_a_device, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
 def stack_jobs(trees: Sequence[Any], width: int, stack: int = 1) -> Any:
@@ -83,8 +112,8 @@ def stack_jobs(trees: Sequence[Any], width: int, stack: int = 1) -> Any:
     they return.
     """
     padded = list(trees) + [trees[-1]] * (width * stack - len(trees))
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:width]), _AXIS)
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:width]), AXIS)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def place(*leaves):
         # Numpy's stay on the host until each device takes its own.
@@ -92,6 +121,11 @@ def stack_jobs(trees: Sequence[Any], width: int, stack: int = 1) -> Any:
         return jax.device_put(stacked.reshape(width, stack, *stacked.shape[1:]), spread)
 
     return jax.tree.map(place, *padded)
+
+
+def stack_copies(tree: Any, width: int) -> Any:
+    """Brings a pytree to `width` devices that share a job, with a leading axis [width]."""
+    return jax.tree.map(lambda leaf: leaf[:, 0], stack_jobs([tree] * width, width))
 
 
 def job(tree: Any, i: int) -> Any:

@@ -228,6 +228,8 @@ class EvaluateRecipe:
       devices_per_student: devices that share a student's batches; gradients are averaged.
       batch_norm: of these devices, each its "own" statistics, or "shared" ones.
       save_minutes: minutes between saves of unfinished students.
+      scores_folder: of finished scores, which runs in other work directories may share, so that
+        baselines are trained once; empty: WORKDIR/scores.
       keep_students: also write every student after its last epoch, as a teacher is written, to
         evaluation/students/STUDENT-REGIME-IMAGES-SEED; such a folder can be teacher.weights.
     """
@@ -255,6 +257,7 @@ class EvaluateRecipe:
     devices_per_student: int = 1
     batch_norm: str = "own"
     save_minutes: float = 5.0
+    scores_folder: str = ""
     keep_students: bool = False
 
 

@@ -1,30 +1,23 @@
 """Stage 1, squeeze: train a teacher with BatchNorm on the real images, or import one."""
 
-import functools
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from flax import linen as nn
-
-from delt_jax import checks, keys, models, objective, teacher, training
-from delt_jax.augment import crop
-from delt_jax.data import Normalisation, Source, batches, measure_normalisation
+from delt_jax import models, supervised, teacher
+from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
-from delt_jax.progress import Progress, progress, say
-from delt_jax.recipe import Recipe, TeacherRecipe
-from delt_jax.store import checkpoint, files
+from delt_jax.progress import say
+from delt_jax.recipe import Recipe
+from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teacher import Teacher
 
 ARTEFACT = "teacher"
-_SECONDS_BETWEEN_CHECKPOINTS = 60
 _IMAGENET = 1000  # classes
 _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
@@ -92,7 +85,13 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     started = time.perf_counter()
     made_from = inputs(recipe, source, workdir)
     if not recipe.teacher.weights:
-        made = _train(recipe, source, workdir, made_from)
+        partial = workdir.partial(ARTEFACT, made_from)
+        spec = spec_of(recipe, source)
+        variables, accuracy = supervised.train(
+            recipe, source, spec, partial, "squeeze", workdir.log
+        )
+        normalisation = measure_normalisation(recipe.data, source)
+        made = Teacher(spec, variables, normalisation, source.class_names, accuracy)
     elif Path(recipe.teacher.weights).is_dir():
         made = teacher.load(Path(recipe.teacher.weights))
         teacher.check_against(made, source, say)
@@ -137,113 +136,3 @@ def _imagenet_rows(state, spec: ModelSpec, source: Source) -> tuple[int, ...] | 
     if rows is not None:
         say(f"  {len(rows)} of the teacher's {_IMAGENET} outputs are kept: the data's wnids")
     return rows
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)
-def _step(model, optimiser, normalisation, padding, flip, state, pixels, labels, key):
-    shift_key, flip_key = jax.random.split(key)
-    if padding:
-        pixels = crop.random_shift(shift_key, pixels, padding)
-    images = normalisation(pixels)
-    if flip:
-        images = crop.random_flip(flip_key, images)
-    return training.update(
-        model,
-        optimiser,
-        lambda logits: objective.cross_entropy(logits, labels),
-        state,
-        images,
-        keys.derive(key, "dropout"),
-    )
-
-
-def _train(recipe: Recipe, source: Source, workdir: WorkDir, made_from: dict) -> Teacher:
-    spec = spec_of(recipe, source)
-    model = models.create(spec)
-    normalisation = measure_normalisation(recipe.data, source)
-    settings = recipe.teacher
-    batch = min(settings.batch_size, len(source.train))
-    steps = len(source.train) // batch  # an incomplete last batch waits for the next shuffle
-    optimiser = training.sgd(
-        settings.schedule,
-        settings.learning_rate,
-        settings.epochs * steps,
-        settings.momentum,
-        settings.weight_decay,
-    )
-    state = training.init_state(
-        model,
-        optimiser,
-        keys.stream(recipe.seed, "squeeze", "init"),
-        (spec.image_size, spec.image_size, spec.channels),
-    )
-    partial = workdir.partial(ARTEFACT, made_from)
-    state, first_epoch = _resume(partial, state)
-    saved = time.monotonic()
-    per_epoch = steps * batch
-    with progress(
-        settings.epochs * per_epoch, "squeeze", "image", first_epoch * per_epoch
-    ) as shown:
-        for epoch in range(first_epoch, settings.epochs):
-            state, loss = _epoch(
-                recipe, source, model, optimiser, normalisation, state, epoch, batch, shown
-            )
-            workdir.log.write("squeeze", epoch + 1, train_loss=loss)
-            shown.update(0, loss=loss)
-            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                _keep(partial, state, epoch + 1)
-                saved = time.monotonic()
-    variables = jax.tree.map(np.asarray, state.variables)
-    checks.finite(variables, "The teacher's training diverged; lower teacher.learning_rate.")
-    measured = teacher.accuracy(model, variables, normalisation, source.test)
-    return Teacher(spec, variables, normalisation, source.class_names, measured)
-
-
-def _epoch(
-    recipe: Recipe,
-    source: Source,
-    model: nn.Module,
-    optimiser,
-    normalisation: Normalisation,
-    state,
-    epoch: int,
-    batch: int,
-    shown: Progress,
-):
-    settings: TeacherRecipe = recipe.teacher
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(source.train))
-    epoch_key = keys.stream(recipe.seed, "squeeze", epoch)
-    losses = []
-    steps = len(source.train) // batch
-    shuffled = np.sort(order[: steps * batch].reshape(steps, batch), axis=1).reshape(-1)
-    for step, (indices, pixels) in enumerate(batches(source.train, batch, shuffled)):
-        state, loss = _step(
-            model,
-            optimiser,
-            normalisation,
-            settings.crop_padding,
-            recipe.data.flip,
-            state,
-            pixels,
-            source.train.labels[indices],
-            jax.random.fold_in(epoch_key, step),
-        )
-        losses.append(loss)
-        shown.update(batch)
-    return state, float(np.mean(jax.device_get(losses)))
-
-
-def _keep(partial: Path, state, epoch: int) -> None:
-    checkpoint.save(partial / f"epoch_{epoch:05}", state)
-    for older in partial.glob("epoch_*"):
-        if older.name != f"epoch_{epoch:05}":
-            shutil.rmtree(older, ignore_errors=True)
-
-
-def _resume(partial: Path, state):
-    kept = sorted(p for p in partial.glob("epoch_*") if p.name[6:].isdigit())
-    if not kept:
-        return state, 0
-    epoch = int(kept[-1].name[6:])
-    say(f"  squeeze goes on after epoch {epoch}")
-    return checkpoint.restore(kept[-1], state), epoch

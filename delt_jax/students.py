@@ -1,33 +1,51 @@
 """Stage 5, evaluate: students trained from scratch, scored on the real test set."""
 
-import functools
+import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from scipy.special import softmax
 
-from delt_jax import keys, models, objective, teacher, training
-from delt_jax.augment.views import student_views
-from delt_jax.data import Normalisation, Source, read
+from delt_jax import (
+    interrupts,
+    labelling,
+    metrics,
+    models,
+    protocols,
+    student_training,
+    supervised,
+    teacher,
+)
+from delt_jax.data import Source
+from delt_jax.learning import PLAIN, Course
 from delt_jax.metrics import Score, aggregate
 from delt_jax.models import ModelSpec
-from delt_jax.progress import progress, say
-from delt_jax.recipe import EvaluateRecipe, Recipe, ViewRecipe
-from delt_jax.selection import random_images, select
-from delt_jax.store import distilled, files, soft_labels
+from delt_jax.progress import Progress, progress, say
+from delt_jax.protocols import Protocol, Trial
+from delt_jax.recipe import Recipe
+from delt_jax.store import files, label_store, soft_labels
 from delt_jax.store import ranking as ranking_store
+from delt_jax.store.label_store import LabelStore
 from delt_jax.store.workdir import WorkDir
+from delt_jax.student_training import Lesson, Student, Trained
 from delt_jax.teacher import Teacher
+from delt_jax.training_sets import Sets, TrainingSet
 
 ARTEFACT = "evaluation"
+SCORES = "scores"  # folder of finished scores by their id
 _KEPT = "students"  # folder of their weights, within the artefact
+_UNSCORED = (  # settings that no score depends on
+    "keep_students",
+    "save_minutes",
+    "seeds_at_once",
+    "scores_folder",
+)
+_MANY_CLASSES = 100  # beyond which confusions are not kept
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
@@ -43,10 +61,13 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
-    del settings["evaluate.keep_students"]
     settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
+    for name in _UNSCORED:
+        del settings[f"evaluate.{name}"]
     if "selected" in recipe.evaluate.images:
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
+    if "full" in recipe.evaluate.images:
+        settings |= {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
     return settings | {
         "seed": recipe.seed,
         "select.rule": recipe.select.rule,
@@ -58,84 +79,70 @@ def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, An
     }
 
 
-def protocol(recipe: Recipe) -> str:
-    """The evaluation in one line, printed beside every number."""
-    e, v = recipe.evaluate, recipe.relabel
-    mix = "no mixing" if v.mix == "none" else f"{v.mix} {v.mix_alpha:g}"
-    return (
-        f"AdamW {e.learning_rate:g}, decay {e.weight_decay:g}, half-cosine, {e.epochs} epochs, "
-        f"batch {e.batch_size}, crops {v.min_scale:g}-1, {mix}, soft labels at T {v.temperature:g}"
-        f", {e.seeds} seeds, full test set"
-    )
-
-
 @dataclass(frozen=True)
-class TrainingSet:
-    """Images that a student learns from: uint8 [N, S, S, C], int32 [N], float32 [N, classes]."""
+class Row:
+    """One line of the table: students that differ by seed and learning rate only."""
 
-    pixels: np.ndarray
-    labels: np.ndarray
-    teacher_logits: np.ndarray
+    student: str
+    regime: str
+    images: str
+    ipc: int
+
+
+def rows_of(recipe: Recipe, ipc: int) -> list[Row]:
+    """The rows that a recipe asks for, of a distilled set with so many images per class."""
+    e = recipe.evaluate
+    sizes = {name: [ipc] for name in e.images if name != "full"}
+    if "recovered" in sizes:
+        sizes["recovered"] += sorted({k for k in e.smaller if k < ipc}, reverse=True)
+    rows = []
+    for student in e.students:
+        for regime in e.regimes:
+            rows += [Row(student, regime, name, k) for name in sizes for k in sizes[name]]
+        if e.plain:
+            plain = [name for name in ("recovered", "random") if name in sizes]
+            rows += [Row(student, "plain", name, ipc) for name in plain]
+        if "full" in e.images:
+            rows.append(Row(student, "hard", "full", 0))
+    return rows
+
+
+def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
+    """Architecture of a student."""
+    e = recipe.evaluate
+    classes = len(source.class_names)
+    return ModelSpec(name, classes, source.image_size, source.channels, e.width, e.dtype)
+
+
+def settle(recipe: Recipe, source: Source, row: Row, rate: float | None = None) -> Protocol:
+    """The protocol that a row is trained by."""
+    trial = Trial(row.student, len(source.class_names), row.ipc, source.image_size)
+    return protocols.settle(recipe, trial, rate)
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/evaluation; finished students survive a kill in evaluation.partial."""
-    judge = teacher.load(workdir.path / "teacher")
-    teacher.check_against(judge, source, say)
+    """Makes WORKDIR/evaluation.
+
+    Finished students are in WORKDIR/scores, under the hash of all that they depend on, so the
+    baselines of another run are found again; unfinished ones are in evaluation.partial.
+    """
+    judges = labelling.teachers(workdir.path / "teacher", recipe.relabel.teachers, source, say)
     made_from = _made_from(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
-    sets = _training_sets(recipe, source, judge, workdir)
-    e = recipe.evaluate
-    jobs = [
-        (student, regime, images, seed)
-        for student in e.students
-        for regime in e.regimes
-        for images in e.images
-        for seed in range(e.seeds)
-    ]
-    scores = []
-    with progress(len(jobs) * e.epochs, "evaluate", "epoch") as shown:
-        for student, regime, images, seed in jobs:
-            path = partial / f"{student}-{regime}-{images}-{seed}.json"
-            weights = partial / _KEPT / path.stem
-            if path.exists() and (weights.is_dir() or not e.keep_students):
-                scores.append(Score(**files.read_json(path)))
-                shown.update(e.epochs)
-                continue
-            started = time.perf_counter()
-
-            label = f"{student} {regime} {images} seed {seed}"
-
-            def on_epoch(loss: float, label: str = label) -> None:
-                shown.update(1, training=label, loss=loss)
-
-            spec = student_spec(recipe, student, source)
-            history, variables = train_student(
-                spec, judge, sets(images, seed), source, regime, recipe, seed, on_epoch
-            )
-            score = make_score(
-                student, regime, images, seed, history, time.perf_counter() - started
-            )
-            if e.keep_students:
-                trained = Teacher(
-                    spec, variables, judge.normalisation, source.class_names, score.last
-                )
-                with files.replacing_folder(weights) as folder:
-                    teacher.save(folder, trained, {"inputs": made_from, "score": asdict(score)})
-            files.write_json(path, asdict(score))
-            workdir.log.write("evaluate", e.epochs, **asdict(score))
-            scores.append(score)
+    evaluation = _Evaluation(recipe, source, workdir, judges, partial)
+    scores = evaluation.scores()
     rows = aggregate(scores)
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
-        if e.keep_students:
+        if recipe.evaluate.keep_students:
             shutil.copytree(partial / _KEPT, folder / _KEPT)
         files.write_json(folder / "scores.json", [asdict(s) for s in scores])
         files.write_json(
             folder / "manifest.json",
             {
                 "inputs": made_from,
-                "protocol": protocol(recipe),
-                "teacher": {"hash": judge.hash, "accuracy": judge.accuracy},
+                "command": workdir.command,
+                "protocols": list(dict.fromkeys(r.protocol for r in rows)),
+                "teacher": {"hash": judges[0].hash, "accuracy": judges[0].accuracy},
                 "distilled": made_from["distilled"],
                 "class_names": list(source.class_names),
                 "test_images": len(source.test),
@@ -146,168 +153,264 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         )
     shutil.rmtree(partial)
     for row in rows:
-        say(f"  {row.student}, {row.regime}, {row.images}: {row.text()}")
+        say(f"  {row.student}, {row.regime}, {row.images} {row.ipc or 'all'}: {row.text()}")
 
 
-def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
-    """Architecture of a student."""
-    return ModelSpec(
-        name, len(source.class_names), source.image_size, source.channels, recipe.evaluate.width
-    )
+@dataclass(frozen=True)
+class _Planned:
+    """A student to be scored: its seed, learning rate, set, and the id of its score."""
+
+    seed: int
+    rate: float
+    data: TrainingSet
+    id: str
 
 
-def _training_sets(
-    recipe: Recipe, source: Source, judge: Teacher, workdir: WorkDir
-) -> Callable[[str, int], TrainingSet]:
-    synthetic = distilled.read(workdir.path / "distilled")
-    teacher.check_class_names("The distilled set", synthetic.class_names, source)
-    labelled = workdir.needed("soft_labels/manifest.json", "relabel")
-    teacher.check_class_names("The soft labels", tuple(labelled["class_names"]), source)
-    stored = soft_labels.read(workdir.path / "soft_labels", synthetic.manifest["hash"])
-    num_classes, ipc = len(source.class_names), synthetic.manifest["ipc"]
+class _Evaluation:
+    """The rows of a run, one after the other."""
 
-    def real(indices: np.ndarray) -> TrainingSet:
-        flat = indices.reshape(-1)
-        pixels = read(source.train, flat)
-        return TrainingSet(pixels, source.train.labels[flat], teacher.logits_of(judge, pixels))
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Source,
+        workdir: WorkDir,
+        judges: tuple[Teacher, ...],
+        partial: Path,
+    ):
+        self._recipe, self._source, self._workdir = recipe, source, workdir
+        self._judges, self._partial = judges, partial
+        self._sets = Sets(recipe, source, workdir, judges)
+        self._folder = Path(recipe.evaluate.scores_folder or workdir.path / SCORES)
+        with files.explained(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._store: LabelStore | None = None
+        if "stored" in recipe.evaluate.regimes:
+            self._store = label_store.open_store(
+                workdir.path / soft_labels.FOLDER,
+                self._sets.distilled.manifest["hash"],
+                source.class_names,
+            )
 
-    @functools.cache
-    def training_set(images: str, seed: int) -> TrainingSet:
-        if images == "recovered":
-            return TrainingSet(synthetic.images, synthetic.labels, stored)
-        if images == "random":
-            drawn = random_images(source.train.labels, ipc, num_classes, recipe.seed + seed)
-            return real(drawn)
-        ranking = ranking_store.read(workdir.path, judge.hash)
-        return real(select(ranking, recipe.select.rule, ipc, num_classes, recipe.seed))
+    def scores(self) -> list[Score]:
+        """All scores, those found again and those made now."""
+        e = self._recipe.evaluate
+        rows = rows_of(self._recipe, self._sets.ipc)
+        small = [row for row in rows if row.images != "full"]
+        each = e.seeds * max(1, len(e.learning_rates))
+        total = sum(each * settle(self._recipe, self._source, row).epochs for row in small)
+        scores = []
+        with progress(total, "evaluate", "epoch") as shown, interrupts.deferred() as deferral:
+            for row in small:
+                scores += self._row(row, shown, deferral)
+        for row in rows:
+            if row.images == "full":
+                scores.append(self._full(row))
+        return scores
 
-    return training_set
+    def _row(self, row: Row, shown: Progress, deferral: interrupts.Deferral) -> list[Score]:
+        e = self._recipe.evaluate
+        rates = e.learning_rates or (settle(self._recipe, self._source, row).learning_rate,)
+        planned = [self._plan(row, seed, rate) for rate in rates for seed in range(e.seeds)]
+        missing = [one for one in planned if not self._is_scored(row, one)]
+        epochs = settle(self._recipe, self._source, row).epochs
+        shown.update(epochs * (len(planned) - len(missing)))
+        if missing:
+            self._train(row, planned, missing, shown, deferral)
+        scores = [Score(**files.read_json(self._score_file(one.id))) for one in planned]
+        for score in scores:
+            self._workdir.log.write("evaluate", epochs, **asdict(score))
+        return scores
 
+    def _plan(self, row: Row, seed: int, rate: float) -> _Planned:
+        data = self._sets.get(row.images, row.ipc, seed)
+        depends = {
+            "course": asdict(replace(self._course(row, len(data.images.labels)), devices=1)),
+            "rate": rate,
+            "seeds": (self._recipe.seed, seed),
+            "data": data.hash,
+            "teachers": [judge.hash for judge in self._judges],
+            "test": self._source.fingerprint,
+            "devices": (self._recipe.evaluate.devices_per_student, _norm(self._recipe)),
+        }
+        text = json.dumps(depends, sort_keys=True, default=str)
+        return _Planned(seed, rate, data, files.content_hash(text.encode()))
 
-@functools.lru_cache(maxsize=16)
-def _make_step(
-    student: nn.Module,
-    judge: nn.Module,
-    regime: str,
-    views: ViewRecipe,
-    flip: bool,
-    recipe: EvaluateRecipe,
-    steps_per_epoch: int,
-    normalisation: Normalisation,
-):
-    optimiser = training.adamw(
-        training.half_cosine(recipe.learning_rate, recipe.epochs, steps_per_epoch),
-        recipe.weight_decay,
-    )
-    temperature = 1.0 if regime == "hard" else views.temperature
-    if not flip:
-        views = ViewRecipe(**(asdict(views) | {"flip": False}))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, judge_variables, pixels, labels, indices, epoch_key, position):
-        """Labels [B, C] are probabilities; the online regime replaces them."""
-        mixed = student_views(epoch_key, position, normalisation(pixels), indices, views)
-        if regime == "online":
-            targets = teacher.soft_labels(judge, judge_variables, mixed.images, temperature)
-        else:
-            targets = mixed.labels(labels)
-        return training.update(
-            student,
-            optimiser,
-            lambda logits: objective.kl_divergence(logits, targets, temperature),
-            state,
-            mixed.images,
-            keys.derive(epoch_key, "dropout", position),
+    def _course(self, row: Row, count: int) -> Course:
+        e = self._recipe.evaluate
+        protocol = settle(self._recipe, self._source, row)
+        labels_views = row.regime == "online" or (
+            row.regime == "stored" and not self._is_stored(row)
+        )
+        plan = self._store.plan if self._store is not None and row.regime == "stored" else None
+        if plan is not None:
+            protocol = replace(protocol, views=plan.views, temperature=plan.temperature)
+        if row.regime == "plain":
+            protocol = replace(protocol, views=PLAIN)
+        return Course(
+            student=student_spec(self._recipe, row.student, self._source),
+            judges=tuple(judge.spec for judge in self._judges) if labels_views else (),
+            protocol=replace(protocol, learning_rate=1.0),  # every student has its own
+            regime=row.regime,
+            normalisation=self._judges[0].normalisation,
+            judge_normalisations=tuple(judge.normalisation for judge in self._judges),
+            count=count,
+            group_size=plan.group_size if plan is not None else protocol.batch_size,
+            plan=plan,
+            devices=e.devices_per_student,
+            shared_norm=e.batch_norm == "shared",
         )
 
-    return optimiser, step
+    def _is_stored(self, row: Row) -> bool:
+        """Whether the stored labels are this row's; the teachers label other images' views."""
+        return row.images == "recovered" and row.ipc == self._sets.ipc
 
+    def _train(
+        self,
+        row: Row,
+        planned: Sequence[_Planned],
+        missing: Sequence[_Planned],
+        shown: Progress,
+        deferral: interrupts.Deferral,
+    ) -> None:
+        own = self._sets.differs(row.images)
+        course = self._course(row, len(missing[0].data.images.labels))
+        student_training.check(course)
+        use_store = self._store is not None and course.plan is not None and not course.judges
+        lesson = Lesson(
+            course,
+            tuple(judge.variables for judge in self._judges) if course.judges else (),
+            None if own else missing[0].data.images,
+            self._store.read if use_store and self._store is not None else None,
+            self._source.test,
+        )
+        students = [
+            Student(one.id, (self._recipe.seed, one.seed), one.rate, one.data.images if own else None)
+            for one in missing
+        ]
+        stack = student_training.at_once(
+            course, self._recipe.evaluate.seeds_at_once, len(planned)
+        )
+        label = f"{row.student} {row.regime} {row.images}"
+        results = student_training.train(
+            lesson,
+            students,
+            stack,
+            self._partial,
+            60 * self._recipe.evaluate.save_minutes,
+            lambda epochs, loss: shown.update(epochs, training=label, loss=loss),
+            deferral,
+        )
+        for one, student, trained in zip(missing, students, results, strict=True):
+            protocol = settle(self._recipe, self._source, row, one.rate)
+            score = make_score(one, row, protocol, trained, self._source)
+            if self._recipe.evaluate.keep_students:
+                self._keep(row, one, course, trained, score)
+            files.write_json(self._score_file(one.id), asdict(score))
+            student_training.forget(self._partial, student)
 
-def train_student(
-    spec: ModelSpec,
-    judge: Teacher,
-    data: TrainingSet,
-    source: Source,
-    regime: str,
-    recipe: Recipe,
-    seed: int,
-    on_epoch: Callable[[float], None],
-) -> tuple[list[tuple[int, float]], dict[str, Any]]:
-    """Trains one student and looks at the full test set every `eval_every` epochs.
+    def _full(self, row: Row) -> Score:
+        """The ceiling: a network of the student's kind, trained on all real images as teachers are.
 
-    Initialisation, order and views depend on (recipe.seed, seed) alone, so the same seed sees
-    the same draws on every set and in every regime.
-
-    Returns:
-      (epoch, test accuracy in [0, 1]) of each look, the last epoch always among them; and the
-      variables after the last epoch, host arrays.
-    """
-    e = recipe.evaluate
-    count, batch = len(data.labels), min(e.batch_size, len(data.labels))
-    starts = range(0, count, batch)
-    model = models.create(spec)
-    optimiser, step = _make_step(
-        model,
-        judge.model,
-        regime,
-        recipe.relabel,
-        recipe.relabel.flip and recipe.data.flip,
-        e,
-        len(starts),
-        judge.normalisation,
-    )
-    state = training.init_state(
-        model,
-        optimiser,
-        keys.stream(recipe.seed, "student", seed),
-        (spec.image_size, spec.image_size, spec.channels),
-    )
-    if regime == "fixed":
-        targets = softmax(data.teacher_logits / recipe.relabel.temperature, axis=1)
-    else:
-        targets = np.eye(spec.num_classes, dtype=np.float32)[data.labels]
-    judge_variables = jax.tree.map(jnp.asarray, judge.variables)
-    history = []
-    for epoch in range(e.epochs):
-        order = np.random.default_rng([recipe.seed, seed, epoch]).permutation(count)
-        epoch_key = keys.stream(recipe.seed, "views", seed, epoch)
-        for position, start in enumerate(starts):
-            indices = order[start : start + batch]
-            state, loss = step(
-                state,
-                judge_variables,
-                data.pixels[indices],
-                targets[indices],
-                indices,
-                epoch_key,
-                position,
+        The teacher itself, where it was trained here and is of that kind.
+        """
+        spec, started = student_spec(self._recipe, row.student, self._source), time.perf_counter()
+        judge, source = self._judges[0], self._source
+        ours = not self._recipe.teacher.weights and spec == judge.spec
+        depends = [asdict(spec), asdict(self._recipe.teacher), self._recipe.seed, source.fingerprint]
+        text = json.dumps([*depends, judge.hash if ours else None], default=str)
+        id_ = files.content_hash(text.encode())
+        if not self._score_file(id_).exists():
+            variables = judge.variables
+            if not ours:
+                partial = self._partial / f"full_{id_}"
+                partial.mkdir(exist_ok=True)
+                variables, _ = supervised.train(
+                    self._recipe, source, spec, partial, "full", self._workdir.log
+                )
+            logits = teacher.logits_of_examples(
+                models.create(spec), variables, judge.normalisation, source.test
             )
-        done = epoch + 1
-        if done % e.eval_every == 0 or done == e.epochs:
-            measured = teacher.accuracy(model, state.variables, judge.normalisation, source.test)
-            history.append((done, measured))
-        on_epoch(float(loss))
-    return history, jax.tree.map(np.asarray, state.variables)
+            accuracy = float((logits.argmax(-1) == source.test.labels).mean())
+            epochs = self._recipe.teacher.epochs
+            trained = Trained(
+                [(epochs, accuracy)], variables, logits, time.perf_counter() - started
+            )
+            t = self._recipe.teacher
+            line = (
+                f"full: {t.epochs} epochs, batch {t.batch_size}, SGD {t.learning_rate:g} "
+                f"{t.schedule}, decay {t.weight_decay:g}"
+            )
+            score = _scored(id_, row, 0, t.learning_rate, line, trained, source)
+            files.write_json(self._score_file(id_), asdict(score))
+        score = Score(**files.read_json(self._score_file(id_)))
+        self._workdir.log.write("evaluate", self._recipe.teacher.epochs, **asdict(score))
+        return score
+
+    def _score_file(self, id_: str) -> Path:
+        return self._folder / f"{id_}.json"
+
+    def _weights(self, row: Row, one: _Planned) -> Path:
+        name = f"{row.student}-{row.regime}-{row.images}-{one.seed}"
+        if row.images == "recovered" and row.ipc != self._sets.ipc:
+            name = f"{row.student}-{row.regime}-{row.images}{row.ipc}-{one.seed}"
+        if len(self._recipe.evaluate.learning_rates) > 1:
+            name += f"-{one.rate:g}"
+        return self._partial / _KEPT / name
+
+    def _is_scored(self, row: Row, one: _Planned) -> bool:
+        wanted = self._recipe.evaluate.keep_students
+        has_weights = not wanted or self._weights(row, one).is_dir()
+        return has_weights and self._score_file(one.id).exists()
+
+    def _keep(
+        self, row: Row, one: _Planned, course: Course, trained: Trained, score: Score
+    ) -> None:
+        judge = self._judges[0]
+        kept = Teacher(
+            course.student,
+            trained.variables,
+            judge.normalisation,
+            self._source.class_names,
+            score.last,
+        )
+        made_from = _made_from(self._recipe, self._source, self._workdir)
+        with files.replacing_folder(self._weights(row, one)) as folder:
+            teacher.save(folder, kept, {"inputs": made_from, "score": asdict(score)})
+
+
+def _norm(recipe: Recipe) -> str:
+    """Whose statistics BatchNorm takes, where devices share a batch."""
+    return recipe.evaluate.batch_norm if recipe.evaluate.devices_per_student > 1 else "own"
 
 
 def make_score(
-    student: str,
-    regime: str,
-    images: str,
-    seed: int,
-    history: list[tuple[int, float]],
-    seconds: float,
+    one: _Planned, row: Row, protocol: Protocol, trained: Trained, source: Source
 ) -> Score:
-    """Last and best epoch of a training."""
-    best_epoch, best = max(history, key=lambda look: look[1])
+    """The score of a student that was trained on a small set."""
+    return _scored(one.id, row, one.seed, one.rate, protocol.text(), trained, source)
+
+
+def _scored(
+    id_: str, row: Row, seed: int, rate: float, protocol: str, trained: Trained, source: Source
+) -> Score:
+    labels, answers = source.test.labels, trained.logits.argmax(-1)
+    confusion = metrics.confusion_matrix(answers, labels, len(source.class_names))
+    best_epoch, best = max(trained.history, key=lambda look: look[1])
     return Score(
-        student=student,
-        regime=regime,
-        images=images,
+        id=id_,
+        student=row.student,
+        regime=row.regime,
+        images=row.images,
+        ipc=row.ipc,
         seed=seed,
-        last=history[-1][1],
+        learning_rate=rate,
+        protocol=protocol,
+        last=trained.history[-1][1],
         best=best,
         best_epoch=best_epoch,
-        history=[list(look) for look in history],
-        seconds=round(seconds, 2),
+        history=[list(look) for look in trained.history],
+        per_class=metrics.class_accuracy(confusion).tolist(),
+        confusion=confusion.tolist() if len(confusion) <= _MANY_CLASSES else [],
+        calibration=metrics.calibration_error(trained.logits, labels),
+        seconds=round(trained.seconds, 2),
     )

@@ -115,20 +115,27 @@ def accuracy(
     model: nn.Module, variables: dict[str, Any], normalisation: Normalisation, examples: Examples
 ) -> float:
     """Top-1 accuracy in [0, 1] over all examples."""
-    answers = _answers(model, variables, normalisation, examples, np.arange(len(examples)))
-    return float((answers == examples.labels).mean())
+    logits = logits_of_examples(model, variables, normalisation, examples)
+    return float((logits.argmax(-1) == examples.labels).mean())
 
 
-def _answers(
+def logits_of_examples(
     model: nn.Module,
     variables: dict[str, Any],
     normalisation: Normalisation,
     examples: Examples,
-    indices: np.ndarray,
+    indices: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Most probable class of some examples, int [len(indices)]."""
+    """Logits float32 [N, classes] of all examples, or of some."""
+    chosen = np.arange(len(examples)) if indices is None else indices
+    images = (pixels for _, pixels in batches(examples, BATCH, chosen))
+    return predict(model, variables, normalisation, images)[0]
+
+
+def features_of_examples(teacher: Teacher, examples: Examples, indices: np.ndarray) -> np.ndarray:
+    """Teacher features float32 [len(indices), D] of some examples."""
     images = (pixels for _, pixels in batches(examples, BATCH, indices))
-    return predict(model, variables, normalisation, images)[0].argmax(-1)
+    return predict(teacher.model, teacher.variables, teacher.normalisation, images)[1]
 
 
 def soft_labels(
@@ -158,9 +165,10 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
     count = min(_SAMPLE, len(source.test))
     indices = np.sort(np.random.default_rng(0).permutation(len(source.test))[:count])
     labels = source.test.labels[indices]
-    answers = _answers(
+    logits = logits_of_examples(
         teacher.model, teacher.variables, teacher.normalisation, source.test, indices
     )
+    answers = logits.argmax(-1)
     check_classes(teacher, answers, labels)
     hits = answers == labels
     measured, recorded = float(hits.mean()), teacher.accuracy

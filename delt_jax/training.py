@@ -23,12 +23,14 @@ class TrainState(struct.PyTreeNode):
       params: float32 pytree.
       batch_stats: BatchNorm running statistics.
       opt_state: of the optimiser.
+      average: exponential moving average of `variables`, or None where none is kept.
     """
 
     step: chex.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -62,6 +64,10 @@ def update(
     state: TrainState,
     images: chex.Array,
     key: chex.PRNGKey | None = None,
+    *,
+    rate: chex.Array | float = 1.0,
+    decay: float = 0.0,
+    axis: str | None = None,
 ) -> tuple[TrainState, chex.Array]:
     """One gradient step in train mode.
 
@@ -72,6 +78,11 @@ def update(
       state: current state.
       images: normalised [B, S, S, C].
       key: of this step's dropout and stochastic depth; needed only by models that have them.
+      rate: factor of the optimiser's updates, may be traced: students at several learning rates
+        are one program.
+      decay: of `state.average`, if it is kept.
+      axis: of the devices that share the batch, over which gradients, running statistics and
+        loss are averaged.
 
     Returns:
       The next state and the loss before the step.
@@ -88,9 +99,15 @@ def update(
         return loss(logits), changed.get("batch_stats", {})
 
     (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    if axis is not None:
+        value, batch_stats, grads = jax.lax.pmean((value, batch_stats, grads), axis)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), value
+    params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
+    after = TrainState(state.step + 1, params, batch_stats, opt_state)
+    if state.average is None:
+        return after, value
+    average = optax.incremental_update(after.variables, state.average, 1.0 - decay)
+    return after.replace(average=average), value
 
 
 def half_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -102,6 +119,16 @@ def half_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedul
     def schedule(step):
         epoch = step // steps_per_epoch
         return peak * 0.5 * (1.0 + jnp.cos(jnp.pi * epoch / (2 * epochs)))
+
+    return schedule
+
+
+def cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate of SRe2L: peak (1 + cos(pi e / E)) / 2 in epoch e of E, nearly zero at last."""
+
+    def schedule(step):
+        epoch = step // steps_per_epoch
+        return peak * 0.5 * (1.0 + jnp.cos(jnp.pi * epoch / epochs))
 
     return schedule
 

@@ -1,7 +1,9 @@
 """BatchNorm as torch defines it, and a tap that reads its inputs' moments."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 
 import chex
 import jax
@@ -13,6 +15,31 @@ from delt_jax.objective import Moments
 
 _MOMENTUM = 0.1  # weight of the new batch in the running statistics
 _EPSILON = 1e-5
+# Of the devices that share a batch; set while a training step is traced.
+_devices: ContextVar[str | None] = ContextVar("devices", default=None)
+
+
+@contextlib.contextmanager
+def shared_over(axis: str | None) -> Iterator[None]:
+    """Within, BatchNorm takes its batch's moments over all devices of a mapped axis."""
+    token = _devices.set(axis)
+    try:
+        yield
+    finally:
+        _devices.reset(token)
+
+
+def _batch_moments(x: chex.Array) -> tuple[Moments, int]:
+    """Moments of x [..., C] over all but the last axis, and how many values each is of."""
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean, variance = x32.mean(axes), x32.var(axes)
+    axis = _devices.get()
+    if axis is None:
+        return Moments(mean, variance), count
+    centre = jax.lax.pmean(mean, axis)
+    variance = jax.lax.pmean(variance + (mean - centre) ** 2, axis)
+    return Moments(centre, variance), count * jax.lax.axis_size(axis)
 
 
 class BatchNorm(nn.Module):
@@ -33,11 +60,8 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         if train:
-            axes = tuple(range(x.ndim - 1))
-            x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            mean, var = x32.mean(axes), x32.var(axes)
+            (mean, var), count = _batch_moments(x)
             if not self.is_initializing():
-                count = x.size // channels
                 unbiased = var * (count / max(count - 1, 1))
                 # Not `+=`, which would write into the caller's arrays if they are numpy's.
                 running_mean.value = running_mean.value + _MOMENTUM * (mean - running_mean.value)

@@ -23,10 +23,16 @@ class WorkDir:
     complete when its manifest exists, because both appear by one rename.
     """
 
-    def __init__(self, path: str | Path):
-        """Points at a folder without touching it."""
+    def __init__(self, path: str | Path, command: str = ""):
+        """Points at a folder without touching it.
+
+        Args:
+          path: of the folder.
+          command: that makes what it will hold, to be printed beside results.
+        """
         self.path = Path(path).absolute()
         self.log = MetricsLog(None)
+        self.command = command
         self._lock: Any = None
 
     def check(self) -> None:
