@@ -9,6 +9,7 @@ import numpy as np
 
 from delt_jax.engine import Losses, RecoverState
 from delt_jax.errors import UserError
+from delt_jax.progress import say
 from delt_jax.store import files
 
 _STATE = ("step", "images", "mu", "nu")
@@ -36,6 +37,11 @@ class Damaged(Exception):
         super().__init__(str(path))
         self.path = path
 
+    def drop(self) -> None:
+        """Removes the file, with a sentence."""
+        say(f"  {self.path} is damaged; its batch starts anew")
+        self.path.unlink(missing_ok=True)
+
 
 def part(partial: Path, index: int) -> Path:
     """File of a finished batch."""
@@ -47,15 +53,19 @@ def _unfinished(partial: Path, index: int) -> Path:
 
 
 def step_of(partial: Path, index: int) -> int:
-    """Iterations of an unfinished batch that are kept; 0 if none are, or none can be read."""
+    """Iterations of an unfinished batch that are kept; 0 if none are.
+
+    Raises:
+      Damaged: if its file has no such number.
+    """
     path = _unfinished(partial, index)
-    if not path.exists():
-        return 0
     try:
         with np.load(path, allow_pickle=False) as stored:
             return int(stored["step"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    except FileNotFoundError:
         return 0
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
+        raise Damaged(path) from e
 
 
 def write(partial: Path, index: int, kept: Kept) -> None:

@@ -113,13 +113,14 @@ def check(recipe: Recipe, source: Source) -> None:
         )
     for name in recipe.evaluate.students:
         models.create(students.student_spec(recipe, name, source))
-    count = len(source.class_names) * recipe.ipc
-    batch = recipe.evaluate.batch_size
-    if count > batch and count % batch == 1:
-        raise UserError(
-            f"evaluate.batch_size {batch} leaves a last batch of one of the {count} images, on "
-            f"which BatchNorm cannot train; take {batch - 1} or {batch + 1}."
-        )
+    for row in students.rows_of(recipe, recipe.ipc):
+        count = len(source.class_names) * row.ipc
+        batch = students.settle(recipe, source, row).batch_size
+        if count > batch and count % batch == 1:
+            raise UserError(
+                f"Batches of {batch} leave a last one of a single image of the {count}, on which "
+                f"BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or {batch + 1}."
+            )
 
 
 def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir: WorkDir) -> None:

@@ -68,19 +68,22 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     kept = 0
     for name in e.students:
         student = model_cost(students.student_spec(recipe, name, source))
-        trainings = len(e.images) * len(e.regimes) * e.seeds
-        online = len(e.images) * e.seeds * ("online" in e.regimes)
-        looks = math.ceil(e.epochs / e.eval_every)
-        flops = (
-            trainings
-            * (
-                3 * student.forward_flops * e.epochs * images
-                + student.forward_flops * looks * len(source.test)
-            )
-            + online * f * e.epochs * images
-        )
-        row("evaluate", student, flops, f"{trainings} trainings of {name}, {e.epochs} epochs each")
+        each = e.seeds * max(1, len(e.learning_rates))
+        flops, trainings, epochs = 0.0, 0, 0
+        for line in students.rows_of(recipe, recipe.ipc):
+            if line.student != name or line.images == "full":
+                continue
+            protocol = students.settle(recipe, source, line)
+            seen, epochs = protocol.epochs * num_classes * line.ipc, protocol.epochs
+            looks = math.ceil(protocol.epochs / protocol.eval_every)
+            flops += each * student.forward_flops * (3 * seen + looks * len(source.test))
+            flops += each * f * seen * (line.regime == "online")
+            trainings += each
+        row("evaluate", student, flops, f"{trainings} trainings of {name}, {epochs} epochs each")
         kept += 4 * student.parameters * trainings * e.keep_students
+        if "full" in e.images:
+            seen = recipe.teacher.epochs * len(source.train)
+            row("evaluate", student, 3 * student.forward_flops * seen, f"{name} on all real images")
     pixels = source.image_size**2 * source.channels
     disk = (
         images * (pixels + 500)  # PNGs of optimised pixels hardly compress

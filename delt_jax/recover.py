@@ -145,10 +145,19 @@ def _settle(work: Work) -> Execution:
     return settled
 
 
+def _step_of(work: Work, index: int) -> int:
+    """Where a batch goes on; a damaged one starts anew."""
+    try:
+        return kept.step_of(work.partial, index)
+    except kept.Damaged as e:
+        e.drop()
+        return 0
+
+
 def _finish(work: Work, indices: list[int], settled: Execution) -> None:
     """Recovers the batches of these indices that are not done."""
     remaining = [i for i in indices if not kept.part(work.partial, i).exists()]
-    steps = {i: kept.step_of(work.partial, i) for i in remaining}
+    steps = {i: _step_of(work, i) for i in remaining}
     begun = sum(s > 0 for s in steps.values())
     if begun or len(remaining) < len(indices):
         say(

@@ -81,8 +81,8 @@ class Sets:
         classes = len(self.source.class_names)
         if name == "recovered":
             synthetic = self.distilled
-            chosen = np.arange(len(synthetic.images)).reshape(classes, synthetic.ipc)
-            chosen = chosen[:, :ipc].reshape(-1)
+            positions = np.arange(len(synthetic.images)).reshape(classes, synthetic.ipc)
+            chosen = positions[:, :ipc].reshape(-1)
             return self._set(
                 synthetic.images[chosen], synthetic.labels[chosen], self._stored_logits[chosen]
             )

@@ -112,8 +112,7 @@ def finish(
                     for wave, width in _waves(work, remaining, settled.batches_per_device):
                         _Wave(work, wave, width, settled, shown, deferral, writer, profile).run()
                 except kept.Damaged as e:
-                    say(f"  {e.path} is damaged; its batch starts anew")
-                    e.path.unlink(missing_ok=True)
+                    e.drop()
                 except jax.errors.JaxRuntimeError as e:
                     settled = _halved(settled, e)
                     execution.write(work.partial, settled)

@@ -125,7 +125,7 @@ def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, cap
     path.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage])
     images = recovered(begun)
     out = capsys.readouterr().out
-    assert ("state_000002.npz is damaged; its batch starts anew" in out) == (damage == "flip")
+    assert "state_000002.npz is damaged; its batch starts anew" in out
     chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
 
 
