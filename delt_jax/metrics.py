@@ -91,7 +91,7 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
     The spread is the sample standard deviation over seeds (0 for a single one). Of several
     learning rates the one with the highest mean after the last epoch counts.
     """
-    groups: dict[tuple, dict[float, list[Score]]] = {}
+    groups: dict[tuple[str, str, str, int], dict[float, list[Score]]] = {}
     for score in scores:
         by_rate = groups.setdefault((score.student, score.regime, score.images, score.ipc), {})
         by_rate.setdefault(score.learning_rate, []).append(score)

@@ -207,7 +207,10 @@ def _robustness(rows: Sequence[Row], student: str, epoch: str) -> Robustness:
         student,
         epoch,
         own,
-        *(values.get(name) for name in ("HLR", "IOR", "LRS", "ARS")),
+        values.get("HLR"),
+        values.get("IOR"),
+        values.get("LRS"),
+        values.get("ARS"),
         missing,
         list(used),
     )
