@@ -49,13 +49,13 @@ def page(
       sections: tables of the scores.
       pictures: PNG by file name; sections of pictures that are not there are left out.
     """
-    teacher = summary["teacher"]
+    teacher, command = summary["teacher"], summary["command"]
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
     parts = [
         f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
         f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % test "
-        f"accuracy; {html.escape(_making(summary))}; {spent}. Made by</p>",
-        f"<pre>{html.escape(summary['command'])}</pre>",
+        f"accuracy; {html.escape(_making(summary))}; {spent}.</p>",
+        *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
         *map(_section, sections),
         *(
             f"<h2>{title}</h2>\n{_picture(pictures[file], caption)}"

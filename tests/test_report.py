@@ -87,7 +87,12 @@ def judge() -> Teacher:
 
 
 def workdir_of(
-    folder: Path, judge: Teacher, scores: list[Score], ipc: int = 4, imported: bool = False
+    folder: Path,
+    judge: Teacher,
+    scores: list[Score],
+    ipc: int = 4,
+    imported: bool = False,
+    command: str = COMMAND,
 ) -> WorkDir:
     """A run that lacks nothing but its report; each image is a start image made brighter."""
     (folder / "teacher").mkdir(parents=True)
@@ -134,7 +139,7 @@ def workdir_of(
         "hash": "of the evaluation",
         "rows": [asdict(r) for r in aggregate(scores)],
         "protocols": list(dict.fromkeys(s.protocol for s in scores)),
-        "command": COMMAND,
+        "command": command,
         "seconds": 12.5,
     }
     files.write_json(folder / "evaluation" / "manifest.json", evaluation)
@@ -232,7 +237,8 @@ def test_the_tables_are_printed(judge, tmp_path, capsys):
 def test_least_rows_of_one_image_per_class(judge, tmp_path):
     scores = [score("conv3", "hard", "recovered", 1)]
     recipe = Recipe(report=ReportRecipe(nearest=False))
-    folder, page, summary = made(tmp_path / "run", judge, scores, recipe, ipc=1)
+    folder, page, summary = made(tmp_path / "run", judge, scores, recipe, ipc=1, command="")
+    assert "Scores made by" not in page
     assert sorted(p.name for p in folder.glob("*.png")) == [
         *("confusion.png", "losses.png", "per_class.png", "schedule.png", "sheet.png")
     ]
