@@ -7,21 +7,26 @@ import json
 import sys
 from pathlib import Path
 
+from delt_jax import tables
+from delt_jax.metrics import Row
+from delt_jax.scores import RankCorrelation, Robustness
+
 
 def describe(workdir: Path) -> list[str]:
     """Lines of Markdown made from the run's own summary."""
     summary = json.loads((workdir / "summary.json").read_text())
     made, teacher = summary["made"], summary["teacher"]
-    times = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items())
+    times = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v)
+    rows = [Row(**row) for row in summary["scores"]]
+    robust = [Robustness(**r) for r in summary["robustness"]]
+    ranks = [RankCorrelation(**r) for r in summary["rank_correlations"]]
     lines = [
         f"Teacher {teacher['model']}: {teacher['accuracy']:.2%} of the test images. "
         f"{summary['image_iterations']:,} image-iterations, "
         f"{summary['fraction_of_full']:.2%} of full optimisation.",
         f"{times}. {made['machine']}, {made['date']}.",
         "",
-        *(workdir / "report" / "scores.md").read_text().splitlines(),
-        "",
-        f"Test accuracy in %, mean ± sample standard deviation. {summary['protocol']}.",
+        *tables.as_text(tables.sections(rows, robust, ranks)),
     ]
     similarity = summary["within_class_similarity"]
     if similarity:

@@ -1,19 +1,28 @@
 """Pictures of a run, as PNG bytes; pure functions of arrays."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from delt_jax.engine import Losses
-from delt_jax.metrics import Row
 from delt_jax.schedule import BatchSchedule
 
 _CELL = 56  # pixels of a small image on a sheet
 _INK, _PAPER, _GRID = "#222222", "#ffffff", "#dddddd"
-_COLOURS = {"real": "#7f7f7f", "start": "#e69f00", "recovered": "#0072b2"}
+_COLOURS = {
+    "real": "#7f7f7f",
+    "full": "#7f7f7f",
+    "start": "#e69f00",
+    "random": "#e69f00",
+    "recovered": "#0072b2",
+}
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # the axes
+_NAMED_CLASSES = 40  # up to so many fit under a chart by name
+_COUNTED_CLASSES = 12  # up to so many leave room for numbers in a matrix
 
 
 def _png(image: Image.Image) -> bytes:
@@ -42,28 +51,65 @@ def sheet(
       iterations: optimisation steps that each of the n images of a class got; empty where that
         is not known.
     """
-    classes, count, size = recovered.shape[:3]
+    return _paired(start, recovered, class_names, [f"{n}" for n in iterations], "iterations")
+
+
+def nearest_sheet(
+    synthetic: np.ndarray, real: np.ndarray, rms: np.ndarray, class_names: Sequence[str]
+) -> bytes:
+    """Each class as two rows: synthetic images above the nearest real ones, and how near.
+
+    Args:
+      synthetic, real: uint8 [classes, n, S, S, C].
+      rms: float [classes, n], root mean square difference of pixels in [0, 1], shown beneath.
+      class_names: one per class.
+    """
+    beneath = [[f"{value:.3f}" for value in line] for line in rms]
+    return _paired(synthetic, real, class_names, beneath=beneath)
+
+
+def _paired(
+    above: np.ndarray,
+    below: np.ndarray,
+    class_names: Sequence[str],
+    columns: Sequence[str] = (),
+    columns_are: str = "",
+    beneath: Sequence[Sequence[str]] = (),
+) -> bytes:
+    """Pairs of images, a line of pairs per class, with words over the columns or under the pairs.
+
+    Args:
+      above, below: uint8 [classes, n, S, S, C].
+      class_names: one per class.
+      columns: n words over the columns, or none.
+      columns_are: what these are.
+      beneath: [classes][n] words under the pairs, or none.
+    """
+    classes, count, size = below.shape[:3]
     scale = max(1, _CELL // size)
     cell, gap = size * scale, 4
     font = ImageFont.load_default(13)
     margin = 12 + max(int(font.getlength(name)) for name in (*class_names, "recovered"))
-    top, pair = 22, 2 * cell + gap + 12
+    top, pair = 22, 2 * cell + gap + (24 if beneath else 12)
     width = margin + count * (cell + gap)
     page = Image.new("RGB", (width, top + classes * pair), _PAPER)
     pen = ImageDraw.Draw(page)
-    for i, steps in enumerate(iterations):
+    for i, word in enumerate(columns):
         x = margin + i * (cell + gap) + cell // 2
-        pen.text((x, 4), f"{steps}", fill=_INK, font=font, anchor="mt")
-    if iterations:
-        pen.text((4, 4), "iterations", fill=_INK, font=font)
+        pen.text((x, 4), word, fill=_INK, font=font, anchor="mt")
+    if columns:
+        pen.text((4, 4), columns_are, fill=_INK, font=font)
     for c in range(classes):
         y = top + c * pair
         pen.text((4, y + cell - 8), class_names[c], fill=_INK, font=font)
-        for row, images in enumerate((start[c], recovered[c])):
+        for row, images in enumerate((above[c], below[c])):
             for i, image in enumerate(images):
                 picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
                 picture = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
                 page.paste(picture, (margin + i * (cell + gap), y + row * (cell + gap // 2)))
+        for i, word in enumerate(beneath[c] if beneath else ()):
+            x = margin + i * (cell + gap) + cell // 2
+            pen.text((x, y + 2 * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
     return _png(page)
 
 
@@ -134,23 +180,84 @@ def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[st
     return _figure_png(figure)
 
 
-def score_table(rows: Sequence[Row]) -> list[str]:
-    """Scores as an aligned text table that is also Markdown."""
-    head = ("student", "labels", "images", "last epoch", "best epoch", "seeds")
-    body = [
-        (
-            r.student,
-            r.regime,
-            r.images,
-            f"{100 * r.last_mean:.2f} ± {100 * r.last_std:.2f}",
-            f"{100 * r.best_mean:.2f} ± {100 * r.best_std:.2f}",
-            str(r.seeds),
-        )
-        for r in rows
-    ]
-    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
+def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
+    """Accuracy of every class for each set of images trained on.
 
-    def line(cells):
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+    Beyond 40 classes as curves, classes in descending order of the first set's accuracy.
 
-    return [line(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, body)]
+    Args:
+      accuracies: float [classes] in [0, 1] by the set's name, a key of the colours; NaN for a
+        class without test images.
+      class_names: one per class.
+    """
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    ax = figure.subplots()
+    places = np.arange(len(class_names))
+    many = len(class_names) > _NAMED_CLASSES
+    order = np.argsort(-next(iter(accuracies.values())), kind="stable") if many else places
+    width = 0.8 / len(accuracies)
+    for k, (name, values) in enumerate(accuracies.items()):
+        label, colour = f"{name} (mean {np.nanmean(values):.3f})", _COLOURS[name]
+        if many:
+            ax.plot(places, values[order], linewidth=0.8, label=label, color=colour)
+        else:
+            left = places + (k - (len(accuracies) - 1) / 2) * width
+            ax.bar(left, values, width, label=label, color=colour)
+    if many:
+        ax.set_xlabel("classes in descending order of the first")
+    else:
+        ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("accuracy")
+    ax.legend(fontsize=8, **_BESIDE)
+    return _figure_png(figure)
+
+
+def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """Share of each class's images by answer; a row is a class.
+
+    Args:
+      confusion: int [classes, classes], counts [class][answer].
+      class_names: one per class.
+    """
+    counts = confusion.sum(axis=1, keepdims=True)
+    shares = confusion / np.maximum(counts, 1)
+    figure = Figure(figsize=(6.4, 5.6), facecolor=_PAPER)
+    ax = figure.subplots()
+    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = np.arange(len(class_names))
+    if len(class_names) <= _NAMED_CLASSES:
+        ax.set_xticks(places, class_names, rotation=45, ha="right", fontsize=8)
+        ax.set_yticks(places, class_names, fontsize=8)
+    if len(class_names) <= _COUNTED_CLASSES:
+        for c in range(len(shares)):
+            for answer in range(len(shares)):
+                ink = _PAPER if shares[c, answer] > 0.5 else _INK
+                text = f"{100 * shares[c, answer]:.0f}"
+                ax.text(answer, c, text, ha="center", va="center", fontsize=8, color=ink)
+    ax.set_xlabel("answer")
+    ax.set_ylabel("class")
+    figure.colorbar(drawn, label="share of the class")
+    return _figure_png(figure)
+
+
+def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
+    """Accuracy over images per class, with the standard deviation.
+
+    Args:
+      lines: (IPC, mean, standard deviation) of each point, ascending, by the line's name.
+    """
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    ax = figure.subplots()
+    for name, points in lines.items():
+        ipcs, means, stds = zip(*points, strict=True)
+        ax.errorbar(ipcs, means, stds, label=name, marker="o", markersize=4, capsize=3)
+    ax.set_xscale("log")
+    ticks = sorted({point[0] for points in lines.values() for point in points})
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel("images per class")
+    ax.set_ylabel("accuracy")
+    ax.grid(color=_GRID, linewidth=0.5)
+    ax.legend(fontsize=8, **_BESIDE)
+    return _figure_png(figure)

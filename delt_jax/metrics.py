@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
     The spread is the sample standard deviation over seeds (0 for a single one). Of several
     learning rates the one with the highest mean after the last epoch counts.
     """
-    groups: dict[tuple, dict[float, list[Score]]] = {}
+    groups: dict[tuple[str, str, str, int], dict[float, list[Score]]] = {}
     for score in scores:
         by_rate = groups.setdefault((score.student, score.regime, score.images, score.ipc), {})
         by_rate.setdefault(score.learning_rate, []).append(score)
@@ -116,6 +117,51 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
             )
         )
     return rows
+
+
+def confusion_matrix(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How often images of each class got each answer.
+
+    Args:
+      answers: int [N], in [0, classes).
+      labels: int [N], likewise.
+      classes: C.
+
+    Returns:
+      int64 [C, C], counts [class][answer].
+    """
+    pairs = np.asarray(labels, np.int64) * classes + np.asarray(answers, np.int64)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Accuracy of each class, float64 [C] in [0, 1]; NaN for a class without images.
+
+    Args:
+      confusion: int [C, C], of `confusion_matrix`.
+    """
+    counts = confusion.sum(axis=1)
+    return np.where(counts > 0, np.diag(confusion) / np.maximum(counts, 1), np.nan)
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error in [0, 1] (arXiv 1706.04599); 0 is perfectly calibrated.
+
+    Answers are sorted into equal bins of confidence, the probability of the most probable class;
+    the error is the mean over images of |accuracy - mean confidence| of their bin.
+
+    Args:
+      logits: float [N, C], N above 0.
+      labels: int [N].
+      bins: of confidence, open below and closed above.
+    """
+    probabilities = softmax(np.asarray(logits, np.float64), axis=1)
+    confidence = probabilities.max(axis=1)
+    hits = probabilities.argmax(axis=1) == labels
+    places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    # Of a bin, |sum of hits - sum of confidences| is count x |accuracy - mean confidence|.
+    gaps = np.bincount(places, weights=hits - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def within_class_similarity(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -268,10 +268,13 @@ class ReportRecipe:
     Attributes:
       classes: classes shown on the sheets.
       per_class: images shown of each.
+      nearest: also find the real training image nearest to each synthetic one; reads the training
+        set once and asks the teacher about all of it, as the rank stage does.
     """
 
     classes: int = 10
     per_class: int = 10
+    nearest: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
 """Stage 6, report: sheets, curves, diversity and scores in one self-contained page."""
 
-import base64
 import datetime
-import html
 import time
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from delt_jax import __version__, figures, parallel, teacher
+from delt_jax import __version__, figures, nearest, parallel, report_page, scores, tables, teacher
 from delt_jax.data import Normalisation, Source, read
 from delt_jax.engine import Losses
-from delt_jax.metrics import Row, within_class_similarity
-from delt_jax.progress import say
+from delt_jax.metrics import Row, Score, within_class_similarity
+from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
-from delt_jax.schedule import BatchSchedule, chart, join_rounds, make_schedule
+from delt_jax.schedule import BatchSchedule, join_rounds, make_schedule
 from delt_jax.selection import random_images
 from delt_jax.start import start_images
 from delt_jax.store import distilled, files
@@ -46,6 +44,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
     teacher.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
     rows = [Row(**row) for row in evaluation["rows"]]
+    robust, ranks = scores.robustness_scores(rows), scores.rank_correlations(rows)
     starts = _start_pixels(recipe, source, synthetic)
     similarity = _similarity(judge, source, synthetic, starts)
     pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
@@ -58,14 +57,22 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         rounds = [r.start for r in schedule[0].rounds]
         pictures["losses.png"] = figures.loss_curves(losses, rounds)
         pictures["schedule.png"] = figures.schedule_chart(schedule)
+    pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
     summary = _summary(workdir, judge, synthetic, evaluation, similarity)
-    table = figures.score_table(rows)
+    summary["robustness"] = [asdict(r) for r in robust]
+    summary["rank_correlations"] = [asdict(r) for r in ranks]
+    lists = {"scores.csv": tables.as_csv(rows)}
+    if recipe.report.nearest:
+        ours, real = _neighbours(judge, source, synthetic)
+        summary["nearest"] = nearest.summary(ours, real)
+        pictures["nearest.png"] = _nearest_sheet(recipe, source, synthetic, ours)
+        lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
+    traced = tables.sections(rows, robust, ranks, ids=True)
+    lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
+    lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
-        for name, content in pictures.items():
+        for name, content in (pictures | lists).items():
             files.write_bytes(folder / name, content)
-        page = _page(source, summary, rows, pictures)
-        files.write_bytes(folder / "report.html", page.encode())
-        files.write_bytes(folder / "scores.md", ("\n".join(table) + "\n").encode())
         files.write_json(
             folder / "manifest.json",
             {
@@ -75,10 +82,15 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         )
     files.write_json(workdir.path / "summary.json", summary)
     say("")
-    for line in table:
+    for line in tables.as_text(tables.sections(rows, robust, ranks)):
         say(line)
-    say(f"protocol: {evaluation['protocol']}")
     say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
+
+
+def _scores(workdir: WorkDir) -> dict[str, Score]:
+    """Every training by its id."""
+    listed = files.read_json(workdir.path / "evaluation" / "scores.json")
+    return {s["id"]: Score(**s) for s in listed}
 
 
 def _is_imported(synthetic: DistilledSet) -> bool:
@@ -141,10 +153,16 @@ def _similarity(
     }
 
 
+def _shown(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+    """How many classes the sheets show, and which ranks of each, int [n]."""
+    ipc, count = synthetic.ipc, recipe.report.per_class
+    columns = np.unique(np.linspace(0, ipc - 1, min(count, ipc)).astype(int))
+    return min(recipe.report.classes, len(synthetic.class_names)), columns
+
+
 def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes:
-    ipc, classes = synthetic.manifest["ipc"], len(synthetic.class_names)
-    rows = min(recipe.report.classes, classes)
-    columns = np.unique(np.linspace(0, ipc - 1, min(recipe.report.per_class, ipc)).astype(int))
+    ipc, classes = synthetic.ipc, len(synthetic.class_names)
+    rows, columns = _shown(recipe, synthetic)
     iterations = []
     if not _is_imported(synthetic):
         r = synthetic.manifest["settings"]["recover"]
@@ -160,6 +178,60 @@ def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes
         cells(synthetic.images),
         synthetic.class_names[:rows],
         iterations,
+    )
+
+
+def _score_charts(
+    rows: list[Row], trained: dict[str, Score], class_names: tuple[str, ...]
+) -> dict[str, bytes]:
+    """Charts of the first student on the recovered set in its first regime, and of all IPC."""
+    ipc = scores.whole_ipc(rows)
+    first = next((r for r in rows if (r.images, r.ipc) == ("recovered", ipc)), None)
+    if first is None:
+        return {}
+    beside = {
+        r.images: np.array(r.per_class, float)
+        for r in reversed(rows)  # of full images with several labels, the first
+        if r.student == first.student
+        and ((r.images, r.regime, r.ipc) == ("random", first.regime, ipc) or r.images == "full")
+    }
+    accuracies = {"recovered": np.array(first.per_class, float)}
+    accuracies |= {name: beside[name] for name in ("random", "full") if name in beside}
+    charts = {"per_class.png": figures.per_class_chart(accuracies, class_names)}
+    counts = [trained[i].confusion for i in first.scores]
+    if all(counts):
+        charts["confusion.png"] = figures.confusion_chart(np.sum(counts, axis=0), class_names)
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for r in sorted((r for r in rows if r.images == "recovered"), key=lambda r: r.ipc):
+        line = lines.setdefault(f"{r.student}, {r.regime}", [])
+        line.append((r.ipc, r.last_mean, r.last_std))
+    lines = {name: line for name, line in lines.items() if len(line) > 1}
+    if lines:
+        charts["ipc.png"] = figures.ipc_chart(lines)
+    return charts
+
+
+def _neighbours(
+    judge: Teacher, source: Source, synthetic: DistilledSet
+) -> tuple[nearest.Nearest, nearest.Nearest]:
+    with progress(len(source.train), "nearest", "image") as shown:
+        return nearest.with_yardstick(
+            judge, source.train, synthetic.images, synthetic.labels, shown.update
+        )
+
+
+def _nearest_sheet(
+    recipe: Recipe, source: Source, synthetic: DistilledSet, found: nearest.Nearest
+) -> bytes:
+    rows, columns = _shown(recipe, synthetic)
+    places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
+    shape = (rows, len(columns))
+    real = read(source.train, found.pixels_any.indices[places])
+    return figures.nearest_sheet(
+        synthetic.images[places].reshape(*shape, *real.shape[1:]),
+        real.reshape(*shape, *real.shape[1:]),
+        found.pixels_any.distances[places].reshape(shape),
+        synthetic.class_names[:rows],
     )
 
 
@@ -197,70 +269,9 @@ def _summary(
         "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
         if made["ipc"] > 1
         else None,
-        "protocol": evaluation["protocol"],
+        "command": evaluation["command"],
+        "protocols": evaluation["protocols"],
         "scores": evaluation["rows"],
         "seconds": seconds,
         "made": {"date": datetime.date.today().isoformat(), "machine": parallel.describe()},
     }
-
-
-def _page(source: Source, summary: dict[str, Any], rows: list[Row], pictures) -> str:
-    def picture(name: str, caption: str) -> str:
-        data = base64.b64encode(pictures[name]).decode()
-        return (
-            f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        )
-
-    body = "".join(
-        f"<tr><td>{html.escape(r.student)}</td><td>{r.regime}</td><td>{r.images}</td>"
-        f"<td>{100 * r.last_mean:.2f} ± {100 * r.last_std:.2f}</td>"
-        f"<td>{100 * r.best_mean:.2f} ± {100 * r.best_std:.2f}</td></tr>"
-        for r in rows
-    )
-    if "imported" in summary:
-        made = f"the set was imported from the layout {summary['imported'].get('layout')}"
-        above, recovery = "Random real images above those of the set.", ""
-    else:
-        r = summary["recover"]
-        drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
-        made = (
-            f"{summary['image_iterations']:,} image-iterations, "
-            f"{100 * summary['fraction_of_full']:.2f} % of full optimisation"
-        )
-        above = "Start images above recovered ones, in joining order."
-        recovery = f"""<h2>Schedule</h2>
-<pre>{drawn}</pre>
-{picture("schedule.png", "Iterations in which each image of the first batch is optimised.")}
-<h2>Losses</h2>
-{picture("losses.png", "Terms of the objective, mean over batches; grey lines: a group joins.")}"""
-    diversity = ""
-    if "diversity.png" in pictures:
-        caption = "Similarity of teacher features within a class; lower is more diverse."
-        diversity = f"<h2>Diversity</h2>\n{picture('diversity.png', caption)}"
-    spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>delt_jax: {html.escape(source.name)}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }}
-img {{ max-width: 100%; }}
-figure {{ margin: 1.5rem 0; }}
-figcaption {{ color: #555; }}
-pre {{ overflow-x: auto; line-height: 1.15; }}
-</style></head><body>
-<h1>{html.escape(source.name)}, {summary["ipc"]} images per class</h1>
-<p>Teacher {html.escape(summary["teacher"]["model"])} with
-{100 * summary["teacher"]["accuracy"]:.2f} % test accuracy; {made}; {spent}.</p>
-<h2>Scores</h2>
-<p>Test accuracy in %, mean ± sample standard deviation. {html.escape(summary["protocol"])}.</p>
-<table><tr><th>student</th><th>labels</th><th>images</th><th>last epoch</th><th>best epoch</th></tr>
-{body}</table>
-<h2>Images</h2>
-{picture("sheet.png", above)}
-{recovery}
-{diversity}
-</body></html>
-"""

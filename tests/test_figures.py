@@ -9,7 +9,6 @@ from PIL import Image
 
 from delt_jax import figures
 from delt_jax.engine import Losses
-from delt_jax.metrics import Row
 from delt_jax.schedule import make_schedule
 
 GAP, TOP = 4, 22  # between cells, and above the first row
@@ -157,31 +156,70 @@ def test_similarity_chart():
         assert ink(page, colour) > 500
 
 
-def row(student: str, **numbers) -> Row:
-    values = {"seeds": 3, "last_mean": 0.5, "last_std": 0.0, "best_mean": 0.5, "best_std": 0.0}
-    return Row(student=student, regime="online", images="recovered", **(values | numbers))
+def test_nearest_sheet_shows_pairs_and_distances():
+    above, below = stacks(2, 3, 8, 1)
+    rms = np.array([[0.01, 0.02, 0.03], [0.11, 0.12, 0.13]])
+    page = decode(figures.nearest_sheet(above, below, rms, ["a", "b"]))
+    cell, pair = 56, 2 * 56 + GAP + 24
+    margin = page.shape[1] - 3 * (cell + GAP)
+    assert page.shape[0] == TOP + 2 * pair
+    for c in range(2):
+        for i in range(3):
+            x, y = margin + i * (cell + GAP), TOP + c * pair
+            for images, top in ((above, y), (below, y + cell + GAP // 2)):
+                shown = page[top : top + cell, x : x + cell]
+                np.testing.assert_array_equal(shown, enlarged(images[c, i], 7))
+    # A distance stands under its pair and nowhere else.
+    rms[1, 2] = 0.14
+    changed = decode(figures.nearest_sheet(above, below, rms, ["a", "b"])) != page
+    assert changed[TOP + pair + 2 * cell + GAP :, margin + 2 * (cell + GAP) :].any()
+    assert not changed[: TOP + pair + 2 * cell + GAP].any()
+    assert not changed[:, : margin + 2 * (cell + GAP)].any()
 
 
-def test_score_table_is_aligned_markdown():
-    rows = [
-        row("conv3", last_mean=0.87654, last_std=0.0123, best_mean=0.9, best_std=0.00005),
-        row("resnet18_modified", last_mean=1.0, best_mean=0.09876, seeds=12),
-    ]
-    table = figures.score_table(rows)
-    assert len(table) == 4
-    assert len({len(line) for line in table}) == 1
-    bars = [[i for i, character in enumerate(line) if character == "|"] for line in table]
-    assert bars[0] == bars[1] == bars[2] == bars[3]
-    assert len(bars[0]) == 7
-    assert set(table[1]) == {"|", "-"}
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
-    assert cells[0] == ["student", "labels", "images", "last epoch", "best epoch", "seeds"]
-    assert cells[2] == ["conv3", "online", "recovered", "87.65 ± 1.23", "90.00 ± 0.01", "3"]
-    assert cells[3] == [
-        *("resnet18_modified", "online", "recovered"),
-        *("100.00 ± 0.00", "9.88 ± 0.00", "12"),
-    ]
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [3, 60])
+def test_per_class_chart(classes):
+    draw = np.random.default_rng(0)
+    names = [f"class {c}" for c in range(classes)]
+    all_three = {name: draw.uniform(size=classes) for name in ("recovered", "random", "full")}
+    two = {name: all_three[name] for name in ("recovered", "random")}
+    unknown = two | {"random": np.where(np.arange(classes) == 1, np.nan, two["random"])}
+    check_changes(lambda data: figures.per_class_chart(data, names), all_three, two, unknown)
+    page = decode(figures.per_class_chart(all_three, names))
+    for name in all_three:
+        assert ink(page, figures._COLOURS[name]) > 100
 
 
-def test_score_table_without_rows():
-    assert len(figures.score_table([])) == 2
+def test_per_class_bars_are_as_high_as_the_accuracies():
+    def area(accuracy):
+        page = decode(figures.per_class_chart({"recovered": np.full(4, accuracy)}, list("abcd")))
+        return ink(page, figures._COLOURS["recovered"])  # and the legend, which is always the same
+
+    assert (area(0.8) - area(0.2)) / (area(0.5) - area(0.2)) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [2, 20, 60])
+def test_confusion_chart(classes):
+    names = [f"class {c}" for c in range(classes)]
+    right = 10 * np.eye(classes, dtype=int)
+    one_wrong = right.copy()
+    one_wrong[0] = [0, 10] + [0] * (classes - 2)
+    empty = right.copy()
+    empty[1] = 0
+    check_changes(lambda data: figures.confusion_chart(data, names), right, one_wrong, empty)
+    assert figures.confusion_chart(right, names) == figures.confusion_chart(3 * right, names)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ipc_chart():
+    line = [(1, 0.5, 0.02), (5, 0.7, 0.01), (10, 0.8, 0.0)]
+    check_changes(
+        figures.ipc_chart,
+        {"conv3, online": line},
+        {"conv3, online": [(1, 0.6, 0.02), *line[1:]]},
+        {"conv3, online": [(1, 0.5, 0.1), *line[1:]]},
+        {"conv3, online": [(2, 0.5, 0.02), *line[1:]]},
+        {"conv3, online": line, "conv3, hard": line[1:]},
+    )

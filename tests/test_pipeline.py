@@ -137,7 +137,7 @@ def test_scores_have_every_set_regime_and_seed(finished):
 
 def test_report_is_self_contained(finished):
     page = (finished / "report/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 7
     assert "http" not in page.replace("http-equiv", "")
     similarity = read_json(finished / "summary.json")["within_class_similarity"]
     assert set(similarity) == {"real", "start", "recovered"}

@@ -1,0 +1,290 @@
+"""The report of artefacts made by hand: complete, traceable, and of whatever rows there are."""
+
+import csv
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from delt_jax import models, report, teacher
+from delt_jax.data import ArrayExamples, Normalisation, Source
+from delt_jax.metrics import Score, aggregate
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import Recipe, ReportRecipe
+from delt_jax.schedule import make_schedule
+from delt_jax.store import distilled, files
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teacher import Teacher
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import readme_table
+
+CLASSES = ("cat & dog", "bird", "<fish>")
+COMMAND = "python -m delt_jax.main --config=configs/digits.py --workdir=runs/<x>"
+
+
+def make_source() -> Source:
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (60, 8, 8, 1), np.uint8)
+    labels = np.tile(np.arange(3, dtype=np.int32), 20)
+    train = ArrayExamples(pixels, labels, [f"train/{i}" for i in range(60)])
+    test = ArrayExamples(pixels[:9], labels[:9], [f"test/{i}" for i in range(9)])
+    return Source("pets", CLASSES, 8, 1, train, test, "fingerprint")
+
+
+SOURCE = make_source()
+
+
+def score(student="conv3", regime="online", images="recovered", ipc=4, seed=0, last=0.5):
+    """A training whose confusion is that of its accuracy in hundredths."""
+    right = round(100 * last)
+    confusion = [[right, 100 - right, 0], [100 - right, right, 0], [0, 100 - right, right]]
+    return Score(
+        id=f"{student}-{regime}-{images}-{ipc}-{seed}",
+        student=student,
+        regime=regime,
+        images=images,
+        ipc=ipc,
+        seed=seed,
+        learning_rate=1e-3,
+        protocol="delt with epochs 2: 2 epochs",
+        last=last,
+        best=last + 0.01,
+        best_epoch=1,
+        history=[[1, last + 0.01], [2, last]],
+        per_class=[last] * 3,
+        confusion=confusion,
+        calibration=0.125,
+        seconds=1.0,
+    )
+
+
+def everything() -> list[Score]:
+    return [
+        score(student, regime, images, ipc, seed, last + seed / 100 + shift)
+        for student, shift in (("conv3", 0.0), ("vgg11", 0.1), ("alexnet", -0.1))
+        for regime, images, ipc, last in (
+            *(("online", "recovered", 4, 0.7), ("online", "random", 4, 0.6)),
+            *(("hard", "recovered", 4, 0.5), ("hard", "random", 4, 0.4)),
+            *(("plain", "recovered", 4, 0.3), ("plain", "random", 4, 0.2)),
+            *(("online", "recovered", 1, 0.25), ("hard", "full", 0, 0.8)),
+        )
+        for seed in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Teacher:
+    spec = ModelSpec("conv3", 3, 8, 1, 4)
+    blank = np.zeros((2, 8, 8, 1), np.float32)
+    variables = models.create(spec).init(jax.random.key(0), blank, train=False)
+    variables = {k: jax.tree.map(np.asarray, variables[k]) for k in ("params", "batch_stats")}
+    return Teacher(spec, variables, Normalisation((0.5,), (0.25,)), CLASSES, 0.75)
+
+
+def workdir_of(
+    folder: Path,
+    judge: Teacher,
+    scores: list[Score],
+    ipc: int = 4,
+    imported: bool = False,
+    command: str = COMMAND,
+) -> WorkDir:
+    """A run that lacks nothing but its report; each image is a start image made brighter."""
+    (folder / "teacher").mkdir(parents=True)
+    teacher.save(folder / "teacher", judge, {"inputs": {}, "seconds": 3.0})
+    by_class = [np.flatnonzero(SOURCE.train.labels == c)[:ipc] for c in range(3)]
+    starts = np.stack(by_class)
+    images = np.minimum(SOURCE.train.pixels[starts.reshape(-1)], 245) + 10
+    manifest = {
+        "inputs": {},
+        "class_names": CLASSES,
+        "ipc": ipc,
+        "storage": "png",
+        "image_size": 8,
+        "channels": 1,
+        "hash": distilled.write_images(folder / "distilled", images.astype(np.uint8), ipc),
+    }
+    if imported:
+        manifest["imported"] = {"layout": "new000"}
+    else:
+        schedule = make_schedule(3, ipc, 4, 2, 12)
+        manifest |= {
+            "normalisation": {"mean": [0.5], "std": [0.25]},
+            "start": {"indices": starts.tolist()},
+            "settings": {
+                "recover": {"iterations": 4, "round_iterations": 2, "batch_size": 12},
+                "select": {},
+            },
+            "schedule": {
+                "class_iterations": [4, 4, 4],
+                "image_iterations": sum(b.image_iterations for b in schedule),
+                "fraction": 0.75,
+            },
+            "cost_seconds": 2.0,
+        }
+        values = np.random.default_rng(0).uniform(1, 2, (1, 4)).astype(np.float32)
+        losses = {"loss": values, "cross_entropy": values / 2, "bn": values * 3}
+        files.write_npz(folder / "distilled" / "losses.npz", **losses)
+    files.write_json(folder / "distilled" / "manifest.json", manifest)
+    (folder / "evaluation").mkdir()
+    files.write_json(folder / "evaluation" / "scores.json", [asdict(s) for s in scores])
+    evaluation = {
+        "inputs": {},
+        "class_names": CLASSES,
+        "hash": "of the evaluation",
+        "rows": [asdict(r) for r in aggregate(scores)],
+        "protocols": list(dict.fromkeys(s.protocol for s in scores)),
+        "command": command,
+        "seconds": 12.5,
+    }
+    files.write_json(folder / "evaluation" / "manifest.json", evaluation)
+    return WorkDir(folder)
+
+
+def made(folder: Path, judge: Teacher, scores, recipe: Recipe | None = None, **how):
+    """Runs the report; its folder, its page and the summary."""
+    workdir = workdir_of(folder, judge, scores, **how)
+    report.run(recipe or Recipe(), SOURCE, workdir)
+    page = (folder / "report/report.html").read_text()
+    return folder / "report", page, json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def complete(judge, tmp_path_factory):
+    return made(tmp_path_factory.mktemp("complete") / "run", judge, everything())
+
+
+def test_every_file_is_there(complete):
+    folder, page, _ = complete
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("confusion.png", "diversity.png", "ipc.png", "losses.png", "manifest.json"),
+        *("nearest.csv", "nearest.png", "per_class.png", "report.html", "schedule.png"),
+        *("scores.csv", "scores.md", "sheet.png"),
+    ]
+    assert page.count("data:image/png;base64,") == 8
+    assert "http" not in page
+
+
+def test_the_page_names_command_protocol_and_classes_safely(complete):
+    _, page, summary = complete
+    assert "--workdir=runs/&lt;x&gt;</pre>" in page
+    assert "runs/<x>" not in page
+    assert page.count("Protocol delt with epochs 2: 2 epochs.") == 1
+    assert summary["command"] == COMMAND
+    assert summary["protocols"] == ["delt with epochs 2: 2 epochs"]
+    for title in ("Scores", "Students side by side", "Robustness", "Order of architectures"):
+        assert f"<h2>{title}</h2>" in page
+    for title in ("Classes", "Confusion", "Fewer images", "Nearest real images", "Schedule"):
+        assert f"<h2>{title}</h2>" in page
+
+
+def test_every_row_carries_the_ids_of_its_scores(complete):
+    folder, page, summary = complete
+    ids = {s.id for s in everything()}
+    assert {i for r in summary["scores"] for i in r["scores"]} == ids
+    with open(folder / "scores.csv") as f:
+        lines = list(csv.DictReader(f))
+    assert {i for line in lines for i in line["scores"].split()} == ids
+    text = (folder / "scores.md").read_text()
+    for i in ids:
+        assert i in text
+        assert i in page
+    for scores in (summary["robustness"], summary["rank_correlations"]):
+        assert {i for s in scores for i in s["scores"]} <= ids
+        assert all(s["scores"] for s in scores)
+
+
+def test_scores_across_rows(complete):
+    _, _, summary = complete
+    last = next(r for r in summary["robustness"] if r["student"] == "conv3")
+    assert last["epoch"] == "last"
+    assert last["hlr"] == pytest.approx(0.3)
+    assert last["ior"] == pytest.approx(0.1)
+    assert last["ars"] == pytest.approx(0.3137, abs=5e-5)  # both gains are 0.1
+    assert last["missing"] == {}
+    ranks = {(r["regime"], r["epoch"]): r["spearman"] for r in summary["rank_correlations"]}
+    assert ranks[("online", "last")] == pytest.approx(1)
+    assert set(ranks) == {(r, e) for r in ("online", "hard", "plain") for e in ("last", "best")}
+
+
+def test_nearest_images_are_the_brightened_ones(complete):
+    folder, page, summary = complete
+    with open(folder / "nearest.csv") as f:
+        lines = list(csv.DictReader(f))
+    found = [int(line["pixels_any_index"]) for line in lines]
+    assert found == [3 * rank + c for c in range(3) for rank in range(4)]  # their starts
+    n = summary["nearest"]
+    assert (n["near_copies"], n["near_copies_among_real"]) == (1, 0)
+    assert 0.03 < n["median_rms"] <= 10 / 255 < 0.2 < n["median_rms_among_real"]
+    assert "below 0.05 for 100.0 % of the synthetic images" in page
+
+
+def test_the_tables_are_printed(judge, tmp_path, capsys):
+    made(tmp_path / "run", judge, everything())
+    out = capsys.readouterr().out
+    assert "| conv3   | online | recovered | 4   | 70.50 ± 0.71 |" in out
+    assert "Protocol delt with epochs 2" in out
+    assert "| Spearman" in out
+    assert "conv3-online-recovered-4-0" not in out
+    assert out.rstrip().endswith("report/report.html")
+
+
+def test_least_rows_of_one_image_per_class(judge, tmp_path):
+    scores = [score("conv3", "hard", "recovered", 1)]
+    recipe = Recipe(report=ReportRecipe(nearest=False))
+    folder, page, summary = made(tmp_path / "run", judge, scores, recipe, ipc=1, command="")
+    assert "Scores made by" not in page
+    assert sorted(p.name for p in folder.glob("*.png")) == [
+        *("confusion.png", "losses.png", "per_class.png", "schedule.png", "sheet.png")
+    ]
+    assert not (folder / "nearest.csv").exists()
+    assert "nearest" not in summary
+    assert summary["within_class_similarity"] is None
+    assert summary["rank_correlations"] == []
+    assert "conv3 has no HLR: not trained on full images (hard)." in page
+    assert "Students side by side" not in page
+
+
+def test_imported_set(judge, tmp_path):
+    scores = [score(seed=seed) for seed in range(2)]
+    folder, page, summary = made(tmp_path / "run", judge, scores, imported=True)
+    assert sorted(p.name for p in folder.glob("*.png")) == [
+        *("confusion.png", "diversity.png", "nearest.png", "per_class.png", "sheet.png")
+    ]
+    assert "imported from the layout new000" in page
+    assert "Schedule" not in page
+    assert summary["imported"] == {"layout": "new000"}
+
+
+def test_a_run_of_baselines_only_has_no_charts_of_scores(judge, tmp_path):
+    recipe = Recipe(report=ReportRecipe(nearest=False))
+    folder, page, summary = made(tmp_path / "run", judge, [score(images="random")], recipe)
+    assert not {"confusion.png", "per_class.png"} & {p.name for p in folder.iterdir()}
+    assert summary["robustness"] == []
+    assert "random" in page
+
+
+def test_confusion_of_many_classes_is_left_out(judge, tmp_path):
+    recipe = Recipe(report=ReportRecipe(nearest=False))
+    folder, _, _ = made(tmp_path / "run", judge, [replace(score(), confusion=[])], recipe)
+    assert not (folder / "confusion.png").exists()
+    assert (folder / "per_class.png").exists()
+
+
+def test_the_setting_is_an_input(judge, tmp_path):
+    workdir = workdir_of(tmp_path / "run", judge, [score()])
+    with_it = report.inputs(Recipe(), SOURCE, workdir)
+    without = report.inputs(Recipe(report=ReportRecipe(nearest=False)), SOURCE, workdir)
+    assert {k for k in with_it if with_it[k] != without[k]} == {"report.nearest"}
+
+
+def test_the_readme_quotes_a_run(complete):
+    text = "\n".join(readme_table.describe(complete[0].parent))
+    assert "Protocol delt with epochs 2" in text
+    assert "70.50 ± 0.71" in text
+    assert "conv3-online" not in text
