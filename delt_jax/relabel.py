@@ -111,12 +111,14 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             manifest["stored"] = label_store.describe(plan, digests, [j.hash for j in judges])
         soft_labels.write(folder, logits, manifest)
     shutil.rmtree(partial)
-    workdir.log.write("relabel", len(logits), teacher_accuracy_on_distilled=agreement)
     who = "the teacher agrees" if len(judges) == 1 else f"the mean of {len(judges)} teachers agrees"
     say(f"  labelled {len(logits)} images; {who} with {agreement:.1%} of the classes")
+    figures: dict[str, float] = {"teacher_accuracy_on_distilled": agreement}
     if plan is not None:
         size = (workdir.path / ARTEFACT / label_store.FILE).stat().st_size
+        figures |= {"stored_bytes": size, "naive_bytes": label_store.naive_bytes(plan)}
         say(f"  labelled {plan.epochs} epochs of views; {label_store.FILE} has {size:,} bytes")
+    workdir.log.write("relabel", len(logits), **figures)
 
 
 def _part(partial: Path, epoch: int) -> Path:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from delt_jax import labelling, protocols, relabel, squeeze, teacher
+from delt_jax import keys, labelling, protocols, relabel, squeeze, teacher
 from delt_jax.augment.views import ViewSpec, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source, open_source, read
 from delt_jax.errors import UserError
@@ -95,24 +95,24 @@ def test_compress_and_expand(data, kept, form, temperature):
 
 def test_of_logits_the_mean_of_the_others_is_kept():
     logits = np.array([[1, 100, 2, 6, 50]], np.float32)
-    labels = compact.compress(logits, 2, "logits", 1.0)
+    labels = compress(logits, 2, "logits", 1.0)
     np.testing.assert_array_equal(labels.values, [[100, 50, 3]])
     np.testing.assert_array_equal(labels.classes, [[1, 4]])
     expected = jax.nn.softmax(jnp.array([[3, 100, 3, 3, 50]]) / 20)
-    chex.assert_trees_all_close(compact.expand(labels, 5, "logits", 20.0), expected, rtol=1e-6)
+    chex.assert_trees_all_close(expand(labels, 5, "logits", 20.0), expected, rtol=1e-6)
 
 
 def test_what_probabilities_leave_is_spread_evenly():
     logits = np.log(np.array([[0.05, 0.5, 0.15, 0.25, 0.05]], np.float32))
-    labels = compact.compress(logits, 2, "probabilities", 1.0)
+    labels = compress(logits, 2, "probabilities", 1.0)
     got = expand(labels, 5, "probabilities", 1.0)
     chex.assert_trees_all_close(got, np.array([[1, 6, 1, 3, 1]]) / 12, atol=1e-3)
 
 
 def test_rounding_lets_no_other_class_overtake_the_kept_ones():
     """Thirds are rounded down, so the class that is left out would get most."""
-    labels = compact.compress(np.zeros((1, 3), np.float32), 2, "probabilities", 20.0)
-    got = np.asarray(compact.expand(labels, 3, "probabilities", 20.0))
+    labels = compress(np.zeros((1, 3), np.float32), 2, "probabilities", 20.0)
+    got = np.asarray(expand(labels, 3, "probabilities", 20.0))
     assert got[0, 2] <= got[0, 0] == got[0, 1]
 
 
@@ -129,7 +129,7 @@ def test_rounding_lets_no_other_class_overtake_the_kept_ones():
 )
 def test_logits_beyond_float16(form, logit, words):
     logits = np.array([[0, logit, 1]], np.float32)
-    labels = compact.compress(logits, 0, form, 20.0)
+    labels = compress(logits, 0, form, 20.0)
     if words is None:
         compact.check_finite(labels, form)
         return
@@ -170,7 +170,7 @@ def stored(folder: Path, plan: LabelPlan, **other):
     shape = (plan.images, plan.num_classes)
     labels = [
         jax.device_get(
-            compact.compress(
+            compress(
                 rng.normal(0, 9, shape).astype(np.float32), plan.top_k, plan.form, plan.temperature
             )
         )
@@ -198,9 +198,9 @@ def test_labels_are_read_as_they_were_written(tmp_path, top_k, num_classes):
             np.testing.assert_array_equal(back.classes, labels[epoch % 4].classes, strict=True)
         else:
             assert back.classes is None
-    keys = [jax.random.key_data(store.epoch(e).key).tolist() for e in range(6)]
-    assert keys[:2] == keys[4:]
-    assert len(set(map(tuple, keys))) == 4
+    drawn_from = [jax.random.key_data(store.epoch(e).key).tolist() for e in range(6)]
+    assert drawn_from[:2] == drawn_from[4:]
+    assert len(set(map(tuple, drawn_from))) == 4
 
 
 @pytest.mark.parametrize("form", ["logits", "probabilities"])
@@ -209,11 +209,9 @@ def test_any_batch_size_reads_the_same(tmp_path, form, batch):
     plan = plan_with(form=form)
     store, _ = stored(tmp_path, plan)
     labels = store.read(1)
-    whole = compact.expand(labels, 10, form, 20.0)
+    whole = expand(labels, 10, form, 20.0)
     pieces = [
-        compact.expand(
-            Compact(labels.values[i : i + batch], labels.classes[i : i + batch]), 10, form, 20.0
-        )
+        expand(Compact(labels.values[i : i + batch], labels.classes[i : i + batch]), 10, form, 20.0)
         for i in range(0, IMAGES, batch)
     ]
     np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=1e-6)
@@ -302,6 +300,8 @@ def test_the_plan_follows_the_protocol():
     every = protocols.label_plan(asking(stored_epochs=0, top_k=10), trial)
     assert (every.epochs, every.top_k) == (5, 0)
     key = jax.random.key_data(plan.epoch(1).key)
+    for same in (keys.stream(0, "labels", 1), jax.jit(lambda e: plan.epoch(e).key)(4)):
+        np.testing.assert_array_equal(key, jax.random.key_data(same))
     other = dataclasses.replace(plan, seed=1).epoch(1).key
     assert (key != jax.random.key_data(other)).any()
 

@@ -63,9 +63,18 @@ class LabelPlan:
     group_size: int
     trained_epochs: int
 
-    def epoch(self, epoch: int) -> LabelledEpoch:
-        """What the views of a training epoch are drawn from; labelled epochs come round again."""
-        key = keys.stream(self.seed, *_KEY_PATH, epoch % self.epochs)
+    @property
+    def view_key(self) -> chex.PRNGKey:
+        """From which the number of a labelled epoch makes the key of its views."""
+        return keys.stream(self.seed, *_KEY_PATH)
+
+    def epoch(self, epoch: int | chex.Array) -> LabelledEpoch:
+        """What the views of a training epoch are drawn from; labelled epochs come round again.
+
+        Args:
+          epoch: its number; may be traced.
+        """
+        key = keys.derive(self.view_key, epoch % self.epochs)
         return LabelledEpoch(key, self.views, self.group_size)
 
 
@@ -236,8 +245,8 @@ def open_store(folder: Path, distilled_hash: str, class_names: Sequence[str]) ->
         views = ViewSpec(**stored["plan"]["views"])
         plan = LabelPlan(**stored["plan"] | {"views": views})
         digests, names = stored["sha256"], list(manifest["class_names"])
-        theirs, whole = manifest["distilled"], len(digests) == plan.epochs > 0
-        expected = stored_bytes(plan)
+        theirs, expected = manifest["distilled"], stored_bytes(plan)
+        whole = len(digests) == plan.epochs and expected > 0
     except (KeyError, TypeError) as e:
         raise UserError(
             f"{folder}/manifest.json does not describe stored labels ({e}); delete the folder and "
