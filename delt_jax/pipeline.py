@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delt_jax import hosts, models, rank, recover, relabel, report, squeeze, students, teacher
+from delt_jax import (
+    hosts,
+    labelling,
+    models,
+    rank,
+    recover,
+    relabel,
+    report,
+    squeeze,
+    students,
+    teacher,
+)
 from delt_jax.config import nearest
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -102,6 +113,7 @@ def check(recipe: Recipe, source: Source) -> None:
             f"weights, or hf:owner/name."
         )
     squeeze.check_head_classes(recipe, source)
+    labelling.described(recipe.relabel.teachers, source)
     check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")

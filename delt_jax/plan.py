@@ -6,12 +6,23 @@ from dataclasses import replace
 
 import jax
 
-from delt_jax import memory, parallel, pipeline, recover, schedule, squeeze, students
+from delt_jax import (
+    labelling,
+    memory,
+    parallel,
+    pipeline,
+    recover,
+    relabel,
+    schedule,
+    squeeze,
+    students,
+)
 from delt_jax.costs import amount, hours, model_cost, recover_memory
 from delt_jax.data import Source
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule
+from delt_jax.store import label_store
 from delt_jax.store.workdir import WorkDir
 
 
@@ -65,6 +76,12 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         row("squeeze", model, 3 * f * seen, f"{spec.name}, {recipe.teacher.epochs} epochs")
     row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
     row("recover", model, 3 * f * paid.image_iterations, f"{images} images")
+    labelled = relabel.plan_of(recipe, source)
+    if labelled is not None:
+        more = labelling.described(recipe.relabel.teachers, source)
+        judged = f + sum(model_cost(judge.spec).forward_flops for judge in more)
+        what = f"{labelled.epochs} epochs of views, stored"
+        row("relabel", model, judged * labelled.epochs * images, what)
     kept = 0
     for name in e.students:
         student = model_cost(students.student_spec(recipe, name, source))
@@ -88,7 +105,8 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     disk = (
         images * (pixels + 500)  # PNGs of optimised pixels hardly compress
         + 12 * len(batches) * r.iterations  # losses
-        + 4 * images * num_classes  # soft labels
+        + 4 * images * num_classes  # soft labels of images as they are
+        + (0 if labelled is None else label_store.stored_bytes(labelled))
         + 4 * model.parameters
         + kept
         + 60 * len(source.train)  # ranking
@@ -96,6 +114,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     lines += [
         "",
         memory_line(recipe, spec, batches),
+        *([] if labelled is None else [relabel.size_line(labelled)]),
         f"disk: about {amount(disk, 'B')}",
         "",
         *hours(spent),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from delt_jax.augment.views import ViewSpec
 from delt_jax.recipe import Recipe
+from delt_jax.store.label_store import LabelPlan
 
 _MANY_CLASSES = 100  # from which on RDED and DELT double their batches
 _LARGE = 128  # px from which on RDED shuffles patches
@@ -200,6 +201,28 @@ def settle(recipe: Recipe, trial: Trial, learning_rate: float | None = None) -> 
     ]
     batch = min(settled.batch_size, trial.num_classes * trial.ipc)
     return replace(settled, batch_size=batch, changed=tuple(differ))
+
+
+def label_plan(recipe: Recipe, trial: Trial) -> LabelPlan:
+    """The stored labels of a recipe: of the views that the protocol of a trial learns from.
+
+    Args:
+      recipe: complete.
+      trial: of the first student; the others learn from the same labels.
+    """
+    settled, asked = settle(recipe, trial), recipe.relabel
+    return LabelPlan(
+        seed=recipe.seed,
+        epochs=asked.stored_epochs or settled.epochs,
+        images=trial.num_classes * trial.ipc,
+        num_classes=trial.num_classes,
+        form=asked.form,
+        top_k=asked.top_k if asked.top_k < trial.num_classes else 0,
+        temperature=settled.temperature,
+        views=settled.views,
+        group_size=settled.batch_size,
+        trained_epochs=settled.epochs,
+    )
 
 
 def _of(kind: type, settings: dict) -> dict:

@@ -50,6 +50,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         f.write(content)
 
 
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+    """Writes a file atomically from blocks, one in memory at a time."""
+    with _replacing_file(path) as f:
+        for block in blocks:
+            f.write(block)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,4 +1,7 @@
-"""Stored soft labels: the teacher's logits for each image of a distilled set."""
+"""Stored soft labels of a distilled set: the teacher's logits for each image as it is.
+
+Labels of augmented views, where there are any, lie beside them: `delt_jax.store.label_store`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,17 @@ FOLDER = "soft_labels"  # of a work directory, beside the set's
 
 
 def write(folder: Path, logits: np.ndarray, manifest: dict[str, Any]) -> None:
-    """Writes logits float32 [images, classes], in the set's order, and the manifest."""
+    """Writes logits float32 [images, classes], in the set's order, and the manifest.
+
+    Its hash stands for all labels: also those of views that its entry "stored" describes.
+    """
     files.write_npz(folder / "logits.npz", logits=logits)
     size = (folder / "logits.npz").stat().st_size
     files.write_json(
         folder / "manifest.json",
         {
             **manifest,
-            "hash": files.content_hash(logits.tobytes()),
+            "hash": _hash(logits, manifest),
             "bytes": size,
         },
     )
@@ -44,6 +50,13 @@ def read(folder: Path, distilled_hash: str) -> np.ndarray:
             f"The soft labels in {folder} belong to another distilled set; run the relabel stage."
         )
     logits = files.read_npz(folder / "logits.npz", "relabel").get("logits")
-    if logits is None or files.content_hash(logits.tobytes()) != manifest["hash"]:
-        raise UserError(f"{folder}/logits.npz is damaged; run the relabel stage again.")
+    if logits is None or _hash(logits, manifest) != manifest["hash"]:
+        raise UserError(
+            f"{folder}/logits.npz is damaged; delete the folder and run the relabel stage again."
+        )
     return logits
+
+
+def _hash(logits: np.ndarray, manifest: dict[str, Any]) -> str:
+    stored = manifest.get("stored") or {}
+    return files.content_hash(logits.tobytes(), *(d.encode() for d in stored.get("sha256", ())))
