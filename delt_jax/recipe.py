@@ -223,8 +223,8 @@ class EvaluateRecipe:
       accumulate: batches per gradient step.
       eval_every: epochs between looks at the test set; the last epoch always counts.
       dtype: of the students' activations, "float32" or "bfloat16".
-      seeds_at_once: students of a row trained together on a device; 0: all of them on an
-        accelerator where students are small, else as is fastest on a CPU.
+      seeds_at_once: students of a row trained together on a device; 0: all of them where they are
+        small and the device is an accelerator, else 1.
       devices_per_student: devices that share a student's batches; gradients are averaged.
       batch_norm: of these devices, each its "own" statistics, or "shared" ones.
       save_minutes: minutes between saves of unfinished students.

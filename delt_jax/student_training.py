@@ -24,7 +24,6 @@ from delt_jax.store.training import KeptTraining
 from delt_jax.training import TrainState
 
 _SMALL = 5e6  # parameters, up to which all students of a row fit on an accelerator at once
-_AT_ONCE_ON_CPU = 3
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def at_once(course: Course, asked: int, students: int) -> int:
     if asked or course.devices > 1:
         return asked or 1
     if jax.default_backend() == "cpu":
-        return min(students, _AT_ONCE_ON_CPU)
+        return 1
     shapes = jax.eval_shape(lambda: learning.init_student(course, jax.random.key(0)))
     return students if sum(p.size for p in jax.tree.leaves(shapes.params)) <= _SMALL else 1
 
