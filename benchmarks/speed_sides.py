@@ -16,8 +16,8 @@ from delt_jax import engine, keys, models, parallel
 from delt_jax.augment import crop
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.waves import active_of
 from delt_jax.schedule import BatchSchedule
+from delt_jax.waves import active_of
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
 

@@ -28,6 +28,5 @@ def get_config():
 
     config.evaluate.students = ("conv3",)
     config.evaluate.width = 32
-    config.evaluate.epochs = 300
     config.relabel.min_scale = 0.5
     return config

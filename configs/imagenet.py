@@ -11,10 +11,10 @@ weight 0.01, batch 100 and cosine curriculum are the defaults.
 from delt_jax.config import default_config, vary
 
 ROWS = {
-    "ipc1": {"ipc": 1, "recover.round_iterations": 0, "evaluate.batch_size": 20},
-    "ipc10": {"ipc": 10, "evaluate.batch_size": 100},
-    "ipc50": {"ipc": 50, "evaluate.batch_size": 200},
-    "ipc100": {"ipc": 100, "evaluate.batch_size": 200},
+    "ipc1": {"ipc": 1, "recover.round_iterations": 0},
+    "ipc10": {"ipc": 10},
+    "ipc50": {"ipc": 50},
+    "ipc100": {"ipc": 100},
 }
 
 
@@ -38,8 +38,6 @@ def get_config(variants=""):
     config.evaluate.students = ("resnet18",)
     config.evaluate.images = ("recovered", "selected")
     config.evaluate.regimes = ("online",)
-    config.evaluate.epochs = 300
-    config.evaluate.batch_size = 200
     config.evaluate.eval_every = 100  # ours: the paper looks every 10 epochs and reports the best
     vary(config, variants, ROWS)
     return config

@@ -12,9 +12,9 @@ The teacher's training is ours.
 from delt_jax.config import default_config, vary
 
 ROWS = {
-    "ipc1": {"ipc": 1, "recover.round_iterations": 0, "evaluate.batch_size": 10},
-    "ipc10": {"ipc": 10, "evaluate.batch_size": 50},
-    "ipc50": {"ipc": 50, "evaluate.batch_size": 100},
+    "ipc1": {"ipc": 1, "recover.round_iterations": 0},
+    "ipc10": {"ipc": 10},
+    "ipc50": {"ipc": 50},
 }
 
 
@@ -35,7 +35,5 @@ def get_config(variants=""):
     config.teacher.crop_padding = 16
 
     config.evaluate.students = ("conv5",)
-    config.evaluate.epochs = 300
-    config.evaluate.batch_size = 50
     vary(config, variants, ROWS)
     return config

@@ -36,7 +36,5 @@ def get_config(variants=""):
     config.recover.bn_weight = 0.05
 
     config.evaluate.students = ("resnet18_modified",)
-    config.evaluate.epochs = 300
-    config.evaluate.batch_size = 100
     vary(config, variants, ROWS)
     return config

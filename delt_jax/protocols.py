@@ -75,8 +75,7 @@ class Protocol:
         ends = "half its peak" if self.schedule == "half_cosine" else "zero"
         parts = [
             f"{self.epochs} epochs",
-            f"batch {self.batch_size}"
-            + (f" x {self.accumulate}" if self.accumulate > 1 else ""),
+            f"batch {self.batch_size}" + (f" x {self.accumulate}" if self.accumulate > 1 else ""),
             f"AdamW {self.learning_rate:g} to {ends}",
             f"decay {self.weight_decay:g}",
             *views,

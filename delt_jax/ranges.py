@@ -6,7 +6,7 @@ from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, flatten
 from delt_jax.schedule import check_rounds
 
-_CHOICES = {
+CHOICES = {
     "data.name": ("digits", "folder", "npz", "idx", "tfds"),
     "data.channels": (0, 1, 3),
     "data.fit": ("resize", "centre", "pad"),
@@ -94,7 +94,7 @@ def validate(recipe: Recipe) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{name} must be finite, not {number}.")
-    for name, choices in _CHOICES.items():
+    for name, choices in CHOICES.items():
         if flat[name] is not None and flat[name] not in choices:
             listed = ", ".join(map(repr, choices))
             raise UserError(f"{name} must be one of {listed}, not {flat[name]!r}.")

@@ -183,8 +183,12 @@ def _compiled(course: Course, batch: int | None, width: int, stack: int):
         call = functools.partial(learning.run_batch, course=course, batch=batch)
     if course.devices > 1:
         return parallel.share_job(call, course.devices)
-    # vmap would make grouped convolutions of the students' weights, which CPUs are slow at.
-    return parallel.map_jobs(call, width, stack, unroll=jax.default_backend() == "cpu")
+    return parallel.map_jobs(call, width, stack, unroll=_unrolls())
+
+
+def _unrolls() -> bool:
+    """On CPUs, which are slow at the grouped convolutions that vmap makes of students' weights."""
+    return jax.default_backend() == "cpu"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from delt_jax import (
     interrupts,
     labelling,
@@ -284,12 +281,12 @@ class _Evaluation:
             self._source.test,
         )
         students = [
-            Student(one.id, (self._recipe.seed, one.seed), one.rate, one.data.images if own else None)
+            Student(
+                one.id, (self._recipe.seed, one.seed), one.rate, one.data.images if own else None
+            )
             for one in missing
         ]
-        stack = student_training.at_once(
-            course, self._recipe.evaluate.seeds_at_once, len(planned)
-        )
+        stack = student_training.at_once(course, self._recipe.evaluate.seeds_at_once, len(planned))
         label = f"{row.student} {row.regime} {row.images}"
         results = student_training.train(
             lesson,
@@ -316,7 +313,12 @@ class _Evaluation:
         spec, started = student_spec(self._recipe, row.student, self._source), time.perf_counter()
         judge, source = self._judges[0], self._source
         ours = not self._recipe.teacher.weights and spec == judge.spec
-        depends = [asdict(spec), asdict(self._recipe.teacher), self._recipe.seed, source.fingerprint]
+        depends = [
+            asdict(spec),
+            asdict(self._recipe.teacher),
+            self._recipe.seed,
+            source.fingerprint,
+        ]
         text = json.dumps([*depends, judge.hash if ours else None], default=str)
         id_ = files.content_hash(text.encode())
         if not self._score_file(id_).exists():

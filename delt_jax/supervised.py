@@ -85,9 +85,7 @@ def train(
     state, first_epoch = _resume(partial, state)
     saved = time.monotonic()
     per_epoch = steps * batch
-    with progress(
-        settings.epochs * per_epoch, stage, "image", first_epoch * per_epoch
-    ) as shown:
+    with progress(settings.epochs * per_epoch, stage, "image", first_epoch * per_epoch) as shown:
         for epoch in range(first_epoch, settings.epochs):
             state, loss = _epoch(
                 recipe, source, model, optimiser, normalisation, state, epoch, batch, shown

@@ -112,7 +112,9 @@ class Sets:
         hash_ = self.distilled.manifest["hash"]
         return soft_labels.read(self.workdir.path / soft_labels.FOLDER, hash_)
 
-    def _set(self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray | None) -> TrainingSet:
+    def _set(
+        self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray | None
+    ) -> TrainingSet:
         targets = None
         if "fixed" in self.recipe.evaluate.regimes:
             if logits is None:

@@ -156,8 +156,25 @@ def test_cross_entropy_gradient_is_the_numerical_one():
     )
 
 
-def score(student="conv3", regime="online", seed=0, last=0.5, best=0.6):
-    return Score(student, regime, "recovered", seed, last, best, 3, [[3, best]], 1.0)
+def score(student="conv3", regime="online", seed=0, last=0.5, best=0.6, ipc=10, rate=1e-3):
+    return Score(
+        id=f"{student}{regime}{seed}{ipc}{rate}",
+        student=student,
+        regime=regime,
+        images="recovered",
+        ipc=ipc,
+        seed=seed,
+        learning_rate=rate,
+        protocol=f"delt: AdamW {rate}",
+        last=last,
+        best=best,
+        best_epoch=3,
+        history=[[3, best]],
+        per_class=[last, 0.0],
+        confusion=[[1, 1], [2, 0]],
+        calibration=0.1,
+        seconds=1.0,
+    )
 
 
 def test_aggregate_groups_in_order_of_appearance():
@@ -180,6 +197,35 @@ def test_aggregate_groups_in_order_of_appearance():
         np.array([(0.3, np.sqrt(0.02), 0.6, np.sqrt(0.18)), (0.5, 0, 0.5, 0), (0.1, 0, 0.1, 0)]),
         atol=1e-12,
     )
+
+
+def test_aggregate_takes_the_best_learning_rate_at_last_and_says_so():
+    (row,) = metrics.aggregate(
+        [score(rate=r, seed=s, last=v) for r, s, v in ((1, 0, 0.6), (1, 1, 0.2), (2, 0, 0.5))]
+    )
+    assert (row.learning_rate, row.seeds, row.protocol) == (2, 1, "delt: AdamW 2")
+    assert row.scores == ["conv3online0102"]
+    assert row.last_mean == 0.5
+
+
+def test_aggregate_keeps_sizes_apart_and_means_classes():
+    rows = metrics.aggregate([score(ipc=5, last=0.2), score(ipc=10), score(ipc=5, seed=1, last=0.4)])
+    assert [(r.ipc, r.seeds) for r in rows] == [(5, 2), (10, 1)]
+    chex.assert_trees_all_close(rows[0].per_class, [0.3, 0.0], rtol=1e-6)
+
+
+def test_logit_error_does_not_see_constants():
+    logits, taught = normal(3, 4), normal(3, 4, seed=1)
+    targets = jax.nn.softmax(taught / 7)
+
+    def centred(z):
+        return z - z.mean(1, keepdims=True)
+
+    expected = ((centred(logits) - centred(taught)) ** 2).mean()
+    for shift in (0.0, 5.0):
+        ours = objective.logit_error(jnp.asarray(logits + shift), targets, 7.0)
+        chex.assert_trees_all_close(float(ours), float(expected), rtol=1e-4)
+    assert float(objective.logit_error(jnp.asarray(taught), targets, 7.0)) < 1e-9
 
 
 def test_aggregate_takes_the_sample_deviation():

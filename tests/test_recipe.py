@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import inspect
 import re
+import types
+import typing
 
 import ml_collections
 import pytest
@@ -18,7 +20,7 @@ from delt_jax.recipe import (
     ReportRecipe,
     SelectRecipe,
     TeacherRecipe,
-    ViewRecipe,
+    RelabelRecipe,
     flatten,
 )
 
@@ -27,11 +29,20 @@ GROUPS = {
     "teacher": TeacherRecipe,
     "select": SelectRecipe,
     "recover": RecoverRecipe,
-    "relabel": ViewRecipe,
+    "relabel": RelabelRecipe,
     "evaluate": EvaluateRecipe,
     "report": ReportRecipe,
 }
 DEFAULTS = flatten(Recipe())
+
+
+def type_of(name):
+    """What a setting may be, besides the None that stands for the protocol's value."""
+    group, _, last = name.rpartition(".")
+    hint = typing.get_type_hints(GROUPS[group] if group else Recipe)[last]
+    if isinstance(hint, types.UnionType):
+        return typing.get_args(hint)[0]
+    return typing.get_origin(hint) or hint
 
 
 def config_with(**changes):
@@ -80,6 +91,10 @@ def test_missing_settings_keep_their_defaults():
         ("relabel.min_scale", 1.0),
         ("evaluate.students", ("conv3", "resnet18")),
         ("evaluate.regimes", ("fixed",)),
+        ("evaluate.epochs", 20),
+        ("evaluate.learning_rates", (1e-3, 1e-2)),
+        ("evaluate.smaller", (1, 5)),
+        ("relabel.rand_augment", ""),
         ("report.per_class", 1),
     ],
 )
@@ -125,19 +140,35 @@ def test_an_unknown_setting_like_no_other_is_refused():
     assert str(caught.value) == "There is no setting xyzzy."
 
 
+TYPES = {name: type_of(name) for name in DEFAULTS}
 WRONG = {str: 3, int: 1.5, float: "0.1", bool: 1, tuple: 7}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_a_value_of_another_type_is_refused(name):
     with pytest.raises(UserError, match=rf"^{re.escape(name)} must be (of type|a tuple)"):
-        from_config(changed(name, WRONG[type(DEFAULTS[name])]))
+        from_config(changed(name, WRONG[TYPES[name]]))
 
 
-@pytest.mark.parametrize("name", [k for k, v in DEFAULTS.items() if type(v) in (int, float)])
+@pytest.mark.parametrize("name", [k for k, t in TYPES.items() if t in (int, float)])
 def test_a_bool_is_no_number(name):
     with pytest.raises(UserError, match=f"^{re.escape(name)} must be of type"):
         from_config(changed(name, True))
+
+
+@pytest.mark.parametrize("name", ["evaluate.learning_rates", "evaluate.smaller"])
+def test_every_one_of_several_is_above_zero(name):
+    with pytest.raises(UserError, match=f"^{re.escape(name)} must be above 0, not 0"):
+        from_config(changed(name, (1, 0)))
+
+
+@pytest.mark.parametrize("name", [k for k, v in DEFAULTS.items() if v is None])
+def test_what_the_protocol_says_is_none_and_keeps_its_type(name):
+    config = default_config()
+    value = {str: "x", int: 2, float: 0.5}[TYPES[name]]
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(TypeError):
+        config.update_from_flattened_dict({name: [value]})
 
 
 def test_a_whole_number_may_stand_for_a_float():
@@ -213,6 +244,12 @@ def test_tuples_of_something_else_are_refused(name, value):
         ("recover.crop", "none"),
         ("recover.clock", "wall"),
         ("relabel.mix", ""),
+        ("relabel.form", "floats"),
+        ("evaluate.protocol", "dd"),
+        ("evaluate.loss", "l1"),
+        ("evaluate.schedule", "linear"),
+        ("evaluate.dtype", "float16"),
+        ("evaluate.batch_norm", "none"),
     ],
 )
 def test_choices(name, value):
@@ -239,6 +276,9 @@ AT_LEAST_ONE = [
     "recover.batch_size",
     "evaluate.seeds",
     "evaluate.eval_every",
+    "evaluate.accumulate",
+    "evaluate.devices_per_student",
+    "relabel.shuffle",
     "report.classes",
     "report.per_class",
 ]
@@ -267,6 +307,10 @@ AT_LEAST_ZERO = [
     "recover.profile_chunks",
     "evaluate.width",
     "evaluate.weight_decay",
+    "evaluate.hard_weight",
+    "evaluate.seeds_at_once",
+    "relabel.stored_epochs",
+    "relabel.top_k",
 ]
 ABOVE_ZERO = [
     "teacher.learning_rate",
@@ -274,7 +318,7 @@ ABOVE_ZERO = [
     "recover.save_minutes",
     "relabel.mix_alpha",
     "relabel.temperature",
-    "evaluate.learning_rate",
+    "evaluate.save_minutes",
 ]
 SHARES = ["recover.min_scale", "relabel.min_scale"]
 AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
@@ -287,6 +331,7 @@ AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
     + [(n, 1, "at least 2") for n in AT_LEAST_TWO]
     + [(n, 0, "above 0") for n in ABOVE_ZERO]
     + [("data.workers", -2, "at least -1")]
+    + [("evaluate.ema", v, r"in \[0, 1\)") for v in (-0.1, 1.0)]
     + [("data.test_share", v, r"in \(0, 1\)") for v in (0, 1, 1.5)]
     + [(n, v, r"in \(0, 1\]") for n in SHARES for v in (0, 1.01, -0.5)],
 )
@@ -297,8 +342,9 @@ def test_ranges(name, value, limit):
 
 def test_every_number_has_a_tested_range():
     tested = AT_LEAST_ONE + AT_LEAST_ZERO + AT_LEAST_TWO + ABOVE_ZERO + SHARES
-    numbers = {k for k, v in DEFAULTS.items() if type(v) in (int, float)}
-    assert set(tested) | {"data.channels", "data.workers", "data.test_share"} == numbers
+    numbers = {k for k, t in TYPES.items() if t in (int, float)}
+    others = {"data.channels", "data.workers", "data.test_share", "evaluate.ema"}
+    assert set(tested) | others == numbers
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,298 @@
+"""Training students: the same whatever stops it, however many devices, however it is cut up."""
+
+import functools
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from delt_jax import keys, learning, models, student_training, teacher
+from delt_jax.augment.views import ViewSpec
+from delt_jax.data import Normalisation
+from delt_jax.data.source import ArrayExamples
+from delt_jax.errors import UserError
+from delt_jax.interrupts import Deferral, Terminated
+from delt_jax.learning import Course, Images, Job, Shared
+from delt_jax.models import ModelSpec
+from delt_jax.protocols import Protocol
+from delt_jax.store import compact
+from delt_jax.store.label_store import LabelPlan
+from delt_jax.student_training import Lesson, Student
+
+SPEC = ModelSpec("conv3", 3, 8, 1, width=4)
+NORMALISATION = Normalisation((0.4,), (0.3,))
+VIEWS = ViewSpec("", 1, 0.5, False, "cutmix", 1.0)
+COUNT = 10
+PROTOCOL = Protocol(
+    name="delt",
+    views=VIEWS,
+    temperature=4.0,
+    loss="kl",
+    hard_weight=0.0,
+    learning_rate=1.0,
+    weight_decay=0.01,
+    schedule="half_cosine",
+    epochs=4,
+    batch_size=4,
+    accumulate=1,
+    ema=0.0,
+    eval_every=2,
+)
+COURSE = Course(SPEC, (), PROTOCOL, "hard", NORMALISATION, (NORMALISATION,), COUNT, 4)
+
+
+def images(seed=0, count=COUNT):
+    draw = np.random.default_rng(seed)
+    pixels = draw.integers(0, 256, (count, 8, 8, 1), np.uint8)
+    targets = draw.dirichlet(np.ones(3), count).astype(np.float32)
+    return Images(pixels, (np.arange(count) % 3).astype(np.int32), targets)
+
+
+@functools.cache
+def judge():
+    shapes = models.create(SPEC).init(jax.random.key(9), jnp.zeros((1, 8, 8, 1)), train=False)
+    return {k: jax.device_get(shapes[k]) for k in ("params", "batch_stats")}
+
+
+def examples():
+    test = images(5, 12)
+    return ArrayExamples(test.pixels, test.labels, [str(i) for i in range(12)])
+
+
+def lesson(course=COURSE, own=False, stored=None):
+    judges = (judge(),) * len(course.judges)
+    return Lesson(course, judges, None if own else images(), stored, examples())
+
+
+def students(count=3, own=False):
+    return [
+        Student(f"s{i}", (0, i), 0.01, images(20 + i) if own else None) for i in range(count)
+    ]
+
+
+def train(folder, course=COURSE, count=3, stack=1, own=False, deferral=None, stored=None):
+    return student_training.train(
+        lesson(course, own, stored),
+        students(count, own),
+        stack,
+        folder,
+        1e9,
+        lambda epochs, loss: None,
+        deferral or Deferral(),
+    )
+
+
+def assert_same(ours, theirs, **tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        if tolerance:
+            chex.assert_trees_all_close(a.variables, b.variables, **tolerance)
+        else:
+            chex.assert_trees_all_equal(a.variables, b.variables)
+            assert a.history == b.history
+            np.testing.assert_array_equal(a.logits, b.logits)
+
+
+class StopAfter(Deferral):
+    """SIGTERM arrives in the n-th epoch."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.left = epochs
+
+    def count(self, epochs, loss):
+        self.left -= epochs > 0
+        if self.left == 0:
+            self.asked = Terminated()
+
+
+def stopped(folder, epochs, **how):
+    deferral = StopAfter(epochs)
+    with pytest.raises(Terminated):
+        student_training.train(
+            lesson(how.get("course", COURSE), how.get("own", False)),
+            students(how.get("count", 3), how.get("own", False)),
+            how.get("stack", 1),
+            folder,
+            1e9,
+            deferral.count,
+            deferral,
+        )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_was_stopped_goes_on_bit_by_bit(tmp_path, own):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = train(tmp_path / "whole", own=own)
+    stopped(tmp_path / "stopped", 1 + 3, own=own)  # the report of what is there already is one
+    assert sorted(p.name for p in (tmp_path / "stopped").iterdir()) == ["s0.npz", "s1.npz", "s2.npz"]
+    assert_same(train(tmp_path / "stopped", own=own), whole)
+    assert [epoch for epoch, _ in whole[0].history] == [2, 4]
+    assert not np.array_equal(whole[0].logits, whole[1].logits)
+
+
+def test_the_number_of_devices_makes_no_difference(tmp_path, monkeypatch):
+    whole = train(tmp_path)
+    monkeypatch.setattr(student_training.parallel, "device_count", lambda: 1)
+    assert_same(train(tmp_path), whole)
+
+
+def test_students_that_stand_at_different_epochs_go_on_together(tmp_path):
+    whole = train(tmp_path)
+    (tmp_path / "some").mkdir()
+    stopped(tmp_path / "some", 1 + 2, count=1)
+    assert_same(train(tmp_path / "some"), whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "of another network"])
+def test_a_damaged_training_starts_anew_with_a_sentence(tmp_path, capsys, damage):
+    whole = train(tmp_path)
+    stopped(tmp_path, 3)
+    path = tmp_path / "s1.npz"
+    content = path.read_bytes()
+    other = replace(COURSE, student=replace(SPEC, width=8))
+    if damage == "of another network":
+        (tmp_path / "other").mkdir()
+        stopped(tmp_path / "other", 1 + 1, course=other)
+        content = (tmp_path / "other/s1.npz").read_bytes()
+    path.write_bytes({"cut": content[:-50], "empty": b""}.get(damage, content))
+    assert_same(train(tmp_path), whole)
+    assert "s1.npz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, unroll):
+    """Up to rounding, which training then magnifies; so for one epoch of three batches."""
+    course = replace(COURSE, protocol=replace(PROTOCOL, epochs=1))
+    alone = train(tmp_path, course)
+    student_training._compiled.cache_clear()
+    monkeypatch.setattr(student_training, "_unrolls", lambda: unroll)
+    assert_same(train(tmp_path, course, stack=3), alone, rtol=2e-4, atol=2e-5)
+    student_training._compiled.cache_clear()
+
+
+def run_epoch_by(course, how):
+    state = learning.init_student(course, jax.random.key(1))
+    job = Job(keys.stream(0, "views"), keys.stream(0, "dropout"), jnp.float32(0.01), None)
+    shared = Shared((judge(),) * len(course.judges), images(), None, jnp.int32(2), jnp.int32(0))
+    if how == "epoch":
+        return jax.jit(functools.partial(learning.run_epoch, course=course))(state, job, shared)
+    losses = []
+    for start in course.starts:
+        batch = min(course.batch, course.count - start)
+        run = jax.jit(functools.partial(learning.run_batch, course=course, batch=batch))
+        state, loss = run(state, job, shared._replace(start=jnp.int32(start)))
+        losses.append(loss)
+    return state, jnp.stack(losses).mean()
+
+
+@pytest.mark.parametrize("regime", ["hard", "fixed", "online", "plain"])
+def test_an_epoch_is_its_batches(regime):
+    course = replace(COURSE, regime=regime, judges=(SPEC,) if regime == "online" else ())
+    whole, loss = run_epoch_by(course, "epoch")
+    pieces, losses = run_epoch_by(course, "batches")
+    assert int(whole.step) == int(pieces.step) == 3
+    chex.assert_trees_all_close(whole.params, pieces.params, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(loss, losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["own", "shared"])
+def test_devices_that_share_a_batch(tmp_path, norm):
+    """With shared statistics they are one device; with their own they are not."""
+    protocol = replace(PROTOCOL, epochs=1, batch_size=10, eval_every=1)
+    course = replace(COURSE, protocol=protocol, group_size=5)
+    alone = train(tmp_path, course, count=1)
+    shared = replace(course, devices=2, shared_norm=norm == "shared")
+    together = train(tmp_path, shared, count=1)
+    off = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), alone[0].variables, together[0].variables
+    )
+    assert (max(jax.tree.leaves(off)) < 1e-4) == (norm == "shared")
+
+
+def test_devices_must_divide_batches():
+    with pytest.raises(UserError, match=r"devices_per_student is 4, which does not divide .* of 2"):
+        student_training.check(replace(COURSE, devices=4))
+    with pytest.raises(UserError, match="there are only 8 devices"):
+        student_training.check(replace(COURSE, devices=10, count=10, protocol=replace(PROTOCOL, batch_size=10)))
+
+
+def label_plan(**changes):
+    plan = LabelPlan(0, 2, COUNT, 3, "logits", 2, 4.0, VIEWS, 4, 4)
+    return replace(plan, **changes)
+
+
+def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path):
+    """The views of an epoch, labelled before, teach what labelling them in the step does."""
+    plan = label_plan()
+    course = replace(COURSE, regime="stored", plan=plan)
+    asking = replace(course, judges=(SPEC,))
+    in_place = train(tmp_path, asking, count=2)
+
+    def stored(epoch):
+        key = plan.epoch(epoch).key
+        drawn = learning.plan_epoch(key, COUNT, 4)
+        mixed = learning.student_views(
+            key, jnp.asarray(images().pixels), NORMALISATION, drawn, 0, COUNT, VIEWS, False
+        )
+        logits = models.create(SPEC).apply(judge(), mixed.images, train=False)
+        labels = compact.compress(logits, plan.top_k, plan.form, plan.temperature)
+        back = np.argsort(drawn.order)
+        return compact.Compact(*(np.asarray(part)[back] for part in labels))
+
+    before = train(tmp_path, course, count=2, stored=stored)
+    assert_same(before, in_place, rtol=1e-3, atol=1e-4)
+
+
+def test_views_come_again_after_the_labelled_epochs():
+    course = replace(COURSE, plan=label_plan(epochs=2), regime="stored")
+
+    def plan_of(epoch):
+        shared = Shared((), images(), None, jnp.int32(epoch), jnp.int32(0))
+        job = Job(course.plan.view_key, keys.stream(0, "d"), jnp.float32(1), None)
+        return learning._plan(job, shared, course)[1].order
+
+    chex.assert_trees_all_equal(plan_of(0), plan_of(2))
+    assert not np.array_equal(plan_of(0), plan_of(1))
+
+
+def test_averaged_weights_are_measured(tmp_path):
+    averaged = train(tmp_path, replace(COURSE, protocol=replace(PROTOCOL, ema=0.9)), count=1)
+    last = train(tmp_path, count=1)
+    a, b = averaged[0].variables["params"], last[0].variables["params"]
+    assert any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    model = models.create(SPEC)
+    logits = teacher.logits_of_examples(model, averaged[0].variables, NORMALISATION, examples())
+    np.testing.assert_array_equal(logits, averaged[0].logits)
+
+
+def test_accumulated_batches_are_one_gradient_step():
+    course = replace(COURSE, protocol=replace(PROTOCOL, accumulate=2, batch_size=5))
+    before = learning.init_student(course, jax.random.key(1))
+    state, _ = run_epoch_by(course, "batches")
+    inner = state.opt_state.inner_opt_state
+    counts = [leaf for leaf in jax.tree.leaves(inner) if leaf.dtype == jnp.int32]
+    assert counts
+    assert all(int(count) == 1 for count in counts)
+    assert not np.array_equal(*(jax.tree.leaves(s.params)[0] for s in (before, state)))
+
+
+def test_nothing_is_traced_twice(tmp_path, monkeypatch):
+    traces = []
+    step = learning._step
+    monkeypatch.setattr(learning, "_step", lambda *a: traces.append(a[-1]) or step(*a))
+    student_training._compiled.cache_clear()
+    train(tmp_path, count=2)
+    assert sorted(traces) == [2, 4]  # batches of 4, 4 and 2, four epochs long
+    student_training._compiled.cache_clear()
+
+
+def test_a_row_of_small_students_trains_at_once_on_an_accelerator(monkeypatch):
+    assert student_training.at_once(COURSE, 0, 5) == 1
+    assert student_training.at_once(COURSE, 2, 5) == 2
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert student_training.at_once(COURSE, 0, 5) == 5
+    assert student_training.at_once(replace(COURSE, devices=2), 0, 5) == 1
