@@ -14,7 +14,7 @@ from flax import linen as nn
 from scipy.special import softmax
 
 from delt_jax import keys, models, objective, teacher, training
-from delt_jax.augment.views import student_views
+from delt_jax.augment.views import ViewSpec, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source, read
 from delt_jax.metrics import Score, aggregate
 from delt_jax.models import ModelSpec
@@ -200,27 +200,31 @@ def _make_step(
         recipe.weight_decay,
     )
     temperature = 1.0 if regime == "hard" else views.temperature
-    if not flip:
-        views = ViewRecipe(**(asdict(views) | {"flip": False}))
+    spec = ViewSpec("", 1, views.min_scale, flip, views.mix, views.mix_alpha)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, judge_variables, pixels, labels, indices, epoch_key, position):
-        """Labels [B, C] are probabilities; the online regime replaces them."""
-        mixed = student_views(epoch_key, position, normalisation(pixels), indices, views)
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=7)
+    def step(state, judge_variables, pixels, labels, plan, epoch_key, start, batch):
+        """Labels [N, C] are probabilities; the online regime replaces them."""
+        mixed = student_views(epoch_key, pixels, normalisation, plan, start, batch, spec, True)
         if regime == "online":
             targets = teacher.soft_labels(judge, judge_variables, mixed.images, temperature)
         else:
-            targets = mixed.labels(labels)
+            own = jax.lax.dynamic_slice(plan.order, (start,), (batch,))
+            partners = plan.order[jax.lax.dynamic_slice(plan.partner, (start,), (batch,))]
+            targets = mixed.labels(labels[own], labels[partners])
         return training.update(
             student,
             optimiser,
             lambda logits: objective.kl_divergence(logits, targets, temperature),
             state,
             mixed.images,
-            keys.derive(epoch_key, "dropout", position),
+            keys.derive(epoch_key, "dropout", start),
         )
 
     return optimiser, step
+
+
+_plan = jax.jit(plan_epoch, static_argnums=(1, 2))
 
 
 def train_student(
@@ -267,20 +271,21 @@ def train_student(
     else:
         targets = np.eye(spec.num_classes, dtype=np.float32)[data.labels]
     judge_variables = jax.tree.map(jnp.asarray, judge.variables)
+    pixels, targets = jnp.asarray(data.pixels), jnp.asarray(targets)
     history = []
     for epoch in range(e.epochs):
-        order = np.random.default_rng([recipe.seed, seed, epoch]).permutation(count)
         epoch_key = keys.stream(recipe.seed, "views", seed, epoch)
-        for position, start in enumerate(starts):
-            indices = order[start : start + batch]
+        plan = _plan(epoch_key, count, batch)
+        for start in starts:
             state, loss = step(
                 state,
                 judge_variables,
-                data.pixels[indices],
-                targets[indices],
-                indices,
+                pixels,
+                targets,
+                plan,
                 epoch_key,
-                position,
+                start,
+                min(batch, count - start),
             )
         done = epoch + 1
         if done % e.eval_every == 0 or done == e.epochs:
