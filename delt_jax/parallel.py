@@ -97,12 +97,8 @@ def share_job(fn: Callable[..., Any], width: int) -> Callable[..., Any]:
       copies; see `stack_jobs`, which also places jobs.
     """
 
-    def on_a_device(states, jobs, shared):
-        state, job = jax.tree.map(lambda x: x[0], (states, jobs))
-        return jax.tree.map(lambda x: x[None], fn(state, job, shared))
-
     devices = jax.local_devices()[:width]
-    return jax.pmap(on_a_device, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
+    return jax.pmap(fn, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
 def stack_jobs(trees: Sequence[Any], width: int, stack: int = 1) -> Any:

@@ -199,6 +199,7 @@ class _Evaluation:
         with progress(total, "evaluate", "epoch") as shown, interrupts.deferred() as deferral:
             for row in small:
                 scores += self._row(row, shown, deferral)
+                deferral.leave_if_asked()
         for row in rows:
             if row.images == "full":
                 scores.append(self._full(row))

@@ -16,7 +16,9 @@ def recipe(**changes):
 
 
 def of(protocol, student="resnet18", classes=10, ipc=10, size=32, **changes):
-    return settle(recipe(evaluate__protocol=protocol, **changes), Trial(student, classes, ipc, size))
+    return settle(
+        recipe(evaluate__protocol=protocol, **changes), Trial(student, classes, ipc, size)
+    )
 
 
 def test_the_settings_know_every_protocol():
@@ -73,7 +75,11 @@ def test_conv3_of_cifar100_is_special():
 
 def test_sre2l_takes_large_batches_and_ends_at_zero():
     protocol = of("sre2l", classes=1000, ipc=10, size=224)
-    assert (protocol.batch_size, protocol.schedule, protocol.views.min_scale) == (1024, "cosine", 0.08)
+    assert (protocol.batch_size, protocol.schedule, protocol.views.min_scale) == (
+        1024,
+        "cosine",
+        0.08,
+    )
     assert protocol.views.rand_augment == ""
 
 
@@ -87,7 +93,11 @@ def test_delt_is_the_published_recipe():
     protocol = of("delt")
     assert protocol.views == protocols.ViewSpec("rand-m6-n2-mstd1.0", 1, 0.25, True, "cutmix", 1.0)
     assert (protocol.epochs, protocol.temperature, protocol.loss) == (300, 20.0, "kl")
-    assert (protocol.weight_decay, protocol.schedule, protocol.eval_every) == (0.01, "half_cosine", 10)
+    assert (protocol.weight_decay, protocol.schedule, protocol.eval_every) == (
+        0.01,
+        "half_cosine",
+        10,
+    )
     assert protocol.text().startswith("delt: 300 epochs, batch 50, AdamW 0.001 to half its peak")
     assert "KL of soft labels at T 20" in protocol.text()
 

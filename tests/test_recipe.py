@@ -17,10 +17,10 @@ from delt_jax.recipe import (
     EvaluateRecipe,
     Recipe,
     RecoverRecipe,
+    RelabelRecipe,
     ReportRecipe,
     SelectRecipe,
     TeacherRecipe,
-    RelabelRecipe,
     flatten,
 )
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
+_BOX_DRAWS = 2 * _TRIES + 2  # areas, aspect ratios, and a position
 
 
 class View(NamedTuple):
@@ -114,11 +115,15 @@ def random_box(key: chex.PRNGKey, size: tuple[int, int], min_scale: chex.Array) 
     Returns:
       int32 [4]: top, left, height, width.
     """
+    return _box(jax.random.uniform(key, (_BOX_DRAWS,)), size, min_scale)
+
+
+def _box(draws: chex.Array, size: tuple[int, int], min_scale: chex.Array) -> chex.Array:
+    """The box of `_BOX_DRAWS` numbers in [0, 1): one block, as many small ones compile slowly."""
     height, width = size
-    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=min_scale, maxval=1.0)
+    area = height * width * (min_scale + (1.0 - min_scale) * draws[:_TRIES])
     log_low, log_high = jnp.log(_ASPECT[0]), jnp.log(_ASPECT[1])
-    ratio = jnp.exp(jax.random.uniform(ratio_key, (_TRIES,), minval=log_low, maxval=log_high))
+    ratio = jnp.exp(log_low + (log_high - log_low) * draws[_TRIES : 2 * _TRIES])
     w = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
     h = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
@@ -129,11 +134,14 @@ def random_box(key: chex.PRNGKey, size: tuple[int, int], min_scale: chex.Array) 
     fallback_h = round(width / _ASPECT[0]) if in_ratio < _ASPECT[0] else height
     h = jnp.where(any_fits, h[first], fallback_h)
     w = jnp.where(any_fits, w[first], fallback_w)
-    top = jax.random.randint(top_key, (), 0, height - h + 1)
-    left = jax.random.randint(left_key, (), 0, width - w + 1)
-    top = jnp.where(any_fits, top, (height - fallback_h) // 2)
-    left = jnp.where(any_fits, left, (width - fallback_w) // 2)
+    top = jnp.where(any_fits, _below(draws[-2], height - h + 1), (height - fallback_h) // 2)
+    left = jnp.where(any_fits, _below(draws[-1], width - w + 1), (width - fallback_w) // 2)
     return jnp.stack([top, left, h, w]).astype(jnp.int32)
+
+
+def _below(draw: chex.Array, count: chex.Array | int) -> chex.Array:
+    """A whole number in 0..count - 1 of a draw in [0, 1)."""
+    return jnp.minimum(jnp.floor(draw * count).astype(jnp.int32), count - 1)
 
 
 def random_view(
@@ -148,11 +156,11 @@ def random_view(
       flip: mirror with probability 1/2.
       jitter: largest circular shift in pixels, each axis uniform in 0..jitter.
     """
-    box_key, flip_key, roll_key = jax.random.split(key, 3)
+    draws = jax.random.uniform(key, (_BOX_DRAWS + 3,))
     return View(
-        box=random_box(box_key, (size, size), min_scale),
-        flip=jax.random.bernoulli(flip_key) & flip,
-        roll=jax.random.randint(roll_key, (2,), 0, jitter + 1),
+        box=_box(draws[:_BOX_DRAWS], (size, size), min_scale),
+        flip=(draws[_BOX_DRAWS] < 0.5) & flip,
+        roll=_below(draws[_BOX_DRAWS + 1 :], jitter + 1),
     )
 
 
