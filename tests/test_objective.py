@@ -209,9 +209,8 @@ def test_aggregate_takes_the_best_learning_rate_at_last_and_says_so():
 
 
 def test_aggregate_keeps_sizes_apart_and_means_classes():
-    rows = metrics.aggregate(
-        [score(ipc=5, last=0.2), score(ipc=10), score(ipc=5, seed=1, last=0.4)]
-    )
+    smaller = [score(ipc=5, last=0.2), score(ipc=5, seed=1, last=0.4)]
+    rows = metrics.aggregate([smaller[0], score(ipc=10), smaller[1]])
     assert [(r.ipc, r.seeds) for r in rows] == [(5, 2), (10, 1)]
     chex.assert_trees_all_close(rows[0].per_class, [0.3, 0.0], rtol=1e-6)
 
