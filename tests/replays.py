@@ -223,9 +223,9 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
         permutation = jnp.array(step["permutation"])
         if record["mix"] == "cutmix":
             rows, columns = jnp.array(step["box_rows"]), jnp.array(step["box_columns"])
-            mixed, _ = mix.cutmix(images, permutation, rows, columns)
+            mixed, _ = mix.cutmix(images, images[permutation], rows, columns)
         else:
-            mixed, _ = mix.mixup(images, permutation, step["lambda"])
+            mixed, _ = mix.mixup(images, images[permutation], step["lambda"])
         state, loss = step_on(state, mixed)
         losses.append(float(loss))
     logits = model.apply(state.variables, images, train=False)

@@ -1,4 +1,4 @@
-"""Crops against torchvision's recorded ones, draws against their definitions, mixes by hand."""
+"""Crops against torchvision's recorded ones, and draws against their definitions."""
 
 import functools
 import math
@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from conftest import golden_dir
 
-from delt_jax.augment import crop, mix, views
-from delt_jax.recipe import ViewRecipe
+from delt_jax.augment import crop
 
 CROPS = [
     pytest.param(path, name.removesuffix("_in"), id=f"{path.stem}-{name.removesuffix('_in')}")
@@ -24,8 +22,6 @@ CROPS = [
 
 view_images = jax.jit(crop.view_images, static_argnums=(2, 3))
 resize_weights = jax.jit(crop.resize_weights, static_argnums=(2, 3, 4))
-random_mix = jax.jit(mix.random_mix, static_argnums=2)
-student_views = jax.jit(views.student_views, static_argnums=4)
 
 
 def normal(*shape, seed=0):
@@ -241,135 +237,3 @@ def test_random_flip_mirrors_half_of_the_images():
     mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
     assert 160 < mirrored.sum() < 240
-
-
-def test_cutmix_by_hand():
-    images = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1)
-    mixed, share = mix.cutmix(
-        jnp.asarray(images), jnp.array([1, 0]), jnp.array([1, 3]), jnp.array([0, 3])
-    )
-    expected = images.copy()
-    expected[0, 1:3, 0:3] = images[1, 1:3, 0:3]
-    expected[1, 1:3, 0:3] = images[0, 1:3, 0:3]
-    chex.assert_trees_all_equal(np.asarray(mixed), expected)
-    assert float(share) == 1 - 6 / 16
-
-
-def test_mixup_by_hand():
-    images = np.array([1.0, 3.0, 5.0], np.float32).reshape(3, 1, 1, 1)
-    mixed, share = mix.mixup(jnp.asarray(images), jnp.array([2, 0, 1]), 0.75)
-    chex.assert_trees_all_close(np.asarray(mixed).ravel(), np.array([2.0, 2.5, 4.5], np.float32))
-    assert float(share) == 0.75
-
-
-@jax.jit
-def mix_boxes(alpha):
-    keys = jax.random.split(jax.random.key(3), 8000)
-    return jax.lax.map(lambda k: mix.random_box(k, 32, alpha), keys)
-
-
-def test_cutmix_boxes_are_clipped_to_the_image():
-    size = 32
-    rows, columns = map(np.asarray, mix_boxes(1.0))
-    for side in (rows, columns):
-        assert (side >= 0).all()
-        assert (side <= size).all()
-        assert (side[:, 0] <= side[:, 1]).all()
-    heights, widths = rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]
-    whole = (rows[:, 0] > 0) & (rows[:, 1] < size) & (columns[:, 0] > 0) & (columns[:, 1] < size)
-    assert (heights[whole] == widths[whole]).all()
-    assert (heights != widths).any()
-
-
-@pytest.mark.parametrize("alpha", [1.0, 0.3])
-def test_cutmix_boxes_have_the_area_of_their_definition(alpha):
-    size, count = 32, 8000
-    draw = np.random.default_rng(2)
-    half = (size * np.sqrt(1 - draw.beta(alpha, alpha, count))).astype(int) // 2
-    sides = [
-        np.clip(centre + half, 0, size) - np.clip(centre - half, 0, size)
-        for centre in draw.integers(0, size, (2, count))
-    ]
-    theirs = sides[0] * sides[1] / size**2
-    rows, columns = map(np.asarray, mix_boxes(alpha))
-    ours = (rows[:, 1] - rows[:, 0]) * (columns[:, 1] - columns[:, 0]) / size**2
-    error = np.sqrt((ours.var() + theirs.var()) / count)
-    assert abs(ours.mean() - theirs.mean()) < 4.5 * error
-    chex.assert_trees_all_close(ours.std(), theirs.std(), rtol=0.05)
-
-
-def flat_images(values):
-    return jnp.broadcast_to(values[:, None, None, None], (4, 10, 10, 3))
-
-
-def check_labels_are_mixed_as_images(mixed, values):
-    """Flat images of value c stay mixtures of c: their mean is the mixed label."""
-    labels = mixed.labels(jnp.stack([values] * 3, axis=1))
-    chex.assert_trees_all_close(mixed.images.mean(axis=(1, 2)), labels, atol=1e-5)
-    assert sorted(mixed.partners.tolist()) == [0, 1, 2, 3]
-    assert 0 <= float(mixed.share) <= 1
-
-
-def test_mixup_mixes_labels_as_images():
-    values = jnp.array([0.0, 1.0, 2.0, 5.0])
-    draws = [
-        views.Mixed(*random_mix(jax.random.key(i), flat_images(values), "mixup", 1.0))
-        for i in range(6)
-    ]
-    for mixed in draws:
-        check_labels_are_mixed_as_images(mixed, values)
-    assert len({float(m.share) for m in draws}) == 6
-    assert len({tuple(m.partners.tolist()) for m in draws}) > 1
-
-
-@pytest.mark.parametrize("alpha", [1.0, 0.3])
-def test_mixup_weights_are_beta_distributed(alpha):
-    images, count = jnp.zeros((2, 1, 1, 1)), 4000
-
-    def weight(key):
-        return random_mix(key, images, "mixup", alpha)[2]
-
-    weights = jax.jit(jax.vmap(weight))(jax.random.split(jax.random.key(5), count))
-    assert scipy.stats.kstest(np.asarray(weights), scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-4
-
-
-def test_student_views_are_cut_and_mixed_anew_at_every_step():
-    values, key = jnp.array([0.0, 1.0, 2.0, 5.0]), jax.random.key(0)
-    shares = set()
-    for step in range(4):
-        mixed = student_views(key, step, flat_images(values), jnp.arange(4), ViewRecipe())
-        check_labels_are_mixed_as_images(mixed, values)
-        shares.add(float(mixed.share))
-    assert len(shares) > 1
-
-
-def test_no_mix_leaves_images_and_labels():
-    images = jnp.asarray(normal(4, 6, 6, 3))
-    mixed, partners, share = random_mix(jax.random.key(0), images, "none", 1.0)
-    labels = jnp.eye(4)
-    chex.assert_trees_all_equal(mixed, images)
-    chex.assert_trees_all_equal(views.Mixed(mixed, partners, share).labels(labels), labels)
-
-
-def test_student_views_do_not_depend_on_the_batch():
-    images = jnp.asarray(normal(6, 10, 10, 3))
-    recipe = ViewRecipe(mix="none")
-
-    def look(chosen, step, key):
-        indices = jnp.array(chosen)
-        seen = student_views(key, step, images[indices], indices, recipe)
-        return dict(zip(chosen, np.asarray(seen.images), strict=True))
-
-    key = jax.random.key(5)
-    first = look([0, 1, 2, 3], 0, key)
-    for batch in (look([3, 5, 1, 0], 1, key), look([4, 2], 9, key)):
-        for index in batch.keys() & first.keys():
-            chex.assert_trees_all_close(batch[index], first[index], atol=1e-6)
-    other_epoch = look([0, 1, 2, 3], 0, jax.random.key(6))
-    assert all(np.abs(other_epoch[i] - first[i]).max() > 1e-3 for i in first)
-
-
-def test_student_views_differ_between_images():
-    images = jnp.broadcast_to(jnp.asarray(normal(1, 10, 10, 3)), (4, 10, 10, 3))
-    seen = student_views(jax.random.key(0), 0, images, jnp.arange(4), ViewRecipe(mix="none"))
-    assert len({np.asarray(x).tobytes() for x in seen.images}) == 4

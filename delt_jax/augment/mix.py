@@ -6,36 +6,48 @@ import jax.numpy as jnp
 
 
 def cutmix(
-    images: chex.Array, permutation: chex.Array, rows: chex.Array, columns: chex.Array
+    images: chex.Array, others: chex.Array, rows: chex.Array, columns: chex.Array
 ) -> tuple[chex.Array, chex.Array]:
-    """Pastes a box of ``images[permutation]`` over images (CutMix, arXiv 1905.04899).
+    """Pastes a box of other images over images (CutMix, arXiv 1905.04899).
 
     Args:
       images: float [B, H, W, C].
-      permutation: int [B], the partner of each image.
-      rows: int [2], first row of the box and the row after its last.
-      columns: int [2], the same for columns.
+      others: float [B, H, W, C], the partner of each image.
+      rows: int [2] or [B, 2], first row of the box and the row after its last.
+      columns: int [2] or [B, 2], the same for columns.
 
     Returns:
-      The mixed images, and the share of each image's own pixels, float32 scalar.
+      The mixed images, and the share of each image's own pixels, float32 [] or [B].
     """
     _, height, width, _ = images.shape
-    in_rows = (jnp.arange(height) >= rows[0]) & (jnp.arange(height) < rows[1])
-    in_columns = (jnp.arange(width) >= columns[0]) & (jnp.arange(width) < columns[1])
-    inside = in_rows[:, None] & in_columns[None, :]
-    mixed = jnp.where(inside[None, :, :, None], images[permutation], images)
-    return mixed, 1.0 - inside.mean(dtype=jnp.float32)
+    inside = _between(rows, height)[..., :, None] & _between(columns, width)[..., None, :]
+    mixed = jnp.where(inside[..., None], others, images)
+    return mixed, 1.0 - inside.mean((-2, -1), dtype=jnp.float32)
+
+
+def _between(ends: chex.Array, size: int) -> chex.Array:
+    pixel = jnp.arange(size)
+    return (pixel >= ends[..., :1]) & (pixel < ends[..., 1:])
 
 
 def mixup(
-    images: chex.Array, permutation: chex.Array, weight: chex.Array
+    images: chex.Array, others: chex.Array, weight: chex.Array
 ) -> tuple[chex.Array, chex.Array]:
-    """Blends images with ``images[permutation]`` (mixup, arXiv 1710.09412).
+    """Blends images [B, H, W, C] with others (mixup, arXiv 1710.09412).
 
     Returns:
-      weight * images + (1 - weight) * images[permutation], and the weight.
+      weight * images + (1 - weight) * others, and the weight, [] or [B] as given.
     """
-    return weight * images + (1.0 - weight) * images[permutation], jnp.asarray(weight)
+    weight = jnp.asarray(weight)
+    each = weight[..., None, None, None]
+    return each * images + (1.0 - each) * others, weight
+
+
+def random_weight(key: chex.PRNGKey, alpha: float) -> chex.Array:
+    """λ ~ Beta(α, α), float32 scalar; α = 1 is the uniform distribution."""
+    if alpha == 1:  # much cheaper than two gamma draws
+        return jax.random.uniform(key)
+    return jax.random.beta(key, alpha, alpha)
 
 
 def random_box(key: chex.PRNGKey, size: int, alpha: float) -> tuple[chex.Array, chex.Array]:
@@ -45,7 +57,7 @@ def random_box(key: chex.PRNGKey, size: int, alpha: float) -> tuple[chex.Array, 
       int32 rows [2] and columns [2], as `cutmix` takes them.
     """
     weight_key, centre_key = jax.random.split(key)
-    weight = jax.random.beta(weight_key, alpha, alpha)
+    weight = random_weight(weight_key, alpha)
     half = (size * jnp.sqrt(1.0 - weight)).astype(jnp.int32) // 2
     centre = jax.random.randint(centre_key, (2,), 0, size)
     low = jnp.clip(centre - half, 0, size)
@@ -54,26 +66,21 @@ def random_box(key: chex.PRNGKey, size: int, alpha: float) -> tuple[chex.Array, 
 
 
 def random_mix(
-    key: chex.PRNGKey, images: chex.Array, kind: str, alpha: float
-) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """Mixes a batch by one draw, as the SRe2L family does: one box or weight per batch.
+    keys: chex.Array, images: chex.Array, others: chex.Array, kind: str, alpha: float
+) -> tuple[chex.Array, chex.Array]:
+    """Mixes each image with its partner by one draw.
 
     Args:
-      key: PRNG key.
+      keys: PRNG keys [B]; images with the same key share box or weight.
       images: float [B, S, S, C].
-      kind: "cutmix", "mixup" or "none".
+      others: float [B, S, S, C], the partner of each image.
+      kind: "cutmix" or "mixup".
       alpha: parameter of the Beta distribution.
 
     Returns:
-      Mixed images, the permutation int32 [B], and each image's own share, float32 scalar.
+      The mixed images, and each image's own share, float32 [B].
     """
-    batch, size = images.shape[:2]
-    permutation_key, mix_key = jax.random.split(key)
-    permutation = jax.random.permutation(permutation_key, batch)
-    if kind == "none":
-        return images, permutation, jnp.float32(1.0)
     if kind == "mixup":
-        mixed, share = mixup(images, permutation, jax.random.beta(mix_key, alpha, alpha))
-    else:
-        mixed, share = cutmix(images, permutation, *random_box(mix_key, size, alpha))
-    return mixed, permutation, share
+        return mixup(images, others, jax.vmap(lambda k: random_weight(k, alpha))(keys))
+    boxes = jax.vmap(lambda k: random_box(k, images.shape[1], alpha))(keys)
+    return cutmix(images, others, *boxes)

@@ -1,51 +1,154 @@
 """The augmented views on which teachers label and students learn.
 
-A view is a function of (key of the epoch, index of the image), so it can be drawn again
-anywhere, in any batch; only the mix depends on which images share the batch.
+A mixed view is a function of (key of the epoch, index of the image): its own crop, colours and
+flip by the index, its partner and their mix by the plan of the epoch. So it can be drawn again
+anywhere, in batches of any size.
 """
 
+import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 
-from delt_jax.augment import crop, mix
-from delt_jax.recipe import ViewRecipe
+from delt_jax import keys
+from delt_jax.augment import crop, mix, rand_augment, shuffle
+from delt_jax.data import Normalisation
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """What a view is drawn from.
+
+    Attributes:
+      rand_augment: timm's string (see `rand_augment`), or empty for none.
+      shuffle: strips per side that change places (RDED's factor); 1 for none.
+      min_scale: smallest area of the random resized crop.
+      flip: mirror at random.
+      mix: "cutmix", "mixup" or "none".
+      mix_alpha: parameter of the mix's Beta distribution.
+    """
+
+    rand_augment: str
+    shuffle: int
+    min_scale: float
+    flip: bool
+    mix: str
+    mix_alpha: float
+
+
+class EpochPlan(NamedTuple):
+    """Who meets whom in an epoch of N positions.
+
+    Attributes:
+      order: int32 [N], the image at each position.
+      partner: int32 [N], the position of each position's partner, within its group.
+      group: int32 [N]; the images of a group share the box or weight of their mix.
+    """
+
+    order: chex.Array
+    partner: chex.Array
+    group: chex.Array
 
 
 class Mixed(NamedTuple):
-    """A batch of views: images [B, S, S, C], partners int32 [B], own share float32 scalar."""
+    """A batch of views: normalised float32 [B, S, S, C], and the own share of each, [B]."""
 
     images: chex.Array
-    partners: chex.Array
     share: chex.Array
 
-    def labels(self, labels: chex.Array) -> chex.Array:
-        """Mixes label rows [B, C] as the images were mixed."""
-        return self.share * labels + (1.0 - self.share) * labels[self.partners]
+    def labels(self, own: chex.Array, partners: chex.Array) -> chex.Array:
+        """Mixes label rows [B, C] of the images and of their partners as the pixels were."""
+        return self.share[:, None] * own + (1.0 - self.share[:, None]) * partners
+
+
+def plan_epoch(epoch_key: chex.PRNGKey, count: int, group_size: int) -> EpochPlan:
+    """Draws the order of `count` images and their partners.
+
+    Positions are cut into groups, the last of which may be smaller; partners are a random
+    permutation within each. A batch that is a group is mixed as the SRe2L family does it.
+    """
+    group = jnp.arange(count) // group_size
+    noise = jax.random.uniform(keys.derive(epoch_key, "partner"), (count,))
+    return EpochPlan(
+        jax.random.permutation(keys.derive(epoch_key, "order"), count),
+        jnp.lexsort((noise, group)).astype(jnp.int32),
+        group,
+    )
 
 
 def student_views(
     epoch_key: chex.PRNGKey,
-    step: chex.Array,
-    images: chex.Array,
-    indices: chex.Array,
-    recipe: ViewRecipe,
+    pixels: chex.Array,
+    normalisation: Normalisation,
+    plan: EpochPlan,
+    start: chex.Array,
+    batch: int,
+    spec: ViewSpec,
+    aligned: bool,
 ) -> Mixed:
-    """Random resized crop and flip per image, then one CutMix or Mixup for the batch.
+    """Draws the views of positions start..start + batch of an epoch.
+
+    Each image gets RandAugment, shuffled strips, a random resized crop and a flip of its own,
+    in this order; then it is mixed with its partner.
 
     Args:
-      epoch_key: key of (seed, epoch).
-      step: number of the batch within the epoch.
-      images: normalised float [B, S, S, C].
-      indices: int [B], index of each image within the distilled set.
-      recipe: scale, flip and mix settings.
+      epoch_key: key of (seed, epoch), as `plan_epoch` had it.
+      pixels: uint8 [N, S, S, C], the whole set.
+      normalisation: the teacher's.
+      plan: of this epoch.
+      start: first position, may be traced; start + batch is at most N.
+      batch: number of positions.
+      spec: what to draw from.
+      aligned: the batch holds whole groups, so partners are in it; otherwise their views are
+        drawn a second time.
     """
-    size = images.shape[1]
-    crop_key, mix_key = jax.random.split(epoch_key)
-    keys = jax.vmap(lambda i: jax.random.fold_in(crop_key, i))(indices)
-    views = jax.vmap(lambda k: crop.random_view(k, size, recipe.min_scale, recipe.flip))(keys)
-    viewed = crop.view_images(images, views, size)
-    return Mixed(
-        *mix.random_mix(jax.random.fold_in(mix_key, step), viewed, recipe.mix, recipe.mix_alpha)
+
+    def at(positions_of):
+        return jax.lax.dynamic_slice(positions_of, (start,), (batch,))
+
+    order, partner = at(plan.order), at(plan.partner)
+    again = spec.mix != "none" and not aligned
+    indices = jnp.concatenate([order, plan.order[partner]]) if again else order
+    images = _own_views(epoch_key, pixels, indices, spec, normalisation)
+    if spec.mix == "none":
+        return Mixed(images, jnp.ones(batch))
+    images, others = (
+        (images[:batch], images[batch:]) if again else (images, images[partner - start])
     )
+    mix_key = keys.derive(epoch_key, "mix")
+    mix_keys = jax.vmap(lambda group: jax.random.fold_in(mix_key, group))(at(plan.group))
+    return Mixed(*mix.random_mix(mix_keys, images, others, spec.mix, spec.mix_alpha))
+
+
+def _own_views(
+    epoch_key: chex.PRNGKey,
+    pixels: chex.Array,
+    indices: chex.Array,
+    spec: ViewSpec,
+    normalisation: Normalisation,
+) -> chex.Array:
+    """Views of some images before they are mixed, normalised float32 [B, S, S, C]."""
+    size = pixels.shape[1]
+    image_keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(epoch_key, i), 3))(indices)
+    augment_keys, shuffle_keys, crop_keys = (image_keys[:, i] for i in range(3))
+    seen = pixels[indices]
+    if spec.rand_augment:
+        policy = rand_augment.parse(spec.rand_augment)
+        operations = jax.vmap(lambda key: rand_augment.draw(key, policy))(augment_keys)
+        fill = tuple(round(255 * mean) for mean in normalisation.mean)
+        seen = rand_augment.augment(seen, operations, fill)
+    if spec.shuffle > 1:
+        draw = functools.partial(shuffle.random_order, size=size, factor=spec.shuffle)
+        seen = shuffle.shuffle(seen, *jax.vmap(draw)(shuffle_keys))
+    views = jax.vmap(lambda key: _random_crop(key, size, spec))(crop_keys)
+    return normalisation(crop.view_images(seen.astype(jnp.float32), views, size))
+
+
+def _random_crop(key: chex.PRNGKey, size: int, spec: ViewSpec) -> crop.View:
+    box_key, flip_key = jax.random.split(key)
+    box = crop.random_box(box_key, (size, size), spec.min_scale)
+    flip = jax.random.bernoulli(flip_key) if spec.flip else jnp.array(False)
+    return crop.View(box, flip, jnp.zeros(2, jnp.int32))
