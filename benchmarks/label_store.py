@@ -14,6 +14,7 @@ goes on where it was stopped. The first set's teacher serves all. --quick is a t
 
 import argparse
 import importlib.util
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -135,7 +136,7 @@ def prepare(config: ml_collections.ConfigDict, chosen: argparse.Namespace) -> li
         else:
             settings = config.copy_and_resolve_references()
             settings.ipc, settings.teacher.weights = ipc, judge
-            main.run(settings, str(folder), _MAKE)
+            main.run(settings, str(folder), _MAKE, command=_command())
         judge = judge or str(folder / "teacher")
         folders.append(folder)
     return folders
@@ -169,7 +170,7 @@ def measure(config: ml_collections.ConfigDict, folder: Path, size: Size | None) 
         settings.evaluate.regimes = ("stored",)
         settings.relabel.stored_epochs = -(-epochs // size.uses)
         settings.relabel.top_k, settings.relabel.form = size.top_k, size.form
-    main.run(settings, str(folder), ("relabel", "evaluate"))
+    main.run(settings, str(folder), ("relabel", "evaluate"), command=_command())
     labels = files.read_json(folder / "soft_labels" / "manifest.json")
     scores = files.read_json(folder / "evaluation" / "manifest.json")
     (row,) = (Row(**row) for row in scores["rows"])
@@ -197,6 +198,11 @@ def measure(config: ml_collections.ConfigDict, folder: Path, size: Size | None) 
         "machine": parallel.describe(),
         "date": date.today().isoformat(),
     }
+
+
+def _command() -> str:
+    """That makes the scores again, to be noted beside them."""
+    return shlex.join(["python", *sys.argv])
 
 
 def name_of(config: ml_collections.ConfigDict) -> str:

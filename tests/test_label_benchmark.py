@@ -87,7 +87,8 @@ def pretended(monkeypatch):
     """Runs of the package as label_store.py asks for them; only their manifests are made."""
     asked = []
 
-    def run(config, workdir, stages):
+    def run(config, workdir, stages, command):
+        assert command.startswith("python ")
         asked.append((config.to_dict(), Path(workdir).name, stages))
         folder, size, e = Path(workdir), config.relabel, config.evaluate
         content = {"distilled/manifest.json": {"ipc": config.ipc}}
