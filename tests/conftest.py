@@ -1,13 +1,21 @@
 """Eight virtual CPU devices for every test, set before JAX starts."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Compiling takes most of the time here: without LLVM's optimiser the suite needs a third less.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-# Programs that other versions or machines compiled are not what is tested.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Compiled once for all workers and for the processes that they start; not those that other
+# versions or machines compiled, which are not what is tested.
+if "DELT_TEST_CACHE" not in os.environ:
+    os.environ["DELT_TEST_CACHE"] = tempfile.mkdtemp(prefix="delt_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["DELT_TEST_CACHE"], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DELT_TEST_CACHE"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from pathlib import Path
