@@ -56,7 +56,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         f"EarlyLate schedule of a class: ipc {recipe.ipc}, T {r.iterations}, "
         f"R {r.round_iterations or r.iterations}",
         *schedule.chart(recipe.ipc, r.iterations, r.round_iterations),
-        f"{len(batches)} batch(es) of up to {r.batch_size} images; "
+        f"{len(batches)} batch(es) of up to {max(len(b.images) for b in batches)} images; "
         f"{paid.image_iterations:,} image-iterations = {paid.fraction:.2%} of full optimisation "
         f"({1 - paid.fraction:.2%} saved)",
         "",
@@ -126,7 +126,7 @@ def memory_line(recipe: Recipe, spec: ModelSpec, batches: Sequence[BatchSchedule
     """Peak memory by batches on a device, where it says how much it has; else an estimate."""
     asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
     if parallel.memory_limit() is None:
-        one = amount(recover_memory(recipe, spec), "B")
+        one = amount(recover_memory(recipe, spec, memory.largest(batches)[0]), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
     typed = replace(spec, dtype=recipe.recover.dtype)
     choices = memory.per_stack(recipe.recover, typed, batches)

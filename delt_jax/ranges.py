@@ -4,7 +4,7 @@ import math
 
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.schedule import check_rounds
+from delt_jax.schedule import LAYOUTS, check_rounds
 
 CHOICES = {
     "data.name": ("digits", "folder", "npz", "idx", "tfds"),
@@ -14,6 +14,7 @@ CHOICES = {
     "teacher.schedule": ("cosine", "one_cycle"),
     "select.rule": ("medium", "top", "min", "random"),
     "select.start": ("real", "noise"),
+    "recover.layout": tuple(LAYOUTS),
     "recover.curriculum": ("cosine", "linear", "step"),
     "recover.crop": ("batch", "image"),
     "recover.clock": ("batch", "image"),

@@ -115,6 +115,8 @@ class RecoverRecipe:
       round_iterations: R; one more group joins every R iterations. 0: no EarlyLate.
       min_iterations: draw a budget per class, a multiple of R in [this, T]; 0: T for all.
       batch_size: images per batch; a batch shares its BN statistics.
+      layout: "class_major": all images of a class side by side (DELT), or "one_per_class": a
+        batch has one image of each of its classes (SRe2L, CDA).
       learning_rate: of Adam(0.5, 0.9), cosine to zero.
       bn_weight: weight of the BN matching term.
       first_bn_multiplier: extra weight of the first BN layer.
@@ -141,6 +143,7 @@ class RecoverRecipe:
     round_iterations: int = 500
     min_iterations: int = 0
     batch_size: int = 100
+    layout: str = "class_major"
     learning_rate: float = 0.25
     bn_weight: float = 0.01
     first_bn_multiplier: float = 10.0

@@ -23,6 +23,7 @@ from delt_jax.waves import Work
 ARTEFACT = "distilled"
 # How fast, not what.
 _WITHOUT_EFFECT = ("chunk_steps", "batches_per_device", "save_minutes", "profile_chunks")
+_ONCE_THE_ONLY_ONE = {"recover.dtype": "float32", "recover.layout": "class_major"}
 _SAVES_MISSED = 3  # by a process that is taken for dead
 
 
@@ -31,8 +32,9 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = {
         f"recover.{k}": v for k, v in asdict(recipe.recover).items() if k not in _WITHOUT_EFFECT
     }
-    if recipe.recover.dtype == "float32":
-        del settings["recover.dtype"]  # sets made before there was a choice are as good
+    for name, value in _ONCE_THE_ONLY_ONE.items():
+        if settings[name] == value:
+            del settings[name]  # sets made before there was a choice are as good
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     return settings | {
         "seed": recipe.seed,
@@ -57,6 +59,7 @@ def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
         r.round_iterations,
         r.batch_size,
         class_iterations(recipe, num_classes),
+        r.layout,
     )
 
 

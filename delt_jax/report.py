@@ -54,8 +54,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
         losses = Losses(*(stored[name] for name in Losses._fields))
         schedule = _schedule(synthetic)
-        rounds = [r.start for r in schedule[0].rounds]
-        pictures["losses.png"] = figures.loss_curves(losses, rounds)
+        pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
         pictures["schedule.png"] = figures.schedule_chart(schedule)
     pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
     summary = _summary(workdir, judge, synthetic, evaluation, similarity)
@@ -127,6 +126,7 @@ def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
         settings["round_iterations"],
         settings["batch_size"],
         synthetic.manifest["schedule"]["class_iterations"],
+        settings.get("layout", "class_major"),  # of sets made before there was a choice
     )
 
 

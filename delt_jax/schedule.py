@@ -7,7 +7,7 @@ depends on JAX: the schedule is made of Python integers, computed before anythin
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delt_jax.errors import UserError
@@ -33,9 +33,9 @@ class BatchSchedule:
     """The schedule of one image batch.
 
     Attributes:
-      images: index in the whole class-major set (class * IPC + rank) of each image, in
-        joining order: earliest round first, class-major within a round. Without class
-        budgets the active images of every round are therefore a prefix.
+      images: index in the whole set (class * IPC + rank) of each image, in joining order:
+        earliest round first, ascending within a round. Without class budgets the active
+        images of every round are therefore a prefix.
       labels: class of each image, in the same order.
       joins: iteration at which each image joins, in the same order.
       iterations: total that the learning rate and the crop curriculum run over.
@@ -96,6 +96,28 @@ def draw_class_iterations(
     return tuple(draw.randint(low, high) * round_iterations for _ in range(num_classes))
 
 
+def _class_major(num_classes: int, ipc: int, batch_size: int) -> list[range]:
+    """All images of a class adjacent, cut wherever a batch is full."""
+    count = num_classes * ipc
+    return [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+
+
+def _one_per_class(num_classes: int, ipc: int, batch_size: int) -> list[range]:
+    """For each rank the classes in consecutive chunks, one image of each."""
+    return [
+        range(first * ipc + rank, min(first + batch_size, num_classes) * ipc, ipc)
+        for rank in range(ipc)
+        for first in range(0, num_classes, batch_size)
+    ]
+
+
+# Which images (class * IPC + rank) share a batch, of (num_classes, ipc, batch_size).
+LAYOUTS: dict[str, Callable[[int, int, int], list[range]]] = {
+    "class_major": _class_major,
+    "one_per_class": _one_per_class,
+}
+
+
 def make_schedule(
     num_classes: int,
     ipc: int,
@@ -103,13 +125,19 @@ def make_schedule(
     round_iterations: int,
     batch_size: int,
     class_iterations: Sequence[int] = (),
+    layout: str = "class_major",
 ) -> tuple[BatchSchedule, ...]:
     """Lays out the EarlyLate optimisation of a whole distilled set.
 
-    Batches are class-major: all IPC images of a class are adjacent, `batch_size` images to
-    a batch, the last batch possibly smaller. Rounds in which a batch has no active image
-    yet are dropped and its iterations shrink by `round_iterations` each. A class with a
-    budget of r rounds spreads its images over r rounds and is frozen after them.
+    In the layout "class_major" all IPC images of a class are adjacent, `batch_size` images to
+    a batch, the last batch possibly smaller. In "one_per_class" (SRe2L, CDA) a batch holds one
+    rank of up to `batch_size` consecutive classes. The round in which an image joins follows
+    from its rank in either.
+
+    Rounds in which a batch has no active image yet are dropped and its iterations shrink by
+    `round_iterations` each; where all its images have one rank it so has a schedule of its own
+    over fewer iterations. A class with a budget of r rounds spreads its images over r rounds
+    and is frozen after them.
 
     Args:
       num_classes: number of classes.
@@ -118,6 +146,7 @@ def make_schedule(
       round_iterations: R, iterations per round; 0 means one round, i.e. full optimisation.
       batch_size: images per batch.
       class_iterations: budget of each class; empty means T for all.
+      layout: a key of `LAYOUTS`.
 
     Returns:
       One `BatchSchedule` per batch.
@@ -144,8 +173,7 @@ def make_schedule(
     class_rounds = [b // round_iterations for b in budgets]
     joins = [join_rounds(ipc, rounds) for rounds in class_rounds]
     batches = []
-    for first in range(0, num_classes * ipc, batch_size):
-        members = range(first, min(first + batch_size, num_classes * ipc))
+    for members in LAYOUTS[layout](num_classes, ipc, batch_size):
         in_order = sorted(members, key=lambda i: joins[i // ipc][i % ipc])
         batches.append(
             _batch_schedule(
