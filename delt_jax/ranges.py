@@ -55,7 +55,7 @@ _AT_LEAST = {
     "recover.bn_weight": 0,
     "recover.first_bn_multiplier": 0,
     "recover.milestone": 0,
-    "recover.jitter": 0,
+    "recover.jitter": -1,
     "recover.chunk_steps": 0,
     "recover.batches_per_device": 0,
     "recover.profile_chunks": 0,

@@ -124,7 +124,8 @@ class RecoverRecipe:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
       min_scale: smallest area of a random crop.
-      jitter: largest circular shift in pixels.
+      jitter: largest circular shift in pixels; -1 takes a seventh of the images' side, which is
+        SRe2L's 32 of 224 px and 4 of 32.
       crop: one box, flip and shift per "batch" and step (released code) or per "image".
       antialias: widen the crop's resize filter when shrinking.
       clock: count iterations per "batch" (released code) or per "image" from its own start;
