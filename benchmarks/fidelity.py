@@ -179,7 +179,7 @@ def compare_recovery(path: Path, write: bool) -> None:
         runs[f"torch{bits}"] = losses, images[full]
         if bits == "64" and write:
             early = recover(recording, dtype, _KEPT_STEPS)[1]
-            save(path.stem, losses, np.float32(early), _KEPT_STEPS)
+            save(path.stem, losses, early.astype(np.float32), _KEPT_STEPS)
         ours = replays.recover(recording, f"float{bits}")
         losses = np.array([step.losses.loss for step in ours.steps])
         runs[f"ours{bits}"] = losses, ours.images[full]

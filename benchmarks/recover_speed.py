@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from delt_jax import host_memory
@@ -24,6 +23,7 @@ _KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # befor
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
 
 import jax  # noqa: E402
+import measured  # noqa: E402
 import peaks  # noqa: E402
 import speed_table  # noqa: E402
 import torch  # noqa: E402
@@ -35,10 +35,8 @@ from delt_jax.errors import UserError  # noqa: E402
 from delt_jax.models import ModelSpec  # noqa: E402
 from delt_jax.recipe import RecoverRecipe  # noqa: E402
 from delt_jax.schedule import BatchSchedule, make_schedule  # noqa: E402
-from delt_jax.store import files  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = "docs/performance.md"
 ROUNDS = 8  # as DELT's: T 4000, R 500
 LEAST_PASSES = 3
 CASES = {  # model and classes, by model and pixels
@@ -126,8 +124,8 @@ def speeds(kind, plans, seconds, stack: int) -> dict[str, dict[str, float]]:
         "torch": [images / s for s in seconds[kind, "torch"]],
     }
     return {
-        **{who: speed_table.summary(values) for who, values in rates.items()},
-        "ratio": speed_table.quotients(rates["ours"], rates["torch"]),
+        **{who: measured.summary(values) for who, values in rates.items()},
+        "ratio": measured.quotients(rates["ours"], rates["torch"]),
     }
 
 
@@ -136,7 +134,7 @@ def savings(kind, plans, seconds) -> dict[str, Any]:
     return {
         "ideal": plans[kind].image_iterations / plans["full"].image_iterations,
         **{
-            who: speed_table.quotients(seconds[kind, who], seconds["full", who])
+            who: measured.quotients(seconds[kind, who], seconds["full", who])
             for who in ("ours", "torch")
         },
     }
@@ -144,17 +142,8 @@ def savings(kind, plans, seconds) -> dict[str, Any]:
 
 def write(rows: list[dict[str, Any]]) -> None:
     """Keeps the rows with those of earlier runs, and puts all into the page."""
-    folder = ROOT / "benchmarks" / "results"
-    path = folder / f"recover_speed_{jax.default_backend()}.json"
-    folder.mkdir(exist_ok=True)
-    files.write_json(path, speed_table.merge(files.read_json(path) if path.exists() else [], rows))
-    stored = [row for part in sorted(folder.glob("recover_speed_*.json")) for row in read(part)]
-    page = speed_table.fill(PAGE.read_text(), speed_table.tables(stored))
-    files.write_bytes(PAGE, page.encode())
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return files.read_json(path)
+    stored = measured.keep("recover_speed", jax.default_backend(), rows, speed_table.KEY)
+    measured.publish(PAGE, speed_table.tables(stored), "recover_speed")
 
 
 def say(line: str) -> None:

@@ -84,8 +84,10 @@ class Ours:
         step = jax.jit(self._chunk(len(batch.images), 1))
         lowered = step.lower(states, jobs, self._variables)
         images = self._stack * len(batch.images)
-        moved = lowered.compile().cost_analysis()["bytes accessed"]
-        return lowered.cost_analysis()["flops"] / images, moved / images
+        counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
+        assert counted is not None
+        assert compiled is not None
+        return counted["flops"] / images, compiled["bytes accessed"] / images
 
     def loss(self, labels: Sequence[int], box: tuple[int, int, int, int], flip: bool) -> float:
         """The objective of the images in one view."""
@@ -156,7 +158,7 @@ class Rival:
         run()
         return min(timed(run) for _ in range(2))
 
-    def _prepare(self, side: torch_recovery.Recovery, batch: BatchSchedule) -> Callable[[], None]:
+    def _prepare(self, side: torch_recovery.Recovery, batch: BatchSchedule) -> Callable[[], Any]:
         images, labels = self._images(), torch.tensor(batch.labels).to(self.device)
         torch_recovery.wait(self.device)
         return functools.partial(side.run, images, labels, batch)

@@ -1,36 +1,12 @@
-"""The pure parts of recover_speed.py: statistics, stored rows, tables."""
+"""The tables of recover_speed.py."""
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from delt_jax.errors import UserError
+from measured import spread
 
-BEGIN, END = "<!-- recover_speed: begin -->", "<!-- recover_speed: end -->"
-_KEY = ("case", "dtype", "stack", "batch", "allocator")
+KEY = ("case", "dtype", "stack", "batch", "allocator")  # of a row
 _SCHEDULES = {"full": "full", "ipc10": "EarlyLate, IPC 10", "ipc50": "EarlyLate, IPC 50"}
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def quotients(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Summary of the quotients of what was measured next to each other."""
-    return summary([a / b for a, b in zip(above, below, strict=True)])
-
-
-def merge(kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of earlier runs, but for those that the new ones measure again."""
-    replaced = {tuple(row[k] for k in _KEY) for row in new}
-    return [row for row in kept if tuple(row[k] for k in _KEY) not in replaced] + list(new)
-
-
-def spread(values: dict[str, float], digits: int) -> str:
-    """A summary as `median (min..max)`."""
-    median, low, high = (f"{values[k]:,.{digits}f}" for k in ("median", "min", "max"))
-    return f"{median} ({low}..{high})"
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -83,16 +59,3 @@ def _case(row: dict[str, Any]) -> str:
     unusual += [f"{row['stack']} stacked"] if row["stack"] > 1 else []
     unusual += ["default malloc"] if row["allocator"] == "default" else []
     return ", ".join([f"{row['case']} px, batch {row['batch']}", *unusual])
-
-
-def fill(page: str, lines: Sequence[str]) -> str:
-    """The page with these lines between its two markers.
-
-    Raises:
-      UserError: if the markers are not there.
-    """
-    before, found, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise UserError(f"docs/performance.md needs the lines {BEGIN} and {END}; put them back.")
-    return "\n".join([before + BEGIN, *lines, END + after])

@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 
 import chex
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import golden_dir
 from PIL import Image
 
 from delt_jax import config as config_lib
-from delt_jax import main, parallel, pipeline, waves
+from delt_jax import engine, main, parallel, pipeline, waves
+from delt_jax import teacher as teacher_lib
+from delt_jax.augment import crop
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.store import distilled
@@ -113,7 +116,15 @@ def test_recovery_moves_images_and_lowers_the_loss(finished):
         chex.assert_trees_all_close(
             losses["loss"], losses["cross_entropy"] + 0.01 * losses["bn"], rtol=1e-5
         )
-        assert losses["loss"][:, 1].mean() < losses["loss"][:, 0].mean()
+    judge = teacher_lib.load(finished / "teacher")
+
+    def objective_of(pixels):
+        images = jnp.asarray(judge.normalisation(pixels))
+        view, labels = crop.full_view(source.image_size), jnp.asarray(synthetic.labels)
+        recover = config_lib.from_config(tiny()).recover
+        return float(engine.loss(images, labels, view, judge.variables, judge.model, recover)[0])
+
+    assert objective_of(synthetic.images) < objective_of(start)
 
 
 def test_scores_have_every_set_regime_and_seed(finished):
@@ -206,9 +217,10 @@ def test_killed_recovery_keeps_finished_batches(copy, monkeypatch):
 def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
     before = read_json(copy / "evaluation/scores.json")
     shutil.rmtree(copy / "evaluation")
-    from delt_jax import students
+    shutil.rmtree(copy / "scores")
+    from delt_jax import student_training
 
-    real, trained = students.train_student, []
+    real, trained = student_training.train, []
 
     def killed_at_the_fourth(*args):
         trained.append(args)
@@ -217,22 +229,22 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
         return real(*args)
 
     config = tiny()
-    monkeypatch.setattr(students, "train_student", killed_at_the_fourth)
+    monkeypatch.setattr(student_training, "train", killed_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, str(copy), ["evaluate"])
     trained.clear()
-    monkeypatch.setattr(students, "train_student", lambda *a: (trained.append(a), real(*a))[1])
+    monkeypatch.setattr(student_training, "train", lambda *a: (trained.append(a), real(*a))[1])
     main.run(config, str(copy), ["evaluate"])
-    assert len(trained) == 18 - 3
+    assert len(trained) == 9 - 3  # rows of two seeds
     after = read_json(copy / "evaluation/scores.json")
     assert [s["last"] for s in after] == [s["last"] for s in before]
 
 
 def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypatch):
-    from delt_jax import squeeze
+    from delt_jax import supervised
 
-    monkeypatch.setattr(squeeze, "_SECONDS_BETWEEN_CHECKPOINTS", 0)
-    real, epochs = squeeze._epoch, []
+    monkeypatch.setattr(supervised, "_SECONDS_BETWEEN_CHECKPOINTS", 0)
+    real, epochs = supervised._epoch, []
 
     def killed_at_the_sixth(*args):
         epochs.append(args)
@@ -240,7 +252,7 @@ def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(squeeze, "_epoch", killed_at_the_sixth)
+    monkeypatch.setattr(supervised, "_epoch", killed_at_the_sixth)
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         main.run(tiny(), str(folder), ["squeeze"])
@@ -349,7 +361,7 @@ def test_stage_without_its_inputs_is_refused_before_anything_is_written(tmp_path
         ({"evaluate.students": ("resnet18",)}, "at least 32 px"),
         ({"teacher.model": "vgg11", "data.image_size": 32}, "vgg11 has no BatchNorm"),
         ({"teacher.weights": "nowhere.pth"}, "does not exist"),
-        ({"evaluate.batch_size": 29}, "last batch of one"),
+        ({"evaluate.batch_size": 29}, "leave a last one of a single image of the 30"),
         ({"data.mean": (0.5, 0.5), "data.std": (0.5, 0.5)}, r"1 channel\(s\)"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from test_pipeline import read_json, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import main, pipeline, students, teacher
+from delt_jax import main, pipeline, student_training, teacher
 from delt_jax.data import open_source
 from delt_jax.store.workdir import WorkDir
 
@@ -111,21 +111,21 @@ def test_a_student_finished_before_a_kill_has_its_weights(
     labelled, tmp_path, monkeypatch, before, trained_again
 ):
     folder = shutil.copytree(labelled, tmp_path / "run")
-    real, seeds = students.train_student, []
+    real, rows = student_training.train, []
 
     def killed_at_the_second(*args):
-        seeds.append(args[6])
-        if len(seeds) == 2:
+        rows.append(args)
+        if len(rows) == 2:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(students, "train_student", killed_at_the_second)
+    monkeypatch.setattr(student_training, "train", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         evaluate(folder, before)
-    seeds.clear()
-    monkeypatch.setattr(students, "train_student", lambda *a: (seeds.append(a[6]), real(*a))[1])
+    rows.clear()
+    monkeypatch.setattr(student_training, "train", lambda *a: (rows.append(a), real(*a))[1])
     evaluate(folder, True)
-    assert len(seeds) == len(NAMES) - 1 + trained_again
+    assert len(rows) == 1 + trained_again
     assert kept(folder) == sorted(NAMES)
     for name in NAMES:
         teacher.load(folder / "evaluation/students" / name)

@@ -1,0 +1,83 @@
+"""Measurements: their statistics, rows of results kept in files, tables within pages."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from delt_jax.errors import UserError
+from delt_jax.store import files
+
+ROOT = Path(__file__).parent.parent
+_RESULTS = ROOT / "benchmarks" / "results"
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def quotients(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Summary of the quotients of what was measured next to each other."""
+    return summary([a / b for a, b in zip(above, below, strict=True)])
+
+
+def spread(values: dict[str, float], digits: int) -> str:
+    """A summary as `median (min..max)`."""
+    median, low, high = (f"{values[k]:,.{digits}f}" for k in ("median", "min", "max"))
+    return f"{median} ({low}..{high})"
+
+
+def merge(
+    kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], key: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of earlier runs, but for those that the new ones measure again."""
+    replaced = {tuple(row[k] for k in key) for row in new}
+    return [row for row in kept if tuple(row[k] for k in key) not in replaced] + list(new)
+
+
+def keep(
+    script: str, suffix: str, new: Sequence[dict[str, Any]], key: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Writes rows to benchmarks/results/SCRIPT_SUFFIX.json, beside those of earlier runs.
+
+    Returns:
+      The rows of all of the script's files.
+    """
+    path = _RESULTS / f"{script}_{suffix}.json"
+    _RESULTS.mkdir(exist_ok=True)
+    files.write_json(path, merge(files.read_json(path) if path.exists() else [], new, key))
+    return [
+        row for part in sorted(_RESULTS.glob(f"{script}_*.json")) for row in files.read_json(part)
+    ]
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Lines between which a page has a script's tables."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def fill(page: str, lines: Sequence[str], name: str, where: str) -> str:
+    """A page with these lines between a script's two markers.
+
+    Args:
+      page: its text.
+      lines: to be put in.
+      name: of the script.
+      where: the page is, for people.
+
+    Raises:
+      UserError: if the markers are not there.
+    """
+    begin, end = markers(name)
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise UserError(f"{where} needs the lines {begin} and {end}; put them back.")
+    return "\n".join([before + begin, *lines, end + after])
+
+
+def publish(where: str, lines: Sequence[str], name: str) -> None:
+    """Fills a page of the repository."""
+    path = ROOT / where
+    files.write_bytes(path, fill(path.read_text(), lines, name, where).encode())

@@ -1,0 +1,161 @@
+"""Times our training of students and two eager PyTorch loops of the same recipe, in turns.
+
+python benchmarks/train_eval_speed.py                     the cases that suit the device
+python benchmarks/train_eval_speed.py --cases=resnet18/224 --dtype=bfloat16
+python benchmarks/train_eval_speed.py --write             also writes benchmarks/results/ and the
+                                                          table of docs/performance.md
+
+The recipe is DELT's protocol, online: RandAugment, random resized crop, flip, CutMix, a label from
+the teacher, KL at T 20, AdamW, half-cosine. All sides get the same weights, images, cores or GPU,
+and allocator. A pass runs ours, ours with three seeds at once, PyTorch with PIL workers, and
+PyTorch with tensor augmentation; passes are repeated until --seconds are over. Needs the `torch`
+extra.
+"""
+
+import argparse
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+from delt_jax import host_memory
+
+_KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # before any thread starts
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
+
+import jax  # noqa: E402
+import measured  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch_recovery  # noqa: E402
+import train_table  # noqa: E402
+from train_sides import Ours, Rival, faster_layout, make_problem  # noqa: E402
+
+from delt_jax import parallel  # noqa: E402
+from delt_jax.errors import UserError  # noqa: E402
+from delt_jax.models import ModelSpec  # noqa: E402
+
+PAGE = "docs/performance.md"
+CLASSES = 10
+SEEDS = 3
+LEAST_PASSES = 3
+CASES = {"conv3/28": 1, "conv3/32": 3, "resnet18/224": 3}  # channels, by model and pixels
+
+
+def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Times one case.
+
+    Returns:
+      A row of the results.
+    """
+    model, _, size = name.partition("/")
+    spec = ModelSpec(model, CLASSES, int(size), CASES[name], dtype=chosen.dtype)
+    problem = make_problem(spec, chosen.ipc, chosen.epochs + 1)
+    course = problem.course
+    say(f"{name}: choosing PyTorch's layout, compiling")
+    layout = faster_layout(problem, device)
+    one, three = Ours(problem, 1), Ours(problem, SEEDS)
+    rivals = {
+        kind: Rival(problem, kind, chosen.workers, device, layout) for kind in train_table.RIVALS
+    }
+    shape = (course.batch, course.student.image_size, course.student.image_size, CASES[name])
+    views = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    losses = one.loss(views), rivals["tensor"].loss(views)
+
+    sides: dict[str, Callable[[], float]] = {"ours": one.run, "three": three.run}
+    for kind, rival in rivals.items():
+        sides[kind] = functools.partial(rival.run, chosen.epochs)
+    for run in sides.values():  # compiles, and starts workers
+        run()
+    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    view_seconds: list[float] = []
+    started = time.perf_counter()
+    while len(view_seconds) < LEAST_PASSES or time.perf_counter() - started < chosen.seconds:
+        for side, run in sides.items():
+            speeds[side].append(run())
+        view_seconds.append(one.view_seconds())
+        latest = ", ".join(f"{side} {values[-1]:.0f}" for side, values in speeds.items())
+        say(f"{name}: pass {len(view_seconds)}, images/s: {latest}")
+    ours = speeds["ours"]
+    shares = [s * speed / course.count for s, speed in zip(view_seconds, ours, strict=True)]
+    return {
+        "case": name,
+        "dtype": chosen.dtype,
+        "ipc": chosen.ipc,
+        "allocator": "kept" if _KEPT else "default",
+        "protocol": course.protocol.text(),
+        "images": course.count,
+        "batch": course.batch,
+        "epochs": chosen.epochs,
+        "passes": len(ours),
+        "ours": measured.summary(ours),
+        "three": measured.summary(speeds["three"]),
+        "three_seeds": measured.quotients([SEEDS * speed for speed in ours], speeds["three"]),
+        "rivals": {kind: measured.summary(speeds[kind]) for kind in rivals},
+        "ratios": {kind: measured.quotients(ours, speeds[kind]) for kind in rivals},
+        "view_share": measured.summary(shares)["median"],
+        "loss_deviation": abs(losses[0] / losses[1] - 1),
+        "workers": chosen.workers,
+        "torch_layout": layout,
+        "torch_device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "torch_version": torch.__version__,
+        "machine": parallel.describe(),
+        "date": date.today().isoformat(),
+    }
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Keeps the rows with those of earlier runs, and puts all into the page."""
+    stored = measured.keep("train_eval_speed", jax.default_backend(), rows, train_table.KEY)
+    measured.publish(PAGE, train_table.table(stored), "train_eval_speed")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def choose() -> argparse.Namespace:
+    """Reads the flags and fills in what depends on the device."""
+    on_cpu, cores = jax.default_backend() == "cpu", len(os.sched_getaffinity(0))
+    usual = [name for name in CASES if not (on_cpu and name.endswith("/224"))]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--cases", default=",".join(usual), help=f"by commas, of {', '.join(CASES)}")
+    add("--seconds", type=float, default=60, help="of measuring, per case; at least 3 passes")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the student")
+    add("--ipc", type=int, default=10, help="images of each of 10 classes; also sets the batch")
+    add("--epochs", type=int, default=4 if on_cpu else 50, help="timed of each training")
+    add("--workers", type=int, default=min(8, cores), help="processes that make views with PIL")
+    add("--default_malloc", action="store_true", help="leave the C library's allocator as it is")
+    add("--write", action="store_true", help="keep the results, fill docs/performance.md")
+    chosen = parser.parse_args()
+    chosen.cases = chosen.cases.split(",")
+    unknown = [name for name in chosen.cases if name not in CASES]
+    if unknown:
+        parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    if min(chosen.ipc, chosen.epochs - 1, chosen.workers) < 1:
+        parser.error("--ipc and --workers must be at least 1, --epochs at least 2")
+    return chosen
+
+
+def main() -> None:
+    chosen = choose()
+    device = torch_recovery.prepare(len(os.sched_getaffinity(0)))
+    if (device.type == "cpu") != (jax.default_backend() == "cpu"):
+        say(f"JAX runs on {jax.default_backend()}, torch on {device.type}: no fair comparison.")
+    rows = []
+    for name in chosen.cases:
+        rows.append(measure(name, chosen, device))
+        if chosen.write:
+            write([rows[-1]])
+    print("\n".join(train_table.table(rows)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as e:
+        sys.exit(f"train_eval_speed: {e}")

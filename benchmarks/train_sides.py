@@ -1,0 +1,234 @@
+"""The sides that train_eval_speed.py times: the same weights, images and recipe for each."""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch_models
+import torch_recovery
+import torch_training
+import torch_views
+
+from delt_jax import keys, learning, models, objective, protocols, student_training
+from delt_jax.augment.views import plan_epoch, student_views
+from delt_jax.data import Normalisation
+from delt_jax.data.source import ArrayExamples
+from delt_jax.interrupts import Deferral
+from delt_jax.learning import Course, Images
+from delt_jax.models import ModelSpec, torch_weights
+from delt_jax.protocols import Trial
+from delt_jax.recipe import EvaluateRecipe, Recipe
+from delt_jax.student_training import Lesson, Student
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TESTED = 20  # images that our side looks at after the last epoch, which is not timed
+
+
+class Problem(NamedTuple):
+    """What all sides are given.
+
+    Attributes:
+      course: of a student, as the evaluate stage makes it for DELT's protocol, online.
+      learning_rate: its peak.
+      judge: variables of the teacher, random.
+      images: random pixels in class order.
+    """
+
+    course: Course
+    learning_rate: float
+    judge: dict[str, Any]
+    images: Images
+
+
+def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
+    """Random weights and images, the same in every run.
+
+    Args:
+      spec: of the student; the teacher's activations are float32.
+      ipc: images per class.
+      epochs: of a training.
+    """
+    recipe = Recipe(ipc=ipc, evaluate=EvaluateRecipe(epochs=epochs, eval_every=epochs))
+    protocol = protocols.settle(recipe, Trial(spec.name, spec.num_classes, ipc, spec.image_size))
+    normalisation = Normalisation(_MEAN[: spec.channels], _STD[: spec.channels])
+    count, judge = spec.num_classes * ipc, replace(spec, dtype="float32")
+    course = Course(
+        student=spec,
+        judges=(judge,),
+        protocol=protocol,
+        regime="online",
+        normalisation=normalisation,
+        judge_normalisations=(normalisation,),
+        count=count,
+        group_size=protocol.batch_size,
+    )
+    shape = (count, spec.image_size, spec.image_size, spec.channels)
+    pixels = jax.random.randint(keys.stream(0, "images"), shape, 0, 256).astype(jnp.uint8)
+    labels = np.repeat(np.arange(spec.num_classes, dtype=np.int32), ipc)
+    images = Images(np.asarray(pixels), labels, None)
+    variables = learning.init_student(course, keys.stream(0, "weights")).variables
+    return Problem(course, protocol.learning_rate, jax.device_get(variables), images)
+
+
+def rate(problem: Problem, seconds: float, epochs: int, students: int = 1) -> float:
+    """Images per second."""
+    return students * epochs * problem.course.count / seconds
+
+
+class Ours:
+    """Our train loop as the evaluate stage runs it, with so many students at once on a device."""
+
+    def __init__(self, problem: Problem, students: int):
+        self._problem = problem
+        course, images = problem.course, problem.images
+        test = ArrayExamples(images.pixels[:_TESTED], images.labels[:_TESTED], [""] * _TESTED)
+        self._lesson = Lesson(course, (problem.judge,), images, None, test)
+        self._students = [
+            Student(f"student{seed}", (0, seed), problem.learning_rate, None)
+            for seed in range(students)
+        ]
+        self._pixels = jnp.asarray(images.pixels)
+
+    def run(self) -> float:
+        """Images per second of a training, from the end of its first epoch on."""
+        ends: list[float] = []
+
+        def on_epochs(count: int, _: float) -> None:
+            if count:
+                ends.append(time.perf_counter())
+
+        students, away = self._students, Path("never_written")
+        student_training.train(
+            self._lesson, students, len(students), away, float("inf"), on_epochs, Deferral()
+        )
+        # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
+        # of the epoch before it.
+        epochs = len(ends) - (1 if jax.default_backend() == "cpu" else 2)
+        return rate(self._problem, ends[-1] - ends[0], epochs, len(students))
+
+    def view_seconds(self) -> float:
+        """Seconds that the views of an epoch take alone, over the epochs of a training."""
+        epochs = self._problem.course.protocol.epochs
+
+        def draw() -> None:
+            for number in range(epochs):
+                self._draw(number)
+
+        self._draw(epochs)
+        return _timed(draw) / epochs
+
+    def _draw(self, epoch: int) -> None:
+        course, key = self._problem.course, keys.stream(0, "views", epoch)
+        plan = _plan(key, course.count, course.group_size)
+        batches = [_views(key, self._pixels, plan, start, course) for start in course.starts]
+        jax.block_until_ready(batches)
+
+    def loss(self, views: np.ndarray) -> float:
+        """KL of the first student, as it begins, on normalised views [B, S, S, C]."""
+        course, judge = self._problem.course, self._problem.judge
+        state, temperature = _fresh(self._problem), course.protocol.temperature
+        taught = jnp.asarray(models.create(course.judges[0]).apply(judge, views, train=False))
+        student = models.create(course.student)
+        logits, _ = student.apply(state.variables, views, train=True, mutable=["batch_stats"])
+        return float(
+            objective.kl_divergence(logits, jax.nn.softmax(taught / temperature), temperature)
+        )
+
+
+_plan = jax.jit(plan_epoch, static_argnums=(1, 2))
+
+
+@functools.partial(jax.jit, static_argnames="course")
+def _views(key, pixels, plan, start, course: Course):
+    """The first batch's size of mixed views, from a position of the epoch on."""
+    spec, aligned = course.protocol.views, course.batch % course.group_size == 0
+    return student_views(
+        key, pixels, course.normalisation, plan, start, course.batch, spec, aligned
+    )
+
+
+def _fresh(problem: Problem):
+    """The state from which our first student begins."""
+    return learning.init_student(problem.course, keys.stream(0, "student", 0))
+
+
+class Rival:
+    """Eager PyTorch in the memory layout that is faster here.
+
+    Args:
+      problem: what is trained.
+      kind: "PIL", with views from worker processes, or "tensor", with views on the device.
+      workers: processes.
+      device: torch's.
+      layout: a name of `torch_recovery.LAYOUTS`.
+    """
+
+    def __init__(
+        self, problem: Problem, kind: str, workers: int, device: torch.device, layout: str
+    ):
+        self._problem, self._device = problem, device
+        course, pixels = problem.course, problem.images.pixels
+        if course.protocol.views.rand_augment not in ("", torch_views.POLICY):
+            raise ValueError(f"the rival has no {course.protocol.views.rand_augment}")
+        spec, own = course.protocol.views, course.normalisation
+        if kind == "PIL":
+            batches = torch_training.worker_batches(
+                torch_views.PilViews(pixels, spec, own), course.batch, workers, device
+            )
+        else:
+            placed = torch.tensor(pixels.transpose(0, 3, 1, 2)).contiguous().to(device)
+            views = torch_views.TensorViews(placed, spec, own)
+            batches = torch_training.device_batches(views, course.count, course.batch, device)
+        self._training = torch_training.Training(
+            self._network(jax.device_get(_fresh(problem).variables), course.student),
+            self._network(problem.judge, course.judges[0]),
+            course.protocol,
+            batches,
+            torch_recovery.LAYOUTS[layout],
+            course.student.dtype == "bfloat16",
+        )
+
+    def _network(self, variables: dict[str, Any], spec: ModelSpec) -> torch.nn.Module:
+        network = torch_models.create(spec.name, spec.num_classes, spec.image_size, spec.channels)
+        return torch_models.load(network, torch_weights.to_torch(variables, spec)).to(self._device)
+
+    def loss(self, views: np.ndarray) -> float:
+        """KL of the student as it is on normalised views [B, S, S, C]."""
+        with torch.no_grad():
+            placed = torch.tensor(views.transpose(0, 3, 1, 2)).to(self._device)
+            return self._training.loss(placed).item()
+
+    def run(self, epochs: int) -> float:
+        """Images per second of so many epochs after a first one."""
+
+        def train() -> None:
+            for number in range(1, 1 + epochs):
+                self._training.epoch(number)
+            torch_recovery.wait(self._device)
+
+        self._training.epoch(0)
+        torch_recovery.wait(self._device)
+        return rate(self._problem, _timed(train), epochs)
+
+
+def faster_layout(problem: Problem, device: torch.device) -> str:
+    """The memory layout in which the rival's training goes faster, without workers."""
+
+    def speed(layout: str) -> float:
+        side = Rival(problem, "tensor", 0, device, layout)
+        return max(side.run(1) for _ in range(2))
+
+    return max(torch_recovery.LAYOUTS, key=speed)
+
+
+def _timed(run: Callable[..., None], *arguments: Any) -> float:
+    started = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - started
