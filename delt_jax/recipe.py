@@ -99,11 +99,18 @@ class SelectRecipe:
 
     Attributes:
       rule: "medium" (DELT), "top", "min" or "random" by the teacher's true-class probability.
-      start: "real" images chosen by the rule, or Gaussian "noise".
+      start: "real" images chosen by the rule, Gaussian "noise", or "rded": mosaics of the crops of
+        real images that the teacher is surest of (RDED).
+      candidates: real images per class that are drawn for "rded"; all where there are fewer.
+      crops: of each of these, the best of which counts.
+      mosaic: crops along a side of an "rded" image; 0: 2 from 128 px on, else 1, as published.
     """
 
     rule: str = "medium"
     start: str = "real"
+    candidates: int = 300
+    crops: int = 5
+    mosaic: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,8 @@ class RecoverRecipe:
     """The optimisation of the images; defaults are DELT's ImageNet-1K values.
 
     Attributes:
-      iterations: T, for the images that join first.
+      iterations: T, for the images that join first; 0 optimises nothing, so that the distilled
+        set is its start.
       round_iterations: R; one more group joins every R iterations. 0: no EarlyLate.
       min_iterations: draw a budget per class, a multiple of R in [this, T]; 0: T for all.
       batch_size: images per batch; a batch shares its BN statistics.

@@ -142,7 +142,7 @@ def make_schedule(
     Args:
       num_classes: number of classes.
       ipc: images per class.
-      iterations: T, iterations of the first images.
+      iterations: T, iterations of the first images; with 0 no batch has a round.
       round_iterations: R, iterations per round; 0 means one round, i.e. full optimisation.
       batch_size: images per batch.
       class_iterations: budget of each class; empty means T for all.
@@ -154,13 +154,19 @@ def make_schedule(
     Raises:
       UserError: if a number is out of range or R does not divide T or a budget.
     """
-    if min(num_classes, ipc, iterations, batch_size) < 1 or round_iterations < 0:
+    if min(num_classes, ipc, batch_size) < 1 or min(iterations, round_iterations) < 0:
         raise UserError(
-            f"A schedule needs at least one class, image, iteration and image per batch, but got "
+            f"A schedule needs at least one class, image and image per batch, but got "
             f"{num_classes} classes, ipc {ipc}, recover.iterations {iterations}, "
             f"recover.round_iterations {round_iterations}, recover.batch_size {batch_size}."
         )
     check_rounds(iterations, round_iterations)
+    batches = LAYOUTS[layout](num_classes, ipc, batch_size)
+    if not iterations:
+        return tuple(
+            BatchSchedule(tuple(b), tuple(i // ipc for i in b), (0,) * len(b), 0, rounds=())
+            for b in batches
+        )
     round_iterations = round_iterations or iterations
     budgets = tuple(class_iterations) or (iterations,) * num_classes
     if len(budgets) != num_classes or any(
@@ -172,10 +178,10 @@ def make_schedule(
         )
     class_rounds = [b // round_iterations for b in budgets]
     joins = [join_rounds(ipc, rounds) for rounds in class_rounds]
-    batches = []
-    for members in LAYOUTS[layout](num_classes, ipc, batch_size):
+    schedule = []
+    for members in batches:
         in_order = sorted(members, key=lambda i: joins[i // ipc][i % ipc])
-        batches.append(
+        schedule.append(
             _batch_schedule(
                 images=tuple(in_order),
                 labels=tuple(i // ipc for i in in_order),
@@ -185,7 +191,7 @@ def make_schedule(
                 round_iterations=round_iterations,
             )
         )
-    return tuple(batches)
+    return tuple(schedule)
 
 
 def _batch_schedule(images, labels, join, leave, total_rounds, round_iterations):
@@ -212,8 +218,8 @@ class Cost:
 
     @property
     def fraction(self) -> float:
-        """Share of full optimisation that is paid, in [0, 1]."""
-        return self.image_iterations / self.full_image_iterations
+        """Share of full optimisation that is paid, in [0, 1]; 0 where nothing is optimised."""
+        return self.image_iterations / max(self.full_image_iterations, 1)
 
 
 def cost(schedule: Sequence[BatchSchedule], iterations: int) -> Cost:
@@ -227,6 +233,8 @@ def chart(ipc: int, iterations: int, round_iterations: int, width: int = 40) -> 
 
     Images that join together share a line; the bar spans the iterations they are optimised.
     """
+    if not iterations:
+        return ["  nothing is optimised: the distilled set is its start"]
     round_iterations = round_iterations or iterations
     rounds = iterations // round_iterations
     joins = join_rounds(ipc, rounds)

@@ -1,5 +1,6 @@
 """Methods by name: their settings on every recipe, their schedules, and each run on digits."""
 
+import io
 import json
 import re
 import runpy
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delt_jax import derive, main, recover
+from delt_jax import derive, main, mosaic, recover, start, waves
 from delt_jax.config import default_config, from_config, vary
-from delt_jax.data import ArrayExamples, Source
+from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
+from delt_jax.errors import UserError
 from delt_jax.schedule import cost
 from delt_jax.store import distilled
 
@@ -28,7 +30,7 @@ def recipe_of(name, variants=""):
 
 
 def test_there_are_methods():
-    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock"} <= set(METHODS)
+    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded"} <= set(METHODS)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -120,6 +122,16 @@ def test_schedules_are_as_published(method, start, ranks, fraction, milestone, j
     assert cost(schedule, r.iterations).fraction == fraction
 
 
+def test_rded_is_as_published():
+    """300 images of a class, 5 crops of each, four patches to an image of 224 px, no iteration."""
+    recipe, source = recipe_of("imagenet", "ipc10,rded"), source_of(1000, 224)
+    schedule = recover.schedule_of(recipe, 1000)
+    assert (cost(schedule, 0).image_iterations, len(schedule)) == (0, 100)
+    assert mosaic.factor_of(recipe.select, 224) == 2
+    assert start.forward_passes(recipe, source) == 1000 * 300 * 5
+    assert start.forward_passes(recipe_of("imagenet"), source) == 0
+
+
 def test_the_shift_is_scaled_to_the_images():
     for side, jitter in ((32, 4), (28, 4), (224, 32)):
         recipe, notes = derive.complete(recipe_of("cifar10", "sre2l"), source_of(10, side))
@@ -180,3 +192,97 @@ def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     )
     main.run(config, str(folder))
     assert capsys.readouterr().out.count("done, nothing changed") == 6
+
+
+@pytest.mark.parametrize("layout", ["class_major", "one_per_class"])
+@pytest.mark.parametrize("kind", ["real", "noise", "rded"])
+def test_without_iterations_the_set_is_its_start(ranked, tmp_path, kind, layout, capsys):
+    """Class by class and rank by rank, whichever batches they were in."""
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    config = tiny("delt")
+    config.update_from_flattened_dict(
+        {
+            "select.start": kind,
+            "select.mosaic": 2,
+            "recover.layout": layout,
+            "recover.iterations": 0,
+            "recover.batch_size": 7,
+        }
+    )
+    main.run(config, str(folder), ["recover"])
+    assert "kept 20 images as they start" in capsys.readouterr().out
+    synthetic = distilled.read(folder / "distilled")
+    made = synthetic.manifest
+    assert made["schedule"]["image_iterations"] == made["schedule"]["fraction"] == 0
+    assert len(made["schedule"]["images"]) == (3 if layout == "class_major" else 4)
+    source = open_source(from_config(config).data)
+    if kind == "real":
+        indices = np.array(made["start"]["indices"]).reshape(-1)
+        np.testing.assert_array_equal(synthetic.images, source.train.images(indices))
+        np.testing.assert_array_equal(synthetic.labels, source.train.labels[indices])
+    normalisation = Normalisation(**{k: tuple(v) for k, v in made["normalisation"].items()})
+    starts = start.recorded(made["start"], folder / "distilled", source, normalisation)
+    np.testing.assert_array_equal(synthetic.images, starts.pixels(range(20)))
+    if kind == "rded":
+        assert made["start"]["mosaic"] == 2
+        assert starts.patches.images.shape == (10, 8)
+        of_class = source.train.labels[starts.patches.images]
+        assert (of_class == np.arange(10)[:, None]).all()
+        assert (np.diff(starts.patches.cross_entropy, axis=1) >= 0).all()
+
+
+def test_mosaics_can_be_optimised_and_are_found_once(ranked, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    config = tiny("delt")
+    config.select.start = "rded"
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(waves, "finish", stop)
+        with pytest.raises(Stop):
+            main.run(config, str(folder), ["recover"])
+    found = (folder / "distilled.partial/patches.npz").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(mosaic, "find", stop)  # it goes on with what it found
+        main.run(config, str(folder), ["recover"])
+    assert "(75.00% of full optimisation)" in capsys.readouterr().out
+    made = distilled.read(folder / "distilled").manifest
+    assert made["start"] == {"split": "train", "mosaic": 1, "patches": "patches.npz"}
+    with np.load(folder / "distilled/patches.npz") as kept, np.load(io.BytesIO(found)) as first:
+        for name in ("images", "boxes", "cross_entropy"):
+            np.testing.assert_array_equal(kept[name], first[name])
+        assert made["cost_seconds"] >= round(float(first["seconds"]), 1)
+    config.select.crops = 4
+    main.run(config, str(folder), ["recover"], dry_run=True)
+    out = capsys.readouterr().out
+    assert "redone because select.crops was 5, is 4" in out
+    assert re.search(r"20 images, \d+ forward passes to find their starts", out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"select.mosaic": 3}, r"select.mosaic \(3\) must divide the images' side, which is 8 px"),
+        ({"ipc": 80, "select.mosaic": 2}, "takes 320 crops .* select.candidates is 300; raise it"),
+        ({"ipc": 40, "select.mosaic": 2}, "class '8' has only 1.. training images; lower ipc or"),
+    ],
+)
+def test_mosaics_that_cannot_be_made(tmp_path, changes, sentence):
+    config = tiny("rded")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=sentence):
+        main.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_what_is_not_optimised(tmp_path, capsys):
+    main.run(tiny("rded"), str(tmp_path / "run"), dry_run=True)
+    out = capsys.readouterr().out
+    assert "nothing is optimised: the distilled set is its start" in out
+    assert "device memory of recover: a forward pass's" in out
+    assert "image-iterations" not in out

@@ -272,7 +272,8 @@ def test_choices_of_many(name, value):
 
 
 AT_LEAST_ONE = [
-    "recover.iterations",
+    "select.candidates",
+    "select.crops",
     "recover.batch_size",
     "evaluate.seeds",
     "evaluate.eval_every",
@@ -296,6 +297,8 @@ AT_LEAST_ZERO = [
     "teacher.momentum",
     "teacher.weight_decay",
     "teacher.crop_padding",
+    "select.mosaic",
+    "recover.iterations",
     "recover.round_iterations",
     "recover.min_iterations",
     "recover.bn_weight",

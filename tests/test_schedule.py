@@ -218,12 +218,28 @@ def test_make_schedule_refuses_rounds_that_do_not_divide():
         make_schedule(10, 10, 4100, 500, 100)
 
 
-@pytest.mark.parametrize("name", ["num_classes", "ipc", "iterations", "batch_size"])
+@pytest.mark.parametrize("name", ["num_classes", "ipc", "batch_size"])
 def test_make_schedule_refuses_nothing_to_do(name):
     good = {"num_classes": 2, "ipc": 3, "iterations": 4, "round_iterations": 2, "batch_size": 3}
     make_schedule(**good)
     with pytest.raises(UserError, match="at least one class"):
         make_schedule(**(good | {name: 0}))
+
+
+@pytest.mark.parametrize("round_iterations", [0, 500])
+def test_with_no_iterations_every_batch_is_there_but_no_round(round_iterations):
+    schedule = make_schedule(3, 2, 0, round_iterations, 2, layout="one_per_class")
+    assert [batch.images for batch in schedule] == [(0, 2), (4,), (1, 3), (5,)]
+    assert {(b.iterations, b.rounds, len(b.joins) == len(b.images)) for b in schedule} == {
+        (0, (), True)
+    }
+    paid = cost(schedule, 0)
+    assert (paid.image_iterations, paid.fraction) == (0, 0.0)
+    assert chart(2, 0, round_iterations) == [
+        "  nothing is optimised: the distilled set is its start"
+    ]
+    with pytest.raises(UserError, match=r"recover\.iterations -1"):
+        make_schedule(3, 2, -1, 0, 2)
 
 
 def test_make_schedule_refuses_negative_rounds():
