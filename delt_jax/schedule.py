@@ -112,7 +112,7 @@ def _one_per_class(num_classes: int, ipc: int, batch_size: int) -> list[range]:
 
 
 # Which images (class * IPC + rank) share a batch, of (num_classes, ipc, batch_size).
-LAYOUTS: dict[str, Callable[[int, int, int], list[range]]] = {
+LAYOUTS: dict[str, Callable[[int, int, int], Sequence[Sequence[int]]]] = {
     "class_major": _class_major,
     "one_per_class": _one_per_class,
 }

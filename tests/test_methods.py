@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delt_jax import derive, main, mosaic, recover, start, waves
+from delt_jax import derive, main, mosaic, ranges, recover, start, waves
 from delt_jax.config import default_config, from_config, vary
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
-from delt_jax.schedule import cost
+from delt_jax.schedule import LAYOUTS, cost, make_schedule
 from delt_jax.store import distilled
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -78,6 +78,31 @@ def test_a_method_of_ones_own(tmp_path):
     (tmp_path / "methods/empty.py").write_text("")
     with pytest.raises(ValueError, match=r"empty\.py has no function apply"):
         vary(config, "empty", {}, file)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    """Thirty lines: a part and a method made of it."""
+    page = (CONFIGS.parent / "docs/methods.md").read_text()
+    part, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert part.count("\n") + method.count("\n") <= 30
+    names: dict = {}
+    exec(part, names)
+    monkeypatch.setitem(LAYOUTS, "two_per_class", names["_two_per_class"])
+    monkeypatch.setitem(ranges.CHOICES, "recover.layout", tuple(LAYOUTS))
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/pairs.py").write_text(method)
+    config = default_config()
+    vary(config, "pairs", {}, str(tmp_path / "mine.py"))
+    recipe = from_config(config)
+    schedule = make_schedule(3, 3, 4, 2, 4, layout=recipe.recover.layout)
+    assert [sorted(batch.images) for batch in schedule] == [[0, 1, 3, 4], [6, 7], [2, 5], [8]]
+    assert [batch.joins for batch in schedule] == [(0, 0, 0, 0), (0, 0), (0, 0), (0,)]
+    assert cost(schedule, 4).image_iterations == 3 * (4 + 4 + 2)
+
+
+def test_every_method_is_described():
+    page = (CONFIGS.parent / "docs/methods.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == METHODS
 
 
 # --- as published ---
