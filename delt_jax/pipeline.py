@@ -13,6 +13,7 @@ from delt_jax import (
     recover,
     relabel,
     report,
+    rows,
     squeeze,
     start,
     students,
@@ -126,10 +127,10 @@ def check(recipe: Recipe, source: Source) -> None:
             f"matches; choose a teacher that has it, such as vgg11_bn for vgg11."
         )
     for name in recipe.evaluate.students:
-        models.create(students.student_spec(recipe, name, source))
-    for row in students.rows_of(recipe, recipe.ipc):
+        models.create(rows.student_spec(recipe, name, source))
+    for row in rows.rows_of(recipe, recipe.ipc):
         count = len(source.class_names) * row.ipc
-        batch = students.settle(recipe, source, row).batch_size
+        batch = rows.settle(recipe, source, row).batch_size
         if count > batch and count % batch == 1:
             raise UserError(
                 f"Batches of {batch} leave a last one of a single image of the {count}, on which "

@@ -13,10 +13,10 @@ from delt_jax import (
     pipeline,
     recover,
     relabel,
+    rows,
     schedule,
     squeeze,
     start,
-    students,
 )
 from delt_jax.costs import amount, hours, model_cost, recover_memory
 from delt_jax.data import Source
@@ -82,13 +82,13 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         row("relabel", model, judged * labelled.epochs * images, what)
     kept = 0
     for name in e.students:
-        student = model_cost(students.student_spec(recipe, name, source))
+        student = model_cost(rows.student_spec(recipe, name, source))
         each = e.seeds * max(1, len(e.learning_rates))
         flops, trainings, epochs = 0.0, 0, 0
-        for line in students.rows_of(recipe, recipe.ipc):
+        for line in rows.rows_of(recipe, recipe.ipc):
             if line.student != name or line.images == "full":
                 continue
-            protocol = students.settle(recipe, source, line)
+            protocol = rows.settle(recipe, source, line)
             seen, epochs = protocol.epochs * num_classes * line.ipc, protocol.epochs
             looks = math.ceil(protocol.epochs / protocol.eval_every)
             flops += each * student.forward_flops * (3 * seen + looks * len(source.test))

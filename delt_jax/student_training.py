@@ -89,7 +89,7 @@ def at_once(course: Course, asked: int, students: int) -> int:
     """
     if asked or course.devices > 1:
         return asked or 1
-    if jax.default_backend() == "cpu":
+    if _on_cpu():
         return 1
     shapes = jax.eval_shape(lambda: learning.init_student(course, jax.random.key(0)))
     return students if sum(p.size for p in jax.tree.leaves(shapes.params)) <= _SMALL else 1
@@ -183,11 +183,11 @@ def _compiled(course: Course, batch: int | None, width: int, stack: int):
         call = functools.partial(learning.run_batch, course=course, batch=batch)
     if course.devices > 1:
         return parallel.share_job(call, course.devices)
-    return parallel.map_jobs(call, width, stack, unroll=_unrolls())
+    # vmap makes grouped convolutions of the students' weights, which CPUs are slow at.
+    return parallel.map_jobs(call, width, stack, unroll=_on_cpu())
 
 
-def _unrolls() -> bool:
-    """On CPUs, which are slow at the grouped convolutions that vmap makes of students' weights."""
+def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
@@ -234,13 +234,13 @@ class _Together:
                 kept.write(_file(self._partial, student), now)
 
         logits = [np.zeros(0)] * count
-        last_loss = None
+        late = None
         for epoch in range(begun[0].epoch, protocol.epochs):
             states, loss = self._epoch(states, jobs, epoch)
             done = epoch + 1
-            # The loss of the epoch before: the device is not kept waiting.
-            on_epochs(count, float(np.mean(jax.device_get(last_loss or loss))))
-            last_loss = loss if jax.default_backend() != "cpu" else None
+            # An accelerator is asked for the loss of the epoch before, so that it need not wait.
+            on_epochs(count, float(np.mean(jax.device_get(loss if late is None else late))))
+            late = None if _on_cpu() else loss
             if done % protocol.eval_every == 0 or done == protocol.epochs:
                 for i in range(count):
                     logits[i], accuracy = self._look(self._host(states, i))
@@ -288,7 +288,7 @@ class _Together:
             plan = course.plan
             stored = _expand(labels, plan.num_classes, plan.form, plan.temperature)
         shared = self._shared._replace(stored=stored, epoch=jnp.int32(epoch))
-        if jax.default_backend() != "cpu":
+        if not _on_cpu():
             return _compiled(course, None, self._width, self._stack)(states, jobs, shared)
         losses = []
         for start in course.starts:  # convolutions are slow inside a loop on a CPU

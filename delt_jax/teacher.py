@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,14 +135,6 @@ def features_of_examples(teacher: Teacher, examples: Examples, indices: np.ndarr
     """Teacher features float32 [len(indices), D] of some examples."""
     images = (pixels for _, pixels in batches(examples, BATCH, indices))
     return predict(teacher.model, teacher.variables, teacher.normalisation, images)[1]
-
-
-def soft_labels(
-    model: nn.Module, variables: dict[str, Any], images: chex.Array, temperature: float
-) -> chex.Array:
-    """softmax(teacher / T), float32 [B, classes], of normalised images [B, S, S, C]."""
-    logits: chex.Array = model.apply(variables, images, train=False)
-    return jax.nn.softmax(logits / temperature)
 
 
 def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) -> None:

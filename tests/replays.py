@@ -23,7 +23,6 @@ from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.schedule import BatchSchedule, make_schedule
-from delt_jax.teacher import soft_labels
 from delt_jax.waves import active_of
 
 FLOAT64 = Path(__file__).parent / "float64"  # PyTorch's ends of some recordings in float64
@@ -210,7 +209,7 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
 
     @jax.jit
     def step_on(state, mixed):
-        targets = soft_labels(model, judge, mixed, temperature)
+        targets = jax.nn.softmax(model.apply(judge, mixed, train=False) / temperature)
 
         def loss(logits):
             return objective.kl_divergence(logits, targets, temperature)
