@@ -31,5 +31,5 @@ def get_config(variants=""):
     config.recover.bn_weight = 0.01
 
     config.evaluate.students = ("resnet18_modified",)
-    vary(config, variants, ROWS)
+    vary(config, variants, ROWS, __file__)
     return config

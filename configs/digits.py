@@ -4,10 +4,10 @@ The embedded default data set. The schedule has DELT's shape (8 rounds) at a len
 likes; the other values are ours, chosen on this data set.
 """
 
-from delt_jax.config import default_config
+from delt_jax.config import default_config, vary
 
 
-def get_config():
+def get_config(variants=""):
     config = default_config()
     config.ipc = 10
     config.data.name = "digits"
@@ -29,4 +29,5 @@ def get_config():
     config.evaluate.students = ("conv3",)
     config.evaluate.width = 32
     config.relabel.min_scale = 0.5
+    vary(config, variants, {}, __file__)
     return config

@@ -5,10 +5,10 @@ with the four files will do. The networks are the field's ConvNet-3 of width 128
 and epochs are ours, sized for two CPU cores.
 """
 
-from delt_jax.config import default_config
+from delt_jax.config import default_config, vary
 
 
-def get_config():
+def get_config(variants=""):
     config = default_config()
     config.ipc = 10
     config.data.name = "idx"
@@ -39,4 +39,5 @@ def get_config():
     config.evaluate.students = ("conv3",)
     config.evaluate.epochs = 150
     config.evaluate.eval_every = 75
+    vary(config, variants, {}, __file__)
     return config

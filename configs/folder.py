@@ -31,5 +31,5 @@ def get_config(variants=""):
     config.evaluate.regimes = ("online",)  # add "hard" to see what the labels alone teach
     config.evaluate.epochs = 0
     config.evaluate.eval_every = 50
-    vary(config, variants, {})
+    vary(config, variants, {}, __file__)
     return config

@@ -39,5 +39,5 @@ def get_config(variants=""):
     config.evaluate.images = ("recovered", "selected")
     config.evaluate.regimes = ("online",)
     config.evaluate.eval_every = 100  # ours: the paper looks every 10 epochs and reports the best
-    vary(config, variants, ROWS)
+    vary(config, variants, ROWS, __file__)
     return config

@@ -35,5 +35,5 @@ def get_config(variants=""):
     config.teacher.crop_padding = 16
 
     config.evaluate.students = ("conv5",)
-    vary(config, variants, ROWS)
+    vary(config, variants, ROWS, __file__)
     return config

@@ -4,10 +4,10 @@ idx files: --config.data.name=idx --config.data.path=FOLDER. No decoupled method
 for MNIST; the networks are the field's ConvNet-3 of width 128, the rest is ours.
 """
 
-from delt_jax.config import default_config
+from delt_jax.config import default_config, vary
 
 
-def get_config():
+def get_config(variants=""):
     config = default_config()
     config.ipc = 10
     config.data.name = "tfds"
@@ -28,4 +28,5 @@ def get_config():
     config.evaluate.epochs = 150
     config.evaluate.eval_every = 75
     config.relabel.min_scale = 0.5
+    vary(config, variants, {}, __file__)
     return config

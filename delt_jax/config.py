@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import runpy
 import types
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import ml_collections
@@ -48,28 +50,51 @@ def _type(recipe: Any, name: str) -> type:
     return get_args(hint)[0] if isinstance(hint, types.UnionType) else type(getattr(recipe, name))
 
 
-def vary(config: ml_collections.ConfigDict, variants: str, rows: dict[str, dict[str, Any]]) -> None:
-    """Applies what follows the colon in --config=FILE:VARIANTS, e.g. "ipc10,folder=/data/x".
+def vary(
+    config: ml_collections.ConfigDict,
+    variants: str,
+    rows: dict[str, dict[str, Any]],
+    file: str,
+) -> None:
+    """Applies what follows the colon in --config=FILE:VARIANTS, e.g. "ipc10,cda,folder=/data/x".
 
     Args:
       config: changed in place.
-      variants: names of rows parted by commas, and "folder=PATH" for images in folders.
+      variants: names parted by commas: rows, a method, and "folder=PATH" for images in folders.
       rows: settings by the name of a row, e.g. {"ipc10": {"ipc": 10}}.
+      file: the config file, its `__file__`. The methods are the methods/NAME.py beside it, each
+        with a function `apply(config)` that changes settings (see docs/methods.md).
 
     Raises:
-      ValueError: for a name that is none of these.
+      ValueError: for a name that is none of these, or two methods at once.
     """
-    for variant in filter(None, variants.split(",")):
+    methods = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
+    names = variants.split(",")
+    if len(several := [name for name in names if name in methods]) > 1:
+        raise ValueError(f"{' and '.join(several)} are methods; name one of them.")
+    for variant in filter(None, names):
         if variant.startswith("folder="):
             path = variant.removeprefix("folder=")
             config.update_from_flattened_dict({"data.name": "folder", "data.path": path})
         elif variant in rows:
             config.update_from_flattened_dict(rows[variant])
+        elif variant in methods:
+            _apply(methods[variant], config)
         else:
+            hint = nearest(variant, [*rows, *methods])
             raise ValueError(
-                f"{variant!r} is no variant of this recipe; there are {', '.join(rows)} and "
+                f"{variant!r} is no variant of this recipe{hint} It has the rows "
+                f"{', '.join(rows) or '(none)'}, the methods {', '.join(methods) or '(none)'}, and "
                 f"folder=PATH."
             )
+
+
+def _apply(method: Path, config: ml_collections.ConfigDict) -> None:
+    """Runs a method's file and lets it change the config."""
+    apply = runpy.run_path(str(method)).get("apply")
+    if apply is None:
+        raise ValueError(f"{method} has no function apply(config).")
+    apply(config)
 
 
 def nearest(name: str, known: list[str]) -> str:

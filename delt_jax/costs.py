@@ -42,13 +42,12 @@ def model_cost(spec: ModelSpec) -> ModelCost:
     return ModelCost(sum(math.prod(p.shape) for p in jax.tree.leaves(shapes["params"])), flops)
 
 
-def recover_memory(recipe: Recipe, spec: ModelSpec) -> int:
-    """Bytes that one recovery batch needs on its device, estimated.
+def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:
+    """Bytes that a recovery batch of so many images needs on its device, estimated.
 
     The teacher, five copies of the images (pixels, gradient, two moments, view) and what the
     forward pass keeps for the backward pass.
     """
-    batch = min(recipe.recover.batch_size, spec.num_classes * recipe.ipc)
     model, shapes = models.create(spec), teacher.init_shapes(spec)
     images = jax.ShapeDtypeStruct(
         (batch, spec.image_size, spec.image_size, spec.channels), jnp.float32

@@ -1,4 +1,4 @@
-"""Settings that a recipe leaves to the data: 0 or "" means that they are derived from it."""
+"""Settings that a recipe leaves to the data: 0, -1 or "" means that they are derived from it."""
 
 import math
 from dataclasses import replace
@@ -13,6 +13,7 @@ _TEACHER_IMAGES = 20_000  # that the teacher sees in training, about
 _TEACHER_EPOCHS = (5, 60)
 _STUDENT_IMAGES = 10_000
 _STUDENT_EPOCHS = (100, 300)
+_JITTER = 7  # of the images' side: 32 of 224 px and 4 of 32, as published
 _NETWORKS = ((32, "conv3"), (64, "conv4"), (math.inf, "resnet18"))
 
 
@@ -21,7 +22,8 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
 
     Rules, ours: `ipc` 10, or the size of the smallest training class; `teacher.model` conv3 to
     32 px, conv4 to 64, resnet18 above; students like the teacher; epochs such that the teacher
-    sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300).
+    sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300);
+    `recover.jitter` a seventh of the side.
     """
     notes = []
     smallest = int(np.bincount(source.train.labels, minlength=len(source.class_names)).min())
@@ -45,10 +47,15 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         count = len(source.class_names) * recipe.ipc
         evaluate = replace(evaluate, epochs=_epochs(_STUDENT_IMAGES, count, _STUDENT_EPOCHS))
         notes.append(f"evaluate.epochs {evaluate.epochs}: there are {count} distilled images")
+    recover = recipe.recover
+    if recover.jitter < 0:
+        recover = replace(recover, jitter=source.image_size // _JITTER)
+        notes.append(f"recover.jitter {recover.jitter}: the images have {source.image_size} px")
     data = recipe.data
     if data.name == "folder":  # whose source has said so itself
         data = replace(data, image_size=source.image_size, channels=source.channels)
-    return replace(recipe, data=data, teacher=teacher, evaluate=evaluate), notes
+    changed = replace(recipe, data=data, teacher=teacher, recover=recover, evaluate=evaluate)
+    return changed, notes
 
 
 def _epochs(images: int, count: int, limits: tuple[int, int]) -> int:

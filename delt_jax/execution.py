@@ -41,7 +41,9 @@ class Execution:
 
 
 def choose(recipe: RecoverRecipe, judge: Teacher, schedule: Sequence[BatchSchedule]) -> Execution:
-    """Fills in what the recipe leaves to the machine."""
+    """Fills in what the recipe leaves to the machine, if anything is to be optimised."""
+    if not recipe.iterations:
+        return Execution("float32", 1, 1)
     backend = jax.default_backend()
     stack = recipe.batches_per_device or 1
     if not recipe.batches_per_device and backend != "cpu":

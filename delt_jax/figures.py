@@ -113,20 +113,20 @@ def _paired(
     return _png(page)
 
 
-def loss_curves(losses: Losses, round_starts: Sequence[int]) -> bytes:
+def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
     """Terms of the objective over iterations, mean over batches.
 
     Args:
       losses: float [batches, iterations] each; NaN beyond a shorter batch's end.
-      round_starts: iterations at which groups join.
+      joins: iterations at which groups join.
     """
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
     axes = figure.subplots(1, 3)
     length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
     for ax, name, values in zip(axes, Losses._fields, losses, strict=True):
         ax.plot(np.nanmean(values[:, :length], axis=0), color=_COLOURS["recovered"], linewidth=0.8)
-        for start in round_starts:
-            ax.axvline(start, color=_GRID, linewidth=0.8, zorder=0)
+        for join in joins:
+            ax.axvline(join, color=_GRID, linewidth=0.8, zorder=0)
         ax.set_title({"bn": "BN matching"}.get(name, name.replace("_", "-")), fontsize=10)
         ax.set_yscale("log")
         ax.set_xlabel("iteration", fontsize=9)

@@ -15,6 +15,7 @@ from delt_jax import (
     report,
     rows,
     squeeze,
+    start,
     students,
     teacher,
 )
@@ -118,6 +119,7 @@ def check(recipe: Recipe, source: Source) -> None:
     check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
+    start.check(recipe, source)
     recover.schedule_of(recipe, len(source.class_names))
     if "batch_stats" not in teacher.init_shapes(squeeze.spec_of(recipe, source)):
         raise UserError(

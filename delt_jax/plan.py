@@ -16,6 +16,7 @@ from delt_jax import (
     rows,
     schedule,
     squeeze,
+    start,
 )
 from delt_jax.costs import amount, hours, model_cost, recover_memory
 from delt_jax.data import Source
@@ -53,12 +54,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         lines.append(f"  {stage.name:<9} {'would run' if needed else 'would be skipped'}: {why}")
     lines += [
         "",
-        f"EarlyLate schedule of a class: ipc {recipe.ipc}, T {r.iterations}, "
-        f"R {r.round_iterations or r.iterations}",
-        *schedule.chart(recipe.ipc, r.iterations, r.round_iterations),
-        f"{len(batches)} batch(es) of up to {r.batch_size} images; "
-        f"{paid.image_iterations:,} image-iterations = {paid.fraction:.2%} of full optimisation "
-        f"({1 - paid.fraction:.2%} saved)",
+        *schedule_lines(recipe, batches),
         "",
         f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
     ]
@@ -75,7 +71,9 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         seen = recipe.teacher.epochs * len(source.train)
         row("squeeze", model, 3 * f * seen, f"{spec.name}, {recipe.teacher.epochs} epochs")
     row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
-    row("recover", model, 3 * f * paid.image_iterations, f"{images} images")
+    scored = start.forward_passes(recipe, source)
+    found = f", {scored} forward passes to find their starts" if scored else ""
+    row("recover", model, f * (scored + 3 * paid.image_iterations), f"{images} images{found}")
     labelled = relabel.plan_of(recipe, source)
     if labelled is not None:
         more = labelling.described(recipe.relabel.teachers, source)
@@ -122,11 +120,31 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     return lines
 
 
+def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str]:
+    """EarlyLate of one class as bars, and what the whole set costs."""
+    r = recipe.recover
+    head = f"EarlyLate schedule of a class: ipc {recipe.ipc}, T {r.iterations}, R "
+    lines = [
+        f"{head}{r.round_iterations or r.iterations}",
+        *schedule.chart(recipe.ipc, r.iterations, r.round_iterations),
+    ]
+    paid = schedule.cost(batches, r.iterations)
+    if paid.image_iterations:
+        lines.append(
+            f"{len(batches)} batch(es) of up to {max(len(b.images) for b in batches)} images; "
+            f"{paid.image_iterations:,} image-iterations = {paid.fraction:.2%} of full "
+            f"optimisation ({1 - paid.fraction:.2%} saved)"
+        )
+    return lines
+
+
 def memory_line(recipe: Recipe, spec: ModelSpec, batches: Sequence[BatchSchedule]) -> str:
     """Peak memory by batches on a device, where it says how much it has; else an estimate."""
+    if not recipe.recover.iterations:
+        return "device memory of recover: a forward pass's, as nothing is optimised"
     asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
     if parallel.memory_limit() is None:
-        one = amount(recover_memory(recipe, spec), "B")
+        one = amount(recover_memory(recipe, spec, memory.largest(batches)[0]), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
     typed = replace(spec, dtype=recipe.recover.dtype)
     choices = memory.per_stack(recipe.recover, typed, batches)

@@ -4,7 +4,7 @@ import math
 
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.schedule import check_rounds
+from delt_jax.schedule import LAYOUTS, check_rounds
 
 CHOICES = {
     "data.name": ("digits", "folder", "npz", "idx", "tfds"),
@@ -13,7 +13,8 @@ CHOICES = {
     "data.unreadable": ("stop", "skip"),
     "teacher.schedule": ("cosine", "one_cycle"),
     "select.rule": ("medium", "top", "min", "random"),
-    "select.start": ("real", "noise"),
+    "select.start": ("real", "noise", "rded"),
+    "recover.layout": tuple(LAYOUTS),
     "recover.curriculum": ("cosine", "linear", "step"),
     "recover.crop": ("batch", "image"),
     "recover.clock": ("batch", "image"),
@@ -47,14 +48,17 @@ _AT_LEAST = {
     "teacher.momentum": 0,
     "teacher.weight_decay": 0,
     "teacher.crop_padding": 0,
-    "recover.iterations": 1,
+    "select.candidates": 1,
+    "select.crops": 1,
+    "select.mosaic": 0,
+    "recover.iterations": 0,
     "recover.round_iterations": 0,
     "recover.min_iterations": 0,
     "recover.batch_size": 1,
     "recover.bn_weight": 0,
     "recover.first_bn_multiplier": 0,
     "recover.milestone": 0,
-    "recover.jitter": 0,
+    "recover.jitter": -1,
     "recover.chunk_steps": 0,
     "recover.batches_per_device": 0,
     "recover.profile_chunks": 0,

@@ -99,11 +99,18 @@ class SelectRecipe:
 
     Attributes:
       rule: "medium" (DELT), "top", "min" or "random" by the teacher's true-class probability.
-      start: "real" images chosen by the rule, or Gaussian "noise".
+      start: "real" images chosen by the rule, Gaussian "noise", or "rded": mosaics of the crops of
+        real images that the teacher is surest of (RDED).
+      candidates: real images per class that are drawn for "rded"; all where there are fewer.
+      crops: of each of these, the best of which counts.
+      mosaic: crops along a side of an "rded" image; 0: 2 from 128 px on, else 1, as published.
     """
 
     rule: str = "medium"
     start: str = "real"
+    candidates: int = 300
+    crops: int = 5
+    mosaic: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,10 +118,13 @@ class RecoverRecipe:
     """The optimisation of the images; defaults are DELT's ImageNet-1K values.
 
     Attributes:
-      iterations: T, for the images that join first.
+      iterations: T, for the images that join first; 0 optimises nothing, so that the distilled
+        set is its start.
       round_iterations: R; one more group joins every R iterations. 0: no EarlyLate.
       min_iterations: draw a budget per class, a multiple of R in [this, T]; 0: T for all.
       batch_size: images per batch; a batch shares its BN statistics.
+      layout: "class_major": all images of a class side by side (DELT), or "one_per_class": a
+        batch has one image of each of its classes (SRe2L, CDA).
       learning_rate: of Adam(0.5, 0.9), cosine to zero.
       bn_weight: weight of the BN matching term.
       first_bn_multiplier: extra weight of the first BN layer.
@@ -122,7 +132,8 @@ class RecoverRecipe:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
       min_scale: smallest area of a random crop.
-      jitter: largest circular shift in pixels.
+      jitter: largest circular shift in pixels; -1 takes a seventh of the images' side, which is
+        SRe2L's 32 of 224 px and 4 of 32.
       crop: one box, flip and shift per "batch" and step (released code) or per "image".
       antialias: widen the crop's resize filter when shrinking.
       clock: count iterations per "batch" (released code) or per "image" from its own start;
@@ -141,6 +152,7 @@ class RecoverRecipe:
     round_iterations: int = 500
     min_iterations: int = 0
     batch_size: int = 100
+    layout: str = "class_major"
     learning_rate: float = 0.25
     bn_weight: float = 0.01
     first_bn_multiplier: float = 10.0

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from delt_jax import execution, hosts, interrupts, kept, teacher, waves
+from delt_jax import execution, hosts, interrupts, kept, start, teacher, waves
 from delt_jax.data import Source
 from delt_jax.engine import Losses
 from delt_jax.execution import Execution
 from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
-from delt_jax.selection import select
 from delt_jax.store import distilled, files
 from delt_jax.store import ranking as ranking_store
 from delt_jax.store.workdir import WorkDir, as_json
@@ -23,6 +22,7 @@ from delt_jax.waves import Work
 ARTEFACT = "distilled"
 # How fast, not what.
 _WITHOUT_EFFECT = ("chunk_steps", "batches_per_device", "save_minutes", "profile_chunks")
+_ONCE_THE_ONLY_ONE = {"recover.dtype": "float32", "recover.layout": "class_major"}
 _SAVES_MISSED = 3  # by a process that is taken for dead
 
 
@@ -31,14 +31,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = {
         f"recover.{k}": v for k, v in asdict(recipe.recover).items() if k not in _WITHOUT_EFFECT
     }
-    if recipe.recover.dtype == "float32":
-        del settings["recover.dtype"]  # sets made before there was a choice are as good
+    for name, value in _ONCE_THE_ONLY_ONE.items():
+        if settings[name] == value:
+            del settings[name]  # sets made before there was a choice are as good
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
+    settings |= start.settings(recipe)
     return settings | {
         "seed": recipe.seed,
         "ipc": recipe.ipc,
-        "select.rule": recipe.select.rule,
-        "select.start": recipe.select.start,
         "data": source.fingerprint,
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
@@ -57,6 +57,7 @@ def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
         r.round_iterations,
         r.batch_size,
         class_iterations(recipe, num_classes),
+        r.layout,
     )
 
 
@@ -128,10 +129,9 @@ def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Wo
     judge = teacher.load(workdir.path / "teacher")
     teacher.check_against(judge, source, say)
     ranking = ranking_store.read(workdir.path, judge.hash)
-    num_classes = len(source.class_names)
-    selected = select(ranking, recipe.select.rule, recipe.ipc, num_classes, recipe.seed)
-    schedule = schedule_of(recipe, num_classes)
-    return Work(recipe, source, workdir, judge, selected, schedule, partial)
+    starts = start.prepare(recipe, source, judge, ranking, partial)
+    schedule = schedule_of(recipe, len(source.class_names))
+    return Work(recipe, source, workdir, judge, starts, schedule, partial)
 
 
 def _settle(work: Work) -> Execution:
@@ -175,7 +175,7 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
     count = len(source.class_names) * recipe.ipc
     images = np.zeros((count, size, size, channels), np.uint8)
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
-    seconds, stacks = 0.0, set()
+    seconds, stacks = work.starts.seconds, set()
     for index, batch in enumerate(schedule):
         part = files.read_npz(kept.part(work.partial, index), "recover")
         images[list(batch.images)] = part["images"]
@@ -201,12 +201,6 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
         "execution": asdict(settled) | {"batches_per_device": sorted(stacks)},
-        "start": {
-            "split": "train",
-            "indices": work.selected.tolist(),
-        }
-        if recipe.select.start == "real"
-        else {"noise_seed": recipe.seed},
         "schedule": {
             "class_iterations": class_iterations(recipe, len(source.class_names)),
             "joins": [list(b.joins) for b in schedule],
@@ -218,11 +212,15 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         "cost_seconds": round(seconds, 1),
     }
     with files.replacing_folder(work.workdir.path / ARTEFACT) as folder:
+        manifest["start"] = work.starts.record(folder)
         manifest["hash"] = distilled.write_images(
             folder, images, recipe.ipc, recipe.recover.storage
         )
         files.write_npz(folder / "losses.npz", **{k: np.stack(v) for k, v in curves.items()})
         files.write_json(folder / "manifest.json", manifest)
+    if not recipe.recover.iterations:
+        say(f"  kept {count} images as they start: recover.iterations is 0")
+        return
     rate = paid.image_iterations / max(seconds, 1e-9)
     say(
         f"  recovered {count} images in {seconds:.0f} s: {paid.image_iterations} image-iterations"

@@ -15,7 +15,7 @@ from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule, join_rounds, make_schedule
 from delt_jax.selection import random_images
-from delt_jax.start import start_images
+from delt_jax.start import recorded
 from delt_jax.store import distilled, files
 from delt_jax.store.distilled import DistilledSet
 from delt_jax.store.workdir import WorkDir
@@ -45,17 +45,16 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     teacher.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
     rows = [Row(**row) for row in evaluation["rows"]]
     robust, ranks = scores.robustness_scores(rows), scores.rank_correlations(rows)
-    starts = _start_pixels(recipe, source, synthetic)
+    starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(judge, source, synthetic, starts)
     pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
     if synthetic.ipc > 1:  # one image has nothing to be similar to
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
-    if not _is_imported(synthetic):  # of those nothing else is known
+    if _is_optimised(synthetic):
         stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
         losses = Losses(*(stored[name] for name in Losses._fields))
         schedule = _schedule(synthetic)
-        rounds = [r.start for r in schedule[0].rounds]
-        pictures["losses.png"] = figures.loss_curves(losses, rounds)
+        pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
         pictures["schedule.png"] = figures.schedule_chart(schedule)
     pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
     summary = _summary(workdir, judge, synthetic, evaluation, similarity)
@@ -97,7 +96,14 @@ def _is_imported(synthetic: DistilledSet) -> bool:
     return "imported" in synthetic.manifest
 
 
-def _start_pixels(recipe: Recipe, source: Source, synthetic: DistilledSet) -> np.ndarray:
+def _is_optimised(synthetic: DistilledSet) -> bool:
+    """Whether it was here, in any iterations; of imported sets that is not known."""
+    return not _is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
+
+
+def _start_pixels(
+    recipe: Recipe, source: Source, workdir: WorkDir, synthetic: DistilledSet
+) -> np.ndarray:
     """The images that recovery started from, uint8 in the set's order.
 
     In their place, random real images of the same classes for an imported set.
@@ -106,15 +112,12 @@ def _start_pixels(recipe: Recipe, source: Source, synthetic: DistilledSet) -> np
         classes, ipc = len(synthetic.class_names), synthetic.ipc
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
         return read(source.train, drawn.reshape(-1))
-    start = synthetic.manifest["start"]
-    if "indices" in start:
-        return read(source.train, np.array(start["indices"]).reshape(-1))
     normalisation = Normalisation(
         *(tuple(synthetic.manifest["normalisation"][k]) for k in ("mean", "std"))
     )
-    everything = tuple(range(len(synthetic.images)))
-    noise = start_images(recipe, source, normalisation, np.zeros(0, np.int64), everything)
-    return normalisation.to_pixels(noise)
+    folder = workdir.path / "distilled"
+    starts = recorded(synthetic.manifest["start"], folder, source, normalisation)
+    return starts.pixels(range(len(synthetic.images)))
 
 
 def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
@@ -127,6 +130,7 @@ def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
         settings["round_iterations"],
         settings["batch_size"],
         synthetic.manifest["schedule"]["class_iterations"],
+        settings.get("layout", "class_major"),  # of sets made before there was a choice
     )
 
 
@@ -164,7 +168,7 @@ def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
     rows, columns = _shown(recipe, synthetic)
     iterations = []
-    if not _is_imported(synthetic):
+    if _is_optimised(synthetic):
         r = synthetic.manifest["settings"]["recover"]
         step = r["round_iterations"] or r["iterations"]
         joins = join_rounds(ipc, r["iterations"] // step)

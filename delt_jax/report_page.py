@@ -78,6 +78,8 @@ def page(
 def _making(summary: Mapping[str, Any]) -> str:
     if "imported" in summary:
         return f"the set was imported from the layout {summary['imported'].get('layout')}"
+    if not summary["image_iterations"]:
+        return "nothing was optimised: the images are those that recovery would start from"
     return (
         f"{summary['image_iterations']:,} image-iterations, "
         f"{100 * summary['fraction_of_full']:.2f} % of full optimisation"
@@ -114,7 +116,7 @@ def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[s
             f"{n['median_rms_among_real']:.3f})."
         )
         parts += ["<h2>Nearest real images</h2>", _picture(pictures["nearest.png"], caption)]
-    if not imported:
+    if "schedule.png" in pictures:
         r = summary["recover"]
         drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
         bars = "Iterations in which each image of the first batch is optimised."

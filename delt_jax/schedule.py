@@ -7,7 +7,7 @@ depends on JAX: the schedule is made of Python integers, computed before anythin
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delt_jax.errors import UserError
@@ -33,9 +33,9 @@ class BatchSchedule:
     """The schedule of one image batch.
 
     Attributes:
-      images: index in the whole class-major set (class * IPC + rank) of each image, in
-        joining order: earliest round first, class-major within a round. Without class
-        budgets the active images of every round are therefore a prefix.
+      images: index in the whole set (class * IPC + rank) of each image, in joining order:
+        earliest round first, ascending within a round. Without class budgets the active
+        images of every round are therefore a prefix.
       labels: class of each image, in the same order.
       joins: iteration at which each image joins, in the same order.
       iterations: total that the learning rate and the crop curriculum run over.
@@ -96,6 +96,28 @@ def draw_class_iterations(
     return tuple(draw.randint(low, high) * round_iterations for _ in range(num_classes))
 
 
+def _class_major(num_classes: int, ipc: int, batch_size: int) -> list[range]:
+    """All images of a class adjacent, cut wherever a batch is full."""
+    count = num_classes * ipc
+    return [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+
+
+def _one_per_class(num_classes: int, ipc: int, batch_size: int) -> list[range]:
+    """For each rank the classes in consecutive chunks, one image of each."""
+    return [
+        range(first * ipc + rank, min(first + batch_size, num_classes) * ipc, ipc)
+        for rank in range(ipc)
+        for first in range(0, num_classes, batch_size)
+    ]
+
+
+# Which images (class * IPC + rank) share a batch, of (num_classes, ipc, batch_size).
+LAYOUTS: dict[str, Callable[[int, int, int], Sequence[Sequence[int]]]] = {
+    "class_major": _class_major,
+    "one_per_class": _one_per_class,
+}
+
+
 def make_schedule(
     num_classes: int,
     ipc: int,
@@ -103,21 +125,28 @@ def make_schedule(
     round_iterations: int,
     batch_size: int,
     class_iterations: Sequence[int] = (),
+    layout: str = "class_major",
 ) -> tuple[BatchSchedule, ...]:
     """Lays out the EarlyLate optimisation of a whole distilled set.
 
-    Batches are class-major: all IPC images of a class are adjacent, `batch_size` images to
-    a batch, the last batch possibly smaller. Rounds in which a batch has no active image
-    yet are dropped and its iterations shrink by `round_iterations` each. A class with a
-    budget of r rounds spreads its images over r rounds and is frozen after them.
+    In the layout "class_major" all IPC images of a class are adjacent, `batch_size` images to
+    a batch, the last batch possibly smaller. In "one_per_class" (SRe2L, CDA) a batch holds one
+    rank of up to `batch_size` consecutive classes. The round in which an image joins follows
+    from its rank in either.
+
+    Rounds in which a batch has no active image yet are dropped and its iterations shrink by
+    `round_iterations` each; where all its images have one rank it so has a schedule of its own
+    over fewer iterations. A class with a budget of r rounds spreads its images over r rounds
+    and is frozen after them.
 
     Args:
       num_classes: number of classes.
       ipc: images per class.
-      iterations: T, iterations of the first images.
+      iterations: T, iterations of the first images; with 0 no batch has a round.
       round_iterations: R, iterations per round; 0 means one round, i.e. full optimisation.
       batch_size: images per batch.
       class_iterations: budget of each class; empty means T for all.
+      layout: a key of `LAYOUTS`.
 
     Returns:
       One `BatchSchedule` per batch.
@@ -125,13 +154,19 @@ def make_schedule(
     Raises:
       UserError: if a number is out of range or R does not divide T or a budget.
     """
-    if min(num_classes, ipc, iterations, batch_size) < 1 or round_iterations < 0:
+    if min(num_classes, ipc, batch_size) < 1 or min(iterations, round_iterations) < 0:
         raise UserError(
-            f"A schedule needs at least one class, image, iteration and image per batch, but got "
+            f"A schedule needs at least one class, image and image per batch, but got "
             f"{num_classes} classes, ipc {ipc}, recover.iterations {iterations}, "
             f"recover.round_iterations {round_iterations}, recover.batch_size {batch_size}."
         )
     check_rounds(iterations, round_iterations)
+    batches = LAYOUTS[layout](num_classes, ipc, batch_size)
+    if not iterations:
+        return tuple(
+            BatchSchedule(tuple(b), tuple(i // ipc for i in b), (0,) * len(b), 0, rounds=())
+            for b in batches
+        )
     round_iterations = round_iterations or iterations
     budgets = tuple(class_iterations) or (iterations,) * num_classes
     if len(budgets) != num_classes or any(
@@ -143,11 +178,10 @@ def make_schedule(
         )
     class_rounds = [b // round_iterations for b in budgets]
     joins = [join_rounds(ipc, rounds) for rounds in class_rounds]
-    batches = []
-    for first in range(0, num_classes * ipc, batch_size):
-        members = range(first, min(first + batch_size, num_classes * ipc))
+    schedule = []
+    for members in batches:
         in_order = sorted(members, key=lambda i: joins[i // ipc][i % ipc])
-        batches.append(
+        schedule.append(
             _batch_schedule(
                 images=tuple(in_order),
                 labels=tuple(i // ipc for i in in_order),
@@ -157,7 +191,7 @@ def make_schedule(
                 round_iterations=round_iterations,
             )
         )
-    return tuple(batches)
+    return tuple(schedule)
 
 
 def _batch_schedule(images, labels, join, leave, total_rounds, round_iterations):
@@ -184,8 +218,8 @@ class Cost:
 
     @property
     def fraction(self) -> float:
-        """Share of full optimisation that is paid, in [0, 1]."""
-        return self.image_iterations / self.full_image_iterations
+        """Share of full optimisation that is paid, in [0, 1]; 0 where nothing is optimised."""
+        return self.image_iterations / max(self.full_image_iterations, 1)
 
 
 def cost(schedule: Sequence[BatchSchedule], iterations: int) -> Cost:
@@ -199,6 +233,8 @@ def chart(ipc: int, iterations: int, round_iterations: int, width: int = 40) -> 
 
     Images that join together share a line; the bar spans the iterations they are optimised.
     """
+    if not iterations:
+        return ["  nothing is optimised: the distilled set is its start"]
     round_iterations = round_iterations or iterations
     rounds = iterations // round_iterations
     joins = join_rounds(ipc, rounds)

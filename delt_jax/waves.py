@@ -24,12 +24,26 @@ from delt_jax.profiling import Profile
 from delt_jax.progress import Progress, say
 from delt_jax.recipe import Recipe, RecoverRecipe
 from delt_jax.schedule import BatchSchedule, Round
-from delt_jax.start import start_images
+from delt_jax.start import Starts
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teacher import Teacher
 
 _SECONDS_BETWEEN_SAVES = 20  # at least, at round ends
+# What the compiled step does not read; methods that differ in these alone share programs.
+_NOT_IN_PROGRAMS = (
+    "iterations",
+    "round_iterations",
+    "min_iterations",
+    "batch_size",
+    "layout",
+    "storage",
+    "dtype",  # the model's is what counts
+    "chunk_steps",
+    "batches_per_device",
+    "save_minutes",
+    "profile_chunks",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Work:
     Attributes:
       recipe, source, workdir: of the run.
       judge: the teacher.
-      selected: training images chosen for each class, int [classes, ipc].
+      starts: where the images start.
       schedule: all batches.
       partial: where finished and unfinished batches are kept.
     """
@@ -48,7 +62,7 @@ class Work:
     source: Source
     workdir: WorkDir
     judge: Teacher
-    selected: np.ndarray
+    starts: Starts
     schedule: Sequence[BatchSchedule]
     partial: Path
 
@@ -67,12 +81,7 @@ class Work:
 
     def start(self, index: int) -> np.ndarray:
         """Normalised float32 images [B, S, S, C] that a batch starts from."""
-        batch = self.schedule[index]
-        return np.asarray(
-            start_images(
-                self.recipe, self.source, self.judge.normalisation, self.selected, batch.images
-            )
-        )
+        return self.starts.images(self.schedule[index].images)
 
     def begin(self, index: int, step: int) -> Kept:
         """A batch as it was kept after `step` iterations; at its start where that is 0."""
@@ -167,6 +176,12 @@ def _compiled(
     return parallel.map_jobs(chunk, width, stack)
 
 
+def program_of(recipe: RecoverRecipe) -> RecoverRecipe:
+    """The recipe with everything at its default that the compiled step does not read."""
+    default = RecoverRecipe()
+    return replace(recipe, **{name: getattr(default, name) for name in _NOT_IN_PROGRAMS})
+
+
 def active_of(positions: tuple[int, ...]) -> engine.Active:
     """A count where the active images are the first ones, so that equal counts share code."""
     return len(positions) if positions == tuple(range(len(positions))) else positions
@@ -237,7 +252,8 @@ class _Wave:
 
     def run(self) -> None:
         """Goes through the rounds that are left and writes the finished batches."""
-        work, recover = self._work, self._work.recipe.recover
+        work = self._work
+        recover = program_of(work.recipe.recover)
         model = models.create(replace(work.judge.spec, dtype=self._settled.dtype))
         variables = jax.tree.map(jnp.asarray, work.judge.variables)
         rounds = work.schedule[self._wave[0]].rounds

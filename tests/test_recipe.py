@@ -272,7 +272,8 @@ def test_choices_of_many(name, value):
 
 
 AT_LEAST_ONE = [
-    "recover.iterations",
+    "select.candidates",
+    "select.crops",
     "recover.batch_size",
     "evaluate.seeds",
     "evaluate.eval_every",
@@ -296,12 +297,13 @@ AT_LEAST_ZERO = [
     "teacher.momentum",
     "teacher.weight_decay",
     "teacher.crop_padding",
+    "select.mosaic",
+    "recover.iterations",
     "recover.round_iterations",
     "recover.min_iterations",
     "recover.bn_weight",
     "recover.first_bn_multiplier",
     "recover.milestone",
-    "recover.jitter",
     "recover.chunk_steps",
     "recover.batches_per_device",
     "recover.profile_chunks",
@@ -321,6 +323,7 @@ ABOVE_ZERO = [
     "evaluate.save_minutes",
 ]
 SHARES = ["recover.min_scale", "relabel.min_scale"]
+AT_LEAST_MINUS_ONE = ["data.workers", "recover.jitter"]
 AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
 
 
@@ -330,7 +333,7 @@ AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
     + [(n, 0, "at least 1") for n in AT_LEAST_ONE]
     + [(n, 1, "at least 2") for n in AT_LEAST_TWO]
     + [(n, 0, "above 0") for n in ABOVE_ZERO]
-    + [("data.workers", -2, "at least -1")]
+    + [(n, -2, "at least -1") for n in AT_LEAST_MINUS_ONE]
     + [("evaluate.ema", v, r"in \[0, 1\)") for v in (-0.1, 1.0)]
     + [("data.test_share", v, r"in \(0, 1\)") for v in (0, 1, 1.5)]
     + [(n, v, r"in \(0, 1\]") for n in SHARES for v in (0, 1.01, -0.5)],
@@ -341,9 +344,9 @@ def test_ranges(name, value, limit):
 
 
 def test_every_number_has_a_tested_range():
-    tested = AT_LEAST_ONE + AT_LEAST_ZERO + AT_LEAST_TWO + ABOVE_ZERO + SHARES
+    tested = AT_LEAST_MINUS_ONE + AT_LEAST_ZERO + AT_LEAST_ONE + AT_LEAST_TWO + ABOVE_ZERO + SHARES
     numbers = {k for k, t in TYPES.items() if t in (int, float)}
-    others = {"data.channels", "data.workers", "data.test_share", "evaluate.ema"}
+    others = {"data.channels", "data.test_share", "evaluate.ema"}
     assert set(tested) | others == numbers
 
 

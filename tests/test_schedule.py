@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from delt_jax.errors import UserError
 from delt_jax.schedule import (
+    LAYOUTS,
     chart,
     check_rounds,
     cost,
@@ -87,6 +88,25 @@ def test_rounds_without_an_image_are_dropped():
     assert [r.active for r in late.rounds] == [(0,), (0, 1)]
 
 
+def test_one_per_class_takes_a_rank_of_consecutive_classes():
+    # Five classes of two images, three images to a batch; image = class * 2 + rank.
+    schedule = make_schedule(5, 2, 40, 20, 3, layout="one_per_class")
+    assert [batch.images for batch in schedule] == [(0, 2, 4), (6, 8), (1, 3, 5), (7, 9)]
+    assert [batch.labels for batch in schedule] == [(0, 1, 2), (3, 4), (0, 1, 2), (3, 4)]
+    # The second of each class has the second round alone: a schedule of its own over it.
+    assert [batch.iterations for batch in schedule] == [40, 40, 20, 20]
+    assert [batch.joins for batch in schedule] == [(0, 0, 0), (0, 0), (0, 0, 0), (0, 0)]
+    assert [len(batch.rounds) for batch in schedule] == [2, 2, 1, 1]
+
+
+def test_one_per_class_costs_what_class_major_costs():
+    for ipc, fraction in ((50, 0.5775), (10, 0.6375)):
+        schedule = make_schedule(1000, ipc, 4000, 500, 100, layout="one_per_class")
+        assert len(schedule) == 10 * ipc
+        assert {len(batch.images) for batch in schedule} == {100}
+        assert cost(schedule, 4000).fraction == fraction
+
+
 @given(ipc=st.integers(1, 60), rounds=st.integers(1, 12))
 def test_groups_are_even_and_the_larger_come_first(ipc, rounds):
     joins = join_rounds(ipc, rounds)
@@ -108,6 +128,7 @@ def layouts(draw, budgets: bool):
         "round_iterations": length,
         "batch_size": draw(st.integers(1, 30)),
         "class_iterations": tuple(draw(budget) for _ in range(classes)) if budgets else (),
+        "layout": draw(st.sampled_from(list(LAYOUTS))),
     }
 
 
@@ -137,6 +158,17 @@ def test_images_join_once_and_stay_to_the_end(layout):
         for image, join, at in zip(batch.images, batch.joins, optimised(batch), strict=True):
             assert at == list(range(join, batch.iterations))
             assert len(at) == total - joins[image % ipc] * length
+
+
+@settings(deadline=None)
+@given(layouts(budgets=True).map(lambda layout: layout | {"layout": "one_per_class"}))
+def test_one_per_class_never_repeats_a_class_in_a_batch(layout):
+    schedule = make_schedule(**layout)
+    ipc, size = layout["ipc"], layout["batch_size"]
+    assert len(schedule) == ipc * -(-layout["num_classes"] // size)
+    for batch in schedule:
+        assert len(set(batch.labels)) == len(batch.labels) <= size
+        assert len({image % ipc for image in batch.images}) == 1
 
 
 @settings(deadline=None)
@@ -186,12 +218,28 @@ def test_make_schedule_refuses_rounds_that_do_not_divide():
         make_schedule(10, 10, 4100, 500, 100)
 
 
-@pytest.mark.parametrize("name", ["num_classes", "ipc", "iterations", "batch_size"])
+@pytest.mark.parametrize("name", ["num_classes", "ipc", "batch_size"])
 def test_make_schedule_refuses_nothing_to_do(name):
     good = {"num_classes": 2, "ipc": 3, "iterations": 4, "round_iterations": 2, "batch_size": 3}
     make_schedule(**good)
     with pytest.raises(UserError, match="at least one class"):
         make_schedule(**(good | {name: 0}))
+
+
+@pytest.mark.parametrize("round_iterations", [0, 500])
+def test_with_no_iterations_every_batch_is_there_but_no_round(round_iterations):
+    schedule = make_schedule(3, 2, 0, round_iterations, 2, layout="one_per_class")
+    assert [batch.images for batch in schedule] == [(0, 2), (4,), (1, 3), (5,)]
+    assert {(b.iterations, b.rounds, len(b.joins) == len(b.images)) for b in schedule} == {
+        (0, (), True)
+    }
+    paid = cost(schedule, 0)
+    assert (paid.image_iterations, paid.fraction) == (0, 0.0)
+    assert chart(2, 0, round_iterations) == [
+        "  nothing is optimised: the distilled set is its start"
+    ]
+    with pytest.raises(UserError, match=r"recover\.iterations -1"):
+        make_schedule(3, 2, -1, 0, 2)
 
 
 def test_make_schedule_refuses_negative_rounds():

@@ -100,8 +100,13 @@ def view_images(
     return jnp.einsum("boh,bhwc,bpw->bopc", rows, images, columns, precision=precision)
 
 
-def random_box(key: chex.PRNGKey, size: tuple[int, int], min_scale: chex.Array) -> chex.Array:
-    """Crop box of torchvision's RandomResizedCrop(scale=(min_scale, 1), ratio=(3/4, 4/3)).
+def random_box(
+    key: chex.PRNGKey,
+    size: tuple[int, int],
+    min_scale: chex.Array | float,
+    aspect: tuple[float, float] = _ASPECT,
+) -> chex.Array:
+    """Crop box of torchvision's RandomResizedCrop(scale=(min_scale, 1), ratio=aspect).
 
     Ten tries of a uniform area fraction and a log-uniform aspect ratio, rounded to pixels;
     the first that fits gets a uniform position. If none fits: the central crop closest to
@@ -111,18 +116,24 @@ def random_box(key: chex.PRNGKey, size: tuple[int, int], min_scale: chex.Array) 
       key: PRNG key.
       size: (height, width) of the image.
       min_scale: smallest area fraction, may be traced.
+      aspect: smallest and largest ratio of width to height.
 
     Returns:
       int32 [4]: top, left, height, width.
     """
-    return _box(jax.random.uniform(key, (_BOX_DRAWS,)), size, min_scale)
+    return _box(jax.random.uniform(key, (_BOX_DRAWS,)), size, min_scale, aspect)
 
 
-def _box(draws: chex.Array, size: tuple[int, int], min_scale: chex.Array) -> chex.Array:
+def _box(
+    draws: chex.Array,
+    size: tuple[int, int],
+    min_scale: chex.Array | float,
+    aspect: tuple[float, float] = _ASPECT,
+) -> chex.Array:
     """The box of `_BOX_DRAWS` numbers in [0, 1): one block, as many small ones compile slowly."""
     height, width = size
     area = height * width * (min_scale + (1.0 - min_scale) * draws[:_TRIES])
-    log_low, log_high = jnp.log(_ASPECT[0]), jnp.log(_ASPECT[1])
+    log_low, log_high = jnp.log(aspect[0]), jnp.log(aspect[1])
     ratio = jnp.exp(log_low + (log_high - log_low) * draws[_TRIES : 2 * _TRIES])
     w = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
     h = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
@@ -130,8 +141,8 @@ def _box(draws: chex.Array, size: tuple[int, int], min_scale: chex.Array) -> che
     first = jnp.argmax(fits)
     any_fits = fits.any()
     in_ratio = width / height
-    fallback_w = round(height * _ASPECT[1]) if in_ratio > _ASPECT[1] else width
-    fallback_h = round(width / _ASPECT[0]) if in_ratio < _ASPECT[0] else height
+    fallback_w = round(height * aspect[1]) if in_ratio > aspect[1] else width
+    fallback_h = round(width / aspect[0]) if in_ratio < aspect[0] else height
     h = jnp.where(any_fits, h[first], fallback_h)
     w = jnp.where(any_fits, w[first], fallback_w)
     top = jnp.where(any_fits, _below(draws[-2], height - h + 1), (height - fallback_h) // 2)

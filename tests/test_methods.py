@@ -1,0 +1,313 @@
+"""Methods by name: their settings on every recipe, their schedules, and each run on digits."""
+
+import io
+import json
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delt_jax import derive, main, mosaic, ranges, recover, start, waves
+from delt_jax.config import default_config, from_config, vary
+from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
+from delt_jax.errors import UserError
+from delt_jax.schedule import LAYOUTS, cost, make_schedule
+from delt_jax.store import distilled
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = sorted(CONFIGS.glob("*.py"))
+METHODS = sorted(path.stem for path in CONFIGS.glob("methods/*.py"))
+
+
+def recipe_of(name, variants=""):
+    return from_config(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variants))
+
+
+# --- by name ---
+
+
+def test_there_are_methods():
+    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_offers_every_method(path):
+    plain = recipe_of(path.stem)
+    assert recipe_of(path.stem, "delt") == plain
+    for method in METHODS:
+        varied = recipe_of(path.stem, method)
+        assert (varied == plain) == (method == "delt")
+        # One protocol and, where anything is optimised, one length for all.
+        assert (varied.data, varied.teacher, varied.ipc) == (plain.data, plain.teacher, plain.ipc)
+        assert (varied.relabel, varied.evaluate) == (plain.relabel, plain.evaluate)
+        assert varied.recover.iterations in (plain.recover.iterations, 0)
+        assert varied.recover.learning_rate == plain.recover.learning_rate
+
+
+def test_a_method_goes_with_a_row_and_with_folders():
+    recipe = recipe_of("imagenet", "ipc10,cda,folder=/data")
+    assert (recipe.ipc, recipe.data.path) == (10, "/data")
+    assert recipe == recipe_of("imagenet", "cda,folder=/data,ipc10")
+    assert recipe.recover.layout == "one_per_class"
+    assert recipe_of("imagenet", "ipc1,cda_earlylate").recover.round_iterations == 0
+
+
+def test_names_that_are_no_variants():
+    with pytest.raises(ValueError, match=r"'sre2' is no variant .*; did you mean sre2l\?") as e:
+        recipe_of("imagenet", "ipc10,sre2")
+    for name in ("ipc1, ipc10, ipc50, ipc100", ", ".join(METHODS), "folder=PATH"):
+        assert name in str(e.value)
+    with pytest.raises(ValueError, match="sre2l and cda are methods; name one of them"):
+        recipe_of("digits", "sre2l,cda")
+    with pytest.raises(ValueError, match=r"'\.\./digits' is no variant"):
+        recipe_of("digits", "../digits")
+
+
+def test_a_method_of_ones_own(tmp_path):
+    (tmp_path / "methods").mkdir()
+    file = str(tmp_path / "mine.py")
+    (tmp_path / "methods/calm.py").write_text(
+        "def apply(config):\n    config.recover.learning_rate = 0.125\n"
+    )
+    config = default_config()
+    vary(config, "calm", {}, file)
+    assert config.recover.learning_rate == 0.125
+    (tmp_path / "methods/empty.py").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.py has no function apply"):
+        vary(config, "empty", {}, file)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    """Thirty lines: a part and a method made of it."""
+    page = (CONFIGS.parent / "docs/methods.md").read_text()
+    part, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert part.count("\n") + method.count("\n") <= 30
+    names: dict = {}
+    exec(part, names)
+    monkeypatch.setitem(LAYOUTS, "two_per_class", names["_two_per_class"])
+    monkeypatch.setitem(ranges.CHOICES, "recover.layout", tuple(LAYOUTS))
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/pairs.py").write_text(method)
+    config = default_config()
+    vary(config, "pairs", {}, str(tmp_path / "mine.py"))
+    recipe = from_config(config)
+    schedule = make_schedule(3, 3, 4, 2, 4, layout=recipe.recover.layout)
+    assert [sorted(batch.images) for batch in schedule] == [[0, 1, 3, 4], [6, 7], [2, 5], [8]]
+    assert [batch.joins for batch in schedule] == [(0, 0, 0, 0), (0, 0), (0, 0), (0,)]
+    assert cost(schedule, 4).image_iterations == 3 * (4 + 4 + 2)
+
+
+def test_every_method_is_described():
+    page = (CONFIGS.parent / "docs/methods.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == METHODS
+
+
+# --- as published ---
+
+
+def source_of(classes, size, per_class=400):
+    """Labels without images."""
+    labels = np.repeat(np.arange(classes, dtype=np.int32), per_class)
+    train = ArrayExamples(np.zeros((len(labels), 0), np.uint8), labels, [""] * len(labels))
+    return Source("toy", tuple(map(str, range(classes))), size, 3, train, train, "")
+
+
+@pytest.mark.parametrize(
+    ("method", "start", "ranks", "fraction", "milestone", "jitter", "clock"),
+    [
+        ("delt", "real", 10, 0.6375, 1.0, 0, "batch"),
+        ("delt_image_clock", "real", 10, 0.6375, 1.0, 0, "image"),
+        ("sre2l", "noise", 1, 1.0, 0.0, 32, "batch"),
+        ("cda", "noise", 1, 1.0, 1.0, 32, "batch"),
+        ("cda_real", "real", 1, 1.0, 1.0, 32, "batch"),
+        ("sre2l_earlylate", "noise", 1, 0.6375, 0.0, 32, "batch"),
+        ("cda_earlylate", "noise", 1, 0.6375, 1.0, 32, "batch"),
+    ],
+)
+def test_schedules_are_as_published(method, start, ranks, fraction, milestone, jitter, clock):
+    """ImageNet-1K at IPC 10: T 4000, batches of 100, DELT's R 500, SRe2L's shift of 32 px."""
+    recipe, _ = derive.complete(recipe_of("imagenet", f"ipc10,{method}"), source_of(1000, 224))
+    r = recipe.recover
+    assert (recipe.select.start, r.milestone, r.jitter, r.clock) == (
+        start,
+        milestone,
+        jitter,
+        clock,
+    )
+    assert (r.iterations, r.curriculum, r.min_scale) == (4000, "cosine", 0.08)
+    schedule = recover.schedule_of(recipe, 1000)
+    assert len(schedule) == 100
+    for batch in schedule:
+        assert len(batch.images) == 100
+        assert len({image % 10 for image in batch.images}) == ranks
+        assert len(set(batch.labels)) == 100 // ranks
+    assert cost(schedule, r.iterations).fraction == fraction
+
+
+def test_rded_is_as_published():
+    """300 images of a class, 5 crops of each, four patches to an image of 224 px, no iteration."""
+    recipe, source = recipe_of("imagenet", "ipc10,rded"), source_of(1000, 224)
+    schedule = recover.schedule_of(recipe, 1000)
+    assert (cost(schedule, 0).image_iterations, len(schedule)) == (0, 100)
+    assert mosaic.factor_of(recipe.select, 224) == 2
+    assert start.forward_passes(recipe, source) == 1000 * 300 * 5
+    assert start.forward_passes(recipe_of("imagenet"), source) == 0
+
+
+def test_the_shift_is_scaled_to_the_images():
+    for side, jitter in ((32, 4), (28, 4), (224, 32)):
+        recipe, notes = derive.complete(recipe_of("cifar10", "sre2l"), source_of(10, side))
+        assert recipe.recover.jitter == jitter
+        assert notes == [f"recover.jitter {jitter}: the images have {side} px"]
+
+
+# --- on digits ---
+
+
+def tiny(method):
+    """Digits with so little work that a run takes seconds."""
+    config = runpy.run_path(str(CONFIGS / "digits.py"))["get_config"](method)
+    config.update_from_flattened_dict(
+        {
+            "ipc": 2,
+            "teacher.width": 8,
+            "teacher.epochs": 8,
+            "recover.batch_size": 10,
+            "evaluate.width": 8,
+            "evaluate.epochs": 1,
+            "evaluate.batch_size": 10,
+            "evaluate.seeds": 1,
+            "evaluate.images": ("recovered",),
+            "evaluate.regimes": ("hard",),
+            "report.nearest": False,
+        }
+    )
+    if config.recover.iterations:
+        config.recover.iterations = 4
+    if config.recover.round_iterations:
+        config.recover.round_iterations = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """A work directory with teacher and ranking, which no method changes."""
+    folder = tmp_path_factory.mktemp("methods") / "run"
+    main.run(tiny("delt"), str(folder), ["squeeze", "rank"])
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    config = tiny(method)
+    main.run(config, str(folder))
+    assert re.search(r"conv3 +\| hard +\| recovered", capsys.readouterr().out)
+    synthetic = distilled.read(folder / "distilled")
+    assert synthetic.images.shape == (20, 8, 8, 1)
+    schedule = synthetic.manifest["schedule"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["image_iterations"] == schedule["image_iterations"]
+    early_late = config.recover.round_iterations > 0
+    assert schedule["image_iterations"] == 20 * config.recover.iterations * (
+        0.75 if early_late else 1
+    )
+    main.run(config, str(folder))
+    assert capsys.readouterr().out.count("done, nothing changed") == 6
+
+
+@pytest.mark.parametrize("layout", ["class_major", "one_per_class"])
+@pytest.mark.parametrize("kind", ["real", "noise", "rded"])
+def test_without_iterations_the_set_is_its_start(ranked, tmp_path, kind, layout, capsys):
+    """Class by class and rank by rank, whichever batches they were in."""
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    config = tiny("delt")
+    config.update_from_flattened_dict(
+        {
+            "select.start": kind,
+            "select.mosaic": 2,
+            "recover.layout": layout,
+            "recover.iterations": 0,
+            "recover.batch_size": 7,
+        }
+    )
+    main.run(config, str(folder), ["recover"])
+    assert "kept 20 images as they start" in capsys.readouterr().out
+    synthetic = distilled.read(folder / "distilled")
+    made = synthetic.manifest
+    assert made["schedule"]["image_iterations"] == made["schedule"]["fraction"] == 0
+    assert len(made["schedule"]["images"]) == (3 if layout == "class_major" else 4)
+    source = open_source(from_config(config).data)
+    if kind == "real":
+        indices = np.array(made["start"]["indices"]).reshape(-1)
+        np.testing.assert_array_equal(synthetic.images, source.train.images(indices))
+        np.testing.assert_array_equal(synthetic.labels, source.train.labels[indices])
+    normalisation = Normalisation(**{k: tuple(v) for k, v in made["normalisation"].items()})
+    starts = start.recorded(made["start"], folder / "distilled", source, normalisation)
+    np.testing.assert_array_equal(synthetic.images, starts.pixels(range(20)))
+    if kind == "rded":
+        assert made["start"]["mosaic"] == 2
+        assert starts.patches.images.shape == (10, 8)
+        of_class = source.train.labels[starts.patches.images]
+        assert (of_class == np.arange(10)[:, None]).all()
+        assert (np.diff(starts.patches.cross_entropy, axis=1) >= 0).all()
+
+
+def test_mosaics_can_be_optimised_and_are_found_once(ranked, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    config = tiny("delt")
+    config.select.start = "rded"
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(waves, "finish", stop)
+        with pytest.raises(Stop):
+            main.run(config, str(folder), ["recover"])
+    found = (folder / "distilled.partial/patches.npz").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(mosaic, "find", stop)  # it goes on with what it found
+        main.run(config, str(folder), ["recover"])
+    assert "(75.00% of full optimisation)" in capsys.readouterr().out
+    made = distilled.read(folder / "distilled").manifest
+    assert made["start"] == {"split": "train", "mosaic": 1, "patches": "patches.npz"}
+    with np.load(folder / "distilled/patches.npz") as kept, np.load(io.BytesIO(found)) as first:
+        for name in ("images", "boxes", "cross_entropy"):
+            np.testing.assert_array_equal(kept[name], first[name])
+        assert made["cost_seconds"] >= round(float(first["seconds"]), 1)
+    config.select.crops = 4
+    main.run(config, str(folder), ["recover"], dry_run=True)
+    out = capsys.readouterr().out
+    assert "redone because select.crops was 5, is 4" in out
+    assert re.search(r"20 images, \d+ forward passes to find their starts", out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"select.mosaic": 3}, r"select.mosaic \(3\) must divide the images' side, which is 8 px"),
+        ({"ipc": 80, "select.mosaic": 2}, "takes 320 crops .* select.candidates is 300; raise it"),
+        ({"ipc": 40, "select.mosaic": 2}, "class '8' has only 1.. training images; lower ipc or"),
+    ],
+)
+def test_mosaics_that_cannot_be_made(tmp_path, changes, sentence):
+    config = tiny("rded")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=sentence):
+        main.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_what_is_not_optimised(tmp_path, capsys):
+    main.run(tiny("rded"), str(tmp_path / "run"), dry_run=True)
+    out = capsys.readouterr().out
+    assert "nothing is optimised: the distilled set is its start" in out
+    assert "device memory of recover: a forward pass's" in out
+    assert "image-iterations" not in out
