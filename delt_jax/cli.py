@@ -65,10 +65,11 @@ def parse(arguments: Sequence[str]) -> Arguments:
     """
     app.define_help_flags()
     _check_overrides(arguments)
+    _check_file(arguments)
     try:
         rest = _parse_afresh(arguments)
     except Exception as e:  # flags and config files raise many types
-        raise UserError(_sentence(e)) from e
+        raise UserError(sentence(e)) from e
     if len(rest) > 1:
         raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
     config = _load_config()
@@ -123,6 +124,16 @@ def _check_overrides(arguments: Sequence[str]) -> None:
             raise UserError(f"There is no setting {match[1]}{nearest(match[1], known)}")
 
 
+def _check_file(arguments: Sequence[str]) -> None:
+    """Names a --config file that is not there, which overrides of it would hide."""
+    for argument in arguments:
+        match = re.match(r"--?config=([^:]*)", argument)
+        if match and not Path(match[1]).exists():
+            raise UserError(
+                f"--config={match[1]}: there is no such file; configs/ has the recipes."
+            )
+
+
 def _load_config() -> ml_collections.ConfigDict:
     """The value of --config, or a sentence about why there is none."""
     config = _CONFIG.value
@@ -132,20 +143,21 @@ def _load_config() -> ml_collections.ConfigDict:
         config.keys()  # a config that could not be read raises at the first touch
     except OSError as e:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        reason = e.__cause__ if Path(path).exists() else "there is no such file"
-        raise UserError(f"--config={path}: {reason}; configs/ has the recipes.") from e
+        raise UserError(f"--config={path}: {e.__cause__}; configs/ has the recipes.") from e
     except AttributeError as e:
         raise UserError("get_config() in the --config file returned no ConfigDict.") from e
     return config
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
     """What a flag parser or a config file raised, in one line without its traceback."""
     text = str(error.args[0]) if error.args else type(error).__name__
     unknown = re.search(r'Key "(\w+)" does not exist', text)
     if unknown:
         hint = nearest(unknown[1], list(recipe.flatten(recipe.Recipe())))
         return f"The --config file sets {unknown[1]!r}, but there is no such setting{hint}"
+    if "get_config() takes 0 positional arguments" in text:
+        return "This recipe has no variants; leave out the colon and what follows it."
     if "Traceback (most recent call last)" in text:
         text = "The --config file failed: " + text.strip().splitlines()[-1]
     return re.sub(r"\s+", " ", text).strip()

@@ -25,16 +25,24 @@ _NAMED_CLASSES = 40  # up to so many fit under a chart by name
 _COUNTED_CLASSES = 12  # up to so many leave room for numbers in a matrix
 
 
-def _png(image: Image.Image) -> bytes:
+def image_png(image: Image.Image) -> bytes:
+    """A picture as a file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _figure_png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """A chart as a file; the same bytes for the same chart."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def enlarged(image: np.ndarray, side: int) -> Image.Image:
+    """Pixels uint8 [S, S, 1 or 3] as squares, in RGB, `side` pixels wide."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
 
 def sheet(
@@ -104,13 +112,12 @@ def _paired(
         pen.text((4, y + cell - 8), class_names[c], fill=_INK, font=font)
         for row, images in enumerate((above[c], below[c])):
             for i, image in enumerate(images):
-                picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-                picture = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
-                page.paste(picture, (margin + i * (cell + gap), y + row * (cell + gap // 2)))
+                place = (margin + i * (cell + gap), y + row * (cell + gap // 2))
+                page.paste(enlarged(image, cell), place)
         for i, word in enumerate(beneath[c] if beneath else ()):
             x = margin + i * (cell + gap) + cell // 2
             pen.text((x, y + 2 * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
-    return _png(page)
+    return image_png(page)
 
 
 def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
@@ -132,7 +139,7 @@ def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
         ax.set_xlabel("iteration", fontsize=9)
         ax.tick_params(labelsize=8)
     figure.tight_layout()
-    return _figure_png(figure)
+    return figure_png(figure)
 
 
 def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
@@ -156,7 +163,7 @@ def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
     ax.set_ylabel("image, in joining order")
     share = batch.image_iterations / (len(batch.images) * batch.iterations)
     ax.set_title(f"EarlyLate, first batch: {share:.2%} of its image-iterations are paid", size=10)
-    return _figure_png(figure)
+    return figure_png(figure)
 
 
 def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
@@ -177,7 +184,7 @@ def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[st
     lowest = np.nanmin([np.nanmin(v) for v in similarity.values()])
     ax.set_ylim(max(0.0, lowest - 0.1) if np.isfinite(lowest) else 0, 1)
     ax.legend(fontsize=8)
-    return _figure_png(figure)
+    return figure_png(figure)
 
 
 def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
@@ -210,7 +217,7 @@ def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str
     ax.set_ylim(0, 1)
     ax.set_ylabel("accuracy")
     ax.legend(fontsize=8, **_BESIDE)
-    return _figure_png(figure)
+    return figure_png(figure)
 
 
 def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
@@ -238,7 +245,7 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
     ax.set_xlabel("answer")
     ax.set_ylabel("class")
     figure.colorbar(drawn, label="share of the class")
-    return _figure_png(figure)
+    return figure_png(figure)
 
 
 def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
@@ -260,4 +267,4 @@ def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
     ax.set_ylabel("accuracy")
     ax.grid(color=_GRID, linewidth=0.5)
     ax.legend(fontsize=8, **_BESIDE)
-    return _figure_png(figure)
+    return figure_png(figure)

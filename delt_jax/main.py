@@ -50,7 +50,7 @@ def run(
     folder.check()
     pipeline.chosen(stages, settings, folder)
     cache = folder.path / "cache"
-    source = _open(settings.data, cache, dry_run)
+    source = open_data(settings.data, cache, dry_run)
     settings, derived = derive.complete(settings, source)
     pipeline.check(settings, source)
     pipeline.check_imported(stages, settings, source, folder)
@@ -77,8 +77,12 @@ def run(
         folder.close()
 
 
-def _open(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
-    """The data; for a dry run, what is published about them where they are not at hand."""
+def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
+    """The data; for a dry run, what is published about them where they are not at hand.
+
+    Raises:
+      UserError: if they are missing, damaged or do not fit the recipe.
+    """
     from delt_jax import data
 
     try:

@@ -263,6 +263,7 @@ def _summary(
         "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
         "evaluate": evaluation["seconds"],
     }
+    diverse = made["ipc"] > 1  # one image has nothing to be similar to
     return {
         "version": __version__,
         "class_names": list(synthetic.class_names),
@@ -271,7 +272,12 @@ def _summary(
         "distilled": made["hash"],
         **making,
         "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
-        if made["ipc"] > 1
+        if diverse
+        else None,
+        "similarity_per_class": {
+            k: [None if np.isnan(x) else float(x) for x in v] for k, v in similarity.items()
+        }
+        if diverse
         else None,
         "command": evaluation["command"],
         "protocols": evaluation["protocols"],

@@ -56,17 +56,22 @@ def page(
         f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % test "
         f"accuracy; {html.escape(_making(summary))}; {spent}.</p>",
         *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
-        *map(_section, sections),
+        *map(section, sections),
         *(
-            f"<h2>{title}</h2>\n{_picture(pictures[file], caption)}"
+            f"<h2>{title}</h2>\n{picture(pictures[file], caption)}"
             for file, (title, caption) in _SCORE_CHARTS.items()
             if file in pictures
         ),
         *_images(summary, pictures),
     ]
+    return document(f"delt_jax: {name}", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML file of these parts."""
     body = "\n".join(parts)
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>delt_jax: {html.escape(name)}</title>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>
 {_STYLE}
 </style></head><body>
@@ -86,13 +91,15 @@ def _making(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def section(part: Section) -> str:
+    """A table with its title and words."""
+
     def lines(texts: Sequence[str]) -> str:
         return "".join(f"<p>{html.escape(text)}</p>\n" for text in texts)
 
     return (
-        f"<h2>{html.escape(section.title)}</h2>\n{lines(section.above)}"
-        f'<div class="wide">{tables.as_html(section.table)}</div>\n{lines(section.below)}'
+        f"<h2>{html.escape(part.title)}</h2>\n{lines(part.above)}"
+        f'<div class="wide">{tables.as_html(part.table)}</div>\n{lines(part.below)}'
     )
 
 
@@ -104,7 +111,7 @@ def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[s
         if imported
         else "Start images above recovered ones, in joining order."
     )
-    parts = ["<h2>Images</h2>", _picture(pictures["sheet.png"], above)]
+    parts = ["<h2>Images</h2>", picture(pictures["sheet.png"], above)]
     if "nearest.png" in pictures:
         n = summary["nearest"]
         caption = (
@@ -115,7 +122,7 @@ def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[s
             f"{n['real_sample']} real ones among themselves (median "
             f"{n['median_rms_among_real']:.3f})."
         )
-        parts += ["<h2>Nearest real images</h2>", _picture(pictures["nearest.png"], caption)]
+        parts += ["<h2>Nearest real images</h2>", picture(pictures["nearest.png"], caption)]
     if "schedule.png" in pictures:
         r = summary["recover"]
         drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
@@ -123,16 +130,17 @@ def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[s
         curves = "Terms of the objective, mean over batches; grey lines: a group joins."
         parts += [
             f"<h2>Schedule</h2>\n<pre>{drawn}</pre>",
-            _picture(pictures["schedule.png"], bars),
-            f"<h2>Losses</h2>\n{_picture(pictures['losses.png'], curves)}",
+            picture(pictures["schedule.png"], bars),
+            f"<h2>Losses</h2>\n{picture(pictures['losses.png'], curves)}",
         ]
     if "diversity.png" in pictures:
         caption = "Similarity of teacher features within a class; lower is more diverse."
-        parts.append(f"<h2>Diversity</h2>\n{_picture(pictures['diversity.png'], caption)}")
+        parts.append(f"<h2>Diversity</h2>\n{picture(pictures['diversity.png'], caption)}")
     return parts
 
 
-def _picture(content: bytes, caption: str) -> str:
+def picture(content: bytes, caption: str) -> str:
+    """A PNG that the page holds."""
     data = base64.b64encode(content).decode()
     return (
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'

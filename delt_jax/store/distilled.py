@@ -1,6 +1,7 @@
 """The distilled set on disk: numbered PNG folders and a manifest that explains them."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,13 +134,9 @@ def read(folder: Path) -> DistilledSet:
     class_names, ipc = tuple(manifest["class_names"]), manifest["ipc"]
     images, contents = [], []
     for i in range(len(class_names) * ipc):
-        path = _path(folder, i, ipc, manifest["storage"])
-        try:
-            contents.append(path.read_bytes())
-            image = np.asarray(Image.open(io.BytesIO(contents[-1])), np.uint8)
-        except OSError as e:
-            raise UserError(f"{path} is missing or damaged; run the recover stage again.") from e
-        images.append(image.reshape(*image.shape[:2], -1))
+        image, content = _read_image(_path(folder, i, ipc, manifest["storage"]))
+        images.append(image)
+        contents.append(content)
     if files.content_hash(*contents) != manifest["hash"]:
         raise UserError(
             f"The images in {folder} are not those its manifest describes; run the recover "
@@ -147,3 +144,24 @@ def read(folder: Path) -> DistilledSet:
         )
     labels = np.repeat(np.arange(len(class_names), dtype=np.int32), ipc)
     return DistilledSet(np.stack(images), labels, class_names, manifest)
+
+
+def read_images(folder: Path, indices: Iterable[int]) -> np.ndarray:
+    """Reads some images of a distilled set, unchecked; uint8 [n, S, S, C].
+
+    Raises:
+      UserError: if one is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    paths = (_path(folder, int(i), manifest["ipc"], manifest["storage"]) for i in indices)
+    return np.stack([_read_image(path)[0] for path in paths])
+
+
+def _read_image(path: Path) -> tuple[np.ndarray, bytes]:
+    """Pixels uint8 [H, W, C], and the file's content."""
+    try:
+        content = path.read_bytes()
+        image = np.asarray(Image.open(io.BytesIO(content)), np.uint8)
+    except OSError as e:
+        raise UserError(f"{path} is missing or damaged; run the recover stage again.") from e
+    return image.reshape(*image.shape[:2], -1), content

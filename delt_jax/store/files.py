@@ -85,6 +85,19 @@ def write_npz_fast(path: Path, **arrays: Any) -> None:
         np.savez(f, **arrays)
 
 
+def link(source: Path, target: Path) -> None:
+    """Gives a finished file a second name, atomically; copies it where disks know no such thing."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    with explained(target):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # replacing a name of the same file does nothing
+
+
 def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz.
 

@@ -1,0 +1,195 @@
+"""Compares recipes: `python -m delt_jax.compare --configs=A.py:x,A.py:y --ipc=1,10 --workdir=W`.
+
+Every recipe runs at every number of images per class, in a work directory of its own below W;
+settings of all of them follow as --config.NAME=VALUE. See docs/compare.md.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from delt_jax import cli, host_memory, interrupts
+from delt_jax.errors import UserError
+
+_FLAGS = flags.FlagValues()  # apart from those of a single run, which every cell is given
+_CONFIGS = flags.DEFINE_string(
+    "configs",
+    "",
+    "Recipes with commas between, e.g. A.py,A.py:x,y,B.py; a part that names no .py file is one "
+    "more variant of the recipe before it.",
+    _FLAGS,
+)
+_IPC = flags.DEFINE_list(
+    "ipc", ["0"], "Images per class; 0 for a recipe's own.", flag_values=_FLAGS
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "Students per row; default the recipes'.", 1, flag_values=_FLAGS
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds all cells and tables.", _FLAGS)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid; touch nothing.", _FLAGS)
+_KEEP_GOING = flags.DEFINE_bool(
+    "keep_going", False, "After a cell that fails, go on with the others.", _FLAGS
+)
+_HELP = flags.DEFINE_bool("help", False, "Show this help.", _FLAGS)
+_OURS = {"config.ipc": "ipc", "config.evaluate.seeds": "seeds"}  # flags instead of settings
+
+
+class Options(NamedTuple):
+    """What the command line asks for; its flags explain the fields."""
+
+    configs: tuple[str, ...]
+    ipcs: tuple[int, ...]
+    folder: Path
+    settings: tuple[str, ...]
+    dry_run: bool
+    keep_going: bool
+    command: str
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Parses the command line, program name first.
+
+    Raises:
+      UserError: one sentence about the first thing that is wrong.
+      SystemExit: for --help.
+    """
+    settings = tuple(a for a in arguments if re.match(r"--?config\.", a))
+    _FLAGS.unparse_flags()
+    try:
+        rest = _FLAGS([a for a in arguments if a not in settings])
+    except flags.Error as e:
+        raise UserError(cli.sentence(e)) from e
+    if _HELP.value:
+        print(f"{__doc__}\n{_FLAGS.get_help(include_special_flags=False)}")
+        raise SystemExit(0)
+    for setting in settings:
+        name, equals, _ = setting.lstrip("-").partition("=")
+        if not equals:
+            raise UserError(f"--{name} has no value; write --{name}=VALUE.")
+        if name in _OURS:
+            raise UserError(f"--{name} is --{_OURS[name]} here, as it is the same for all recipes.")
+    if len(rest) > 1:
+        raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; try --workdir=runs/compare.")
+    if _SEEDS.value:
+        settings = (f"--config.evaluate.seeds={_SEEDS.value}", *settings)
+    return Options(
+        split_configs(_CONFIGS.value),
+        _numbers(_IPC.value),
+        Path(_WORKDIR.value),
+        settings,
+        _DRY_RUN.value,
+        _KEEP_GOING.value,
+        shlex.join(["python", "-m", "delt_jax.compare", *arguments[1:]]),
+    )
+
+
+def split_configs(text: str) -> tuple[str, ...]:
+    """The recipes of --configs, e.g. ("A.py", "A.py:x,y") of "A.py,A.py:x,y".
+
+    Raises:
+      UserError: if there is none.
+    """
+    configs: list[str] = []
+    for part in filter(None, text.split(",")):
+        file = part.split(":")[0]
+        if not configs or (file.endswith(".py") and "=" not in file):
+            configs.append(part)
+        else:
+            configs[-1] += f",{part}"
+    if not configs:
+        raise UserError("--configs is missing; try --configs=configs/digits.py.")
+    return tuple(configs)
+
+
+def _numbers(values: Sequence[str]) -> tuple[int, ...]:
+    wrong = [value for value in values if not re.fullmatch(r"\d+", value.strip())]
+    if wrong or not values:
+        raise UserError(
+            f"--ipc takes whole numbers with commas between, such as 1,10,50, not "
+            f"{wrong[0] if wrong else ''!r}."
+        )
+    return tuple(dict.fromkeys(map(int, values)))
+
+
+def run(options: Options) -> list[str]:
+    """Runs or describes the grid, and writes the comparison after every cell.
+
+    Returns:
+      Names of the cells that failed.
+
+    Raises:
+      UserError: for settings, data or folders that cannot work, before anything is written; for
+        the first cell that fails, unless the others are to go on.
+    """
+    # Imported here so that a mistyped flag is answered at once.
+    from delt_jax import compile_cache, grid
+    from delt_jax.progress import say
+
+    compile_cache.use()
+    grid.check(options.folder)
+    cells = grid.plan(*options[:4], options.dry_run)
+    if options.dry_run:
+        print("\n".join(grid.describe(cells)))
+        return []
+    grid.mark(options.folder, cells, options.command)
+    failed, written = [], 0
+    for number, cell in enumerate(cells, 1):
+        head = f"cell {number} of {len(cells)}, {cell.name}"
+        if not cell.state()[0]:
+            say(f"{head}: finished before")
+            continue
+        say(f"{head}: {cell.arguments.command}")
+        try:
+            cell.run()
+        except UserError as e:
+            if not options.keep_going:
+                raise UserError(f"{head}: {e}") from e
+            print(f"delt_jax: {head}: {e}", file=sys.stderr)
+            failed.append(cell.name)
+            continue
+        grid.write(options.folder, cells)
+        written += 1
+    if not written:
+        grid.write(options.folder, cells)
+    if len(failed) < len(cells):
+        say(f"comparison: {options.folder / 'comparison.html'}")
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses flags, runs, and turns bad input into one sentence on stderr.
+
+    Returns:
+      The exit status: 0, 1 for bad input or a cell that failed, 2 for bad flags, 130 for Ctrl-C,
+      143 for SIGTERM.
+    """
+    try:
+        options = parse(sys.argv if argv is None else argv)
+    except UserError as e:
+        print(f"delt_jax: {e}", file=sys.stderr)
+        return 2
+    host_memory.keep_freed()
+    try:
+        with interrupts.raising():
+            failed = run(options)
+    except UserError as e:
+        print(f"delt_jax: {e}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, interrupts.Terminated) as e:
+        print(
+            "delt_jax: stopped; finished work is kept, the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130 if isinstance(e, KeyboardInterrupt) else interrupts.SIGTERM_STATUS
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

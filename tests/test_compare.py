@@ -1,0 +1,415 @@
+"""Comparisons: flags, what cells share, tables of cells made by hand, and a real grid."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import ROOT, ended
+
+from delt_jax import compare, comparison, comparison_figures, grid, sharing, squeeze
+from delt_jax.comparison import Cell
+from delt_jax.data.digits import open_digits
+from delt_jax.errors import UserError
+from delt_jax.metrics import Row
+from delt_jax.recipe import Recipe, TeacherRecipe
+from delt_jax.store import files
+from delt_jax.store.workdir import WorkDir
+
+TINY = """
+from delt_jax.config import default_config, vary
+
+ROWS = {"noise": {"recover.round_iterations": 0, "select.start": "noise"}}
+
+
+def get_config(variants=""):
+    config = default_config()
+    config.data.flip = False
+    config.teacher.width = config.evaluate.width = 8
+    config.teacher.epochs = config.evaluate.epochs = 1
+    config.recover.iterations = 2
+    config.recover.round_iterations = 1
+    config.evaluate.regimes = ("hard",)
+    config.evaluate.images = ("recovered", "random")
+    config.relabel.rand_augment = ""
+    config.report.nearest = False
+    vary(config, variants, ROWS)
+    return config
+"""
+
+
+def row(images, ipc, scores, last=0.5, regime="hard", protocol="p: 1 epoch"):
+    ids = [f"{images}-{regime}-{ipc}-{i}" for i in range(2)] if scores is None else scores
+    return Row("conv3", regime, images, ipc, 1e-3, protocol, 2, last, 0.01, last, 0.02,
+               [last] * 2, 0.1, ids)  # fmt: skip
+
+
+def cell(method, ipc, rows, iterations=100, **label_bytes):
+    similar = {"real": [0.5, 0.7], "start": [0.5, None], "recovered": [0.6, 0.4]}
+    return Cell(
+        method,
+        f"{method}-ipc{ipc}",
+        {
+            "ipc": ipc,
+            "class_names": ["cat", "dog"],
+            "teacher": {"model": "conv3", "accuracy": 0.9, "hash": "7ea"},
+            "distilled": f"set-{method}-{ipc}",
+            "image_iterations": iterations * ipc,
+            "fraction_of_full": 0.6375,
+            "within_class_similarity": {"real": 0.6, "start": 0.5, "recovered": 0.4321}
+            if ipc > 1
+            else None,
+            "similarity_per_class": similar if ipc > 1 else None,
+            "command": f"make <{method}> {ipc}",
+            "scores": [asdict(r) for r in rows],
+            "seconds": {"recover": 12.34},
+            "made": {"machine": "1 x cpu", "date": "2026-11-22"},
+        },
+        {"fixed": 40} | label_bytes,
+    )
+
+
+@pytest.fixture
+def cells():
+    """Two methods at IPC 1 and 4 whose baselines are the same, but for those at 4 with labels."""
+    shared = [row("random", 1, None, 0.2)]
+    full = row("full", 0, ["full-0"], 0.95)
+    return [
+        cell("a", 1, [row("recovered", 1, ["a1"], 0.3), *shared, full]),
+        cell("b", 1, [row("recovered", 1, ["b1"], 0.4), *shared, full]),
+        cell(
+            "a",
+            4,
+            [
+                row("recovered", 4, ["a4"], 0.6),
+                row("recovered", 1, ["a4:1"], 0.25),
+                row("random", 4, ["ra"], 0.3, "stored"),
+                row("recovered", 4, ["a4s"], 0.7, "stored"),
+                full,
+            ],
+            stored=9000,
+        ),
+        cell("b", 4, [row("random", 4, ["rb"], 0.35, "stored", "q: 2 epochs")]),
+    ]
+
+
+def test_equal_baselines_are_one_line(cells):
+    listed = comparison.lines(cells)
+    found = [(x.row.regime, x.row.images, x.row.ipc, x.cell.name) for x in listed]
+    assert found == [
+        ("hard", "a", 1, "a-ipc1"),
+        ("hard", "b", 1, "b-ipc1"),
+        ("hard", "a, first of 4", 1, "a-ipc4"),
+        ("hard", "random", 1, "a-ipc1"),
+        ("hard", "a", 4, "a-ipc4"),
+        ("hard", "full", 0, "a-ipc1"),
+        ("stored", "a", 4, "a-ipc4"),
+        ("stored", "random (of a)", 4, "a-ipc4"),
+        ("stored", "random (of b)", 4, "b-ipc4"),
+    ]
+    assert [x.is_baseline for x in listed] == [x.row.images[0] in "rf" for x in listed]
+
+
+def test_tables_carry_ids_protocols_and_commands(cells):
+    parts = {part.title: part for part in comparison.sections(cells, ["c-ipc1"])}
+    assert list(parts) == ["Accuracy", "Synthesis", "Commands"]
+    accuracy = parts["Accuracy"]
+    assert accuracy.above[:2] == ["Protocol 1, p: 1 epoch.", "Protocol 2, q: 2 epochs."]
+    assert accuracy.above[-1] == "Not finished: c-ipc1."
+    assert accuracy.table.body[4] == (
+        *("conv3", "hard", "a", "4", "60.00 ± 1.00", "60.00 ± 2.00", "10.00", "2", "1"),
+        *("a4", "a-ipc4"),
+    )
+    teacher = "conv3 90.00 % (7ea)"
+    assert parts["Synthesis"].table.body[0] == (
+        *("a", "1", "–", "–", "–", "12.3", "100", "63.75 %", "40", "–", teacher, "a-ipc1"),
+    )
+    assert parts["Synthesis"].table.body[2][2:10] == (
+        *("0.432", "0.500", "0.600", "12.3", "400", "63.75 %", "40", "9,000"),
+    )
+    assert ("a-ipc4", "make <a> 4") in parts["Commands"].table.body
+    text = comparison.as_markdown(list(parts.values()))
+    assert text.startswith("# Comparison\n\n## Accuracy\nProtocol 1, p: 1 epoch.\n\n")
+    assert "| random (of b) |" in text
+
+
+def test_csv_has_every_figure(cells):
+    listed = list(csv.DictReader(io.StringIO(comparison.as_csv(cells).decode())))
+    by_ids = {line["scores"]: line for line in listed}
+    stored = by_ids["a4s"]
+    assert (stored["last_mean"], stored["last_std"], stored["best_std"]) == ("0.7", "0.01", "0.02")
+    assert (stored["label_bytes"], stored["image_iterations"]) == ("9000", "400")
+    assert (stored["similarity_recovered"], stored["recover_seconds"]) == ("0.4321", "12.34")
+    assert (stored["distilled"], stored["command"]) == ("set-a-4", "make <a> 4")
+    assert by_ids["a1"]["label_bytes"] == "0"  # of hard labels
+    assert by_ids["a1"]["similarity_recovered"] == ""
+    random = by_ids["ra"]
+    assert (random["is_baseline"], random["label_bytes"], random["distilled"]) == ("1", "", "")
+    assert random["teacher_accuracy"] == "0.9"
+
+
+def test_points_of_the_charts(cells, monkeypatch):
+    drawn = {}
+
+    def accuracy_chart(panels, baselines, xlabel):
+        drawn[xlabel] = panels, baselines
+        return b""
+
+    monkeypatch.setattr(comparison_figures, "accuracy_chart", accuracy_chart)
+    assert set(comparison.charts(cells)) == set(comparison._CAPTIONS)
+    panels, baselines = drawn["images per class"]
+    assert panels["conv3, hard"]["a"] == [(1, 0.3, 0.01), (4, 0.6, 0.01)]
+    assert "full" not in panels["conv3, hard"]
+    assert baselines == {"random", "random (of a)", "random (of b)"}
+    panels, _ = drawn["image-iterations"]
+    assert panels["conv3, hard"]["a"] == [(100, 0.3, 0.01), (400, 0.6, 0.01)]
+    assert panels["conv3, hard"]["random"] == [(0, 0.2, 0.01)]
+    assert "a, first of 4" not in panels["conv3, hard"]
+
+
+def test_page_holds_everything(cells):
+    pictures = comparison.charts(cells)
+    for png in pictures.values():
+        assert np.asarray(Image.open(io.BytesIO(png)).convert("L")).std() > 5
+    page = comparison.page(comparison.sections(cells), pictures | {"sheet_ipc4.png": b"sheet"})
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "make &lt;a&gt; 4" in page
+    assert "Images at IPC 4" in page
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sheet_has_a_method_per_row(channels):
+    draw = np.random.default_rng(0)
+    shape = (2, 3, 28, 28, channels)
+    rows = {name: draw.integers(0, 250, shape, np.uint8) for name in ("real", "method")}
+    png = comparison_figures.side_by_side(rows, ["cat", "a name wider than its three images"])
+    page = np.asarray(Image.open(io.BytesIO(png)))
+    found = []
+    for name, images in rows.items():
+        for c, i in np.ndindex(2, 3):
+            wanted = np.broadcast_to(images[c, i], (28, 28, 3)).repeat(2, 0).repeat(2, 1)
+            windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], (56, 56))
+            corners = np.argwhere((windows[..., 0, :8] == wanted[0, :8, 0]).all(-1))
+            y, x = next(p for p in corners if (page[p[0] :, p[1] :][:56, :56] == wanted).all())
+            found.append((name, c, i, y, x))
+    tops = {name: {y for n, _, _, y, _ in found if n == name} for name in rows}
+    assert all(len(ys) == 1 for ys in tops.values())
+    assert max(tops["real"]) + 56 < max(tops["method"])
+    lefts = [x for name, *_, x in found if name == "real"]
+    assert lefts == sorted(lefts) == [x for name, *_, x in found if name == "method"]
+
+
+def test_charts_of_many_classes_and_of_no_cost():
+    lines = {"random": [(0, 0.1, 0.0)], "selection": [(0, 0.2, 0.0), (0, 0.3, 0.0)]}
+    png = comparison_figures.accuracy_chart({"hard": lines}, {"random"}, "image-iterations")
+    assert Image.open(io.BytesIO(png)).size[0] > 300
+    values = np.linspace(0.1, 0.9, 50)
+    sets = {"IPC 2": {"real": values, "a": values[::-1]}}
+    png = comparison_figures.diversity_chart(sets, [str(c) for c in range(50)])
+    assert Image.open(io.BytesIO(png)).size[0] > 300
+
+
+def test_configs_and_their_variants():
+    text = "configs/a.py,x/b.py:p,q,folder=/data/c.py,d.py:r,a.py"
+    assert compare.split_configs(text) == (
+        "configs/a.py",
+        "x/b.py:p,q,folder=/data/c.py",
+        "d.py:r",
+        "a.py",
+    )
+    assert grid.method_of("x/b.py:p,folder=/data/c") == "b:p,folder=/data/c"
+    assert grid.folder_of("b:p,folder=/data/c") == "b-p-folder=-data-c"
+
+
+CONFIGS = "--configs=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, ["--workdir is missing"]),
+        (["--workdir=W"], 2, ["--configs is missing"]),
+        ([CONFIGS, "--workdir=W", "--ipc=1,ten"], 2, ["whole numbers", "'ten'"]),
+        ([CONFIGS, "--workdir=W", "--seeds=0"], 2, ["seeds", "0"]),
+        ([CONFIGS, "--workdir=W", "--stages=rank"], 2, ["stages"]),
+        ([CONFIGS, "--workdir=W", "digits"], 2, ["'digits'"]),
+        ([CONFIGS, "--workdir=W", "--config.ipc=3"], 2, ["is --ipc here"]),
+        ([CONFIGS, "--workdir=W", "--config.seed", "3"], 2, ["--config.seed=VALUE"]),
+        (["--configs=configs/digit.py", "--workdir=W"], 1, ["digit.py", "no such file"]),
+        (["--configs=configs/digits.py:sre3l", "--workdir=W"], 1, ["no variants"]),
+        (["--configs=configs/imagenet.py:ipc7", "--workdir=W"], 1, ["'ipc7' is no variant"]),
+        ([CONFIGS, "--workdir=W", "--ipc=1,1000"], 1, ["digits at ipc 1000", "lower ipc"]),
+        ([CONFIGS, "--workdir=W", "--config.recover.iteratons=5"], 1, ["recover.iterations?"]),
+        ([CONFIGS + ",W.py", "--workdir=W"], 1, ["W.py", "no such file"]),
+        ([CONFIGS, "--workdir=setup.cfg"], 1, ["is a file"]),
+        ([CONFIGS, "--workdir=configs"], 1, ["not a comparison's"]),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_runs(
+    arguments, status, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    given = [a.replace("=W", f"={tmp_path}/W") for a in arguments]
+    assert compare.main(["compare", *given]) == status
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert len(errors.strip().splitlines()) == 1
+    assert all(word in errors for word in words), errors
+    assert not (tmp_path / "W").exists()
+
+
+def test_two_recipes_of_one_name(tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.py").write_text(TINY)
+    configs = [str(tmp_path / name / "tiny.py") for name in ("x", "y")]
+    with pytest.raises(UserError, match="would share the folder tiny-ipc1"):
+        grid.plan(configs, [1], tmp_path / "run")
+
+
+def test_only_what_was_made_from_the_same_inputs_is_shared(tmp_path):
+    recipe = Recipe(teacher=TeacherRecipe(width=8, epochs=1))
+    source = open_digits(recipe.data)
+    lender, ours, another = (WorkDir(tmp_path / name) for name in ("lender", "ours", "another"))
+    lender.open(recipe)
+    lender.close()
+    (lender.path / "teacher").mkdir()
+    made_from = squeeze.inputs(recipe, source, lender)
+    files.write_json(lender.path / "teacher/manifest.json", {"inputs": made_from, "hash": "h"})
+    (lender.path / "cache").mkdir()
+    (lender.path / "cache/pixels.npy").write_bytes(b"decoded")
+    different = replace(recipe, teacher=replace(recipe.teacher, epochs=2))
+    for workdir, settings in ((ours, recipe), (another, different)):
+        sharing.adopt(settings, source, workdir, [lender])
+        assert (workdir.path / "cache/pixels.npy").read_bytes() == b"decoded"
+    theirs = lender.path / "teacher/manifest.json"
+    assert (ours.path / "teacher/manifest.json").samefile(theirs)
+    assert not (another.path / "teacher").exists()
+    assert sorted(p.name for p in ours.path.iterdir() if p.name != ".lock") == [
+        *("cache", "config.json", "metrics.jsonl", "teacher"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "tiny.py").write_text(TINY)
+    configs = f"--configs={folder}/tiny.py:noise,{folder}/tiny.py"
+    return [configs, "--ipc=1,2", "--seeds=2", f"--workdir={folder}/run"]
+
+
+def start(tiny):
+    """The comparison in a process of its own; programs that one has compiled serve the next."""
+    cache = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(folder_of(tiny).parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "delt_jax.compare", *tiny],
+        cwd=ROOT,
+        env={**os.environ, **cache, "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def folder_of(tiny):
+    return Path(tiny[-1].partition("=")[2])
+
+
+def test_grid_that_is_killed_goes_on(tiny, capsys):
+    folder, process = folder_of(tiny), start(tiny)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "cells/tiny-noise-ipc1/distilled").exists():
+            break
+        time.sleep(0.05)
+    process.kill()
+    status, said, errors = ended(process)
+    assert status == -signal.SIGKILL, errors
+    assert "cell 1 of 4, tiny-noise-ipc1" in said
+    assert not (folder / "comparison.md").exists()
+
+    status, said, errors = ended(start(tiny))
+    assert status == 0, errors
+    assert said.count("squeeze: taken from tiny-") == said.count("rank: taken from tiny-") == 3
+    assert "cell 4 of 4, tiny-ipc2: python -m delt_jax.main --config=" in said
+    names = ["tiny-ipc1", "tiny-ipc2", "tiny-noise-ipc1", "tiny-noise-ipc2"]
+    assert sorted(p.name for p in (folder / "cells").iterdir()) == names
+    logs = "".join((folder / "cells" / n / "metrics.jsonl").read_text() for n in names)
+    lines = [json.loads(line) for line in logs.splitlines()]
+    trained = [x for x in lines if x["stage"] == "squeeze" and "test_accuracy" in x]
+    assert len(trained) == 1
+    assert len([x for x in lines if x["stage"] == "rank"]) == 1
+    # 2 seeds of 4 recovered sets, and of the random ones of 2 IPC
+    assert len(list((folder / "scores").glob("*.json"))) == 2 * 4 + 2 * 2
+    listed = list(csv.DictReader((folder / "comparison.csv").open()))
+    assert [(x["images"], x["ipc"]) for x in listed] == [
+        (images, ipc) for ipc in "12" for images in ("tiny:noise", "tiny", "random")
+    ]
+    assert [x["image_iterations"] for x in listed] == ["20", "20", "", "40", "30", ""]
+    assert len({x["teacher"] for x in listed}) == 1
+    for x in listed:
+        assert all((folder / "scores" / f"{i}.json").exists() for i in x["scores"].split())
+        assert f"--workdir={folder}/cells/{x['cell']} " in x["command"]
+    assert {p.name for p in (folder / "figures").iterdir()} == {
+        *("accuracy_ipc.png", "accuracy_compute.png", "diversity.png"),
+        *("sheet_ipc1.png", "sheet_ipc2.png"),
+    }
+    assert "Not finished" not in (folder / "comparison.html").read_text()
+
+    before = (folder / "comparison.csv").read_bytes()
+    assert compare.main(["compare", *tiny]) == 0
+    assert capsys.readouterr().out.count("finished before") == 4
+    assert (folder / "comparison.csv").read_bytes() == before
+
+
+def test_dry_run_touches_nothing(tiny, tmp_path, capsys):
+    given = [*tiny[:-1], f"--workdir={tmp_path}/run", "--config.recover.iterations=8"]
+    assert compare.main(["compare", *given, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "Grid of 4 cells, 1 different teacher(s)" in said
+    assert re.search(r"\| tiny-ipc2 +\| 150 +\| 93.75 % +\| 4 +\| squeeze: not done yet", said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_others_go_on_if_asked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.py").write_text(TINY)
+    given = [f"--configs={tmp_path}/tiny.py", "--ipc=1,2", f"--workdir={tmp_path}/run"]
+    ran = []
+
+    def fail(cell):
+        ran.append(cell.name)
+        raise UserError("The disk is full.")
+
+    monkeypatch.setattr(grid.Cell, "run", fail)
+    assert compare.main(["compare", *given]) == 1
+    assert ran == ["tiny-ipc1"]
+    sentence = "delt_jax: cell 1 of 2, tiny-ipc1: The disk is full.\n"
+    assert capsys.readouterr().err == sentence
+    assert compare.main(["compare", *given, "--keep_going"]) == 1
+    assert ran == ["tiny-ipc1", "tiny-ipc1", "tiny-ipc2"]
+    assert capsys.readouterr().err == sentence + sentence.replace("1 of", "2 of").replace(
+        "ipc1", "ipc2"
+    )
+
+
+def test_help_lists_the_flags(capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["compare", "--help"])
+    said = capsys.readouterr().out
+    for flag in ("--configs", "--ipc", "--seeds", "--workdir", "dry_run", "keep_going"):
+        assert flag in said
