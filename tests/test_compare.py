@@ -41,7 +41,9 @@ def get_config(variants=""):
     config.recover.round_iterations = 1
     config.evaluate.regimes = ("hard",)
     config.evaluate.images = ("recovered", "random")
+    config.recover.batch_size = config.evaluate.batch_size = 10  # fewer programs to compile
     config.relabel.rand_augment = ""
+    config.relabel.mix = "none"
     config.report.nearest = False
     vary(config, variants, ROWS)
     return config
