@@ -45,7 +45,7 @@ def get_config(variants=""):
     config.relabel.rand_augment = ""
     config.relabel.mix = "none"
     config.report.nearest = False
-    vary(config, variants, ROWS)
+    vary(config, variants, ROWS, __file__)
     return config
 """
 
@@ -249,7 +249,7 @@ CONFIGS = "--configs=configs/digits.py"
         ([CONFIGS, "--workdir=W", "--config.ipc=3"], 2, ["is --ipc here"]),
         ([CONFIGS, "--workdir=W", "--config.seed", "3"], 2, ["--config.seed=VALUE"]),
         (["--configs=configs/digit.py", "--workdir=W"], 1, ["digit.py", "no such file"]),
-        (["--configs=configs/digits.py:sre3l", "--workdir=W"], 1, ["no variants"]),
+        (["--configs=configs/digits.py:sre3l", "--workdir=W"], 1, ["is no variant", "sre2l"]),
         (["--configs=configs/imagenet.py:ipc7", "--workdir=W"], 1, ["'ipc7' is no variant"]),
         ([CONFIGS, "--workdir=W", "--ipc=1,1000"], 1, ["digits at ipc 1000", "lower ipc"]),
         ([CONFIGS, "--workdir=W", "--config.recover.iteratons=5"], 1, ["recover.iterations?"]),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -115,18 +114,6 @@ def test_accuracy_is_the_share_of_hits(trained, source):
     assert measured == pytest.approx((hits == source.test.labels).mean(), abs=1e-9)
     assert measured == pytest.approx(trained.accuracy, abs=1e-9)
     assert measured > 0.8  # what the checks below rely on
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
-def test_soft_labels_are_the_softmax_of_scaled_logits(trained, source, temperature):
-    pixels = source.test.images(np.arange(16))
-    images = trained.normalisation(pixels)
-    soft = teacher.soft_labels(trained.model, trained.variables, images, temperature)
-    scaled = direct(trained, pixels)[0].astype(np.float64) / temperature
-    expected = np.exp(scaled - scaled.max(1, keepdims=True))
-    expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(soft, expected, rtol=1e-4, atol=1e-6)
-    assert soft.dtype == jnp.float32
 
 
 # --- checks against the data ---
