@@ -160,7 +160,7 @@ def _sre2l(trial: Trial) -> Protocol:
 
 
 def _delt_jax(trial: Trial) -> Protocol:
-    """Ours: DELT's, but the learning rate falls to zero (see docs/evaluation.md)."""
+    """Ours, a first try: DELT's, but the learning rate falls to zero (see docs/evaluation.md)."""
     return replace(_delt(trial), name="delt_jax", schedule="cosine")
 
 
