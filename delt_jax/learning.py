@@ -111,9 +111,11 @@ class Shared(NamedTuple):
 def make_optimiser(course: Course) -> optax.GradientTransformation:
     """AdamW at a peak rate of 1; every student's own rate scales its updates."""
     protocol = course.protocol
-    updates = -(-len(course.starts) // protocol.accumulate)
-    schedule = _SCHEDULES[protocol.schedule](1.0, protocol.epochs, updates)
-    optimiser = training.adamw(schedule, protocol.weight_decay)
+    schedule = _SCHEDULES[protocol.schedule](1.0, protocol.epochs, len(course.starts))
+    # It counts batches, and the optimiser the steps taken on them.
+    optimiser = training.adamw(
+        lambda step: schedule(step * protocol.accumulate), protocol.weight_decay
+    )
     if protocol.accumulate == 1:
         return optimiser
     return optax.MultiSteps(optimiser, protocol.accumulate).gradient_transformation()

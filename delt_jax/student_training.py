@@ -251,8 +251,6 @@ class _Together:
                 saved = time.monotonic()
                 deferral.leave_if_asked()
         finished = [self._host(states, i) for i in range(count)]
-        if begun[0].epoch == protocol.epochs:
-            logits = [self._look(state)[0] for state in finished]
         return [
             Trained(histories[i], learning.measured(state), logits[i], seconds(i))
             for i, state in enumerate(finished)

@@ -17,7 +17,7 @@ from delt_jax import (
     supervised,
     teacher,
 )
-from delt_jax.data import Source
+from delt_jax.data import Source, measure_normalisation
 from delt_jax.learning import PLAIN, Course
 from delt_jax.metrics import Score, aggregate
 from delt_jax.progress import Progress, progress, say
@@ -64,6 +64,7 @@ def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, An
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     if "full" in recipe.evaluate.images:
         settings |= {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
+        settings |= {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     return settings | {
         "seed": recipe.seed,
         "select.rule": recipe.select.rule,
@@ -172,7 +173,7 @@ class _Evaluation:
         shown.update(epochs * (len(planned) - len(missing)))
         if missing:
             self._train(row, planned, missing, shown, deferral)
-        scores = [Score(**files.read_json(self._score_file(one.id))) for one in planned]
+        scores = [self._read(one.id, row) for one in planned]
         for score in scores:
             self._workdir.log.write("evaluate", epochs, **asdict(score))
         return scores
@@ -272,9 +273,13 @@ class _Evaluation:
         spec, started = student_spec(self._recipe, row.student, self._source), time.perf_counter()
         judge, source = self._judges[0], self._source
         ours = not self._recipe.teacher.weights and spec == judge.spec
+        # What it is trained with, which an imported teacher need not share.
+        normalisation = measure_normalisation(self._recipe.data, source)
         depends = [
             asdict(spec),
             asdict(self._recipe.teacher),
+            asdict(normalisation),
+            self._recipe.data.flip,
             self._recipe.seed,
             source.fingerprint,
         ]
@@ -289,7 +294,7 @@ class _Evaluation:
                     self._recipe, source, spec, partial, "full", self._workdir.log
                 )
             logits = teacher.logits_of_examples(
-                models.create(spec), variables, judge.normalisation, source.test
+                models.create(spec), variables, normalisation, source.test
             )
             accuracy = float((logits.argmax(-1) == source.test.labels).mean())
             epochs = self._recipe.teacher.epochs
@@ -303,9 +308,13 @@ class _Evaluation:
             )
             score = _scored(id_, row, 0, t.learning_rate, line, trained, source)
             files.write_json(self._score_file(id_), asdict(score))
-        score = Score(**files.read_json(self._score_file(id_)))
+        score = self._read(id_, row)
         self._workdir.log.write("evaluate", self._recipe.teacher.epochs, **asdict(score))
         return score
+
+    def _read(self, id_: str, row: Row) -> Score:
+        """A finished score under its row's names; equal images of other names share their ids."""
+        return replace(Score(**files.read_json(self._score_file(id_))), **asdict(row))
 
     def _score_file(self, id_: str) -> Path:
         return self._folder / f"{id_}.json"

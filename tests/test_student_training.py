@@ -300,6 +300,22 @@ def test_accumulated_batches_are_one_gradient_step():
     assert not np.array_equal(*(jax.tree.leaves(s.params)[0] for s in (before, state)))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_learning_rate_falls_by_epochs_however_batches_are_accumulated(accumulate):
+    """12 batches in 6 epochs of two: gradients of one sign move weights by the rates' sum."""
+    protocol = replace(PROTOCOL, accumulate=accumulate, epochs=6, weight_decay=0.0)
+    optimiser = learning.make_optimiser(replace(COURSE, protocol=protocol))
+    params = {"w": jnp.zeros(())}
+    state, moved = optimiser.init(params), []
+    for _ in range(12):
+        updates, state = optimiser.update({"w": jnp.ones(())}, state, params)
+        moved.append(-float(updates["w"]))
+    taken = [m for m in moved if m]
+    epochs = np.arange(len(taken)) * accumulate // 2
+    expected = 0.5 * (1 + np.cos(np.pi * epochs / 12))
+    np.testing.assert_allclose(taken, expected, rtol=1e-4)
+
+
 def test_nothing_is_traced_twice(tmp_path, monkeypatch):
     traces = []
     step = learning._step

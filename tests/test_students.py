@@ -129,3 +129,29 @@ def test_a_student_finished_before_a_kill_has_its_weights(
     assert kept(folder) == sorted(NAMES)
     for name in NAMES:
         teacher.load(folder / "evaluation/students" / name)
+
+
+def test_equal_images_of_two_names_are_two_rows(labelled, tmp_path):
+    """Where nothing is optimised the recovered images are the selected ones, score for score."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = setting(False)
+    config.recover.iterations = 0
+    config.evaluate.images = ("recovered", "selected", "full")
+    config.teacher.weights = str(labelled / "teacher")
+    main.run(config, str(folder), ["squeeze", "rank", "recover", "relabel", "evaluate"])
+    scores = read_json(folder / "evaluation/scores.json")
+    assert [(s["images"], s["seed"]) for s in scores] == [
+        ("recovered", 0),
+        ("recovered", 1),
+        ("selected", 0),
+        ("selected", 1),
+        ("full", 0),
+    ]
+    assert [s["id"] for s in scores[:2]] == [s["id"] for s in scores[2:4]]
+    rows = read_json(folder / "evaluation/manifest.json")["rows"]
+    assert [(r["images"], r["seeds"]) for r in rows] == [
+        ("recovered", 2),
+        ("selected", 2),
+        ("full", 1),
+    ]

@@ -38,14 +38,6 @@ def write(path: Path, kept: KeptTraining) -> None:
     files.write_npz_fast(path, epoch=kept.epoch, seconds=kept.seconds, history=looks, **leaves)
 
 
-def epoch_of(path: Path) -> int:
-    """Epochs that a kept training has been through; 0 if none is kept, or none can be read."""
-    try:
-        return int(files.read_npz(path, "evaluate")["epoch"])
-    except (UserError, KeyError):
-        return 0
-
-
 def read(path: Path, like: TrainState) -> KeptTraining:
     """Reads what `write` wrote.
 
