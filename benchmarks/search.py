@@ -26,7 +26,18 @@ from typing import Any, NamedTuple
 import measured
 import search_table
 
-from delt_jax import cli, derive, grid, host_memory, parallel, pipeline, recover, schedule, sharing
+from delt_jax import (
+    cli,
+    derive,
+    grid,
+    host_memory,
+    interrupts,
+    parallel,
+    pipeline,
+    recover,
+    schedule,
+    sharing,
+)
 from delt_jax import main as single
 from delt_jax.config import from_config
 from delt_jax.data import Source
@@ -323,14 +334,12 @@ def choose(argv: Sequence[str]) -> Options:
     add("--workdir", required=True, help="folder of the search")
     add("--stage", default="", help=f"one of {', '.join(STAGES)}; all by default")
     add("--groups", default="", help=f"some of {','.join(TRIALS)}; all by default")
-    config = str(measured.ROOT / "configs" / "fashion_mnist.py")
-    add("--config", default=config, help="the recipe that is changed")
+    add("--config", default="configs/fashion_mnist.py", help="the recipe that is changed")
     add("--dry_run", action="store_true", help="list the trials; touch nothing")
     settings = [a for a in argv if re.match(r"--?config\.", a)]
     chosen = parser.parse_args([a for a in argv if a not in settings])
     stages, groups = _some(parser, chosen.stage, STAGES), _some(parser, chosen.groups, TRIALS)
-    folder = Path(chosen.workdir).absolute()
-    return Options(folder, chosen.config, stages, groups, chosen.dry_run, settings)
+    return Options(Path(chosen.workdir), chosen.config, stages, groups, chosen.dry_run, settings)
 
 
 def _some(parser: argparse.ArgumentParser, text: str, known: dict[str, Any]) -> list[str]:
@@ -386,6 +395,9 @@ def run(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        run(sys.argv[1:])
+        with interrupts.raising():
+            run(sys.argv[1:])
     except UserError as e:
         sys.exit(f"search: {e}")
+    except (KeyboardInterrupt, interrupts.Terminated):
+        sys.exit("search: stopped; finished work is kept, the same command goes on from there.")
