@@ -1,0 +1,182 @@
+"""What each change to DELT's evaluation protocol brings, on the sets of a finished run.
+
+python benchmarks/protocol_changes.py --workdir=runs/fashion           all changes, and delt_jax
+python benchmarks/protocol_changes.py --workdir=runs/fashion --write   also fills docs/evaluation.md
+
+Students learn online from the run's recovered images and from random real ones. To choose by, take
+a run made with --config.data.validation_share=0.1, so that no test image is looked at; the table's
+caption says what was looked at. Finished students are kept in OUT/scores, so the same command goes
+on where it was stopped.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import label_store
+import measured
+
+from delt_jax import host_memory, main, parallel
+from delt_jax.errors import UserError
+from delt_jax.metrics import Row
+
+PAGE = "docs/evaluation.md"
+KEY = ("change", "images", "looked_at", "epochs")  # of a row
+
+
+class Change(NamedTuple):
+    """Of a protocol.
+
+    Attributes:
+      name: for the table.
+      settings: by dotted name.
+      protocol: that is changed.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    protocol: str = "delt"
+
+
+CHANGES = (
+    Change("none: `delt`", {}),
+    Change("no RandAugment", {"relabel.rand_augment": ""}),
+    Change("crops 0.08-1", {"relabel.min_scale": 0.08}),
+    Change("crops 0.5-1", {"relabel.min_scale": 0.5}),
+    Change("no mixing", {"relabel.mix": "none"}),
+    Change("Mixup 0.8", {"relabel.mix": "mixup", "relabel.mix_alpha": 0.8}),
+    Change("half the batch", {"evaluate.batch_size": 25}),
+    Change("twice the rate", {"evaluate.learning_rates": (2e-3,)}),
+    Change("rate to zero", {"evaluate.schedule": "cosine"}),
+    Change(
+        "twice the rate, to zero",
+        {"evaluate.schedule": "cosine", "evaluate.learning_rates": (2e-3,)},
+    ),
+    Change("decay 0.1", {"evaluate.weight_decay": 0.1}),
+    Change("T 4", {"relabel.temperature": 4.0}),
+    Change("MSE of logits", {"evaluate.loss": "mse"}),
+    Change("0.1 x cross-entropy", {"evaluate.hard_weight": 0.1}),
+    Change("averaged weights, 0.99", {"evaluate.ema": 0.99}),
+    Change("all of `delt_jax`", {}, "delt_jax"),
+)
+
+
+def measure(chosen: argparse.Namespace, change: Change, folder: Path) -> list[dict[str, Any]]:
+    """Trains students with one change.
+
+    Returns:
+      A row of the results for each kind of images.
+    """
+    config = label_store.finished_settings(folder)
+    config.evaluate.students = config.evaluate.students[:1]
+    config.evaluate.images, config.evaluate.regimes = ("recovered", "random"), ("online",)
+    config.evaluate.plain, config.evaluate.smaller = False, ()
+    config.evaluate.seeds, config.evaluate.eval_every = chosen.seeds, chosen.epochs
+    config.evaluate.epochs, config.evaluate.protocol = chosen.epochs, change.protocol
+    config.evaluate.scores_folder = str(Path(chosen.out).absolute() / "scores")
+    config.update_from_flattened_dict(change.settings)
+    main.run(config, str(folder), ("relabel", "evaluate"), command=_command())
+    made = label_store.files.read_json(folder / "evaluation" / "manifest.json")
+    return [
+        {
+            "change": change.name,
+            "images": row.images,
+            "looked_at": "validation" if config.data.validation_share else "test",
+            "data": label_store.name_of(config),
+            "ipc": config.ipc,
+            "epochs": chosen.epochs,
+            "mean": row.last_mean,
+            "std": row.last_std,
+            "seeds": row.seeds,
+            "scores": row.scores,
+            "student": f"{row.student} of width {config.evaluate.width or 'its paper'}",
+            "machine": parallel.describe(),
+            "date": date.today().isoformat(),
+        }
+        for row in (Row(**row) for row in made["rows"])
+    ]
+
+
+def _command() -> str:
+    return shlex.join(["python", *sys.argv])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown: accuracy with every change, and what it adds to that without one."""
+    kinds = {(row["looked_at"], row["epochs"]): row for row in rows}
+    lines = []
+    for (looked_at, epochs), one in kinds.items():
+        found = {
+            (row["change"], row["images"]): row
+            for row in rows
+            if (row["looked_at"], row["epochs"]) == (looked_at, epochs)
+        }
+        lines += ["", "| change | recovered | more | random real | more |", "|---|---|---|---|---|"]
+        for change in CHANGES:
+            cells = [
+                cell
+                for images in ("recovered", "random")
+                for cell in _cells(found, change.name, images)
+            ]
+            if any(cell != "–" for cell in cells):
+                lines.append(f"| {change.name} | {' | '.join(cells)} |")
+        lines += [
+            "",
+            f"{one['data']}, IPC {one['ipc']}, {one['student']}, {epochs} epochs, online labels, "
+            f"{one['seeds']} seeds, {looked_at} images; {one['machine']}, {one['date']}.",
+        ]
+    return lines[1:]
+
+
+def _cells(found: dict[tuple[str, str], dict[str, Any]], change: str, images: str) -> list[str]:
+    row, base = found.get((change, images)), found.get((CHANGES[0].name, images))
+    if row is None:
+        return ["–", "–"]
+    more = f"{100 * (row['mean'] - base['mean']):+.2f}" if base and row is not base else "–"
+    return [f"{100 * row['mean']:.2f} ± {100 * row['std']:.2f}", more]
+
+
+def choose(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--workdir", required=True, help="a finished run to take settings, teacher and set from")
+    add("--out", default="runs/protocols", help="folder of the work directory made here")
+    add("--seeds", type=int, default=3, help="students of each row")
+    add("--epochs", type=int, default=150, help="of each student")
+    add("--only", type=int, nargs="+", help="numbers of changes, from 0 on")
+    add("--write", action="store_true", help="keep the results, fill docs/")
+    chosen = parser.parse_args(argv)
+    if min(chosen.seeds, chosen.epochs) < 1:
+        parser.error("--seeds and --epochs must be at least 1")
+    if not set(chosen.only or ()) <= set(range(len(CHANGES))):
+        parser.error(f"--only takes numbers from 0 to {len(CHANGES) - 1}")
+    return chosen
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Measures all changes, or those asked for."""
+    chosen = choose(argv)
+    host_memory.keep_freed()
+    folder = Path(chosen.out).absolute() / "run"
+    label_store.finished_settings(Path(chosen.workdir))
+    label_store.take(Path(chosen.workdir).absolute(), folder)
+    rows: list[dict[str, Any]] = []
+    for number, change in enumerate(CHANGES):
+        if chosen.only is None or number in chosen.only:
+            rows += measure(chosen, change, folder)
+    if chosen.write:
+        rows = measured.keep("protocol_changes", rows[0]["data"], rows, KEY)
+        measured.publish(PAGE, table(rows), "protocol_changes")
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    try:
+        run()
+    except UserError as e:
+        sys.exit(f"protocol_changes: {e}")
