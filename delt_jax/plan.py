@@ -69,7 +69,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
 
     f = model.forward_flops
     further = [
-        (name, alone, model_cost(squeeze.spec_of(alone, source)))
+        (f"other teacher {name}", alone, model_cost(squeeze.spec_of(alone, source)))
         for name, alone in others.recipes(recipe).items()
     ]
     seen = recipe.teacher.epochs * len(source.train)

@@ -146,7 +146,7 @@ def test_dry_run_counts_what_the_others_cost(finished, source, tmp_path):
 
     both, one = rows(recipe_of(True)), rows(recipe_of(False))
     assert "conv3, 1 epochs" in both
-    assert "conv3_6, 1 epochs" in both
+    assert "other teacher conv3_6, 1 epochs" in both
     changed = {what for what in both if both[what] != one[what]}
     assert changed == {"2 epochs of views, stored", "3 trainings of conv3, 2 epochs each"}
 
