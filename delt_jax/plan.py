@@ -9,6 +9,7 @@ import jax
 from delt_jax import (
     labelling,
     memory,
+    others,
     parallel,
     pipeline,
     recover,
@@ -67,17 +68,25 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         lines.append(f"{stage:<9} {parameters:>11} {amount(flops, 'FLOP'):>12}  {what}")
 
     f = model.forward_flops
-    if not recipe.teacher.weights:
-        seen = recipe.teacher.epochs * len(source.train)
-        row("squeeze", model, 3 * f * seen, f"{spec.name}, {recipe.teacher.epochs} epochs")
+    further = [
+        (f"other teacher {name}", alone, model_cost(squeeze.spec_of(alone, source)))
+        for name, alone in others.recipes(recipe).items()
+    ]
+    seen = recipe.teacher.epochs * len(source.train)
+    for name, alone, cost in [(spec.name, recipe, model), *further]:
+        if not alone.teacher.weights:
+            what = f"{name}, {recipe.teacher.epochs} epochs"
+            row("squeeze", cost, 3 * cost.forward_flops * seen, what)
     row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
     scored = start.forward_passes(recipe, source)
     found = f", {scored} forward passes to find their starts" if scored else ""
     row("recover", model, f * (scored + 3 * paid.image_iterations), f"{images} images{found}")
     labelled = relabel.plan_of(recipe, source)
+    more = labelling.described(recipe.relabel.teachers, source)
+    judging = [model, *(model_cost(judge.spec) for judge in more)]
+    judging += [cost for _, _, cost in further] if recipe.relabel.ensemble else []
+    judged = sum(cost.forward_flops for cost in judging)
     if labelled is not None:
-        more = labelling.described(recipe.relabel.teachers, source)
-        judged = f + sum(model_cost(judge.spec).forward_flops for judge in more)
         what = f"{labelled.epochs} epochs of views, stored"
         row("relabel", model, judged * labelled.epochs * images, what)
     kept = 0
@@ -92,7 +101,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
             seen, epochs = protocol.epochs * num_classes * line.ipc, protocol.epochs
             looks = math.ceil(protocol.epochs / protocol.eval_every)
             flops += each * student.forward_flops * (3 * seen + looks * len(source.test))
-            flops += each * f * seen * (line.regime == "online")
+            flops += each * judged * seen * (line.regime == "online")
             trainings += each
         row("evaluate", student, flops, f"{trainings} trainings of {name}, {epochs} epochs each")
         kept += 4 * student.parameters * trainings * e.keep_students
@@ -105,7 +114,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         + 12 * len(batches) * r.iterations  # losses
         + 4 * images * num_classes  # soft labels of images as they are
         + (0 if labelled is None else label_store.stored_bytes(labelled))
-        + 4 * model.parameters
+        + 4 * (model.parameters + sum(cost.parameters for _, _, cost in further))
         + kept
         + 60 * len(source.train)  # ranking
     )

@@ -142,6 +142,11 @@ def validate(recipe: Recipe) -> None:
             f"teacher.head_classes lists {', '.join(map(str, twice))} more than once; every class "
             f"of the data needs an output of its own."
         )
+    if recipe.relabel.ensemble and not recipe.teacher.others:
+        raise UserError(
+            "relabel.ensemble averages the logits of all the run's teachers, but teacher.others is "
+            "empty; name others there, or leave relabel.ensemble off."
+        )
     if not recipe.evaluate.students:
         raise UserError("evaluate.students is empty; name at least one architecture.")
     r = recipe.recover
