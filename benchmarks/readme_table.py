@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from delt_jax import tables
+from delt_jax.data import TEST_IMAGES
 from delt_jax.metrics import Row
 from delt_jax.scores import RankCorrelation, Robustness
 
@@ -17,16 +18,17 @@ def describe(workdir: Path) -> list[str]:
     summary = json.loads((workdir / "summary.json").read_text())
     made, teacher = summary["made"], summary["teacher"]
     times = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v)
+    scored = summary.get("scored_on", TEST_IMAGES)
     rows = [Row(**row) for row in summary["scores"]]
     robust = [Robustness(**r) for r in summary["robustness"]]
     ranks = [RankCorrelation(**r) for r in summary["rank_correlations"]]
     lines = [
-        f"Teacher {teacher['model']}: {teacher['accuracy']:.2%} of the test images. "
+        f"Teacher {teacher['model']}: {teacher['accuracy']:.2%} of the {scored}. "
         f"{summary['image_iterations']:,} image-iterations, "
         f"{summary['fraction_of_full']:.2%} of full optimisation.",
         f"{times}. {made['machine']}, {made['date']}.",
         "",
-        *tables.as_text(tables.sections(rows, robust, ranks)),
+        *tables.as_text(tables.sections(rows, robust, ranks, scored=scored)),
     ]
     similarity = summary["within_class_similarity"]
     if similarity:

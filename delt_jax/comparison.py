@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from delt_jax import comparison_figures, report_page, tables
+from delt_jax.data import TEST_IMAGES
 from delt_jax.metrics import Row
 from delt_jax.store import files, soft_labels
 from delt_jax.tables import Section, Table
@@ -44,6 +45,11 @@ class Cell:
     def ipc(self) -> int:
         """Images per class of its whole set."""
         return self.summary["ipc"]
+
+    @property
+    def scored_on(self) -> str:
+        """What its accuracies are of."""
+        return self.summary.get("scored_on", TEST_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ def sections(cells: Sequence[Cell], missing: Sequence[str] = ()) -> list[Section
     listed = lines(cells)
     rows = [line.row for line in listed]
     scored = tables.scores(rows, ids=True)
+    named = tables.accuracy_on(" and ".join(dict.fromkeys(cell.scored_on for cell in cells)))
     accuracy = Table(
         (*scored.head, "cell"),
         [(*cells_, line.cell.name) for cells_, line in zip(scored.body, listed, strict=True)],
@@ -136,7 +143,7 @@ def sections(cells: Sequence[Cell], missing: Sequence[str] = ()) -> list[Section
     )
     side_by_side = Section(
         "Students side by side",
-        ["Test accuracy after the last epoch in %."],
+        [f"{named} after the last epoch in %."],
         tables.across_students(rows),
         [],
     )
@@ -153,7 +160,7 @@ def sections(cells: Sequence[Cell], missing: Sequence[str] = ()) -> list[Section
             "Accuracy",
             [
                 *tables.protocols(rows),
-                "Test accuracy in %, mean ± sample standard deviation.",
+                f"{named} in %, mean ± sample standard deviation.",
                 *filter(None, [kinds, unfinished]),
             ],
             accuracy,
@@ -211,7 +218,7 @@ def as_csv(cells: Sequence[Cell]) -> bytes:
     of_set += ["fraction_of_full", "label_bytes", "distilled"]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    ends = ["teacher", "teacher_accuracy", "cell", "scores", "command"]
+    ends = ["teacher", "teacher_accuracy", "cell", "scored_on", "scores", "command"]
     out.writerow(["images", "is_baseline", *of_row, *of_set, *ends])
     for line in lines(cells):
         s, row = line.cell.summary, line.row
@@ -223,7 +230,7 @@ def as_csv(cells: Sequence[Cell]) -> bytes:
             made = [None] * len(of_set)
         known = [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
         values = [getattr(row, name) for name in of_row]
-        known += [" ".join(row.scores), s["command"]]
+        known += [line.cell.scored_on, " ".join(row.scores), s["command"]]
         out.writerow([row.images, int(line.is_baseline), *values, *made, *known])
     return text.getvalue().encode()
 

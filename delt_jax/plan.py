@@ -39,8 +39,9 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     model = model_cost(spec)
     lines = [
         f"Plan for {workdir.path}",
-        f"data: {source.name}, {len(source.train)} training and {len(source.test)} test images "
-        f"of {num_classes} classes, {source.image_size} px, {source.channels} channel(s)",
+        f"data: {source.name}, {len(source.train)} training and {len(source.test)} "
+        f"{source.scored} of {num_classes} classes, {source.image_size} px, {source.channels} "
+        f"channel(s)",
         f"devices: {parallel.device_count()} x {jax.local_devices()[0].device_kind}",
         "",
         "stages:",

@@ -123,6 +123,10 @@ def validate(recipe: Recipe) -> None:
         raise UserError(f"evaluate.ema must be in [0, 1), not {recipe.evaluate.ema}.")
     if not 0 < recipe.data.test_share < 1:
         raise UserError(f"data.test_share must be in (0, 1), not {recipe.data.test_share}.")
+    if not 0 <= recipe.data.validation_share < 1:
+        raise UserError(
+            f"data.validation_share must be in [0, 1), not {recipe.data.validation_share}."
+        )
     if len(recipe.data.mean) != len(recipe.data.std):
         raise UserError(
             f"data.mean and data.std need one value per channel each, but have "

@@ -30,7 +30,10 @@ class DataRecipe:
         training set. An imported teacher brings its own, which then counts.
       flip: whether a mirrored image is still of its class; governs every random flip.
       test_share: of every class, for folders and .npz files without a test split.
-      split_seed: of that split.
+      split_seed: of that split, and of the validation split.
+      validation_share: of every class of the training images, to be held out: they take the place
+        of the test images, and no stage sees the one in training or the other at all. For tuning
+        (see docs/tuning.md); 0 for none. An imported teacher must not have seen them either.
       unreadable: "stop" at a file that is no image, or "skip" all such files: each is then
         decoded once when the data are opened, which the work directory remembers.
       workers: processes that decode; 0 decodes in this one, -1 takes one per core, 16 at most.
@@ -54,6 +57,7 @@ class DataRecipe:
     flip: bool = True
     test_share: float = 0.2
     split_seed: int = 0
+    validation_share: float = 0.0
     unreadable: str = "stop"
     workers: int = -1
     memory_mib: int = 640

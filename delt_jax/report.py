@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from delt_jax import __version__, figures, nearest, parallel, report_page, scores, tables, teacher
-from delt_jax.data import Normalisation, Source, read
+from delt_jax.data import TEST_IMAGES, Normalisation, Source, read
 from delt_jax.engine import Losses
 from delt_jax.metrics import Row, Score, or_none, score_of, within_class_similarity
 from delt_jax.progress import progress, say
@@ -70,7 +70,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         summary["nearest"] = nearest.summary(ours, real)
         pictures["nearest.png"] = _nearest_sheet(recipe, source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
-    traced = tables.sections(rows, robust, ranks, ids=True)
+    scored = summary["scored_on"]
+    traced = tables.sections(rows, robust, ranks, ids=True, scored=scored)
     lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
     lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
@@ -85,7 +86,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         )
     files.write_json(workdir.path / "summary.json", summary)
     say("")
-    for line in tables.as_text(tables.sections(rows, robust, ranks)):
+    for line in tables.as_text(tables.sections(rows, robust, ranks, scored=scored)):
         say(line)
     say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
 
@@ -293,6 +294,7 @@ def _summary(
         "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
         "command": evaluation["command"],
         "protocols": evaluation["protocols"],
+        "scored_on": evaluation.get("scored_on", TEST_IMAGES),
         "scores": evaluation["rows"],
         "seconds": seconds,
         "made": {"date": datetime.date.today().isoformat(), "machine": parallel.describe()},

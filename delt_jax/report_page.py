@@ -53,8 +53,9 @@ def page(
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
     parts = [
         f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
-        f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % test "
-        f"accuracy; {html.escape(_others(summary))}{html.escape(_making(summary))}; {spent}.</p>",
+        f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % of the "
+        f"{html.escape(summary['scored_on'])}; {html.escape(_others(summary))}"
+        f"{html.escape(_making(summary))}; {spent}.</p>",
         *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
         *map(section, sections),
         *(

@@ -227,7 +227,7 @@ def _make(
         teacher.save(new, made, manifest)
     shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
     workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=made.accuracy)
-    say(f"  {made.spec.name} teacher: {made.accuracy:.2%} of {len(source.test)} test images")
+    say(f"  {made.spec.name} teacher: {made.accuracy:.2%} of {len(source.test)} {source.scored}")
 
 
 def _from_torch(recipe: Recipe, source: Source) -> Teacher:
@@ -246,9 +246,9 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
     measured = teacher.accuracy(models.create(spec), variables, normalisation, source.test)
     if measured < _TIMES_CHANCE / len(source.class_names):
         raise UserError(
-            f"The teacher of {weights} gets only {measured:.1%} of the test images right, about "
-            f"as many as by chance: its classes are in another order, or data.mean, data.std or "
-            f"data.image_size are not those it was trained with."
+            f"The teacher of {weights} gets only {measured:.1%} of the {source.scored} right, "
+            f"about as many as by chance: its classes are in another order, or data.mean, data.std "
+            f"or data.image_size are not those it was trained with."
         )
     return Teacher(spec, variables, normalisation, source.class_names, measured)
 

@@ -107,6 +107,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
                 "distilled": made_from["distilled"],
                 "class_names": list(source.class_names),
                 "test_images": len(source.test),
+                "scored_on": source.scored,
                 "rows": [asdict(r) for r in rows],
                 "hash": files.content_hash(repr(scores).encode()),
                 "seconds": round(sum(s.seconds for s in scores), 1),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from delt_jax.data import TEST_IMAGES
 from delt_jax.metrics import Row
 from delt_jax.scores import RankCorrelation, Robustness
 
@@ -45,23 +46,26 @@ def sections(
     robust: Sequence[Robustness],
     ranks: Sequence[RankCorrelation],
     ids: bool = False,
+    scored: str = TEST_IMAGES,
 ) -> list[Section]:
     """All tables of a run; those with nothing to say are left out.
 
     Args:
       rows, robust, ranks: what they hold.
       ids: whether rows end with the ids of their scores.
+      scored: what the accuracies are of, as of `Source`.
     """
+    accuracy = accuracy_on(scored)
     found = [
         Section(
             "Scores",
-            [*protocols(rows), "Test accuracy in %, mean ± sample standard deviation."],
+            [*protocols(rows), f"{accuracy} in %, mean ± sample standard deviation."],
             scores(rows, ids),
             [],
         ),
         Section(
             "Students side by side",
-            ["Test accuracy after the last epoch in %."],
+            [f"{accuracy} after the last epoch in %."],
             across_students(rows),
             [],
         ),
@@ -79,6 +83,11 @@ def sections(
         ),
     ]
     return [section for section in found if section.table.body]
+
+
+def accuracy_on(scored: str) -> str:
+    """What an accuracy is called, by what it is of."""
+    return "Test accuracy" if scored == TEST_IMAGES else f"Accuracy on {scored},"
 
 
 def protocols(rows: Sequence[Row]) -> list[str]:

@@ -166,10 +166,10 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
         ]
         raise UserError(
             f"The teacher scored {recorded:.1%} when it was made but {measured:.1%} on {count} "
-            f"test images of these data (worst: {', '.join(worst[:5]) or 'all alike'}); its "
+            f"{source.scored} of these data (worst: {', '.join(worst[:5]) or 'all alike'}); its "
             f"classes are in another order or its data were others: use a teacher of these data."
         )
-    say(f"  teacher checked: {measured:.1%} on {count} test images ({recorded:.1%} recorded)")
+    say(f"  teacher checked: {measured:.1%} on {count} {source.scored} ({recorded:.1%} recorded)")
 
 
 def check_fits(teacher: Teacher, source: Source) -> None:

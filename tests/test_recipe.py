@@ -346,7 +346,7 @@ def test_ranges(name, value, limit):
 def test_every_number_has_a_tested_range():
     tested = AT_LEAST_MINUS_ONE + AT_LEAST_ZERO + AT_LEAST_ONE + AT_LEAST_TWO + ABOVE_ZERO + SHARES
     numbers = {k for k, t in TYPES.items() if t in (int, float)}
-    others = {"data.channels", "data.test_share", "evaluate.ema"}
+    others = {"data.channels", "data.test_share", "data.validation_share", "evaluate.ema"}
     assert set(tested) | others == numbers
 
 

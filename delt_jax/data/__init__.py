@@ -9,12 +9,14 @@ from delt_jax.data.described import describe_source
 from delt_jax.data.held import hold
 from delt_jax.data.normalise import Normalisation
 from delt_jax.data.placed import device_budget, place
-from delt_jax.data.source import ArrayExamples, Examples, Source
+from delt_jax.data.source import TEST_IMAGES, ArrayExamples, Examples, Source
 from delt_jax.data.stream import batches, read
+from delt_jax.data.validation import hold_out
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
 __all__ = [
+    "TEST_IMAGES",
     "ArrayExamples",
     "Examples",
     "Normalisation",
@@ -54,7 +56,8 @@ def open_source(recipe: DataRecipe, cache: Path | None = None) -> Source:
             f"data.mean and data.std have {len(recipe.mean)} values, but the images have "
             f"{source.channels} channel(s)."
         )
-    return source
+    share = recipe.validation_share
+    return hold_out(source, share, recipe.split_seed) if share else source
 
 
 def _open(recipe: DataRecipe, cache: Path | None) -> Source:

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from delt_jax.data.classes import wanted_classes
-from delt_jax.data.source import Source
+from delt_jax.data.source import TEST_IMAGES, Source, split_mask
+from delt_jax.data.validation import SCORED
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -34,15 +35,20 @@ def describe_source(recipe: DataRecipe) -> Source | None:
         return None
     names = wanted_classes(recipe.classes)
 
-    def split(count: int) -> _Counted:
-        return _Counted(np.sort(np.arange(count, dtype=np.int32) % len(names)))
+    def split(count: int) -> np.ndarray:
+        return np.sort(np.arange(count, dtype=np.int32) % len(names))
 
+    train, test = split(recipe.train_images), split(recipe.test_images)
+    if recipe.validation_share:
+        held = split_mask(train, recipe.validation_share, recipe.split_seed)
+        train, test = train[~held], train[held]
     return Source(
         name=f"{recipe.dataset or recipe.path} as published",
         class_names=names,
         image_size=recipe.image_size,
         channels=recipe.channels,
-        train=split(recipe.train_images),
-        test=split(recipe.test_images),
+        train=_Counted(train),
+        test=_Counted(test),
         fingerprint="",
+        scored=SCORED if recipe.validation_share else TEST_IMAGES,
     )

@@ -11,6 +11,8 @@ import numpy as np
 from delt_jax.data.fit import UnreadableError, decode, fit_image
 from delt_jax.errors import UserError
 
+TEST_IMAGES = "test images"
+
 
 class Examples(Protocol):
     """One split."""
@@ -53,6 +55,7 @@ class Source:
       notes: what opening it found out and people should know, a sentence each.
       found: what opening it computed slowly, worth a file in `cache`: arrays by file name.
       cache: folder for what may be computed again; None keeps nothing.
+      scored: what `test` is, for people.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Source:
     notes: tuple[str, ...] = ()
     found: Mapping[str, np.ndarray] = field(default_factory=dict)
     cache: Path | None = None
+    scored: str = TEST_IMAGES
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,403 @@
+"""Searches for better settings of recovery on images held out of training, never on test images.
+
+python benchmarks/search.py --workdir=runs/search             everything, one stage after the other
+python benchmarks/search.py --workdir=runs/search --dry_run   lists the trials, touches nothing
+
+A trial is a recipe with one thing changed, a work directory below --workdir/trials that the command
+in the table makes again. Stages follow each other as successive halving does: `short` gives every
+trial one student a row and few epochs, the later ones give those that were best more of both.
+`base`, the recipe itself, takes part in all, and its random real images of equal number are what
+every gain is over. Teachers, rankings and baselines are made once for all trials that share them;
+results are in results.json, and the same command goes on where it was stopped.
+
+--stage=NAME does one stage, --groups some of the trials, --config another recipe; any setting for
+all trials follows as --config.NAME=VALUE.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import measured
+import search_table
+
+from delt_jax import (
+    cli,
+    derive,
+    grid,
+    host_memory,
+    interrupts,
+    parallel,
+    pipeline,
+    recover,
+    schedule,
+    sharing,
+)
+from delt_jax import main as single
+from delt_jax.config import from_config
+from delt_jax.data import Source
+from delt_jax.errors import UserError
+from delt_jax.metrics import Row
+from delt_jax.progress import say
+from delt_jax.recipe import DataRecipe, flatten
+from delt_jax.store import files
+from delt_jax.store.workdir import WorkDir
+
+BASE = "base"
+STAGES_OF_A_TRIAL = ("squeeze", "rank", "recover", "relabel", "evaluate")
+
+
+class Trial(NamedTuple):
+    """A change to the recipe.
+
+    Attributes:
+      name: of its work directory, and in tables.
+      settings: by dotted name.
+      method: of configs/methods/; empty for the recipe's own.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    method: str = ""
+
+
+def _each(setting: str, *values: Any) -> list[Trial]:
+    """A trial for each value of a setting, named after both."""
+    short = setting.rpartition(".")[2]
+    return [Trial(f"{short}_{value}", {setting: value}) for value in values]
+
+
+def _rounds(iterations: int, round_iterations: int) -> Trial:
+    """Other T and R."""
+    settings = {
+        "recover.iterations": iterations,
+        "recover.round_iterations": round_iterations,
+    }
+    return Trial(f"t{iterations}_r{round_iterations}", settings)
+
+
+# What is tried. The recipe's own values are those of `base`: a rate of 0.05, T 800 and R 100, and
+# else DELT's, which delt_jax/recipe.py lists.
+TRIALS: dict[str, list[Trial]] = {
+    "rate": _each("recover.learning_rate", 0.02, 0.1, 0.25),
+    "rounds": [_rounds(400, 50), _rounds(1600, 200), _rounds(800, 0), _rounds(800, 400)],
+    "bn": [
+        *_each("recover.bn_weight", 0.0, 0.001, 0.1, 1.0),
+        *_each("recover.first_bn_multiplier", 1.0),
+    ],
+    "curriculum": [
+        *_each("recover.min_scale", 0.25, 0.5, 0.8, 1.0),
+        *_each("recover.milestone", 0.0, 0.5),
+        *_each("recover.curriculum", "linear"),
+        Trial("step_at_half", {"recover.curriculum": "step", "recover.milestone": 0.5}),
+    ],
+    "layout": _each("recover.layout", "one_per_class"),
+    "clock": _each("recover.clock", "image"),
+    "start": [
+        *_each("select.rule", "top", "random"),
+        *_each("select.start", "rded", "noise"),
+    ],
+    "view": [
+        Trial("crop_per_image", {"recover.crop": "image"}),
+        *_each("recover.jitter", 2, 4),
+    ],
+    "teacher": [Trial(f"teacher_width_{w}", {"teacher.width": w}) for w in (32, 64)],
+    "method": [Trial(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
+}
+# Of all trials: what they are judged by, and how cheaply.
+COMMON: dict[str, Any] = {
+    "data.validation_share": 0.1,
+    "evaluate.students": ("conv3",),
+    "evaluate.width": 32,
+    "evaluate.images": ("recovered", "random", "selected"),
+    "evaluate.regimes": ("online", "fixed", "hard"),
+}
+
+
+class Stage(NamedTuple):
+    """A stage of the search.
+
+    Attributes:
+      seeds: students a row.
+      epochs: of each.
+      trials: of every kind of labels, the best so many of the stage before take part; 0: all.
+    """
+
+    seeds: int
+    epochs: int
+    trials: int
+
+
+STAGES = {"short": Stage(1, 50, 0), "middle": Stage(2, 100, 4), "long": Stage(5, 150, 1)}
+
+
+class Options(NamedTuple):
+    """What the command line asks for."""
+
+    folder: Path
+    config: str
+    stages: Sequence[str]
+    groups: Sequence[str]
+    dry_run: bool
+    settings: Sequence[str]
+
+
+def chosen_trials(groups: Sequence[str]) -> dict[str, Trial]:
+    """The trials of some groups by name, the base first."""
+    listed = [Trial(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
+    return {trial.name: trial for trial in listed}
+
+
+def cell_of(
+    trial: Trial, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
+) -> grid.Cell:
+    """A trial as a run of the command line, checked; writes nothing.
+
+    Args:
+      trial: what to change.
+      stage: its budget.
+      options: of the search.
+      sources: the data by their recipe, which trials share.
+
+    Raises:
+      UserError: naming the trial, if it cannot work.
+    """
+    workdir = options.folder / "trials" / trial.name
+    colon = ("," if ":" in options.config else ":") if trial.method else ""
+    settings = COMMON | {
+        "evaluate.seeds": stage.seeds,
+        "evaluate.epochs": stage.epochs,
+        "evaluate.eval_every": stage.epochs,
+        "evaluate.scores_folder": str(options.folder / "scores"),
+    }
+    given = {
+        flag.lstrip("-").removeprefix("config.").partition("=")[0] for flag in options.settings
+    }
+    kept = {k: v for k, v in settings.items() if k not in given} | trial.settings
+    flags = [f"--config={options.config}{colon}{trial.method}", f"--workdir={workdir}"]
+    flags += [*options.settings, *(f"--config.{k}={v}" for k, v in kept.items())]
+    try:
+        arguments = cli.parse(["delt_jax.main", *flags])
+        recipe = from_config(arguments.config)
+        folder = WorkDir(workdir, arguments.command)
+        folder.check()
+        if recipe.data not in sources:
+            sources[recipe.data] = single.open_data(recipe.data, workdir / "cache", options.dry_run)
+        source = sources[recipe.data]
+        recipe, _ = derive.complete(recipe, source)
+        pipeline.check(recipe, source)
+    except UserError as e:
+        raise UserError(f"{trial.name}: {e}") from e
+    if not recipe.data.validation_share:
+        raise UserError(
+            "data.validation_share is 0, so the search would choose by the test images; leave it "
+            "above 0."
+        )
+    return grid.Cell(trial.name, arguments, recipe, source, folder)
+
+
+def run_trial(cell: grid.Cell) -> None:
+    """Makes teacher, set and scores of a trial, or takes what other trials have made.
+
+    Raises:
+      UserError: for whatever cannot work, such as images that diverge.
+    """
+    beside = cell.folder.path.parent
+    paths = sorted(beside.iterdir()) if beside.exists() else []
+    others = [WorkDir(path) for path in paths if path != cell.folder.path]
+    sharing.adopt(cell.recipe, cell.source, cell.folder, others)
+    a = cell.arguments
+    single.run(a.config, a.workdir, STAGES_OF_A_TRIAL, command=a.command)
+
+
+def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
+    """Results of a trial that is done, one for each kind of labels and images."""
+    path = cell.folder.path
+    made = files.read_json(path / "distilled" / "manifest.json")
+    scores = files.read_json(path / "evaluation" / "manifest.json")
+    return [
+        {
+            "stage": stage,
+            "trial": cell.method,
+            "asked": asked(cell),
+            "labels": row.regime,
+            "images": row.images,
+            "seeds": row.seeds,
+            "last_mean": row.last_mean,
+            "last_std": row.last_std,
+            "scored_on": scores["scored_on"],
+            "seconds": made["cost_seconds"],
+            "image_iterations": made["schedule"]["image_iterations"],
+            "teacher": scores["teacher"]["hash"],
+            "teacher_accuracy": scores["teacher"]["accuracy"],
+            "student": row.student,
+            "protocol": row.protocol,
+            "distilled": scores["distilled"],
+            "scores": row.scores,
+            "command": cell.arguments.command,
+            "machine": parallel.describe(),
+            "date": date.today().isoformat(),
+        }
+        for row in (Row(**row) for row in scores["rows"])
+    ]
+
+
+def asked(cell: grid.Cell) -> str:
+    """Hash of the settings and data of a trial: results of others do not count for it."""
+    settings = flatten(dataclasses.replace(cell.recipe, tensorboard=False))
+    for name in ("evaluate.scores_folder", "data.workers", "data.memory_mib"):
+        del settings[name]
+    return files.content_hash(repr((settings, cell.source.fingerprint)).encode())
+
+
+def run_stage(
+    name: str, cells: Sequence[grid.Cell], folder: Path, results: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Runs what a stage lacks, and writes results and tables after every trial.
+
+    Args:
+      name: of the stage.
+      cells: its trials.
+      folder: of the search.
+      results: so far.
+
+    Returns:
+      All results.
+    """
+    for number, cell in enumerate(cells, 1):
+        head = f"{name}, trial {number} of {len(cells)}, {cell.name}"
+        if any(
+            (r["stage"], r["trial"], r["asked"]) == (name, cell.name, asked(cell)) for r in results
+        ):
+            say(f"{head}: finished before")
+            continue
+        say(f"{head}: {cell.arguments.command}")
+        try:
+            run_trial(cell)
+        except UserError as e:  # one that diverges says no more than that it is no good
+            print(f"search: {head}: {e}", file=sys.stderr)
+            continue
+        results = measured.merge(
+            results, rows_of(cell, name), ("stage", "trial", "labels", "images")
+        )
+        files.write_json(folder / "results.json", results)
+        files.write_bytes(folder / "search.md", search_table.page(results, BASE).encode())
+        files.write_bytes(folder / "search.csv", search_table.as_csv(results, BASE))
+    return results
+
+
+def promoted(results: Sequence[dict[str, Any]], stage: str, count: int) -> list[str]:
+    """Names of the trials that are best for any kind of labels, `count` of each; the base first.
+
+    Raises:
+      UserError: if the stage has no results.
+    """
+    found = search_table.gains(results, BASE, stage)
+    if not found:
+        raise UserError(f"There are no results of --stage={stage}, whose best go on; run it first.")
+    names = [BASE]
+    for lines in found.values():
+        names += [line["trial"] for line in lines if line["trial"] != BASE][:count]
+    return list(dict.fromkeys(names))
+
+
+def describe(stages: Sequence[str], cells: Sequence[grid.Cell]) -> list[str]:
+    """The trials and what they cost, as lines of text."""
+    lines = [
+        f"{name}: {s.seeds} student(s) of {s.epochs} epochs a row, "
+        f"{f'the best {s.trials} of each kind of labels' if s.trials else 'all trials'}"
+        for name, s in STAGES.items()
+        if name in stages
+    ]
+    lines += ["", f"{'trial':<28} {'image-iterations':>16}  recovery"]
+    for cell in cells:
+        r = cell.recipe
+        paid = schedule.cost(
+            recover.schedule_of(r, len(cell.source.class_names)), r.recover.iterations
+        )
+        state = pipeline.status(pipeline.STAGES[2], r, cell.source, cell.folder) if all(
+            cell.folder.manifest(s.manifest) for s in pipeline.STAGES[:2]
+        ) else (True, "not done yet")  # fmt: skip
+        lines.append(f"{cell.name:<28} {paid.image_iterations:>16,}  {state[1]}")
+    return lines
+
+
+def choose(argv: Sequence[str]) -> Options:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder of the search")
+    add("--stage", default="", help=f"one of {', '.join(STAGES)}; all by default")
+    add("--groups", default="", help=f"some of {','.join(TRIALS)}; all by default")
+    add("--config", default="configs/fashion_mnist.py", help="the recipe that is changed")
+    add("--dry_run", action="store_true", help="list the trials; touch nothing")
+    settings = [a for a in argv if re.match(r"--?config\.", a)]
+    chosen = parser.parse_args([a for a in argv if a not in settings])
+    stages, groups = _some(parser, chosen.stage, STAGES), _some(parser, chosen.groups, TRIALS)
+    return Options(Path(chosen.workdir), chosen.config, stages, groups, chosen.dry_run, settings)
+
+
+def _some(parser: argparse.ArgumentParser, text: str, known: dict[str, Any]) -> list[str]:
+    """Names with commas between; all that are known for none."""
+    names = list(filter(None, text.split(",")))
+    for name in names:
+        if name not in known:
+            parser.error(f"there is no {name!r}, only {', '.join(known)}")
+    return names or list(known)
+
+
+def begin(options: Options) -> list[dict[str, Any]]:
+    """Makes the folder this search's.
+
+    Returns:
+      What it has found so far.
+
+    Raises:
+      UserError: if it is of another recipe or other settings.
+    """
+    asked_for = {"config": options.config, "settings": list(options.settings)}
+    marker, kept = options.folder / "search.json", options.folder / "results.json"
+    if marker.exists() and files.read_json(marker) != asked_for:
+        raise UserError(
+            f"--workdir {options.folder} is a search with another --config or other settings (see "
+            f"its search.json); choose another folder."
+        )
+    with files.explained(options.folder):
+        options.folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(marker, asked_for)
+    return files.read_json(kept) if kept.exists() else []
+
+
+def run(argv: Sequence[str]) -> None:
+    options = choose(argv)
+    trials, sources = chosen_trials(options.groups), dict[DataRecipe, Source]()
+    first = STAGES[options.stages[0]]
+    cells = [cell_of(trial, first, options, sources) for trial in trials.values()]
+    if options.dry_run:
+        print("\n".join(describe(options.stages, cells)))
+        return
+    host_memory.keep_freed()
+    results, order = begin(options), list(STAGES)
+    for name in options.stages:
+        stage, names = STAGES[name], list(trials)
+        if stage.trials:
+            before = order[order.index(name) - 1]
+            names = [n for n in promoted(results, before, stage.trials) if n in trials]
+        cells = [cell_of(trials[n], stage, options, sources) for n in names]
+        results = run_stage(name, cells, options.folder, results)
+    print(search_table.page(results, BASE))
+
+
+if __name__ == "__main__":
+    try:
+        with interrupts.raising():
+            run(sys.argv[1:])
+    except UserError as e:
+        sys.exit(f"search: {e}")
+    except (KeyboardInterrupt, interrupts.Terminated):
+        sys.exit("search: stopped; finished work is kept, the same command goes on from there.")
