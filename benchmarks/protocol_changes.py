@@ -113,9 +113,11 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         base, one = found.get(CHANGES[0].name), next(iter(found.values()))
         lines += ["", "| change | accuracy, % | more |", "|---|---|---|"]
         for change in CHANGES:
-            if row := found.get(change.name):
-                more = 100 * (row["mean"] - base["mean"]) if base and row is not base else None
-                score = f"{100 * row['mean']:.2f} ± {100 * row['std']:.2f}"
+            if with_it := found.get(change.name):
+                more = None
+                if base and with_it is not base:
+                    more = 100 * (with_it["mean"] - base["mean"])
+                score = f"{100 * with_it['mean']:.2f} ± {100 * with_it['std']:.2f}"
                 lines.append(
                     f"| {change.name} | {score} | {'–' if more is None else f'{more:+.2f}'} |"
                 )
