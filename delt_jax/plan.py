@@ -102,7 +102,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     pixels = source.image_size**2 * source.channels
     disk = (
         images * (pixels + 500)  # PNGs of optimised pixels hardly compress
-        + 12 * len(batches) * r.iterations  # losses
+        + 16 * len(batches) * r.iterations  # losses
         + 4 * images * num_classes  # soft labels of images as they are
         + (0 if labelled is None else label_store.stored_bytes(labelled))
         + 4 * model.parameters
@@ -147,6 +147,6 @@ def memory_line(recipe: Recipe, spec: ModelSpec, batches: Sequence[BatchSchedule
         one = amount(recover_memory(recipe, spec, memory.largest(batches)[0]), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
     typed = replace(spec, dtype=recipe.recover.dtype)
-    choices = memory.per_stack(recipe.recover, typed, batches)
+    choices = memory.per_stack(recipe.recover, [typed], batches)
     listed = ", ".join(f"{amount(b, 'B')} with {n}" for n, b in choices.items())
     return f"{head} {listed} batch(es) at once; {asked or max(choices)} will be used"

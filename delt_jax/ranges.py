@@ -56,6 +56,7 @@ _AT_LEAST = {
     "recover.min_iterations": 0,
     "recover.batch_size": 1,
     "recover.bn_weight": 0,
+    "recover.bn_variance_weight": 0,
     "recover.first_bn_multiplier": 0,
     "recover.milestone": 0,
     "recover.jitter": -1,
@@ -161,3 +162,7 @@ def validate(recipe: Recipe) -> None:
             f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
             f"recover.round_iterations ({r.round_iterations})."
         )
+    if r.terms:
+        from delt_jax import terms  # brings JAX, which takes a second to import
+
+        terms.asked(r.terms)

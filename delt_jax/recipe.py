@@ -127,7 +127,11 @@ class RecoverRecipe:
         batch has one image of each of its classes (SRe2L, CDA).
       learning_rate: of Adam(0.5, 0.9), cosine to zero.
       bn_weight: weight of the BN matching term.
+      bn_variance_weight: extra weight of the variances in it, in every layer (DWA).
       first_bn_multiplier: extra weight of the first BN layer.
+      terms: further terms of the objective, each "name=weight" or a name alone for weight 1; names
+        are those of the files in `delt_jax.terms`.
+      round_robin: iteration t is guided by teacher t mod K of the run's K teachers (G-VBSM, EDC).
       curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
@@ -155,7 +159,10 @@ class RecoverRecipe:
     layout: str = "class_major"
     learning_rate: float = 0.25
     bn_weight: float = 0.01
+    bn_variance_weight: float = 1.0
     first_bn_multiplier: float = 10.0
+    terms: tuple[str, ...] = ()
+    round_robin: bool = False
     curriculum: str = "cosine"
     milestone: float = 1.0
     min_scale: float = 0.08
