@@ -143,6 +143,11 @@ def validate(recipe: Recipe) -> None:
             f"teacher.head_classes lists {', '.join(map(str, twice))} more than once; every class "
             f"of the data needs an output of its own."
         )
+    if recipe.relabel.ensemble and not recipe.teacher.others:
+        raise UserError(
+            "relabel.ensemble averages the logits of all the run's teachers, but teacher.others is "
+            "empty; name others there, or leave relabel.ensemble off."
+        )
     if not recipe.evaluate.students:
         raise UserError("evaluate.students is empty; name at least one architecture.")
     r = recipe.recover
@@ -161,6 +166,11 @@ def validate(recipe: Recipe) -> None:
         raise UserError(
             f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
             f"recover.round_iterations ({r.round_iterations})."
+        )
+    if r.round_robin and not recipe.teacher.others:
+        raise UserError(
+            "recover.round_robin lets the run's teachers take turns, but teacher.others is empty; "
+            "name others there, or leave recover.round_robin off."
         )
     if r.terms:
         from delt_jax import terms  # brings JAX, which takes a second to import

@@ -78,6 +78,9 @@ class TeacherRecipe:
       epochs, batch_size, learning_rate, momentum, weight_decay: SGD; 0 epochs derives them.
       schedule: "cosine" or "one_cycle" over all steps.
       crop_padding: zero-pad by so many pixels and crop back at random; 0 for none.
+      others: further teachers of the run, trained as this one is: architectures "NAME" or
+        "NAME:WIDTH", of which one may be named again for another seed; or folders of finished
+        ones. `relabel.ensemble` lets them label.
     """
 
     weights: str = ""
@@ -91,6 +94,7 @@ class TeacherRecipe:
     weight_decay: float = 5e-4
     schedule: str = "cosine"
     crop_padding: int = 4
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,7 @@ class RelabelRecipe:
       mix_alpha: parameter of the mix's Beta distribution.
       temperature: T of soft labels and student.
       teachers: folders of more teachers, whose logits are averaged with the first one's.
+      ensemble: average also the logits of the run's other teachers (`teacher.others`).
       stored_epochs: epochs of views whose labels are stored for the "stored" regime, used again in
         turn; 0: as many as a student trains.
       top_k: stored outputs per label; the other classes share what is left. 0 stores all.
@@ -207,6 +212,7 @@ class RelabelRecipe:
     mix_alpha: float | None = None
     temperature: float | None = None
     teachers: tuple[str, ...] = ()
+    ensemble: bool = False
     stored_epochs: int = 0
     top_k: int = 0
     form: str = "logits"

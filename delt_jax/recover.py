@@ -157,16 +157,11 @@ def _others(
     """The run's further teachers, where they take turns with the first.
 
     Raises:
-      UserError: if there are none, or if they take other images or classes.
+      UserError: if they take other images or classes.
     """
     if not recipe.recover.round_robin:
         return ()
     others = teacher.load_others(workdir.path / "teacher")
-    if not others:
-        raise UserError(
-            "recover.round_robin lets the run's teachers take turns, but there is only one; name "
-            "more in teacher.others."
-        )
     for other in others:
         teacher.check_against(other, source, say)
         if other.normalisation != judge.normalisation:

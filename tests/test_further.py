@@ -249,7 +249,11 @@ def squeezed(tmp_path_factory):
     return folder
 
 
-IN_TURN = {"recover.round_robin": True, "recover.terms": ("drift=0.1",)}
+IN_TURN = {
+    "recover.round_robin": True,
+    "recover.terms": ("drift=0.1",),
+    "teacher.others": ("conv3",),
+}
 
 
 @pytest.fixture
@@ -258,7 +262,7 @@ def in_turn(squeezed, tmp_path, monkeypatch):
     first = teacher_lib.load(squeezed / "teacher")
     moved = jax.tree.map(lambda x: 1.01 * x, first.variables)
     second = dataclasses.replace(first, variables=moved, hash="second")
-    monkeypatch.setattr(teacher_lib, "load_others", lambda folder: (second,), raising=False)
+    monkeypatch.setattr(teacher_lib, "load_others", lambda folder: (second,))
     return shutil.copytree(squeezed, tmp_path / "run")
 
 
@@ -282,10 +286,9 @@ def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
         chex.assert_trees_all_equal(dict(old), dict(new))
 
 
-def test_alone_there_is_no_turn_to_take(in_turn, monkeypatch):
-    monkeypatch.setattr(teacher_lib, "load_others", lambda folder: ())
-    with pytest.raises(UserError, match=r"there is only one; name more in teacher.others"):
-        recovered(in_turn, **IN_TURN)
+def test_alone_there_is_no_turn_to_take():
+    with pytest.raises(UserError, match=r"take turns, but teacher\.others is empty"):
+        config_lib.from_config(tiny(**{"recover.round_robin": True}))
 
 
 def test_teachers_in_turn_take_the_same_images(in_turn, monkeypatch):
@@ -306,7 +309,7 @@ def test_sets_of_before_are_not_made_again(squeezed):
     new = ("recover.terms", "recover.round_robin", "recover.bn_variance_weight", "other_teachers")
     assert not before.keys() & set(new)
     assert inputs(**{"recover.terms": ("drift=1",)})["recover.terms"] == ("drift=1",)
-    assert inputs(**{"recover.round_robin": True})["other_teachers"] == []
+    assert inputs(**IN_TURN)["other_teachers"] == []
 
 
 def test_batches_with_other_patterns_of_classes_do_not_go_side_by_side(in_turn):

@@ -275,7 +275,7 @@ def test_the_stack_follows_the_devices_memory(monkeypatch):
         assert choices == {n: 100 + 10 * n for n in choices}
     monkeypatch.setattr(jax, "device_count", lambda: 4)  # two batches for each
     assert max(memory.per_stack(recipe, [SPEC], BATCHES)) == 2
-    line = plan.memory_line(config_lib.from_config(tiny()), SPEC, BATCHES)
+    line = plan.memory_line(config_lib.from_config(tiny()), [SPEC], BATCHES)
     assert line.endswith("about 110 B with 1, 120 B with 2 batch(es) at once; 2 will be used")
 
 
