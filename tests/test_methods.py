@@ -1,5 +1,6 @@
 """Methods by name: their settings on every recipe, their schedules, and each run on digits."""
 
+import dataclasses
 import io
 import json
 import re
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delt_jax import derive, main, mosaic, ranges, recover, start, waves
+from delt_jax import derive, main, models, mosaic, ranges, recover, start, terms, waves
 from delt_jax.config import default_config, from_config, vary
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
+from delt_jax.models import ModelSpec
 from delt_jax.schedule import LAYOUTS, cost, make_schedule
 from delt_jax.store import distilled
 
@@ -41,8 +43,11 @@ def test_every_recipe_offers_every_method(path):
         varied = recipe_of(path.stem, method)
         assert (varied == plain) == (method == "delt")
         # One protocol and, where anything is optimised, one length for all.
-        assert (varied.data, varied.teacher, varied.ipc) == (plain.data, plain.teacher, plain.ipc)
-        assert (varied.relabel, varied.evaluate) == (plain.relabel, plain.evaluate)
+        one = dataclasses.replace(varied.teacher, others=())
+        assert (varied.data, one, varied.ipc) == (plain.data, plain.teacher, plain.ipc)
+        assert dataclasses.replace(varied.relabel, ensemble=False) == plain.relabel
+        assert varied.relabel.ensemble == bool(varied.teacher.others)
+        assert varied.evaluate == plain.evaluate
         assert varied.recover.iterations in (plain.recover.iterations, 0)
         assert varied.recover.learning_rate == plain.recover.learning_rate
 
@@ -125,6 +130,8 @@ def source_of(classes, size, per_class=400):
         ("cda_real", "real", 1, 1.0, 1.0, 32, "batch"),
         ("sre2l_earlylate", "noise", 1, 0.6375, 0.0, 32, "batch"),
         ("cda_earlylate", "noise", 1, 0.6375, 1.0, 32, "batch"),
+        ("gvbsm", "noise", 10, 1.0, 0.0, 32, "batch"),
+        ("edc", "real", 10, 1.0, 0.0, 0, "batch"),
     ],
 )
 def test_schedules_are_as_published(method, start, ranks, fraction, milestone, jitter, clock):
@@ -137,7 +144,8 @@ def test_schedules_are_as_published(method, start, ranks, fraction, milestone, j
         jitter,
         clock,
     )
-    assert (r.iterations, r.curriculum, r.min_scale) == (4000, "cosine", 0.08)
+    assert (r.iterations, r.curriculum) == (4000, "cosine")
+    assert r.min_scale == (0.5 if method == "edc" else 0.08)
     schedule = recover.schedule_of(recipe, 1000)
     assert len(schedule) == 100
     for batch in schedule:
@@ -155,6 +163,27 @@ def test_rded_is_as_published():
     assert mosaic.factor_of(recipe.select, 224) == 2
     assert start.forward_passes(recipe, source) == 1000 * 300 * 5
     assert start.forward_passes(recipe_of("imagenet"), source) == 0
+
+
+@pytest.mark.parametrize("method", ["gvbsm", "edc"])
+def test_teachers_take_turns_and_label_together(method):
+    """Beside the recipe's own, in every recipe, such that its images are large enough."""
+    for path in RECIPES:
+        recipe = recipe_of(path.stem, method)
+        size = recipe.data.image_size or 28
+        for name in recipe.teacher.others:
+            models.create(ModelSpec(name, 10, size, 3))
+        assert len(recipe.teacher.others) == 2
+        assert (recipe.recover.round_robin, recipe.relabel.ensemble) == (True, True)
+        assert recipe.recover.bn_weight == 0
+        weights = dict(terms.asked(recipe.recover.terms))
+        assert weights.pop("global_statistics") + sum(
+            weights.get(name, 0) for name in ("class_statistics",)
+        ) == pytest.approx(0.01)
+    published = {path: recipe_of(path, method).recover for path in ("cifar10", "imagenet")}
+    momenta = {path: (r.statistics_momentum, r.conv_drop) for path, r in published.items()}
+    small, large = ((0.8, 0.4), (0.4, 0.0)) if method == "gvbsm" else ((0.8, 0.0), (0.8, 0.0))
+    assert momenta == {"cifar10": small, "imagenet": large}
 
 
 def test_the_shift_is_scaled_to_the_images():
@@ -185,6 +214,8 @@ def tiny(method):
             "report.nearest": False,
         }
     )
+    if config.teacher.others:
+        config.teacher.others = ("conv3:4",)
     if config.recover.iterations:
         config.recover.iterations = 4
     if config.recover.round_iterations:
@@ -205,6 +236,8 @@ def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     folder = shutil.copytree(ranked, tmp_path / "run")
     config = tiny(method)
     main.run(config, str(folder))
+    count = 1 + len(config.teacher.others) * config.recover.round_robin
+    assert len(list((folder / "cache").glob("statistics-*.npz"))) == (count if count > 1 else 0)
     assert re.search(r"conv3 +\| hard +\| recovered", capsys.readouterr().out)
     synthetic = distilled.read(folder / "distilled")
     assert synthetic.images.shape == (20, 8, 8, 1)

@@ -183,9 +183,11 @@ def test_running_statistics_are_matched(name):
     aim = averaged(LABELS, real) if name == "class_statistics" else real
     constants = target(jax.tree.map(np.float32, real), momentum=0.7, first=3.0)
     carried, average = term.init(constants), None
-    run = jax.jit(
-        lambda norms, convs, carried: term.value(seen_of(norms, convs), constants, carried)
-    )
+
+    @jax.jit
+    def run(norms, convs, carried):
+        return term.value(seen_of(norms, convs), constants, carried)
+
     for t in range(3):
         now = numpy_statistics(*inputs(10 * t))
         average = (
@@ -215,23 +217,23 @@ def test_the_gradient_is_the_newest_statistics_whatever_the_momentum():
     real, term = real_statistics(), global_statistics.TERM
     with jax.enable_x64(True):
         constants = target(real)
-        _, carried = term.value(seen_of(*inputs(10)), constants, term.init(constants))
+        run = jax.jit(lambda n, c, before: term.value(seen_of(n, c), constants, before)[1])
+        carried = run(*inputs(10), term.init(constants))
         given = [jnp.asarray(x) for group in inputs() for x in group]
 
-        def value(*x):
+        def value(x):
             return term.value(seen_of(x[:2], x[2:]), constants, carried)[0]
 
-        _, after = term.value(seen_of(given[:2], given[2:]), constants, carried)
-        fixed = statistics.of_batch(given[:2], given[2:], SIZE)
+        after = run(given[:2], given[2:], carried)
+        fixed = jax.jit(lambda x: statistics.of_batch(x[:2], x[2:], SIZE))(given)
 
-        def straight(*x):
+        def straight(x):
             now = statistics.of_batch(x[:2], x[2:], SIZE)
             moved = jax.tree.map(lambda a, s, f: a + s - f, after.average, now, fixed)
             off = jax.tree.map(lambda a, b: jnp.linalg.norm(a - b), moved, real)
             return sum(jax.tree.leaves(off))
 
-        expected = jax.grad(straight, argnums=(0, 1, 2, 3))(*given)
-        ours = jax.grad(value, argnums=(0, 1, 2, 3))(*given)
+        ours, expected = jax.jit(lambda x: (jax.grad(value)(x), jax.grad(straight)(x)))(given)
         chex.assert_trees_all_close(ours, expected, rtol=1e-6)
 
 
