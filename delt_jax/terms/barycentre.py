@@ -80,7 +80,8 @@ def _kept(path: Path) -> np.ndarray | None:
 
 
 def _found(judge: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
-    labels, points = source.train.labels, []
+    points: list[np.ndarray] = []  # of the classes so far
+    labels = source.train.labels
     counts = np.bincount(labels, minlength=len(source.class_names))
     waiting = np.zeros((0, 0), np.float32)
     class_by_class = np.argsort(labels, kind="stable")
