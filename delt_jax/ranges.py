@@ -56,6 +56,7 @@ _AT_LEAST = {
     "recover.min_iterations": 0,
     "recover.batch_size": 1,
     "recover.bn_weight": 0,
+    "recover.bn_variance_weight": 0,
     "recover.first_bn_multiplier": 0,
     "recover.milestone": 0,
     "recover.jitter": -1,
@@ -142,6 +143,11 @@ def validate(recipe: Recipe) -> None:
             f"teacher.head_classes lists {', '.join(map(str, twice))} more than once; every class "
             f"of the data needs an output of its own."
         )
+    if recipe.relabel.ensemble and not recipe.teacher.others:
+        raise UserError(
+            "relabel.ensemble averages the logits of all the run's teachers, but teacher.others is "
+            "empty; name others there, or leave relabel.ensemble off."
+        )
     if not recipe.evaluate.students:
         raise UserError("evaluate.students is empty; name at least one architecture.")
     r = recipe.recover
@@ -161,3 +167,12 @@ def validate(recipe: Recipe) -> None:
             f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
             f"recover.round_iterations ({r.round_iterations})."
         )
+    if r.round_robin and not recipe.teacher.others:
+        raise UserError(
+            "recover.round_robin lets the run's teachers take turns, but teacher.others is empty; "
+            "name others there, or leave recover.round_robin off."
+        )
+    if r.terms:
+        from delt_jax import terms  # brings JAX, which takes a second to import
+
+        terms.asked(r.terms)

@@ -78,6 +78,9 @@ class TeacherRecipe:
       epochs, batch_size, learning_rate, momentum, weight_decay: SGD; 0 epochs derives them.
       schedule: "cosine" or "one_cycle" over all steps.
       crop_padding: zero-pad by so many pixels and crop back at random; 0 for none.
+      others: further teachers of the run, trained as this one is: architectures "NAME" or
+        "NAME:WIDTH", of which one may be named again for another seed; or folders of finished
+        ones. `relabel.ensemble` lets them label.
     """
 
     weights: str = ""
@@ -91,6 +94,7 @@ class TeacherRecipe:
     weight_decay: float = 5e-4
     schedule: str = "cosine"
     crop_padding: int = 4
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,11 @@ class RecoverRecipe:
         batch has one image of each of its classes (SRe2L, CDA).
       learning_rate: of Adam(0.5, 0.9), cosine to zero.
       bn_weight: weight of the BN matching term.
+      bn_variance_weight: extra weight of the variances in it, in every layer (DWA).
       first_bn_multiplier: extra weight of the first BN layer.
+      terms: further terms of the objective, each "name=weight" or a name alone for weight 1; names
+        are those of the files in `delt_jax.terms`.
+      round_robin: iteration t is guided by teacher t mod K of the run's K teachers (G-VBSM, EDC).
       curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
@@ -155,7 +163,10 @@ class RecoverRecipe:
     layout: str = "class_major"
     learning_rate: float = 0.25
     bn_weight: float = 0.01
+    bn_variance_weight: float = 1.0
     first_bn_multiplier: float = 10.0
+    terms: tuple[str, ...] = ()
+    round_robin: bool = False
     curriculum: str = "cosine"
     milestone: float = 1.0
     min_scale: float = 0.08
@@ -186,6 +197,7 @@ class RelabelRecipe:
       mix_alpha: parameter of the mix's Beta distribution.
       temperature: T of soft labels and student.
       teachers: folders of more teachers, whose logits are averaged with the first one's.
+      ensemble: average also the logits of the run's other teachers (`teacher.others`).
       stored_epochs: epochs of views whose labels are stored for the "stored" regime, used again in
         turn; 0: as many as a student trains.
       top_k: stored outputs per label; the other classes share what is left. 0 stores all.
@@ -200,6 +212,7 @@ class RelabelRecipe:
     mix_alpha: float | None = None
     temperature: float | None = None
     teachers: tuple[str, ...] = ()
+    ensemble: bool = False
     stored_epochs: int = 0
     top_k: int = 0
     form: str = "logits"

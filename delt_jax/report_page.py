@@ -54,7 +54,7 @@ def page(
     parts = [
         f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
         f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % test "
-        f"accuracy; {html.escape(_making(summary))}; {spent}.</p>",
+        f"accuracy; {html.escape(_others(summary))}{html.escape(_making(summary))}; {spent}.</p>",
         *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
         *map(section, sections),
         *(
@@ -78,6 +78,15 @@ def document(title: str, parts: Sequence[str]) -> str:
 {body}
 </body></html>
 """
+
+
+def _others(summary: Mapping[str, Any]) -> str:
+    """The run's other teachers, where it has any."""
+    named = [
+        f"{other['model']} {100 * other['accuracy']:.2f} %"
+        for other in summary.get("other_teachers", ())
+    ]
+    return f"other teachers {', '.join(named)}; " if named else ""
 
 
 def _making(summary: Mapping[str, Any]) -> str:

@@ -302,6 +302,7 @@ AT_LEAST_ZERO = [
     "recover.round_iterations",
     "recover.min_iterations",
     "recover.bn_weight",
+    "recover.bn_variance_weight",
     "recover.first_bn_multiplier",
     "recover.milestone",
     "recover.chunk_steps",
