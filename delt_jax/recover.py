@@ -30,6 +30,8 @@ _ONCE_THE_ONLY_ONE = {
     "recover.bn_variance_weight": 1.0,
     "recover.terms": (),
     "recover.round_robin": False,
+    "recover.perturbation": 0.0,
+    "recover.perturbation_steps": 12,
 }
 _SAVES_MISSED = 3  # by a process that is taken for dead
 
