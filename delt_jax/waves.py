@@ -288,16 +288,13 @@ class _Wave:
         recover = program_of(work.recipe.recover)
         dtype, classes = self._settled.dtype, work.classes(self._wave[0])
         teachers = tuple(models.create(replace(t.spec, dtype=dtype)) for t in work.teachers)
-        guides = tuple(
-            Guide(t.variables, constants)
-            for t, constants in zip(work.teachers, work.constants, strict=True)
-        )
-        guides = jax.tree.map(jnp.asarray, guides)
+        variables = [judge.variables for judge in work.teachers]
+        guides = jax.tree.map(jnp.asarray, tuple(map(Guide, variables, work.constants)))
         jobs, rounds = self._jobs, work.schedule[self._wave[0]].rounds
         if recover.perturbation and rounds:
             starts, stack = [work.start(i) for i in self._wave], self._settled.batches_per_device
             weights = perturb.own_weights(
-                [judge.variables for judge in work.teachers],
+                variables,
                 jobs,
                 parallel.stack_jobs(starts, self._width, stack),
                 models=teachers,
