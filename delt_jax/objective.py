@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 # Below this a norm's gradient is taken as zero, as torch does at exactly zero.
-_TINY = 1e-30
+TINY = 1e-30
 
 
 class Moments(NamedTuple):
@@ -57,7 +57,7 @@ def bn_terms(
 
 def distance(a: chex.Array, b: chex.Array) -> chex.Array:
     """||a - b||_2, not squared, with the gradient at zero defined as zero."""
-    return optax.safe_norm(a - b, _TINY)
+    return optax.safe_norm(a - b, TINY)
 
 
 def bn_matching(terms: chex.Array, first_multiplier: float) -> chex.Array:
@@ -92,7 +92,7 @@ def logit_error(logits: chex.Array, targets: chex.Array, temperature: float) -> 
       temperature: T.
     """
     chex.assert_equal_shape([logits, targets])
-    taught = temperature * jnp.log(jnp.maximum(targets, _TINY))
+    taught = temperature * jnp.log(jnp.maximum(targets, TINY))
 
     def centred(z):
         return z - z.mean(-1, keepdims=True)

@@ -91,6 +91,7 @@ _ABOVE_ZERO = (
     "evaluate.smaller",
     "evaluate.save_minutes",
 )
+_BELOW_ONE = ("recover.statistics_momentum", "recover.conv_drop", "evaluate.ema")  # in [0, 1)
 _SHARES = ("recover.min_scale", "relabel.min_scale")  # in (0, 1]
 
 
@@ -122,8 +123,9 @@ def validate(recipe: Recipe) -> None:
     for name in _SHARES:
         if flat[name] is not None and not 0 < flat[name] <= 1:
             raise UserError(f"{name} must be in (0, 1], not {flat[name]}.")
-    if recipe.evaluate.ema is not None and not 0 <= recipe.evaluate.ema < 1:
-        raise UserError(f"evaluate.ema must be in [0, 1), not {recipe.evaluate.ema}.")
+    for name in _BELOW_ONE:
+        if flat[name] is not None and not 0 <= flat[name] < 1:
+            raise UserError(f"{name} must be in [0, 1), not {flat[name]}.")
     if not 0 < recipe.data.test_share < 1:
         raise UserError(f"data.test_share must be in (0, 1), not {recipe.data.test_share}.")
     if len(recipe.data.mean) != len(recipe.data.std):

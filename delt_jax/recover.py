@@ -29,6 +29,8 @@ _ONCE_THE_ONLY_ONE = {
     "recover.layout": "class_major",
     "recover.bn_variance_weight": 1.0,
     "recover.terms": (),
+    "recover.statistics_momentum": 0.8,
+    "recover.conv_drop": 0.0,
     "recover.round_robin": False,
     "recover.perturbation": 0.0,
     "recover.perturbation_steps": 12,

@@ -37,6 +37,8 @@ _NOT_IN_PROGRAMS = (
     "min_iterations",
     "batch_size",
     "layout",
+    "statistics_momentum",  # of the terms' constants
+    "conv_drop",
     "round_robin",  # the teachers are what counts
     "storage",
     "dtype",  # the model's is what counts

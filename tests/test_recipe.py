@@ -323,6 +323,7 @@ ABOVE_ZERO = [
     "relabel.temperature",
     "evaluate.save_minutes",
 ]
+BELOW_ONE = ["recover.statistics_momentum", "recover.conv_drop", "evaluate.ema"]
 SHARES = ["recover.min_scale", "relabel.min_scale"]
 AT_LEAST_MINUS_ONE = ["data.workers", "recover.jitter"]
 AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
@@ -335,7 +336,7 @@ AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
     + [(n, 1, "at least 2") for n in AT_LEAST_TWO]
     + [(n, 0, "above 0") for n in ABOVE_ZERO]
     + [(n, -2, "at least -1") for n in AT_LEAST_MINUS_ONE]
-    + [("evaluate.ema", v, r"in \[0, 1\)") for v in (-0.1, 1.0)]
+    + [(n, v, r"in \[0, 1\)") for n in BELOW_ONE for v in (-0.1, 1.0)]
     + [("data.test_share", v, r"in \(0, 1\)") for v in (0, 1, 1.5)]
     + [(n, v, r"in \(0, 1\]") for n in SHARES for v in (0, 1.01, -0.5)],
 )
@@ -347,7 +348,7 @@ def test_ranges(name, value, limit):
 def test_every_number_has_a_tested_range():
     tested = AT_LEAST_MINUS_ONE + AT_LEAST_ZERO + AT_LEAST_ONE + AT_LEAST_TWO + ABOVE_ZERO + SHARES
     numbers = {k for k, t in TYPES.items() if t in (int, float)}
-    others = {"data.channels", "data.test_share", "evaluate.ema"}
+    others = {"data.channels", "data.test_share", *BELOW_ONE}
     assert set(tested) | others == numbers
 
 
