@@ -6,9 +6,8 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
-import optax
 
-from delt_jax import keys, teacher
+from delt_jax import keys, objective, teacher
 from delt_jax.data import Source, batches
 from delt_jax.errors import UserError
 from delt_jax.progress import progress
@@ -16,8 +15,6 @@ from delt_jax.recipe import Recipe
 from delt_jax.store import files
 from delt_jax.teacher import Teacher
 from delt_jax.terms import Seen, Term
-
-_TINY = 1e-30  # below this the norm's gradient is taken as zero
 
 
 def barycentre(features: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -105,8 +102,7 @@ def value(seen: Seen, points: chex.Array, carried: tuple) -> tuple[chex.Array, t
     As released: plain, neither squared nor averaged (the paper sums squares).
     """
     chex.assert_rank([seen.features, points], [2, 3])
-    lacking = seen.features - points[seen.labels, seen.ranks]
-    return optax.safe_norm(lacking, _TINY), carried
+    return objective.distance(seen.features, points[seen.labels, seen.ranks]), carried
 
 
 TERM = Term(value, prepare)
