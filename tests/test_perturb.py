@@ -29,7 +29,6 @@ from delt_jax import (
 )
 from delt_jax.augment import crop
 from delt_jax.data import open_source
-from delt_jax.errors import UserError
 from delt_jax.interrupts import Terminated
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
@@ -225,9 +224,6 @@ def test_the_settings_count_where_they_are_used(ranked):
 
     assert not [name for name in made_from() if "perturbation" in name]
     assert made_from(**CHANGES)["recover.perturbation"] == 0.5
-    for name, wrong in (("recover.perturbation", -0.1), ("recover.perturbation_steps", 0)):
-        with pytest.raises(UserError, match=f"{name} must be at least"):
-            config_lib.from_config(tiny(**{name: wrong}))
 
 
 def test_the_plan_counts_the_steps(tmp_path, capsys):
