@@ -195,6 +195,15 @@ def draw_view(
     return draw(key, scale[0])
 
 
+def first_look(
+    start: chex.Array, job: Job, recipe: RecoverRecipe, flip: bool, active: Active
+) -> tuple[chex.Array, chex.Array]:
+    """What the first iteration looks at: its images as viewed, [n, S, S, C], and labels [n]."""
+    view = draw_view(init_state(start), job, recipe, flip, active)
+    images = crop.view_images(_rows(start, active), view, start.shape[1], recipe.antialias)
+    return images, _rows(job.labels, active)
+
+
 def _further(
     state: RecoverState,
     job: Job,

@@ -108,7 +108,8 @@ def per_stack(
     """
     one = _of_turns(recipe, specs, schedule, constants, 1)
     limit, share = parallel.memory_limit(), -(-len(schedule) // jax.device_count())
-    if limit is None or share < 2:
+    # Batches with weights of their own go one after the other: no use in more of them at once.
+    if limit is None or share < 2 or recipe.perturbation:
         return {1: one}
     each = max(_of_turns(recipe, specs, schedule, constants, 2) - one, 1)
     choices, stack = {1: one}, 2

@@ -82,7 +82,9 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     found = f", {scored} forward passes to find their starts" if scored else ""
     turns = [model, *([cost for _, _, cost in further] if r.round_robin else [])]
     guided = 3 * sum(cost.forward_flops for cost in turns) / len(turns)
-    row("recover", model, f * scored + guided * paid.image_iterations, f"{images} images{found}")
+    climbed = sum(len(b.rounds[0].active) for b in batches if b.rounds) if r.perturbation else 0
+    passes = paid.image_iterations + len(turns) * r.perturbation_steps * climbed
+    row("recover", model, f * scored + guided * passes, f"{images} images{found}")
     labelled = relabel.plan_of(recipe, source)
     more = labelling.described(recipe.relabel.teachers, source)
     judging = [model, *(model_cost(judge.spec) for judge in more)]

@@ -58,6 +58,8 @@ _AT_LEAST = {
     "recover.bn_weight": 0,
     "recover.bn_variance_weight": 0,
     "recover.first_bn_multiplier": 0,
+    "recover.perturbation": 0,
+    "recover.perturbation_steps": 1,
     "recover.milestone": 0,
     "recover.jitter": -1,
     "recover.chunk_steps": 0,

@@ -139,6 +139,9 @@ class RecoverRecipe:
         the terms global_statistics and class_statistics match.
       conv_drop: probability that these leave a convolution out of an iteration (G-VBSM).
       round_robin: iteration t is guided by teacher t mod K of the run's K teachers (G-VBSM, EDC).
+      perturbation: rho, how far each batch's own copy of the teacher is moved up the gradient of
+        the cross-entropy of the batch's start images (DWA); 0: all share the teacher as it is.
+      perturbation_steps: K steps of length rho / K.
       curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
@@ -172,6 +175,8 @@ class RecoverRecipe:
     statistics_momentum: float = 0.8
     conv_drop: float = 0.0
     round_robin: bool = False
+    perturbation: float = 0.0
+    perturbation_steps: int = 12
     curriculum: str = "cosine"
     milestone: float = 1.0
     min_scale: float = 0.08

@@ -32,6 +32,8 @@ _ONCE_THE_ONLY_ONE = {
     "recover.statistics_momentum": 0.8,
     "recover.conv_drop": 0.0,
     "recover.round_robin": False,
+    "recover.perturbation": 0.0,
+    "recover.perturbation_steps": 12,
 }
 _SAVES_MISSED = 3  # by a process that is taken for dead
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax import checks, engine, execution, hosts, kept, keys, models, parallel
+from delt_jax import checks, engine, execution, hosts, kept, keys, models, parallel, perturb
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.execution import Execution
@@ -195,8 +195,9 @@ def _compiled(
     width: int,
     stack: int,
 ):
+    own_weights = recipe.perturbation > 0
     chunk = functools.partial(
-        engine.run_chunk,
+        perturb.run_chunk if own_weights else engine.run_chunk,
         models=teachers,
         recipe=recipe,
         flip=flip,
@@ -205,7 +206,7 @@ def _compiled(
         classes=classes,
         first=first,
     )
-    return parallel.map_jobs(chunk, width, stack)
+    return parallel.map_jobs(chunk, width, stack, unroll=own_weights)
 
 
 def program_of(recipe: RecoverRecipe) -> RecoverRecipe:
@@ -289,12 +290,21 @@ class _Wave:
         recover = program_of(work.recipe.recover)
         dtype, classes = self._settled.dtype, work.classes(self._wave[0])
         teachers = tuple(models.create(replace(t.spec, dtype=dtype)) for t in work.teachers)
-        guides = tuple(
-            Guide(t.variables, constants)
-            for t, constants in zip(work.teachers, work.constants, strict=True)
-        )
-        guides = jax.tree.map(jnp.asarray, guides)
-        rounds = work.schedule[self._wave[0]].rounds
+        variables = [judge.variables for judge in work.teachers]
+        guides = jax.tree.map(jnp.asarray, tuple(map(Guide, variables, work.constants)))
+        jobs, rounds = self._jobs, work.schedule[self._wave[0]].rounds
+        if recover.perturbation and rounds:
+            starts, stack = [work.start(i) for i in self._wave], self._settled.batches_per_device
+            weights = perturb.own_weights(
+                variables,
+                jobs,
+                parallel.stack_jobs(starts, self._width, stack),
+                models=teachers,
+                recipe=recover,
+                flip=work.recipe.data.flip,
+                active=active_of(rounds[0].active),
+            )
+            jobs = jobs, weights
         for rnd in rounds:
             end = rnd.start + rnd.iterations
             while self._step < end:
@@ -310,7 +320,7 @@ class _Wave:
                     self._width,
                     self._settled.batches_per_device,
                 )
-                self._states, losses = chunk(self._states, self._jobs, guides)
+                self._states, losses = chunk(self._states, jobs, guides)
                 self._step += steps
                 self._after_chunk(rnd, steps, losses, last=end == self._last(rounds))
         self._write_parts()

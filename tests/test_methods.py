@@ -6,17 +6,18 @@ import json
 import re
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from delt_jax import derive, main, models, mosaic, ranges, recover, start, terms, waves
+from delt_jax import derive, main, models, mosaic, recover, start, terms, waves
 from delt_jax.config import default_config, from_config, vary
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
-from delt_jax.schedule import LAYOUTS, cost, make_schedule
+from delt_jax.schedule import cost
 from delt_jax.store import distilled
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,7 +33,9 @@ def recipe_of(name, variants=""):
 
 
 def test_there_are_methods():
-    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded"} <= set(METHODS)
+    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded", "wmdd", "dwa"} <= set(
+        METHODS
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -85,26 +88,6 @@ def test_a_method_of_ones_own(tmp_path):
         vary(config, "empty", {}, file)
 
 
-def test_the_example_of_the_docs(tmp_path, monkeypatch):
-    """Thirty lines: a part and a method made of it."""
-    page = (CONFIGS.parent / "docs/methods.md").read_text()
-    part, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert part.count("\n") + method.count("\n") <= 30
-    names: dict = {}
-    exec(part, names)
-    monkeypatch.setitem(LAYOUTS, "two_per_class", names["_two_per_class"])
-    monkeypatch.setitem(ranges.CHOICES, "recover.layout", tuple(LAYOUTS))
-    (tmp_path / "methods").mkdir()
-    (tmp_path / "methods/pairs.py").write_text(method)
-    config = default_config()
-    vary(config, "pairs", {}, str(tmp_path / "mine.py"))
-    recipe = from_config(config)
-    schedule = make_schedule(3, 3, 4, 2, 4, layout=recipe.recover.layout)
-    assert [sorted(batch.images) for batch in schedule] == [[0, 1, 3, 4], [6, 7], [2, 5], [8]]
-    assert [batch.joins for batch in schedule] == [(0, 0, 0, 0), (0, 0), (0, 0), (0,)]
-    assert cost(schedule, 4).image_iterations == 3 * (4 + 4 + 2)
-
-
 def test_every_method_is_described():
     page = (CONFIGS.parent / "docs/methods.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == METHODS
@@ -132,6 +115,8 @@ def source_of(classes, size, per_class=400):
         ("cda_earlylate", "noise", 1, 0.6375, 1.0, 32, "batch"),
         ("gvbsm", "noise", 10, 1.0, 0.0, 32, "batch"),
         ("edc", "real", 10, 1.0, 0.0, 0, "batch"),
+        ("wmdd", "noise", 10, 1.0, 0.0, 32, "batch"),
+        ("dwa", "real", 1, 1.0, 0.0, 32, "batch"),
     ],
 )
 def test_schedules_are_as_published(method, start, ranks, fraction, milestone, jitter, clock):
@@ -184,6 +169,17 @@ def test_teachers_take_turns_and_label_together(method):
     momenta = {path: (r.statistics_momentum, r.conv_drop) for path, r in published.items()}
     small, large = ((0.8, 0.4), (0.4, 0.0)) if method == "gvbsm" else ((0.8, 0.0), (0.8, 0.0))
     assert momenta == {"cifar10": small, "imagenet": large}
+
+
+@pytest.mark.parametrize(
+    ("name", "variance", "steps"),
+    [("cifar10", 11, 12), ("tiny_imagenet", 11, 12), ("imagenet", 2, 15)],
+)
+def test_dwa_goes_by_the_size_of_the_images(name, variance, steps):
+    recipe = recipe_of(name, "dwa")
+    r = recipe.recover
+    assert (r.bn_variance_weight, r.perturbation, r.perturbation_steps) == (variance, 0.015, steps)
+    assert recipe.select.rule == "random"
 
 
 def test_the_shift_is_scaled_to_the_images():
@@ -250,6 +246,33 @@ def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     )
     main.run(config, str(folder))
     assert capsys.readouterr().out.count("done, nothing changed") == 6
+
+
+def test_the_example_of_the_docs(ranked, tmp_path, monkeypatch, capsys):
+    """Thirty lines: a term and a method made of it, which draws features to their centres."""
+    page = (CONFIGS.parent / "docs/methods.md").read_text()
+    term, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert term.count("\n") + method.count("\n") <= 30
+    for file, code in (("terms/centres.py", term), ("methods/centred.py", method)):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(code)
+    monkeypatch.setattr(terms, "__path__", [*terms.__path__, str(tmp_path / "terms")])
+    distances = []
+    for more in ({}, {"recover.terms": ("centres=50",)}):
+        folder = shutil.copytree(ranked, tmp_path / f"run{len(more)}")
+        config = tiny("delt")
+        vary(config, "centred", {}, str(tmp_path / "mine.py"))
+        config.update_from_flattened_dict(more)
+        main.run(config, str(folder), ["recover"])
+        with np.load(folder / "distilled/losses.npz") as losses:
+            parts = losses["cross_entropy"] + config.recover.bn_weight * losses["bn"]
+            np.testing.assert_allclose(losses["loss"], parts + losses["further"], rtol=1e-4)
+            weight = float(config.recover.terms[0].partition("=")[2])
+            distances.append(losses["further"] / weight)
+    weak, strong = distances
+    np.testing.assert_allclose(weak[:, 0], strong[:, 0], rtol=1e-3)
+    assert strong[:, -1].mean() < weak[:, -1].mean()
+    monkeypatch.delitem(sys.modules, "delt_jax.terms.centres")
 
 
 @pytest.mark.parametrize("layout", ["class_major", "one_per_class"])

@@ -1,8 +1,4 @@
-"""G-VBSM (arXiv 2311.17950) from noise: teachers in turn, statistics of BN and convolutions.
-
-All of BN's weight is in the term, and its first layer counts ten times. The densification term
-and the student's loss go as settings of their own; see docs/methods.md for what differs.
-"""
+"""G-VBSM (arXiv 2311.17950) from noise: teachers in turn, statistics of BN and convolutions."""
 
 _SMALL = ("resnet18_modified", "mobilenet_v2_modified")
 _LARGE = ("mobilenet_v2", "shufflenet_v2_x0_5")  # for the teachers of 128 px and more
@@ -18,7 +14,7 @@ def apply(config):
     config.recover.milestone = 0.0
     config.recover.jitter = -1
     config.recover.bn_weight = 0.0
-    config.recover.terms = ("global_statistics=0.01",)
+    config.recover.terms = ("global_statistics=0.01", "densification=1.0")
     config.recover.statistics_momentum = 0.4 if large else 0.8
     config.recover.conv_drop = 0.0 if large else 0.4
     config.recover.round_robin = True
