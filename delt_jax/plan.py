@@ -81,7 +81,11 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
     scored = start.forward_passes(recipe, source)
     found = f", {scored} forward passes to find their starts" if scored else ""
-    row("recover", model, f * (scored + 3 * paid.image_iterations), f"{images} images{found}")
+    turns = [model, *([cost for _, _, cost in further] if r.round_robin else [])]
+    guided = 3 * sum(cost.forward_flops for cost in turns) / len(turns)
+    climbed = sum(len(b.rounds[0].active) for b in batches if b.rounds) if r.perturbation else 0
+    passes = paid.image_iterations + len(turns) * r.perturbation_steps * climbed
+    row("recover", model, f * scored + guided * passes, f"{images} images{found}")
     labelled = relabel.plan_of(recipe, source)
     more = labelling.described(recipe.relabel.teachers, source)
     judging = [model, *(model_cost(judge.spec) for judge in more)]
@@ -112,7 +116,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     pixels = source.image_size**2 * source.channels
     disk = (
         images * (pixels + 500)  # PNGs of optimised pixels hardly compress
-        + 12 * len(batches) * r.iterations  # losses
+        + 16 * len(batches) * r.iterations  # losses
         + 4 * images * num_classes  # soft labels of images as they are
         + (0 if labelled is None else label_store.stored_bytes(labelled))
         + 4 * (model.parameters + sum(cost.parameters for _, _, cost in further))
@@ -121,7 +125,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     )
     lines += [
         "",
-        memory_line(recipe, spec, batches),
+        memory_line(recipe, [spec, *_in_turn(recipe, source)], batches),
         *([] if labelled is None else [relabel.size_line(labelled)]),
         f"disk: about {amount(disk, 'B')}",
         "",
@@ -148,15 +152,28 @@ def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str
     return lines
 
 
-def memory_line(recipe: Recipe, spec: ModelSpec, batches: Sequence[BatchSchedule]) -> str:
-    """Peak memory by batches on a device, where it says how much it has; else an estimate."""
+def _in_turn(recipe: Recipe, source: Source) -> list[ModelSpec]:
+    """The further teachers that take turns in recovery."""
+    if not recipe.recover.round_robin:
+        return []
+    return [squeeze.spec_of(alone, source) for alone in others.recipes(recipe).values()]
+
+
+def memory_line(
+    recipe: Recipe, specs: Sequence[ModelSpec], batches: Sequence[BatchSchedule]
+) -> str:
+    """Peak memory by batches on a device, where it says how much it has; else an estimate.
+
+    Of the teachers that take turns; what further terms hold is known only when they are made.
+    """
     if not recipe.recover.iterations:
         return "device memory of recover: a forward pass's, as nothing is optimised"
     asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
     if parallel.memory_limit() is None:
-        one = amount(recover_memory(recipe, spec, memory.largest(batches)[0]), "B")
+        batch = memory.largest(batches)[0]
+        one = amount(max(recover_memory(recipe, spec, batch) for spec in specs), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
-    typed = replace(spec, dtype=recipe.recover.dtype)
+    typed = [replace(spec, dtype=recipe.recover.dtype) for spec in specs]
     choices = memory.per_stack(recipe.recover, typed, batches)
     listed = ", ".join(f"{amount(b, 'B')} with {n}" for n, b in choices.items())
     return f"{head} {listed} batch(es) at once; {asked or max(choices)} will be used"

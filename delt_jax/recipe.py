@@ -135,7 +135,17 @@ class RecoverRecipe:
         batch has one image of each of its classes (SRe2L, CDA).
       learning_rate: of Adam(0.5, 0.9), cosine to zero.
       bn_weight: weight of the BN matching term.
+      bn_variance_weight: extra weight of the variances in it, in every layer (DWA).
       first_bn_multiplier: extra weight of the first BN layer.
+      terms: further terms of the objective, each "name=weight" or a name alone for weight 1; names
+        are those of the files in `delt_jax.terms`.
+      statistics_momentum: weight of the average so far in the running statistics of a batch that
+        the terms global_statistics and class_statistics match.
+      conv_drop: probability that these leave a convolution out of an iteration (G-VBSM).
+      round_robin: iteration t is guided by teacher t mod K of the run's K teachers (G-VBSM, EDC).
+      perturbation: rho, how far each batch's own copy of the teacher is moved up the gradient of
+        the cross-entropy of the batch's start images (DWA); 0: all share the teacher as it is.
+      perturbation_steps: K steps of length rho / K.
       curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
@@ -163,7 +173,14 @@ class RecoverRecipe:
     layout: str = "class_major"
     learning_rate: float = 0.25
     bn_weight: float = 0.01
+    bn_variance_weight: float = 1.0
     first_bn_multiplier: float = 10.0
+    terms: tuple[str, ...] = ()
+    statistics_momentum: float = 0.8
+    conv_drop: float = 0.0
+    round_robin: bool = False
+    perturbation: float = 0.0
+    perturbation_steps: int = 12
     curriculum: str = "cosine"
     milestone: float = 1.0
     min_scale: float = 0.08

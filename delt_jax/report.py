@@ -10,7 +10,7 @@ import numpy as np
 
 from delt_jax import __version__, figures, nearest, parallel, report_page, scores, tables, teacher
 from delt_jax.data import TEST_IMAGES, Normalisation, Source, read
-from delt_jax.engine import Losses
+from delt_jax.jobs import Losses
 from delt_jax.metrics import Row, Score, or_none, score_of, within_class_similarity
 from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
@@ -56,7 +56,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if _is_optimised(synthetic):
         stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
-        losses = Losses(*(stored[name] for name in Losses._fields))
+        losses = Losses.stored(stored)
         schedule = _schedule(synthetic)
         pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
         pictures["schedule.png"] = figures.schedule_chart(schedule)
