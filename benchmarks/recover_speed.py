@@ -22,21 +22,19 @@ from delt_jax import host_memory
 _KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # before any thread starts
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
 
+import cases  # noqa: E402
 import jax  # noqa: E402
 import measured  # noqa: E402
 import peaks  # noqa: E402
 import speed_table  # noqa: E402
 import torch  # noqa: E402
-import torch_recovery  # noqa: E402
 from speed_sides import Ours, Rival, make_problem, timed  # noqa: E402
 
 from delt_jax import parallel  # noqa: E402
-from delt_jax.errors import UserError  # noqa: E402
 from delt_jax.models import ModelSpec  # noqa: E402
 from delt_jax.recipe import RecoverRecipe  # noqa: E402
 from delt_jax.schedule import BatchSchedule, make_schedule  # noqa: E402
 
-PAGE = "docs/performance.md"
 ROUNDS = 8  # as DELT's: T 4000, R 500
 LEAST_PASSES = 3
 CASES = {  # model and classes, by model and pixels
@@ -69,7 +67,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     recipe = RecoverRecipe(iterations=length, round_iterations=chosen.round_iterations)
     spec = ModelSpec(model, classes, size, 3, dtype=chosen.dtype)
     problem = make_problem(spec, chosen.batch, recipe)
-    say(f"{name}: compiling, choosing PyTorch's layout")
+    cases.say(f"{name}: compiling, choosing PyTorch's layout")
     ours = Ours(problem, chosen.stack)
     trial = make_schedule(chosen.batch // 50, 50, chosen.round_iterations, 0, chosen.batch)[0]
     rival = Rival(problem, device, trial)
@@ -79,7 +77,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     for plan in plans.values():  # every number of active images, and every start
         for side in (ours, rival):
             side.prepare(plan)()
-    say(f"{name}: measuring")
+    cases.say(f"{name}: measuring")
     peak = peaks.measure(chosen.dtype)
     seconds: dict[tuple[str, str], list[float]] = {}
     passes, started = 0, time.perf_counter()
@@ -90,7 +88,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
                 seconds.setdefault((kind, who), []).append(spent)
         passes += 1
         fast, slow = (seconds["full", who][-1] for who in ("ours", "torch"))
-        say(f"{name}: pass {passes}, full schedule {fast:.2f} s, PyTorch {slow:.2f} s")
+        cases.say(f"{name}: pass {passes}, full schedule {fast:.2f} s, PyTorch {slow:.2f} s")
     peak = peak.best(peaks.measure(chosen.dtype))
     return {
         "case": name,
@@ -140,35 +138,14 @@ def savings(kind, plans, seconds) -> dict[str, Any]:
     }
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """Keeps the rows with those of earlier runs, and puts all into the page."""
-    stored = measured.keep("recover_speed", jax.default_backend(), rows, speed_table.KEY)
-    measured.publish(PAGE, speed_table.tables(stored), "recover_speed")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def choose() -> argparse.Namespace:
     """Reads the flags and fills in what depends on the device."""
-    on_cpu = jax.default_backend() == "cpu"
-    usual = [name for name in CASES if not (on_cpu and name.endswith("/224"))]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--cases", default=",".join(usual), help=f"by commas, of {', '.join(CASES)}")
-    add("--seconds", type=float, default=40, help="of measuring, per case; at least 3 passes")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations")
+    parser = cases.parser(__doc__, CASES, 40, "activations")
+    add, on_cpu = parser.add_argument, jax.default_backend() == "cpu"
     add("--stack", type=int, default=1, help="batches that our side works on at once")
     add("--batch", type=int, default=100, help="images per batch, a multiple of 50")
     add("--round_iterations", type=int, default=1 if on_cpu else 50, help="R; T is 8 R")
-    add("--default_malloc", action="store_true", help="leave the C library's allocator as it is")
-    add("--write", action="store_true", help="keep the results, fill docs/performance.md")
-    chosen = parser.parse_args()
-    chosen.cases = chosen.cases.split(",")
-    unknown = [name for name in chosen.cases if name not in CASES]
-    if unknown:
-        parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    chosen = cases.parse(parser, CASES)
     if chosen.batch < 50 or chosen.batch % 50:
         parser.error(f"--batch is {chosen.batch}, but must be a multiple of 50")
     if min(chosen.stack, chosen.round_iterations) < 1:
@@ -176,21 +153,5 @@ def choose() -> argparse.Namespace:
     return chosen
 
 
-def main() -> None:
-    chosen = choose()
-    device = torch_recovery.prepare(len(os.sched_getaffinity(0)))
-    if (device.type == "cpu") != (jax.default_backend() == "cpu"):
-        say(f"JAX runs on {jax.default_backend()}, torch on {device.type}: no fair comparison.")
-    rows = []
-    for name in chosen.cases:
-        rows.append(measure(name, chosen, device))
-        if chosen.write:
-            write([rows[-1]])
-    print("\n".join(speed_table.tables(rows)))
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"recover_speed: {e}")
+    cases.run("recover_speed", choose(), measure, speed_table.tables, speed_table.KEY)

@@ -58,6 +58,7 @@ class Ours:
         self._problem, self._stack = problem, stack
         self._model = models.create(problem.spec)
         self._variables = jax.tree.map(jnp.asarray, problem.variables)
+        self._guides = (engine.Guide(self._variables),)
         self._compiled = functools.lru_cache(maxsize=None)(self._compile)
         self._chunk_steps = 1 if jax.default_backend() == "cpu" else 50
 
@@ -73,7 +74,7 @@ class Ours:
                 active = active_of(rnd.active)
                 for first in range(0, rnd.iterations, self._chunk_steps):
                     steps = min(self._chunk_steps, rnd.iterations - first)
-                    state, _ = self._compiled(active, steps)(state, jobs, self._variables)
+                    state, _ = self._compiled(active, steps)(state, jobs, self._guides)
             jax.block_until_ready(state)
 
         return run
@@ -82,7 +83,7 @@ class Ours:
         """Operations and bytes of an image-iteration of all images, as XLA counts them."""
         jobs, states = self._trees(batch)
         step = jax.jit(self._chunk(len(batch.images), 1))
-        lowered = step.lower(states, jobs, self._variables)
+        lowered = step.lower(states, jobs, self._guides)
         images = self._stack * len(batch.images)
         counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
         assert counted is not None
@@ -101,6 +102,7 @@ class Ours:
         jobs = [
             engine.Job(
                 labels=jnp.array(batch.labels, jnp.int32),
+                ranks=jnp.zeros(len(batch.labels), jnp.int32),
                 joins=jnp.array(batch.joins, jnp.int32),
                 iterations=jnp.int32(batch.iterations),
                 key=keys.stream(0, "recover", i),
@@ -118,7 +120,7 @@ class Ours:
     def _chunk(self, active: engine.Active, steps: int) -> Callable[..., Any]:
         chunk = functools.partial(
             engine.run_chunk,
-            model=self._model,
+            models=(self._model,),
             recipe=self._problem.recipe,
             flip=True,
             active=active,

@@ -26,19 +26,17 @@ from delt_jax import host_memory
 _KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # before any thread starts
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
 
+import cases  # noqa: E402
 import jax  # noqa: E402
 import measured  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch_recovery  # noqa: E402
 import train_table  # noqa: E402
 from train_sides import Ours, Rival, faster_layout, make_problem  # noqa: E402
 
 from delt_jax import parallel  # noqa: E402
-from delt_jax.errors import UserError  # noqa: E402
 from delt_jax.models import ModelSpec  # noqa: E402
 
-PAGE = "docs/performance.md"
 CLASSES = 10
 SEEDS = 3
 LEAST_PASSES = 3
@@ -55,7 +53,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     spec = ModelSpec(model, CLASSES, int(size), CASES[name], dtype=chosen.dtype)
     problem = make_problem(spec, chosen.ipc, chosen.epochs + 1)
     course = problem.course
-    say(f"{name}: choosing PyTorch's layout, compiling")
+    cases.say(f"{name}: choosing PyTorch's layout, compiling")
     layout = faster_layout(problem, device)
     one, three = Ours(problem, 1), Ours(problem, SEEDS)
     rivals = {
@@ -78,7 +76,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
             speeds[side].append(run())
         view_seconds.append(one.view_seconds())
         latest = ", ".join(f"{side} {values[-1]:.0f}" for side, values in speeds.items())
-        say(f"{name}: pass {len(view_seconds)}, images/s: {latest}")
+        cases.say(f"{name}: pass {len(view_seconds)}, images/s: {latest}")
     ours = speeds["ours"]
     shares = [s * speed / course.count for s, speed in zip(view_seconds, ours, strict=True)]
     return {
@@ -107,55 +105,19 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     }
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """Keeps the rows with those of earlier runs, and puts all into the page."""
-    stored = measured.keep("train_eval_speed", jax.default_backend(), rows, train_table.KEY)
-    measured.publish(PAGE, train_table.table(stored), "train_eval_speed")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def choose() -> argparse.Namespace:
     """Reads the flags and fills in what depends on the device."""
-    on_cpu, cores = jax.default_backend() == "cpu", len(os.sched_getaffinity(0))
-    usual = [name for name in CASES if not (on_cpu and name.endswith("/224"))]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--cases", default=",".join(usual), help=f"by commas, of {', '.join(CASES)}")
-    add("--seconds", type=float, default=60, help="of measuring, per case; at least 3 passes")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the student")
+    parser = cases.parser(__doc__, CASES, 60, "the student")
+    add, on_cpu = parser.add_argument, jax.default_backend() == "cpu"
+    cores = len(os.sched_getaffinity(0))
     add("--ipc", type=int, default=10, help="images of each of 10 classes; also sets the batch")
     add("--epochs", type=int, default=4 if on_cpu else 50, help="timed of each training")
     add("--workers", type=int, default=min(8, cores), help="processes that make views with PIL")
-    add("--default_malloc", action="store_true", help="leave the C library's allocator as it is")
-    add("--write", action="store_true", help="keep the results, fill docs/performance.md")
-    chosen = parser.parse_args()
-    chosen.cases = chosen.cases.split(",")
-    unknown = [name for name in chosen.cases if name not in CASES]
-    if unknown:
-        parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    chosen = cases.parse(parser, CASES)
     if min(chosen.ipc, chosen.epochs - 1, chosen.workers) < 1:
         parser.error("--ipc and --workers must be at least 1, --epochs at least 2")
     return chosen
 
 
-def main() -> None:
-    chosen = choose()
-    device = torch_recovery.prepare(len(os.sched_getaffinity(0)))
-    if (device.type == "cpu") != (jax.default_backend() == "cpu"):
-        say(f"JAX runs on {jax.default_backend()}, torch on {device.type}: no fair comparison.")
-    rows = []
-    for name in chosen.cases:
-        rows.append(measure(name, chosen, device))
-        if chosen.write:
-            write([rows[-1]])
-    print("\n".join(train_table.table(rows)))
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"train_eval_speed: {e}")
+    cases.run("train_eval_speed", choose(), measure, train_table.table, train_table.KEY)

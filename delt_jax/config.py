@@ -153,9 +153,8 @@ def _typed(value: Any, default: Any, wanted: type, name: str) -> Any:
         good = isinstance(value, tuple | list) and all(
             isinstance(v, numbers) and not isinstance(v, bool) for v in value
         )
-        if (
-            good and of is str and name.startswith("evaluate.")
-        ):  # a flag's a,b arrives as one string
+        listed = name.startswith("evaluate.") or name in ("teacher.others", "recover.terms")
+        if good and of is str and listed:  # a flag's a,b arrives as one string
             return tuple(part.strip() for v in value for part in v.split(","))
         if good:
             return tuple(of(v) for v in value)

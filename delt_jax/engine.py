@@ -2,76 +2,47 @@
 
 DELT optimises a batch of images so that the teacher classifies them and their BatchNorm
 input moments match its running statistics (arXiv 2411.19946; the loss is
-SRe2L's, the crop curriculum CDA's). Only the active images of the batch take part.
+SRe2L's, the crop curriculum CDA's). Only the active images of the batch take part. Further
+terms (`delt_jax.terms`) and several teachers in turn are what other methods add.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax import struct
 
-from delt_jax import objective
+from delt_jax import keys, objective, terms
 from delt_jax.augment import crop
-from delt_jax.models.norm import apply_with_moments
+from delt_jax.jobs import Active, Further, Guide, Job, Losses, RecoverState
+from delt_jax.models.tap import Pass, apply_tapped
 from delt_jax.recipe import RecoverRecipe
+from delt_jax.schedule import numbered
+from delt_jax.terms import Seen
 
 _adam = optax.scale_by_adam(b1=0.5, b2=0.9, eps=1e-8)
 
-# The active images: a count where they are the first ones, else their positions.
-Active = int | tuple[int, ...]
 
-
-class RecoverState(struct.PyTreeNode):
-    """What recovery changes, for one batch in joining order.
-
-    Attributes:
-      step: int32 scalar, iterations done.
-      images: normalised float32 [B, S, S, C].
-      mu, nu: Adam's moments of the images, same shape.
-    """
-
-    step: chex.Array
-    images: chex.Array
-    mu: chex.Array
-    nu: chex.Array
-
-
-class Job(NamedTuple):
-    """What recovery reads, for one batch in joining order.
-
-    Attributes:
-      labels: int32 [B].
-      joins: int32 [B], iteration at which each image joins.
-      iterations: int32 scalar, total of the batch.
-      key: typed PRNG key of the batch.
-      low, high: float32 [C], the valid pixel range in normalised units.
-    """
-
-    labels: chex.Array
-    joins: chex.Array
-    iterations: chex.Array
-    key: chex.PRNGKey
-    low: chex.Array
-    high: chex.Array
-
-
-class Losses(NamedTuple):
-    """Terms of the objective, float32 scalars: total, cross-entropy, BN matching."""
-
-    loss: chex.Array
-    cross_entropy: chex.Array
-    bn: chex.Array
-
-
-def init_state(images: chex.Array) -> RecoverState:
+def init_state(images: chex.Array, carried: Any = ()) -> RecoverState:
     """The state before the first iteration; images [B, S, S, C]."""
     chex.assert_rank(images, 4)
-    return RecoverState(jnp.int32(0), images, jnp.zeros_like(images), jnp.zeros_like(images))
+    zeros = jnp.zeros_like(images)
+    return RecoverState(jnp.int32(0), images, zeros, jnp.zeros_like(images), carried)
+
+
+def init_carried(recipe: RecoverRecipe, constants: Sequence[Sequence[Any]]) -> Any:
+    """What further terms carry before the first iteration; constants by teacher and term."""
+    asked = terms.asked(recipe.terms)
+    if not asked:
+        return ()
+    inits = [terms.find(name).init for name, _ in asked]
+    return tuple(
+        tuple(init(each) for init, each in zip(inits, of_teacher, strict=True))
+        for of_teacher in constants
+    )
 
 
 def learning_rate(peak: float, t: chex.Array, total: chex.Array) -> chex.Array:
@@ -108,20 +79,51 @@ def loss(
     variables: Mapping,
     model: nn.Module,
     recipe: RecoverRecipe,
-) -> tuple[chex.Array, tuple[Losses, chex.Array]]:
-    """CE + alpha_BN * BN matching of the viewed images.
+    further: Further | None = None,
+) -> tuple[chex.Array, tuple[Losses, chex.Array, tuple[Any, ...]]]:
+    """CE + alpha_BN * BN matching + further terms of the viewed images.
 
     Returns:
-      The loss; its terms; and the BN terms layer by layer.
+      The loss; its parts; the BN terms layer by layer; and what further terms carry on.
     """
     viewed = crop.view_images(images, view, images.shape[1], recipe.antialias)
-    logits, batch, running = apply_with_moments(model, variables, viewed)
-    wide = jnp.promote_types(logits.dtype, jnp.float32)  # whatever the activations' type
-    ce = objective.cross_entropy(logits.astype(wide), labels)
-    terms = objective.bn_terms(batch, running)
-    bn = objective.bn_matching(terms, recipe.first_bn_multiplier)
-    total = ce + recipe.bn_weight * bn
-    return total, (Losses(total, ce, bn), terms)
+    tapped = apply_tapped(model, variables, viewed)
+    wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
+    ce = objective.cross_entropy(tapped.logits.astype(wide), labels)
+    layers = objective.bn_terms(tapped.batch, tapped.running, recipe.bn_variance_weight)
+    bn = objective.bn_matching(layers, recipe.first_bn_multiplier)
+    total = ce + recipe.bn_weight * bn if recipe.bn_weight else ce
+    if further is None:
+        return total, (Losses(total, ce, bn, jnp.zeros_like(ce)), layers, ())
+    more, carried = _further_terms(viewed, labels, tapped, recipe, further)
+    total = total + more
+    return total, (Losses(total, ce, bn, more), layers, carried)
+
+
+def _further_terms(
+    viewed: chex.Array, labels: chex.Array, tapped: Pass, recipe: RecoverRecipe, further: Further
+) -> tuple[chex.Array, tuple[Any, ...]]:
+    """Weighted sum of the terms that the recipe asks for, and what they carry on."""
+    total, carried = jnp.float32(0), []
+    asked = terms.asked(recipe.terms)
+    for (name, weight), constants, before in zip(
+        asked, further.constants, further.carried, strict=True
+    ):
+        seen = Seen(
+            images=viewed,
+            labels=labels,
+            ranks=further.ranks,
+            classes=further.classes,
+            logits=tapped.logits.astype(jnp.float32),
+            features=tapped.features.astype(jnp.float32),
+            norm_inputs=tapped.norm_inputs,
+            conv_inputs=tapped.conv_inputs,
+            key=keys.derive(further.key, "terms", name),
+        )
+        value, after = terms.find(name).value(seen, constants, before)
+        total = total + weight * value
+        carried.append(after)
+    return total, tuple(carried)
 
 
 def adam_step(
@@ -193,23 +195,59 @@ def draw_view(
     return draw(key, scale[0])
 
 
+def first_look(
+    start: chex.Array, job: Job, recipe: RecoverRecipe, flip: bool, active: Active
+) -> tuple[chex.Array, chex.Array]:
+    """What the first iteration looks at: its images as viewed, [n, S, S, C], and labels [n]."""
+    view = draw_view(init_state(start), job, recipe, flip, active)
+    images = crop.view_images(_rows(start, active), view, start.shape[1], recipe.antialias)
+    return images, _rows(job.labels, active)
+
+
+def _further(
+    state: RecoverState,
+    job: Job,
+    guide: Guide,
+    recipe: RecoverRecipe,
+    active: Active,
+    classes: tuple[int, ...],
+    teacher: int,
+) -> Further | None:
+    """What this iteration's further terms are given; None where there are none."""
+    if not recipe.terms:
+        return None
+    chosen = range(active) if isinstance(active, int) else active
+    return Further(
+        ranks=_rows(job.ranks, active),
+        classes=numbered([classes[i] for i in chosen]),
+        key=jax.random.fold_in(job.key, state.step),
+        constants=guide.constants,
+        carried=state.carried[teacher],
+    )
+
+
 def update(
     state: RecoverState,
     job: Job,
     view: crop.View,
-    variables: Mapping,
+    guide: Guide,
     model: nn.Module,
     recipe: RecoverRecipe,
     active: Active,
+    classes: tuple[int, ...] = (),
+    teacher: int = 0,
 ) -> tuple[RecoverState, Losses, chex.Array]:
     """One iteration with a given view; images that are not active stay untouched.
+
+    `guide` and `model` are those of the teacher of this number.
 
     Returns:
       The next state, the loss terms and the BN terms [layers] before the step.
     """
     images, labels = _rows(state.images, active), _rows(job.labels, active)
-    grads, (losses, terms) = jax.grad(loss, has_aux=True)(
-        images, labels, view, variables, model, recipe
+    further = _further(state, job, guide, recipe, active, classes, teacher)
+    grads, (losses, layers, after) = jax.grad(loss, has_aux=True)(
+        images, labels, view, guide.variables, model, recipe, further
     )
     done, total = clocks(state, job, recipe, active)
     rate = learning_rate(recipe.learning_rate, done, total)
@@ -223,39 +261,75 @@ def update(
         job.low,
         job.high,
     )
+    carried = state.carried
+    if further is not None:
+        carried = (*carried[:teacher], after, *carried[teacher + 1 :])
     next_state = RecoverState(
         step=state.step + 1,
         images=_with_rows(state.images, images, active),
         mu=_with_rows(state.mu, mu, active),
         nu=_with_rows(state.nu, nu, active),
+        carried=carried,
     )
-    return next_state, losses, terms
+    return next_state, losses, layers
 
 
 def run_chunk(
     state: RecoverState,
     job: Job,
-    variables: Mapping,
+    guides: tuple[Guide, ...],
     *,
-    model: nn.Module,
+    models: tuple[nn.Module, ...],
     recipe: RecoverRecipe,
     flip: bool,
     active: Active,
     steps: int,
+    classes: tuple[int, ...] = (),
+    first: int = 0,
 ) -> tuple[RecoverState, Losses]:
     """`steps` iterations with one active set; all keyword arguments are static.
+
+    The teachers take turns. Which one comes next is known to the compiler, as convolutions in a
+    branch, like those in a loop, are slow on CPU.
+
+    Args:
+      state, job: of the batch.
+      guides: of the teachers, in the order of their turns.
+      models: theirs.
+      recipe: of the recovery.
+      flip: whether views may be mirrored.
+      active: the images that take part.
+      steps: number of iterations.
+      classes: of each image of the batch a number from 0 that its class has there; only further
+        terms read it.
+      first: number of the teacher whose turn it is.
 
     Returns:
       The state after them, and the loss terms of each, float32 [steps].
     """
 
-    def body(state, _):
+    def turn(state, position):
+        teacher = (first + position) % len(models)
         view = draw_view(state, job, recipe, flip, active)
-        state, losses, _ = update(state, job, view, variables, model, recipe, active)
+        state, losses, _ = update(
+            state, job, view, guides[teacher], models[teacher], recipe, active, classes, teacher
+        )
         return state, losses
 
+    def turns(state, count):
+        found = []
+        for position in range(count):
+            state, losses = turn(state, position)
+            found.append(losses)
+        return state, jax.tree.map(lambda *x: jnp.stack(x), *found)
+
     # A single step stays outside a loop: XLA's CPU convolutions are slow inside one.
-    if steps == 1:
-        state, losses = body(state, None)
-        return state, jax.tree.map(lambda x: x[None], losses)
-    return jax.lax.scan(body, state, None, length=steps)
+    rounds, rest = divmod(steps, len(models))
+    if rounds < 2:
+        return turns(state, steps)
+    state, losses = jax.lax.scan(lambda s, _: turns(s, len(models)), state, None, length=rounds)
+    losses = jax.tree.map(lambda x: x.reshape(-1), losses)
+    if rest:
+        state, last = turns(state, rest)
+        losses = jax.tree.map(lambda *x: jnp.concatenate(x), losses, last)
+    return state, losses

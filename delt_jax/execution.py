@@ -7,12 +7,13 @@ kept beside its finished parts, and the same wherever it goes on.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from delt_jax import engine, memory, models
-from delt_jax.engine import Job
+from delt_jax.jobs import Guide, Job
 from delt_jax.progress import say
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.schedule import BatchSchedule
@@ -40,34 +41,58 @@ class Execution:
     chunk_steps: int
 
 
-def choose(recipe: RecoverRecipe, judge: Teacher, schedule: Sequence[BatchSchedule]) -> Execution:
-    """Fills in what the recipe leaves to the machine, if anything is to be optimised."""
+def choose(
+    recipe: RecoverRecipe,
+    teachers: Sequence[Teacher],
+    schedule: Sequence[BatchSchedule],
+    constants: Sequence[tuple[Any, ...]] = (),
+) -> Execution:
+    """Fills in what the recipe leaves to the machine, if anything is to be optimised.
+
+    Args:
+      recipe: of the recovery.
+      teachers: that take turns.
+      schedule: all batches.
+      constants: of further terms, by teacher.
+    """
     if not recipe.iterations:
         return Execution("float32", 1, 1)
     backend = jax.default_backend()
     stack = recipe.batches_per_device or 1
     if not recipe.batches_per_device and backend != "cpu":
-        stack = max(memory.per_stack(recipe, replace(judge.spec, dtype=recipe.dtype), schedule))
-    steps = recipe.chunk_steps or _CHUNK_STEPS.get(backend, _CHUNK_STEPS_ELSEWHERE)
+        specs = [replace(judge.spec, dtype=recipe.dtype) for judge in teachers]
+        stack = max(memory.per_stack(recipe, specs, schedule, constants))
+    steps = recipe.chunk_steps or _CHUNK_STEPS.get(backend, 0)
+    if not steps:  # whole turns of all teachers, so that calls are alike
+        steps = -(-_CHUNK_STEPS_ELSEWHERE // len(teachers)) * len(teachers)
     return Execution(recipe.dtype, stack, steps)
 
 
 def checked(
-    execution: Execution, recipe: RecoverRecipe, judge: Teacher, job: Job, images: np.ndarray
+    execution: Execution,
+    recipe: RecoverRecipe,
+    judge: Teacher,
+    job: Job,
+    images: np.ndarray,
+    constants: tuple[Any, ...] = (),
+    classes: tuple[int, ...] = (),
 ) -> Execution:
     """The same, but in float32 if a bfloat16 step does not do what a float32 one does.
 
     Args:
       execution: what was chosen.
       recipe: of the recovery.
-      judge: the teacher.
+      judge: a teacher.
       job, images: of the batch that is tried; normalised float32 [B, S, S, C].
+      constants: of each further term with this teacher.
+      classes: of each image a number from 0 that its class has in the batch.
     """
     if execution.dtype == "float32":
         return execution
-    wide, wide_finite = _one_step("float32", recipe, judge, job, images)
+    tried = (recipe, judge, job, images, constants, classes)
+    wide, wide_finite = _one_step("float32", *tried)
     try:
-        narrow, finite = _one_step(execution.dtype, recipe, judge, job, images)
+        narrow, finite = _one_step(execution.dtype, *tried)
     except jax.errors.JaxRuntimeError as e:
         first = str(e).splitlines()[0][:200]
         say(f"  {execution.dtype} does not run here ({first}); float32 is used")
@@ -83,25 +108,33 @@ def checked(
 
 
 def _one_step(
-    dtype: str, recipe: RecoverRecipe, judge: Teacher, job: Job, images: np.ndarray
+    dtype: str,
+    recipe: RecoverRecipe,
+    judge: Teacher,
+    job: Job,
+    images: np.ndarray,
+    constants: tuple[Any, ...],
+    classes: tuple[int, ...],
 ) -> tuple[float, bool]:
     """First loss with activations of a type, and whether it and the images stay finite."""
 
     @jax.jit
-    def step(state, job, variables):
+    def step(state, job, guide):
         model = models.create(replace(judge.spec, dtype=dtype))
         return engine.run_chunk(
             state,
             job,
-            variables,
-            model=model,
+            (guide,),
+            models=(model,),
             recipe=recipe,
             flip=False,
             active=len(images),
             steps=1,
+            classes=classes,
         )
 
-    state, losses = step(engine.init_state(images), job, judge.variables)
+    start = engine.init_state(images, engine.init_carried(recipe, [constants]))
+    state, losses = step(start, job, Guide(judge.variables, constants))
     loss = float(losses.loss[0])
     return loss, bool(np.isfinite(loss) and np.isfinite(np.asarray(state.images)).all())
 

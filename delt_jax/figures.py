@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from delt_jax.engine import Losses
+from delt_jax.jobs import Losses
 from delt_jax.schedule import BatchSchedule
 
 _CELL = 56  # pixels of a small image on a sheet
@@ -127,14 +127,18 @@ def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
       losses: float [batches, iterations] each; NaN beyond a shorter batch's end.
       joins: iterations at which groups join.
     """
+    shown = losses._asdict()
+    if not np.nan_to_num(losses.further).any():
+        del shown["further"]
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, len(shown))
     length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
-    for ax, name, values in zip(axes, Losses._fields, losses, strict=True):
+    for ax, (name, values) in zip(axes, shown.items(), strict=True):
         ax.plot(np.nanmean(values[:, :length], axis=0), color=_COLOURS["recovered"], linewidth=0.8)
         for join in joins:
             ax.axvline(join, color=_GRID, linewidth=0.8, zorder=0)
-        ax.set_title({"bn": "BN matching"}.get(name, name.replace("_", "-")), fontsize=10)
+        title = {"bn": "BN matching", "further": "further terms"}.get(name, name.replace("_", "-"))
+        ax.set_title(title, fontsize=10)
         ax.set_yscale("log")
         ax.set_xlabel("iteration", fontsize=9)
         ax.tick_params(labelsize=8)

@@ -178,7 +178,7 @@ def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:
 
 def describe(cells: Sequence[Cell]) -> list[str]:
     """What there is to do, as lines of text; touches nothing."""
-    body, teachers = [], set()
+    body, teachers = [], set[str]()
     for cell in cells:
         r, source = cell.recipe, cell.source
         paid = schedule.cost(recover.schedule_of(r, len(source.class_names)), r.recover.iterations)
@@ -186,8 +186,8 @@ def describe(cells: Sequence[Cell]) -> list[str]:
         trained = len(rows) * r.evaluate.seeds * max(1, len(r.evaluate.learning_rates))
         work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
         body.append((cell.name, *work, cell.state()[1]))
-        made_from = squeeze.inputs(r, source, cell.folder)
-        teachers.add(json.dumps(made_from, sort_keys=True))
+        made_from = squeeze.parts(r, source).values()
+        teachers.update(json.dumps(own, sort_keys=True) for own in made_from)
     head = ("cell", "image-iterations", "of full", "students", "state")
     return [
         f"Grid of {len(cells)} cells, {len(teachers)} different teacher(s), each made once",

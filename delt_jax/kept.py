@@ -3,12 +3,13 @@
 import contextlib
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from delt_jax.engine import Losses, RecoverState
 from delt_jax.errors import UserError
+from delt_jax.jobs import Losses, RecoverState
 from delt_jax.progress import say
 from delt_jax.store import files
 
@@ -71,12 +72,23 @@ def step_of(partial: Path, index: int) -> int:
 def write(partial: Path, index: int, kept: Kept) -> None:
     """Keeps a batch, in place of what was kept of it before."""
     state = {name: getattr(kept.state, name) for name in _STATE}
+    leaves = jax.tree.leaves(kept.state.carried)
+    state |= {_leaf(i): leaf for i, leaf in enumerate(leaves)}
     path = _unfinished(partial, index)
     files.write_npz_fast(path, seconds=kept.seconds, **state, **kept.losses._asdict())
 
 
-def read(partial: Path, index: int) -> Kept:
+def _leaf(number: int) -> str:
+    return f"carried_{number}"
+
+
+def read(partial: Path, index: int, carried: Any = ()) -> Kept:
     """Reads what `write` wrote.
+
+    Args:
+      partial: the folder.
+      index: of the batch.
+      carried: what further terms carry at the start, for its structure.
 
     Raises:
       Damaged: if its checksums or arrays are not right.
@@ -84,9 +96,11 @@ def read(partial: Path, index: int) -> Kept:
     path = _unfinished(partial, index)
     try:
         stored = files.read_npz(path, "recover")
-        state = RecoverState(*(stored[name] for name in _STATE))
-        losses = Losses(*(stored[name] for name in Losses._fields))
-        return Kept(state, losses, float(stored["seconds"]))
+        leaves, structure = jax.tree.flatten(carried)
+        found = [stored[_leaf(i)] for i in range(len(leaves))]
+        found = jax.tree.unflatten(structure, found)
+        state = RecoverState(**{name: stored[name] for name in _STATE}, carried=found)
+        return Kept(state, Losses.stored(stored), float(stored["seconds"]))
     except (UserError, KeyError) as e:
         raise Damaged(path) from e
 

@@ -16,14 +16,20 @@ from delt_jax import teacher
 from delt_jax.augment.views import EpochPlan, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source
 from delt_jax.errors import UserError
+from delt_jax.recipe import Recipe
 from delt_jax.store import compact
 from delt_jax.store.compact import Compact
 from delt_jax.store.label_store import LabelPlan
+from delt_jax.store.workdir import WorkDir
 from delt_jax.teacher import Teacher
 
 
 def teachers(
-    first: Path, more: Sequence[str], source: Source, say: Callable[[str], None]
+    first: Path,
+    more: Sequence[str],
+    source: Source,
+    say: Callable[[str], None],
+    ensemble: bool = False,
 ) -> tuple[Teacher, ...]:
     """Loads the run's teacher and more of them, and checks each against the data.
 
@@ -32,12 +38,14 @@ def teachers(
       more: folders of others, as `relabel.teachers` lists them.
       source: the data.
       say: tells the user about each check.
+      ensemble: whether the run's other teachers are among them, after the first.
 
     Raises:
       UserError: naming the folder of a teacher that is missing, damaged or of other classes.
     """
-    judges = [teacher.load(first)]
-    teacher.check_against(judges[0], source, say)
+    judges = [teacher.load(first), *(teacher.load_others(first) if ensemble else ())]
+    for judge in judges:
+        teacher.check_against(judge, source, say)
     for folder in more:
         with _named(folder):
             judges.append(teacher.load(Path(folder)))
@@ -57,6 +65,23 @@ def described(more: Sequence[str], source: Source) -> list[Teacher]:
             judges.append(teacher.describe(Path(folder)))
             teacher.check_class_names("The teacher", judges[-1].class_names, source)
     return judges
+
+
+def ensemble_inputs(recipe: Recipe, workdir: WorkDir) -> dict[str, Any]:
+    """Hashes of the run's other teachers, where `relabel.ensemble` lets them label.
+
+    Raises:
+      UserError: if the run has none yet.
+    """
+    if not recipe.relabel.ensemble:
+        return {}
+    manifest = workdir.needed("teacher/manifest.json", "squeeze")
+    if not manifest.get("others"):
+        raise UserError(
+            f"relabel.ensemble needs the run's other teachers, but {workdir.path}/teacher lists "
+            f"none; run the squeeze stage first (--stages=squeeze)."
+        )
+    return {"relabel.ensemble": [other["hash"] for other in manifest["others"]]}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -24,7 +25,7 @@ class Score:
       last, best: test accuracy in [0, 1] after the last epoch, and at the best look.
       best_epoch: epoch of the best look.
       history: [epoch, accuracy] of every look.
-      per_class: accuracy of each class after the last epoch.
+      per_class: accuracy of each class after the last epoch; None without test images of it.
       confusion: counts [class][answer] after the last epoch; empty above 100 classes.
       calibration: expected calibration error after the last epoch.
       seconds: wall time of the training, its share where several were trained at once.
@@ -42,7 +43,7 @@ class Score:
     best: float
     best_epoch: int
     history: list[list[float]]
-    per_class: list[float]
+    per_class: list[float | None]
     confusion: list[list[int]]
     calibration: float
     seconds: float
@@ -57,7 +58,7 @@ class Row:
       learning_rate: of its scores; where several were tried, the one that is best at last.
       seeds: how many scores.
       last_mean, last_std, best_mean, best_std: of their accuracies, in [0, 1].
-      per_class: mean accuracy of each class after the last epoch.
+      per_class: mean accuracy of each class after the last epoch; None without test images of it.
       calibration: mean expected calibration error after the last epoch.
       scores: their ids.
     """
@@ -73,7 +74,7 @@ class Row:
     last_std: float
     best_mean: float
     best_std: float
-    per_class: list[float]
+    per_class: list[float | None]
     calibration: float
     scores: list[str]
 
@@ -111,7 +112,7 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
                 float(last.std(ddof=ddof)),
                 float(best.mean()),
                 float(best.std(ddof=ddof)),
-                np.mean([m.per_class for m in members], axis=0).tolist(),
+                or_none(np.mean([np.array(m.per_class, float) for m in members], axis=0)),
                 float(np.mean([m.calibration for m in members])),
                 [m.id for m in members],
             )
@@ -142,6 +143,17 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
     """
     counts = confusion.sum(axis=1)
     return np.where(counts > 0, np.diag(confusion) / np.maximum(counts, 1), np.nan)
+
+
+def or_none(values: np.ndarray) -> list[float | None]:
+    """Numbers for a JSON file, which has no NaN: None in its place."""
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def score_of(stored: dict[str, Any]) -> Score:
+    """A score as it lies in a file; older files have NaN where there are no test images."""
+    accuracies = or_none(np.array(stored["per_class"], float))
+    return Score(**(stored | {"per_class": accuracies}))
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 # Below this a norm's gradient is taken as zero, as torch does at exactly zero.
-_TINY = 1e-30
+TINY = 1e-30
 
 
 class Moments(NamedTuple):
@@ -25,28 +25,39 @@ def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def bn_terms(batch: Sequence[Moments], running: Sequence[Moments]) -> chex.Array:
+def bn_terms(
+    batch: Sequence[Moments], running: Sequence[Moments], variance_weight: float = 1.0
+) -> chex.Array:
     """BN matching, layer by layer (SRe2L, arXiv 2306.13092; kept by CDA and DELT).
 
-    R_l = ||running_var_l - var_l||_2 + ||running_mean_l - mean_l||_2, plain norms, with the
-    gradient at zero defined as zero.
+    R_l = w_var ||running_var_l - var_l||_2 + ||running_mean_l - mean_l||_2, plain norms, with the
+    gradient at zero defined as zero. DWA (arXiv 2409.17612) weighs the variances by w_var.
 
     Args:
       batch: moments of the images' activations, one per layer in forward order.
       running: the teacher's running statistics, in the same order.
+      variance_weight: w_var, static; 1 adds no operation.
 
     Returns:
       float32 [layers].
     """
     chex.assert_equal(len(batch), len(running))
     chex.assert_trees_all_equal_shapes(tuple(batch), tuple(running))
+
+    def weighted(variances):
+        return variances if variance_weight == 1 else variance_weight * variances
+
     return jnp.stack(
         [
-            optax.safe_norm(b.variance - r.variance, _TINY)
-            + optax.safe_norm(b.mean - r.mean, _TINY)
+            weighted(distance(b.variance, r.variance)) + distance(b.mean, r.mean)
             for b, r in zip(batch, running, strict=True)
         ]
     )
+
+
+def distance(a: chex.Array, b: chex.Array) -> chex.Array:
+    """||a - b||_2, not squared, with the gradient at zero defined as zero."""
+    return optax.safe_norm(a - b, TINY)
 
 
 def bn_matching(terms: chex.Array, first_multiplier: float) -> chex.Array:
@@ -81,7 +92,7 @@ def logit_error(logits: chex.Array, targets: chex.Array, temperature: float) -> 
       temperature: T.
     """
     chex.assert_equal_shape([logits, targets])
-    taught = temperature * jnp.log(jnp.maximum(targets, _TINY))
+    taught = temperature * jnp.log(jnp.maximum(targets, TINY))
 
     def centred(z):
         return z - z.mean(-1, keepdims=True)

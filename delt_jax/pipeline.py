@@ -115,17 +115,14 @@ def check(recipe: Recipe, source: Source) -> None:
             f"weights, or hf:owner/name."
         )
     squeeze.check_head_classes(recipe, source)
+    squeeze.check_others(recipe, source)
     labelling.described(recipe.relabel.teachers, source)
     check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
     start.check(recipe, source)
     recover.schedule_of(recipe, len(source.class_names))
-    if "batch_stats" not in teacher.init_shapes(squeeze.spec_of(recipe, source)):
-        raise UserError(
-            f"teacher.model {recipe.teacher.model} has no BatchNorm, whose statistics recovery "
-            f"matches; choose a teacher that has it, such as vgg11_bn for vgg11."
-        )
+    squeeze.check_norm(squeeze.spec_of(recipe, source))
     for name in recipe.evaluate.students:
         models.create(rows.student_spec(recipe, name, source))
     for row in rows.rows_of(recipe, recipe.ipc):
@@ -185,6 +182,9 @@ def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tu
         return True, f"redone because {'; '.join(differ[:3])}{more}"
     if stage.name == "recover" and not distilled.is_whole(workdir.path / "distilled", manifest):
         return True, "redone because images are missing"
+    gone = squeeze.missing(workdir) if stage.name == "squeeze" else None
+    if gone:
+        return True, f"redone because {gone} is missing"
     return False, "done, nothing changed"
 
 

@@ -9,6 +9,7 @@ import jax
 from delt_jax import (
     labelling,
     memory,
+    others,
     parallel,
     pipeline,
     recover,
@@ -68,17 +69,29 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         lines.append(f"{stage:<9} {parameters:>11} {amount(flops, 'FLOP'):>12}  {what}")
 
     f = model.forward_flops
-    if not recipe.teacher.weights:
-        seen = recipe.teacher.epochs * len(source.train)
-        row("squeeze", model, 3 * f * seen, f"{spec.name}, {recipe.teacher.epochs} epochs")
+    further = [
+        (f"other teacher {name}", alone, model_cost(squeeze.spec_of(alone, source)))
+        for name, alone in others.recipes(recipe).items()
+    ]
+    seen = recipe.teacher.epochs * len(source.train)
+    for name, alone, cost in [(spec.name, recipe, model), *further]:
+        if not alone.teacher.weights:
+            what = f"{name}, {recipe.teacher.epochs} epochs"
+            row("squeeze", cost, 3 * cost.forward_flops * seen, what)
     row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
     scored = start.forward_passes(recipe, source)
     found = f", {scored} forward passes to find their starts" if scored else ""
-    row("recover", model, f * (scored + 3 * paid.image_iterations), f"{images} images{found}")
+    turns = [model, *([cost for _, _, cost in further] if r.round_robin else [])]
+    guided = 3 * sum(cost.forward_flops for cost in turns) / len(turns)
+    climbed = sum(len(b.rounds[0].active) for b in batches if b.rounds) if r.perturbation else 0
+    passes = paid.image_iterations + len(turns) * r.perturbation_steps * climbed
+    row("recover", model, f * scored + guided * passes, f"{images} images{found}")
     labelled = relabel.plan_of(recipe, source)
+    more = labelling.described(recipe.relabel.teachers, source)
+    judging = [model, *(model_cost(judge.spec) for judge in more)]
+    judging += [cost for _, _, cost in further] if recipe.relabel.ensemble else []
+    judged = sum(cost.forward_flops for cost in judging)
     if labelled is not None:
-        more = labelling.described(recipe.relabel.teachers, source)
-        judged = f + sum(model_cost(judge.spec).forward_flops for judge in more)
         what = f"{labelled.epochs} epochs of views, stored"
         row("relabel", model, judged * labelled.epochs * images, what)
     kept = 0
@@ -93,7 +106,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
             seen, epochs = protocol.epochs * num_classes * line.ipc, protocol.epochs
             looks = math.ceil(protocol.epochs / protocol.eval_every)
             flops += each * student.forward_flops * (3 * seen + looks * len(source.test))
-            flops += each * f * seen * (line.regime == "online")
+            flops += each * judged * seen * (line.regime == "online")
             trainings += each
         row("evaluate", student, flops, f"{trainings} trainings of {name}, {epochs} epochs each")
         kept += 4 * student.parameters * trainings * e.keep_students
@@ -103,16 +116,16 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     pixels = source.image_size**2 * source.channels
     disk = (
         images * (pixels + 500)  # PNGs of optimised pixels hardly compress
-        + 12 * len(batches) * r.iterations  # losses
+        + 16 * len(batches) * r.iterations  # losses
         + 4 * images * num_classes  # soft labels of images as they are
         + (0 if labelled is None else label_store.stored_bytes(labelled))
-        + 4 * model.parameters
+        + 4 * (model.parameters + sum(cost.parameters for _, _, cost in further))
         + kept
         + 60 * len(source.train)  # ranking
     )
     lines += [
         "",
-        memory_line(recipe, spec, batches),
+        memory_line(recipe, [spec, *_in_turn(recipe, source)], batches),
         *([] if labelled is None else [relabel.size_line(labelled)]),
         f"disk: about {amount(disk, 'B')}",
         "",
@@ -139,15 +152,28 @@ def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str
     return lines
 
 
-def memory_line(recipe: Recipe, spec: ModelSpec, batches: Sequence[BatchSchedule]) -> str:
-    """Peak memory by batches on a device, where it says how much it has; else an estimate."""
+def _in_turn(recipe: Recipe, source: Source) -> list[ModelSpec]:
+    """The further teachers that take turns in recovery."""
+    if not recipe.recover.round_robin:
+        return []
+    return [squeeze.spec_of(alone, source) for alone in others.recipes(recipe).values()]
+
+
+def memory_line(
+    recipe: Recipe, specs: Sequence[ModelSpec], batches: Sequence[BatchSchedule]
+) -> str:
+    """Peak memory by batches on a device, where it says how much it has; else an estimate.
+
+    Of the teachers that take turns; what further terms hold is known only when they are made.
+    """
     if not recipe.recover.iterations:
         return "device memory of recover: a forward pass's, as nothing is optimised"
     asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
     if parallel.memory_limit() is None:
-        one = amount(recover_memory(recipe, spec, memory.largest(batches)[0]), "B")
+        batch = memory.largest(batches)[0]
+        one = amount(max(recover_memory(recipe, spec, batch) for spec in specs), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
-    typed = replace(spec, dtype=recipe.recover.dtype)
+    typed = [replace(spec, dtype=recipe.recover.dtype) for spec in specs]
     choices = memory.per_stack(recipe.recover, typed, batches)
     listed = ", ".join(f"{amount(b, 'B')} with {n}" for n, b in choices.items())
     return f"{head} {listed} batch(es) at once; {asked or max(choices)} will be used"

@@ -56,7 +56,10 @@ _AT_LEAST = {
     "recover.min_iterations": 0,
     "recover.batch_size": 1,
     "recover.bn_weight": 0,
+    "recover.bn_variance_weight": 0,
     "recover.first_bn_multiplier": 0,
+    "recover.perturbation": 0,
+    "recover.perturbation_steps": 1,
     "recover.milestone": 0,
     "recover.jitter": -1,
     "recover.chunk_steps": 0,
@@ -88,6 +91,7 @@ _ABOVE_ZERO = (
     "evaluate.smaller",
     "evaluate.save_minutes",
 )
+_BELOW_ONE = ("recover.statistics_momentum", "recover.conv_drop", "evaluate.ema")  # in [0, 1)
 _SHARES = ("recover.min_scale", "relabel.min_scale")  # in (0, 1]
 
 
@@ -119,8 +123,9 @@ def validate(recipe: Recipe) -> None:
     for name in _SHARES:
         if flat[name] is not None and not 0 < flat[name] <= 1:
             raise UserError(f"{name} must be in (0, 1], not {flat[name]}.")
-    if recipe.evaluate.ema is not None and not 0 <= recipe.evaluate.ema < 1:
-        raise UserError(f"evaluate.ema must be in [0, 1), not {recipe.evaluate.ema}.")
+    for name in _BELOW_ONE:
+        if flat[name] is not None and not 0 <= flat[name] < 1:
+            raise UserError(f"{name} must be in [0, 1), not {flat[name]}.")
     if not 0 < recipe.data.test_share < 1:
         raise UserError(f"data.test_share must be in (0, 1), not {recipe.data.test_share}.")
     if not 0 <= recipe.data.validation_share < 1:
@@ -146,6 +151,11 @@ def validate(recipe: Recipe) -> None:
             f"teacher.head_classes lists {', '.join(map(str, twice))} more than once; every class "
             f"of the data needs an output of its own."
         )
+    if recipe.relabel.ensemble and not recipe.teacher.others:
+        raise UserError(
+            "relabel.ensemble averages the logits of all the run's teachers, but teacher.others is "
+            "empty; name others there, or leave relabel.ensemble off."
+        )
     if not recipe.evaluate.students:
         raise UserError("evaluate.students is empty; name at least one architecture.")
     r = recipe.recover
@@ -165,3 +175,12 @@ def validate(recipe: Recipe) -> None:
             f"recover.min_iterations ({r.min_iterations}) must be a multiple of "
             f"recover.round_iterations ({r.round_iterations})."
         )
+    if r.round_robin and not recipe.teacher.others:
+        raise UserError(
+            "recover.round_robin lets the run's teachers take turns, but teacher.others is empty; "
+            "name others there, or leave recover.round_robin off."
+        )
+    if r.terms:
+        from delt_jax import terms  # brings JAX, which takes a second to import
+
+        terms.asked(r.terms)

@@ -82,6 +82,9 @@ class TeacherRecipe:
       epochs, batch_size, learning_rate, momentum, weight_decay: SGD; 0 epochs derives them.
       schedule: "cosine" or "one_cycle" over all steps.
       crop_padding: zero-pad by so many pixels and crop back at random; 0 for none.
+      others: further teachers of the run, trained as this one is: architectures "NAME" or
+        "NAME:WIDTH", of which one may be named again for another seed; or folders of finished
+        ones. `relabel.ensemble` lets them label.
     """
 
     weights: str = ""
@@ -95,6 +98,7 @@ class TeacherRecipe:
     weight_decay: float = 5e-4
     schedule: str = "cosine"
     crop_padding: int = 4
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,17 @@ class RecoverRecipe:
         batch has one image of each of its classes (SRe2L, CDA).
       learning_rate: of Adam(0.5, 0.9), cosine to zero.
       bn_weight: weight of the BN matching term.
+      bn_variance_weight: extra weight of the variances in it, in every layer (DWA).
       first_bn_multiplier: extra weight of the first BN layer.
+      terms: further terms of the objective, each "name=weight" or a name alone for weight 1; names
+        are those of the files in `delt_jax.terms`.
+      statistics_momentum: weight of the average so far in the running statistics of a batch that
+        the terms global_statistics and class_statistics match.
+      conv_drop: probability that these leave a convolution out of an iteration (G-VBSM).
+      round_robin: iteration t is guided by teacher t mod K of the run's K teachers (G-VBSM, EDC).
+      perturbation: rho, how far each batch's own copy of the teacher is moved up the gradient of
+        the cross-entropy of the batch's start images (DWA); 0: all share the teacher as it is.
+      perturbation_steps: K steps of length rho / K.
       curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
@@ -159,7 +173,14 @@ class RecoverRecipe:
     layout: str = "class_major"
     learning_rate: float = 0.25
     bn_weight: float = 0.01
+    bn_variance_weight: float = 1.0
     first_bn_multiplier: float = 10.0
+    terms: tuple[str, ...] = ()
+    statistics_momentum: float = 0.8
+    conv_drop: float = 0.0
+    round_robin: bool = False
+    perturbation: float = 0.0
+    perturbation_steps: int = 12
     curriculum: str = "cosine"
     milestone: float = 1.0
     min_scale: float = 0.08
@@ -190,6 +211,7 @@ class RelabelRecipe:
       mix_alpha: parameter of the mix's Beta distribution.
       temperature: T of soft labels and student.
       teachers: folders of more teachers, whose logits are averaged with the first one's.
+      ensemble: average also the logits of the run's other teachers (`teacher.others`).
       stored_epochs: epochs of views whose labels are stored for the "stored" regime, used again in
         turn; 0: as many as a student trains.
       top_k: stored outputs per label; the other classes share what is left. 0 stores all.
@@ -204,6 +226,7 @@ class RelabelRecipe:
     mix_alpha: float | None = None
     temperature: float | None = None
     teachers: tuple[str, ...] = ()
+    ensemble: bool = False
     stored_epochs: int = 0
     top_k: int = 0
     form: str = "logits"

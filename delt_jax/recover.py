@@ -7,22 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from delt_jax import execution, hosts, interrupts, kept, start, teacher, waves
+from delt_jax import execution, hosts, interrupts, kept, start, teacher, terms, waves
 from delt_jax.data import Source
-from delt_jax.engine import Losses
+from delt_jax.errors import UserError
 from delt_jax.execution import Execution
+from delt_jax.jobs import Losses
 from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.store import distilled, files
 from delt_jax.store import ranking as ranking_store
 from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.teacher import Teacher
 from delt_jax.waves import Work
 
 ARTEFACT = "distilled"
 # How fast, not what.
 _WITHOUT_EFFECT = ("chunk_steps", "batches_per_device", "save_minutes", "profile_chunks")
-_ONCE_THE_ONLY_ONE = {"recover.dtype": "float32", "recover.layout": "class_major"}
+_ONCE_THE_ONLY_ONE = {
+    "recover.dtype": "float32",
+    "recover.layout": "class_major",
+    "recover.bn_variance_weight": 1.0,
+    "recover.terms": (),
+    "recover.statistics_momentum": 0.8,
+    "recover.conv_drop": 0.0,
+    "recover.round_robin": False,
+    "recover.perturbation": 0.0,
+    "recover.perturbation_steps": 12,
+}
 _SAVES_MISSED = 3  # by a process that is taken for dead
 
 
@@ -36,6 +48,9 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
             del settings[name]  # sets made before there was a choice are as good
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     settings |= start.settings(recipe)
+    judged_by = workdir.needed("teacher/manifest.json", "squeeze")
+    if recipe.recover.round_robin:
+        settings["other_teachers"] = [other["hash"] for other in judged_by.get("others", [])]
     return settings | {
         "seed": recipe.seed,
         "ipc": recipe.ipc,
@@ -43,7 +58,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
         "ranking": ranking["hash"],
-        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "teacher": judged_by["hash"],
     }
 
 
@@ -76,7 +91,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     made_from = inputs(recipe, source, workdir)
     work = _work(recipe, source, workdir, workdir.partial(ARTEFACT, made_from))
     settled = _settle(work)
-    everything = waves.in_plan_order(work.schedule)
+    everything = work.in_plan_order()
     _finish(work, hosts.share(everything), settled)
     _wait_for_others(work, everything, settled)
     _assemble(work, settled, made_from)
@@ -101,7 +116,7 @@ def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     hosts.wait_until(is_over_or_begun)
     if settled:
         work = _work(recipe, source, workdir, partial)
-        _finish(work, hosts.share(waves.in_plan_order(work.schedule)), settled[0])
+        _finish(work, hosts.share(work.in_plan_order()), settled[0])
 
 
 def _wait_for_others(work: Work, indices: list[int], settled: Execution) -> None:
@@ -131,7 +146,36 @@ def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Wo
     ranking = ranking_store.read(workdir.path, judge.hash)
     starts = start.prepare(recipe, source, judge, ranking, partial)
     schedule = schedule_of(recipe, len(source.class_names))
-    return Work(recipe, source, workdir, judge, starts, schedule, partial)
+    teachers = (judge, *_others(recipe, source, workdir, judge))
+    finds = [terms.find(name) for name, _ in terms.asked(recipe.recover.terms)]
+    cache = workdir.path / "cache"
+    constants = tuple(
+        tuple(term.prepare(each, source, recipe, cache) for term in finds) for each in teachers
+    )
+    return Work(recipe, source, workdir, teachers, constants, starts, schedule, partial)
+
+
+def _others(
+    recipe: Recipe, source: Source, workdir: WorkDir, judge: Teacher
+) -> tuple[Teacher, ...]:
+    """The run's further teachers, where they take turns with the first.
+
+    Raises:
+      UserError: if they take other images or classes.
+    """
+    if not recipe.recover.round_robin:
+        return ()
+    others = teacher.load_others(workdir.path / "teacher")
+    for other in others:
+        teacher.check_against(other, source, say)
+        if other.normalisation != judge.normalisation:
+            raise UserError(
+                f"The further teacher {other.spec.name} takes images with mean "
+                f"{other.normalisation.mean} and std {other.normalisation.std}, the first one "
+                f"with {judge.normalisation.mean} and {judge.normalisation.std}; recovery in turn "
+                f"needs teachers of one normalisation."
+            )
+    return others
 
 
 def _settle(work: Work) -> Execution:
@@ -139,8 +183,11 @@ def _settle(work: Work) -> Execution:
     settled = execution.read(work.partial)
     if settled is None:
         recover = work.recipe.recover
-        settled = execution.choose(recover, work.judge, work.schedule)
-        settled = execution.checked(settled, recover, work.judge, work.job(0), work.start(0))
+        settled = execution.choose(recover, work.teachers, work.schedule, work.constants)
+        for judge, constants in zip(work.teachers, work.constants, strict=True):
+            settled = execution.checked(
+                settled, recover, judge, work.job(0), work.start(0), constants, work.classes(0)
+            )
         execution.write(work.partial, settled)
     return settled
 
@@ -169,8 +216,13 @@ def _finish(work: Work, indices: list[int], settled: Execution) -> None:
         waves.finish(work, remaining, settled, shown, deferral)
 
 
+def _described(judge: Teacher) -> dict[str, Any]:
+    return {"hash": judge.hash, "accuracy": judge.accuracy, "spec": asdict(judge.spec)}
+
+
 def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None:
-    recipe, source, judge, schedule = work.recipe, work.source, work.judge, work.schedule
+    recipe, source, schedule = work.recipe, work.source, work.schedule
+    judge, *others = work.teachers
     size, channels = source.image_size, source.channels
     count = len(source.class_names) * recipe.ipc
     images = np.zeros((count, size, size, channels), np.uint8)
@@ -181,9 +233,9 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         images[list(batch.images)] = part["images"]
         seconds += float(part["seconds"])
         stacks.add(int(part["batches_per_device"]))
-        for name in curves:
-            pad = recipe.recover.iterations - len(part[name])
-            curves[name].append(np.pad(part[name], (0, pad), constant_values=np.nan))
+        for name, curve in Losses.stored(part)._asdict().items():
+            pad = recipe.recover.iterations - len(curve)
+            curves[name].append(np.pad(curve, (0, pad), constant_values=np.nan))
     paid = cost(schedule, recipe.recover.iterations)
     manifest = {
         "inputs": made_from,
@@ -193,11 +245,7 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         "image_size": size,
         "channels": channels,
         "normalisation": asdict(judge.normalisation),
-        "teacher": {
-            "hash": judge.hash,
-            "accuracy": judge.accuracy,
-            "spec": asdict(judge.spec),
-        },
+        "teacher": _described(judge),
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
         "execution": asdict(settled) | {"batches_per_device": sorted(stacks)},
@@ -211,6 +259,8 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         },
         "cost_seconds": round(seconds, 1),
     }
+    if others:
+        manifest["other_teachers"] = [_described(other) for other in others]
     with files.replacing_folder(work.workdir.path / ARTEFACT) as folder:
         manifest["start"] = work.starts.record(folder)
         manifest["hash"] = distilled.write_images(

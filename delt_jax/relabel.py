@@ -52,6 +52,7 @@ def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, An
     if recipe.relabel.teachers:
         more = labelling.described(recipe.relabel.teachers, source)
         made_from["relabel.teachers"] = [judge.hash for judge in more]
+    made_from |= labelling.ensemble_inputs(recipe, workdir)
     plan = plan_of(recipe, source)
     if plan is not None:
         settings = asdict(plan)
@@ -85,7 +86,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/soft_labels; labelled epochs survive a kill in soft_labels.partial."""
     started = time.perf_counter()
     made_from = _made_from(recipe, source, workdir)
-    judges = labelling.teachers(workdir.path / "teacher", recipe.relabel.teachers, source, say)
+    r = recipe.relabel
+    judges = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
     synthetic = distilled.read(workdir.path / "distilled")
     teacher.check_class_names("The distilled set", synthetic.class_names, source)
     plan = plan_of(recipe, source)

@@ -3,14 +3,15 @@
 import datetime
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from delt_jax import __version__, figures, nearest, parallel, report_page, scores, tables, teacher
 from delt_jax.data import TEST_IMAGES, Normalisation, Source, read
-from delt_jax.engine import Losses
-from delt_jax.metrics import Row, Score, within_class_similarity
+from delt_jax.jobs import Losses
+from delt_jax.metrics import Row, Score, or_none, score_of, within_class_similarity
 from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
 from delt_jax.schedule import BatchSchedule, join_rounds, make_schedule
@@ -28,11 +29,14 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """What the report is made from."""
     settings = {f"report.{k}": v for k, v in asdict(recipe.report).items()}
+    judge = workdir.needed("teacher/manifest.json", "squeeze")
+    if judge.get("others"):
+        settings["other teachers"] = [other["hash"] for other in judge["others"]]
     return settings | {
         "version": __version__,
         "evaluation": workdir.needed("evaluation/manifest.json", "evaluate")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
-        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "teacher": judge["hash"],
     }
 
 
@@ -52,7 +56,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if _is_optimised(synthetic):
         stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
-        losses = Losses(*(stored[name] for name in Losses._fields))
+        losses = Losses.stored(stored)
         schedule = _schedule(synthetic)
         pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
         pictures["schedule.png"] = figures.schedule_chart(schedule)
@@ -90,7 +94,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
 def _scores(workdir: WorkDir) -> dict[str, Score]:
     """Every training by its id."""
     listed = files.read_json(workdir.path / "evaluation" / "scores.json")
-    return {s["id"]: Score(**s) for s in listed}
+    return {s["id"]: score_of(s) for s in listed}
 
 
 def _is_imported(synthetic: DistilledSet) -> bool:
@@ -240,6 +244,11 @@ def _nearest_sheet(
     )
 
 
+def _named(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the summary says of another teacher of the run."""
+    return {"model": Path(folder).name} | {k: manifest[k] for k in ("accuracy", "hash")}
+
+
 def _summary(
     workdir: WorkDir,
     judge: Teacher,
@@ -257,8 +266,14 @@ def _summary(
             "recover": made["settings"]["recover"],
             "select": made["settings"]["select"],
         }
+    squeezed = workdir.manifest("teacher/manifest.json") or {}
+    others = {
+        other["folder"]: workdir.needed(f"{other['folder']}/manifest.json", "squeeze")
+        for other in squeezed.get("others", ())
+    }
+    spent = [made["seconds"] for made in (squeezed, *others.values()) if "seconds" in made]
     seconds = {
-        "squeeze": (workdir.manifest("teacher/manifest.json") or {}).get("seconds"),
+        "squeeze": round(sum(spent), 1) if spent else None,
         "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
         "recover": None if _is_imported(synthetic) else made["cost_seconds"],
         "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
@@ -270,16 +285,13 @@ def _summary(
         "class_names": list(synthetic.class_names),
         "ipc": made["ipc"],
         "teacher": {"model": judge.spec.name, "accuracy": judge.accuracy, "hash": judge.hash},
+        **({"other_teachers": [_named(*other) for other in others.items()]} if others else {}),
         "distilled": made["hash"],
         **making,
         "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
         if diverse
         else None,
-        "similarity_per_class": {
-            k: [None if np.isnan(x) else float(x) for x in v] for k, v in similarity.items()
-        }
-        if diverse
-        else None,
+        "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
         "command": evaluation["command"],
         "protocols": evaluation["protocols"],
         "scored_on": evaluation.get("scored_on", TEST_IMAGES),

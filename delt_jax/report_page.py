@@ -54,7 +54,8 @@ def page(
     parts = [
         f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
         f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % of the "
-        f"{html.escape(summary['scored_on'])}; {html.escape(_making(summary))}; {spent}.</p>",
+        f"{html.escape(summary['scored_on'])}; {html.escape(_others(summary))}"
+        f"{html.escape(_making(summary))}; {spent}.</p>",
         *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
         *map(section, sections),
         *(
@@ -78,6 +79,15 @@ def document(title: str, parts: Sequence[str]) -> str:
 {body}
 </body></html>
 """
+
+
+def _others(summary: Mapping[str, Any]) -> str:
+    """The run's other teachers, where it has any."""
+    named = [
+        f"{other['model']} {100 * other['accuracy']:.2f} %"
+        for other in summary.get("other_teachers", ())
+    ]
+    return f"other teachers {', '.join(named)}; " if named else ""
 
 
 def _making(summary: Mapping[str, Any]) -> str:

@@ -61,6 +61,16 @@ class BatchSchedule:
         )
 
 
+def numbered(labels: Sequence[int]) -> tuple[int, ...]:
+    """Numbers classes from 0 in the order in which they come.
+
+    >>> numbered((7, 7, 3, 7, 5))
+    (0, 0, 1, 0, 2)
+    """
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(label, len(numbers)) for label in labels)
+
+
 def join_rounds(ipc: int, rounds: int) -> tuple[int, ...]:
     """Round in which each of a class's images joins, in order of rank.
 

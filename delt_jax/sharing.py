@@ -2,22 +2,22 @@
 
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
-from delt_jax import pipeline
+from delt_jax import pipeline, squeeze
 from delt_jax.data import Source
 from delt_jax.progress import say
 from delt_jax.recipe import Recipe
 from delt_jax.store import files, ranking
 from delt_jax.store.workdir import WorkDir, as_json
 
-_SHARED = {"squeeze": ("teacher",), "rank": (ranking.TABLE, ranking.MANIFEST)}  # by stage
-
 
 def adopt(recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]) -> None:
     """Brings into a work directory what others made from the very inputs that it would use.
 
     Their files get a second name, so nothing is stored twice and either folder stays whole without
-    the other; manifests come along and say how they were made.
+    the other; manifests come along and say how they were made. Of several teachers each is taken
+    from wherever it is; where not all of them are, the squeeze stage makes the rest.
 
     Args:
       recipe, source: of the work directory.
@@ -31,19 +31,55 @@ def adopt(recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[Wor
     try:
         for other in others:
             _adopt_decoded(source, workdir, other)
-        for stage in pipeline.STAGES:
-            if stage.name not in _SHARED or not pipeline.status(stage, recipe, source, workdir)[0]:
-                continue
-            wanted = as_json(stage.inputs(recipe, source, workdir))
-            lender = next((o for o in others if _inputs(o, stage.manifest) == wanted), None)
-            if lender is None:
-                return  # later stages start from this one's result
-            for name in _SHARED[stage.name]:
-                _link(workdir, lender, name)
-            shutil.rmtree(workdir.path / f"{_SHARED[stage.name][0]}.partial", ignore_errors=True)
-            say(f"{stage.name}: taken from {lender.path.name}, made from the same inputs")
+        for folder, made_from in squeeze.parts(recipe, source).items():
+            _adopt_teacher(recipe, source, workdir, others, folder, made_from)
+        _adopt_ranking(recipe, source, workdir, others)
     finally:
         workdir.close()
+
+
+def _adopt_teacher(
+    recipe: Recipe,
+    source: Source,
+    workdir: WorkDir,
+    others: Sequence[WorkDir],
+    folder: str,
+    made_from: dict[str, Any],
+) -> None:
+    """One teacher, unless it is there; the first one rather with the list of the same others."""
+    if squeeze.is_made(workdir, folder, made_from):
+        return
+    lenders = [other for other in others if squeeze.is_made(other, folder, made_from)]
+    if not lenders:
+        return
+    first = folder == squeeze.ARTEFACT
+    wanted = as_json(squeeze.inputs(recipe, source, workdir) if first else made_from)
+    alike = (o for o in lenders if _inputs(o, f"{folder}/manifest.json") == wanted)
+    lender = next(alike, lenders[0])
+    with files.explained(workdir.path / folder):
+        (workdir.path / folder).parent.mkdir(exist_ok=True)
+    _link(workdir, lender, folder)
+    shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
+    what = "" if first else f"{folder} "
+    say(f"squeeze: {what}taken from {lender.path.name}, made from the same inputs")
+
+
+def _adopt_ranking(
+    recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]
+) -> None:
+    """The ranking by the first teacher, once that is there."""
+    stage = next(stage for stage in pipeline.STAGES if stage.name == "rank")
+    made_from = squeeze.parts(recipe, source)[squeeze.ARTEFACT]
+    if not squeeze.is_made(workdir, squeeze.ARTEFACT, made_from):
+        return
+    if not pipeline.status(stage, recipe, source, workdir)[0]:
+        return
+    wanted = as_json(stage.inputs(recipe, source, workdir))
+    lender = next((o for o in others if _inputs(o, stage.manifest) == wanted), None)
+    if lender is not None:
+        for name in (ranking.TABLE, ranking.MANIFEST):
+            _link(workdir, lender, name)
+        say(f"rank: taken from {lender.path.name}, made from the same inputs")
 
 
 def _inputs(workdir: WorkDir, manifest: str) -> dict | None:

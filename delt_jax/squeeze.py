@@ -1,12 +1,13 @@
-"""Stage 1, squeeze: train a teacher with BatchNorm on the real images, or import one."""
+"""Stage 1, squeeze: train teachers with BatchNorm on the real images, or import them."""
 
+import json
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from delt_jax import models, supervised, teacher
+from delt_jax import models, others, supervised, teacher
 from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
@@ -14,10 +15,11 @@ from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.progress import say
 from delt_jax.recipe import Recipe
 from delt_jax.store import files
-from delt_jax.store.workdir import WorkDir
+from delt_jax.store.workdir import WorkDir, as_json
 from delt_jax.teacher import Teacher
 
 ARTEFACT = "teacher"
+_OTHERS = "teacher.others"  # the one input that the first teacher does not depend on
 _IMAGENET = 1000  # classes
 _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
@@ -50,8 +52,71 @@ def check_head_classes(recipe: Recipe, source: Source) -> None:
         )
 
 
+def check_others(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError unless every one of teacher.others can be a teacher of the data."""
+    first = recipe.teacher.weights
+    hashes = [teacher.describe(Path(first)).hash] if first and Path(first).is_dir() else []
+    for name, alone in others.recipes(recipe).items():
+        try:
+            folder = alone.teacher.weights
+            if folder:
+                described = teacher.describe(Path(folder))
+                teacher.check_fits(described, source)
+                if described.hash in hashes:
+                    raise UserError(f"{folder} is listed before; list it once.")
+                hashes.append(described.hash)
+            check_norm(spec_of(alone, source))
+        except UserError as e:
+            raise UserError(f"teacher.others cannot have {name}: {e}") from e
+
+
+def check_norm(spec: ModelSpec) -> None:
+    """Raises a UserError unless the architecture is there, takes the images and has BatchNorm."""
+    if "batch_stats" not in teacher.init_shapes(spec):
+        raise UserError(
+            f"The teacher's {spec.name} has no BatchNorm, whose statistics recovery matches; "
+            f"choose a teacher that has it, such as vgg11_bn for vgg11."
+        )
+
+
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the teacher is made from."""
+    """What the teachers are made from."""
+    first, *more = parts(recipe, source).items()
+    if not more:
+        return first[1]
+    return first[1] | {_OTHERS: [f"{Path(folder).name} {_digest(own)}" for folder, own in more]}
+
+
+def parts(recipe: Recipe, source: Source) -> dict[str, dict[str, Any]]:
+    """What each teacher is made from, by its folder in the work directory; the first is first."""
+    made_from = {ARTEFACT: _own_inputs(recipe, source)}
+    for name, alone in others.recipes(recipe).items():
+        named = {} if alone.teacher.weights else {"name": name}
+        made_from[f"{others.FOLDER}/{name}"] = _own_inputs(alone, source) | named
+    return made_from
+
+
+def is_made(workdir: WorkDir, folder: str, made_from: dict[str, Any]) -> bool:
+    """Whether a folder holds the teacher that is made from this, whatever others there are."""
+    held = (workdir.manifest(f"{folder}/manifest.json") or {}).get("inputs", {})
+    return {k: v for k, v in held.items() if k != _OTHERS} == as_json(made_from)
+
+
+def missing(workdir: WorkDir) -> str | None:
+    """Folder of a teacher that the first one's manifest lists and that is not there."""
+    for entry in (workdir.manifest(f"{ARTEFACT}/manifest.json") or {}).get("others", ()):
+        held = workdir.manifest(f"{entry['folder']}/manifest.json")
+        if held is None or held.get("hash") != entry["hash"]:
+            return entry["folder"]
+    return None
+
+
+def _digest(made_from: dict[str, Any]) -> str:
+    return files.content_hash(json.dumps(made_from, sort_keys=True).encode())
+
+
+def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
+    """What the recipe's first teacher is made from."""
     made_from = {"data": source.fingerprint, "class_names": source.class_names}
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
@@ -69,6 +134,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         return made_from | constants | architecture | {"teacher.weights": content}
     settings = {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
     del settings["teacher.head_classes"]  # only weights that are imported have those
+    del settings[_OTHERS]
     return (
         made_from
         | constants
@@ -81,14 +147,73 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/teacher."""
+    """Makes the others in WORKDIR/teachers, then WORKDIR/teacher, whose manifest lists them.
+
+    What is there and made from the same stays.
+    """
+    made_from = parts(recipe, source)
+    listed: list[dict[str, Any]] = []
+    more = others.recipes(recipe)
+    for number, (name, alone) in enumerate(more.items(), 1):
+        folder = f"{others.FOLDER}/{name}"
+        say(f"  teacher {name}, {number} of {len(more)} others")
+        if not _is_whole(workdir, folder, made_from[folder]):
+            with files.explained(workdir.path / others.FOLDER):
+                (workdir.path / others.FOLDER).mkdir(exist_ok=True)
+            of_it = made_from[folder]
+            _make(alone, source, workdir, folder, of_it, {"inputs": of_it}, name)
+        manifest = workdir.needed(f"{folder}/manifest.json", "squeeze")
+        listed.append({"folder": folder} | {k: manifest[k] for k in ("hash", "accuracy")})
+    about: dict[str, Any] = {"inputs": inputs(recipe, source, workdir)}
+    about |= {"others": listed} if listed else {}
+    if _is_whole(workdir, ARTEFACT, made_from[ARTEFACT]):
+        held = workdir.needed(f"{ARTEFACT}/manifest.json", "squeeze")
+        held.pop("others", None)
+        files.write_json(workdir.path / ARTEFACT / "manifest.json", held | about)
+    else:
+        _make(recipe, source, workdir, ARTEFACT, made_from[ARTEFACT], about)
+    for unasked in (workdir.path / others.FOLDER).glob("*.partial"):
+        shutil.rmtree(unasked, ignore_errors=True)
+
+
+def _is_whole(workdir: WorkDir, folder: str, made_from: dict[str, Any]) -> bool:
+    """Whether a teacher made from this is there and can be read."""
+    if not is_made(workdir, folder, made_from):
+        return False
+    try:
+        kept = teacher.load(workdir.path / folder)
+    except UserError as e:
+        say(f"  {folder} is made again: {e}")
+        return False
+    say(f"  {folder} is kept: {kept.spec.name} with {kept.accuracy:.2%}")
+    return True
+
+
+def _make(
+    recipe: Recipe,
+    source: Source,
+    workdir: WorkDir,
+    folder: str,
+    made_from: dict[str, Any],
+    about: dict[str, Any],
+    name: str = "",
+) -> None:
+    """Makes a recipe's first teacher.
+
+    Args:
+      recipe, source, workdir: of the run.
+      folder: in the work directory.
+      made_from: what its unfinished training depends on.
+      about: begins its manifest.
+      name: of its random numbers; empty for the run's first teacher.
+    """
     started = time.perf_counter()
-    made_from = inputs(recipe, source, workdir)
+    stage = f"squeeze/{name}" if name else "squeeze"
     if not recipe.teacher.weights:
-        partial = workdir.partial(ARTEFACT, made_from)
+        partial = workdir.partial(folder, made_from)
         spec = spec_of(recipe, source)
         variables, accuracy = supervised.train(
-            recipe, source, spec, partial, "squeeze", workdir.log
+            recipe, source, spec, partial, stage, workdir.log, name
         )
         normalisation = measure_normalisation(recipe.data, source)
         made = Teacher(spec, variables, normalisation, source.class_names, accuracy)
@@ -97,11 +222,11 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         teacher.check_against(made, source, say)
     else:
         made = _from_torch(recipe, source)
-    manifest = {"inputs": made_from, "seconds": round(time.perf_counter() - started, 1)}
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
-        teacher.save(folder, made, manifest)
-    shutil.rmtree(workdir.path / f"{ARTEFACT}.partial", ignore_errors=True)
-    workdir.log.write("squeeze", recipe.teacher.epochs, test_accuracy=made.accuracy)
+    manifest = {**about, "seconds": round(time.perf_counter() - started, 1)}
+    with files.replacing_folder(workdir.path / folder) as new:
+        teacher.save(new, made, manifest)
+    shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
+    workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=made.accuracy)
     say(f"  {made.spec.name} teacher: {made.accuracy:.2%} of {len(source.test)} {source.scored}")
 
 

@@ -19,7 +19,7 @@ from delt_jax import (
 )
 from delt_jax.data import Source, measure_normalisation
 from delt_jax.learning import PLAIN, Course
-from delt_jax.metrics import Score, aggregate
+from delt_jax.metrics import Score, aggregate, score_of
 from delt_jax.progress import Progress, progress, say
 from delt_jax.protocols import Protocol
 from delt_jax.recipe import Recipe
@@ -58,12 +58,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
     settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
+    del settings["relabel.ensemble"]
+    settings |= labelling.ensemble_inputs(recipe, workdir)
     for name in _UNSCORED:
         del settings[f"evaluate.{name}"]
     if "selected" in recipe.evaluate.images:
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     if "full" in recipe.evaluate.images:
-        settings |= {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
+        settings |= {f"teacher.{k}": v for k, v in _training(recipe).items()}
         settings |= {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     return settings | {
         "seed": recipe.seed,
@@ -82,12 +84,14 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     Finished students are in WORKDIR/scores, under the hash of all that they depend on, so the
     baselines of another run are found again; unfinished ones are in evaluation.partial.
     """
-    judges = labelling.teachers(workdir.path / "teacher", recipe.relabel.teachers, source, say)
+    r = recipe.relabel
+    judges = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
     made_from = _made_from(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
     evaluation = _Evaluation(recipe, source, workdir, judges, partial)
     scores = evaluation.scores()
     rows = aggregate(scores)
+    more = [{"hash": j.hash, "accuracy": j.accuracy} for j in judges[1:]]
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         if recipe.evaluate.keep_students:
             shutil.copytree(partial / _KEPT, folder / _KEPT)
@@ -99,6 +103,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
                 "command": workdir.command,
                 "protocols": list(dict.fromkeys(r.protocol for r in rows)),
                 "teacher": {"hash": judges[0].hash, "accuracy": judges[0].accuracy},
+                **({"more_teachers": more} if more else {}),
                 "distilled": made_from["distilled"],
                 "class_names": list(source.class_names),
                 "test_images": len(source.test),
@@ -278,7 +283,7 @@ class _Evaluation:
         normalisation = measure_normalisation(self._recipe.data, source)
         depends = [
             asdict(spec),
-            asdict(self._recipe.teacher),
+            _training(self._recipe),
             asdict(normalisation),
             self._recipe.data.flip,
             self._recipe.seed,
@@ -315,7 +320,7 @@ class _Evaluation:
 
     def _read(self, id_: str, row: Row) -> Score:
         """A finished score under its row's names; equal images of other names share their ids."""
-        return replace(Score(**files.read_json(self._score_file(id_))), **asdict(row))
+        return replace(score_of(files.read_json(self._score_file(id_))), **asdict(row))
 
     def _score_file(self, id_: str) -> Path:
         return self._folder / f"{id_}.json"
@@ -349,6 +354,11 @@ class _Evaluation:
             teacher.save(folder, kept, {"inputs": made_from, "score": asdict(score)})
 
 
+def _training(recipe: Recipe) -> dict[str, Any]:
+    """Settings of a training on all real images."""
+    return {k: v for k, v in asdict(recipe.teacher).items() if k != "others"}
+
+
 def _norm(recipe: Recipe) -> str:
     """Whose statistics BatchNorm takes, where devices share a batch."""
     return recipe.evaluate.batch_norm if recipe.evaluate.devices_per_student > 1 else "own"
@@ -380,7 +390,7 @@ def _scored(
         best=best,
         best_epoch=best_epoch,
         history=[list(look) for look in trained.history],
-        per_class=metrics.class_accuracy(confusion).tolist(),
+        per_class=metrics.or_none(metrics.class_accuracy(confusion)),
         confusion=confusion.tolist() if len(confusion) <= _MANY_CLASSES else [],
         calibration=metrics.calibration_error(trained.logits, labels),
         seconds=round(trained.seconds, 2),

@@ -3,6 +3,7 @@
 import functools
 import shutil
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def train(
     partial: Path,
     stage: str,
     log: MetricsLog,
+    name: str = "",
 ) -> tuple[dict[str, Any], float]:
     """Trains a network as recipe.teacher says, going on from what `partial` keeps.
 
@@ -57,6 +59,7 @@ def train(
       partial: folder for its checkpoints.
       stage: that trains it, for log and progress.
       log: of the run.
+      name: of its streams of random numbers, which differ from those of other names.
 
     Returns:
       Variables as host arrays, and top-1 accuracy on the full test set, in [0, 1].
@@ -79,7 +82,7 @@ def train(
     state = training.init_state(
         model,
         optimiser,
-        keys.stream(recipe.seed, "squeeze", "init"),
+        keys.stream(recipe.seed, *_streams(name), "init"),
         (spec.image_size, spec.image_size, spec.channels),
     )
     state, first_epoch = _resume(partial, state)
@@ -88,7 +91,7 @@ def train(
     with progress(settings.epochs * per_epoch, stage, "image", first_epoch * per_epoch) as shown:
         for epoch in range(first_epoch, settings.epochs):
             state, loss = _epoch(
-                recipe, source, model, optimiser, normalisation, state, epoch, batch, shown
+                recipe, source, model, optimiser, normalisation, state, epoch, batch, shown, name
             )
             log.write(stage, epoch + 1, model=spec.name, train_loss=loss)
             shown.update(0, loss=loss)
@@ -111,10 +114,12 @@ def _epoch(
     epoch: int,
     batch: int,
     shown: Progress,
+    name: str,
 ):
     settings: TeacherRecipe = recipe.teacher
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(source.train))
-    epoch_key = keys.stream(recipe.seed, "squeeze", epoch)
+    seeds = [recipe.seed, epoch, *([zlib.crc32(name.encode())] if name else [])]
+    order = np.random.default_rng(seeds).permutation(len(source.train))
+    epoch_key = keys.stream(recipe.seed, *_streams(name), epoch)
     losses = []
     steps = len(source.train) // batch
     shuffled = np.sort(order[: steps * batch].reshape(steps, batch), axis=1).reshape(-1)
@@ -133,6 +138,11 @@ def _epoch(
         losses.append(loss)
         shown.update(batch)
     return state, float(np.mean(jax.device_get(losses)))
+
+
+def _streams(name: str) -> tuple[str, ...]:
+    """Path of a training's random numbers; of the first teacher without a name."""
+    return ("squeeze", name) if name else ("squeeze",)
 
 
 def _keep(partial: Path, state, epoch: int) -> None:

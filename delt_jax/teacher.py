@@ -146,13 +146,7 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
     Raises:
       UserError: naming the classes that differ, or both accuracies.
     """
-    check_class_names("The teacher", teacher.class_names, source)
-    if (teacher.spec.image_size, teacher.spec.channels) != (source.image_size, source.channels):
-        raise UserError(
-            f"The teacher takes {teacher.spec.image_size} px images of {teacher.spec.channels} "
-            f"channels, but the data are {source.image_size} px of {source.channels}; set "
-            f"data.image_size and data.channels to the teacher's."
-        )
+    check_fits(teacher, source)
     count = min(_SAMPLE, len(source.test))
     indices = np.sort(np.random.default_rng(0).permutation(len(source.test))[:count])
     labels = source.test.labels[indices]
@@ -176,6 +170,17 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
             f"classes are in another order or its data were others: use a teacher of these data."
         )
     say(f"  teacher checked: {measured:.1%} on {count} {source.scored} ({recorded:.1%} recorded)")
+
+
+def check_fits(teacher: Teacher, source: Source) -> None:
+    """Raises a UserError unless classes and images are those that the teacher says it takes."""
+    check_class_names("The teacher", teacher.class_names, source)
+    if (teacher.spec.image_size, teacher.spec.channels) != (source.image_size, source.channels):
+        raise UserError(
+            f"The teacher takes {teacher.spec.image_size} px images of {teacher.spec.channels} "
+            f"channels, but the data are {source.image_size} px of {source.channels}; set "
+            f"data.image_size and data.channels to the teacher's."
+        )
 
 
 def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> None:
@@ -285,6 +290,29 @@ def load(folder: Path) -> Teacher:
             f"makes them again."
         )
     return replace(described, variables=variables)
+
+
+def load_others(folder: Path) -> tuple[Teacher, ...]:
+    """The run's other teachers, in the order in which the manifest of the first lists them.
+
+    Args:
+      folder: of the first, WORKDIR/teacher.
+
+    Returns:
+      None of them where none is listed.
+
+    Raises:
+      UserError: if one is missing, damaged, or another than the listed one.
+    """
+    loaded = []
+    for entry in files.read_json(folder / "manifest.json").get("others", ()):
+        loaded.append(load(folder.parent / entry["folder"]))
+        if loaded[-1].hash != entry["hash"]:
+            raise UserError(
+                f"The teacher in {folder.parent / entry['folder']} is not the one that "
+                f"{folder}/manifest.json lists; run the squeeze stage again (--stages=squeeze)."
+            )
+    return tuple(loaded)
 
 
 def init_shapes(spec: ModelSpec) -> dict[str, Any]:

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax import checks, engine, execution, hosts, kept, keys, models, parallel
+from delt_jax import checks, engine, execution, hosts, kept, keys, models, parallel, perturb
 from delt_jax.data import Source
-from delt_jax.engine import Job, Losses, RecoverState
 from delt_jax.errors import UserError
 from delt_jax.execution import Execution
 from delt_jax.interrupts import Deferral
+from delt_jax.jobs import Active, Guide, Job, Losses, RecoverState
 from delt_jax.kept import Kept
 from delt_jax.profiling import Profile
 from delt_jax.progress import Progress, say
 from delt_jax.recipe import Recipe, RecoverRecipe
-from delt_jax.schedule import BatchSchedule, Round
+from delt_jax.schedule import BatchSchedule, Round, numbered
 from delt_jax.start import Starts
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
@@ -37,6 +37,9 @@ _NOT_IN_PROGRAMS = (
     "min_iterations",
     "batch_size",
     "layout",
+    "statistics_momentum",  # of the terms' constants
+    "conv_drop",
+    "round_robin",  # the teachers are what counts
     "storage",
     "dtype",  # the model's is what counts
     "chunk_steps",
@@ -52,7 +55,8 @@ class Work:
 
     Attributes:
       recipe, source, workdir: of the run.
-      judge: the teacher.
+      teachers: that guide the images in turn; the first is the run's own.
+      constants: of further terms, by teacher and term.
       starts: where the images start.
       schedule: all batches.
       partial: where finished and unfinished batches are kept.
@@ -61,10 +65,35 @@ class Work:
     recipe: Recipe
     source: Source
     workdir: WorkDir
-    judge: Teacher
+    teachers: tuple[Teacher, ...]
+    constants: tuple[tuple[Any, ...], ...]
     starts: Starts
     schedule: Sequence[BatchSchedule]
     partial: Path
+
+    @property
+    def judge(self) -> Teacher:
+        """The run's own teacher, whose normalisation is the images'."""
+        return self.teachers[0]
+
+    def in_plan_order(self) -> list[int]:
+        """All batches, those that can go side by side in a row."""
+        alike: dict[Any, list[int]] = {}
+        for i in range(len(self.schedule)):
+            alike.setdefault(self.likeness(i), []).append(i)
+        return [i for members in alike.values() for i in members]
+
+    def likeness(self, index: int) -> tuple[Any, ...]:
+        """What batches must have in common to go side by side."""
+        batch = self.schedule[index]
+        return len(batch.images), batch.rounds, self.classes(index)
+
+    def classes(self, index: int) -> tuple[int, ...]:
+        """Of each image of a batch a number from 0 that its class has there.
+
+        Only further terms read it; () without them, so that more batches are alike.
+        """
+        return numbered(self.schedule[index].labels) if self.recipe.recover.terms else ()
 
     def job(self, index: int) -> Job:
         """What the engine reads for a batch; its key depends on seed and batch index only."""
@@ -72,6 +101,7 @@ class Work:
         low, high = self.judge.normalisation.bounds()
         return Job(
             labels=np.array(batch.labels, np.int32),
+            ranks=np.array(batch.images, np.int32) % np.int32(self.recipe.ipc),
             joins=np.array(batch.joins, np.int32),
             iterations=np.int32(batch.iterations),
             key=keys.stream(self.recipe.seed, "recover", index),
@@ -85,19 +115,14 @@ class Work:
 
     def begin(self, index: int, step: int) -> Kept:
         """A batch as it was kept after `step` iterations; at its start where that is 0."""
+        carried = engine.init_carried(self.recipe.recover, self.constants)
+        carried = jax.tree.map(np.asarray, carried)
         if step:
-            return kept.read(self.partial, index)
+            return kept.read(self.partial, index, carried)
         images, none = self.start(index), np.zeros(0, np.float32)
         zeros = np.zeros_like(images)
-        return Kept(RecoverState(np.int32(0), images, zeros, zeros), Losses(none, none, none), 0.0)
-
-
-def in_plan_order(schedule: Sequence[BatchSchedule]) -> list[int]:
-    """All batches, those that can go side by side in a row."""
-    alike: dict[Any, list[int]] = {}
-    for i, batch in enumerate(schedule):
-        alike.setdefault((len(batch.images), batch.rounds), []).append(i)
-    return [i for members in alike.values() for i in members]
+        state = RecoverState(np.int32(0), images, zeros, zeros, carried)
+        return Kept(state, Losses(none, none, none, none), 0.0)
 
 
 def finish(
@@ -146,13 +171,11 @@ def _halved(settled: Execution, error: Exception) -> Execution:
 def _waves(work: Work, indices: list[int], stack: int) -> list[tuple[list[int], int]]:
     """Batches that can go side by side, and the number of devices they take.
 
-    These are batches with the same rounds that were kept at the same iteration.
+    These are batches alike that were kept at the same iteration.
     """
     alike: dict[Any, list[int]] = {}
     for i in indices:
-        batch = work.schedule[i]
-        like = (len(batch.images), batch.rounds, kept.step_of(work.partial, i))
-        alike.setdefault(like, []).append(i)
+        alike.setdefault((work.likeness(i), kept.step_of(work.partial, i)), []).append(i)
     found = []
     for members in alike.values():
         width = min(parallel.device_count(), -(-len(members) // stack))
@@ -162,18 +185,28 @@ def _waves(work: Work, indices: list[int], stack: int) -> list[tuple[list[int], 
 
 @functools.lru_cache(maxsize=256)
 def _compiled(
-    model: nn.Module,
+    teachers: tuple[nn.Module, ...],
     recipe: RecoverRecipe,
     flip: bool,
-    active: engine.Active,
+    active: Active,
+    classes: tuple[int, ...],
+    first: int,
     steps: int,
     width: int,
     stack: int,
 ):
+    own_weights = recipe.perturbation > 0
     chunk = functools.partial(
-        engine.run_chunk, model=model, recipe=recipe, flip=flip, active=active, steps=steps
+        perturb.run_chunk if own_weights else engine.run_chunk,
+        models=teachers,
+        recipe=recipe,
+        flip=flip,
+        active=active,
+        steps=steps,
+        classes=classes,
+        first=first,
     )
-    return parallel.map_jobs(chunk, width, stack)
+    return parallel.map_jobs(chunk, width, stack, unroll=own_weights)
 
 
 def program_of(recipe: RecoverRecipe) -> RecoverRecipe:
@@ -182,7 +215,7 @@ def program_of(recipe: RecoverRecipe) -> RecoverRecipe:
     return replace(recipe, **{name: getattr(default, name) for name in _NOT_IN_PROGRAMS})
 
 
-def active_of(positions: tuple[int, ...]) -> engine.Active:
+def active_of(positions: tuple[int, ...]) -> Active:
     """A count where the active images are the first ones, so that equal counts share code."""
     return len(positions) if positions == tuple(range(len(positions))) else positions
 
@@ -213,11 +246,12 @@ class _History:
         return whole
 
 
-def _mean_last(losses: Losses | None, jobs: int) -> dict[str, float]:
-    """Terms of the newest iteration, averaged over the wave's jobs."""
+def _mean_last(losses: Losses | None, jobs: int, further: bool) -> dict[str, float]:
+    """Terms of the newest iteration, averaged over the wave's jobs; `further` if there are any."""
     if losses is None:
         return {}
-    return {k: float(v[:jobs, -1].mean()) for k, v in losses._asdict().items()}
+    shown = [name for name in Losses._fields if further or name != "further"]
+    return {name: float(getattr(losses, name)[:jobs, -1].mean()) for name in shown}
 
 
 class _Wave:
@@ -254,23 +288,39 @@ class _Wave:
         """Goes through the rounds that are left and writes the finished batches."""
         work = self._work
         recover = program_of(work.recipe.recover)
-        model = models.create(replace(work.judge.spec, dtype=self._settled.dtype))
-        variables = jax.tree.map(jnp.asarray, work.judge.variables)
-        rounds = work.schedule[self._wave[0]].rounds
+        dtype, classes = self._settled.dtype, work.classes(self._wave[0])
+        teachers = tuple(models.create(replace(t.spec, dtype=dtype)) for t in work.teachers)
+        variables = [judge.variables for judge in work.teachers]
+        guides = jax.tree.map(jnp.asarray, tuple(map(Guide, variables, work.constants)))
+        jobs, rounds = self._jobs, work.schedule[self._wave[0]].rounds
+        if recover.perturbation and rounds:
+            starts, stack = [work.start(i) for i in self._wave], self._settled.batches_per_device
+            weights = perturb.own_weights(
+                variables,
+                jobs,
+                parallel.stack_jobs(starts, self._width, stack),
+                models=teachers,
+                recipe=recover,
+                flip=work.recipe.data.flip,
+                active=active_of(rounds[0].active),
+            )
+            jobs = jobs, weights
         for rnd in rounds:
             end = rnd.start + rnd.iterations
             while self._step < end:
                 steps = min(self._settled.chunk_steps, end - self._step)
                 chunk = _compiled(
-                    model,
+                    teachers,
                     recover,
                     work.recipe.data.flip,
                     active_of(rnd.active),
+                    classes,
+                    self._step % len(teachers),
                     steps,
                     self._width,
                     self._settled.batches_per_device,
                 )
-                self._states, losses = chunk(self._states, self._jobs, variables)
+                self._states, losses = chunk(self._states, jobs, guides)
                 self._step += steps
                 self._after_chunk(rnd, steps, losses, last=end == self._last(rounds))
         self._write_parts()
@@ -283,15 +333,16 @@ class _Wave:
         """Shows and logs the losses, and saves when it is time."""
         jobs, round_ends = len(self._wave), self._step == rnd.start + rnd.iterations
         latest = self._history.add(losses, lag=1)
+        figures = _mean_last(latest, jobs, further=bool(self._work.recipe.recover.terms))
         self._profile.after_call(losses)
-        self._shown.update(steps * len(rnd.active) * jobs, **_mean_last(latest, jobs))
+        self._shown.update(steps * len(rnd.active) * jobs, **figures)
         if round_ends:
             self._work.workdir.log.write(
                 "recover",
                 self._step,
                 batches=self._wave,
                 active=len(rnd.active),
-                **_mean_last(latest, jobs),
+                **figures,
             )
         if last and round_ends:
             return

@@ -142,7 +142,7 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     labels, init = arrays["labels"], nhwc(arrays["init"])
     spec = spec_of(record["teacher"]["arch"], dtype)
     model = models.create(spec)
-    variables = _cast(torch_weights.from_torch(teacher_state(record), spec), dtype)
+    guide = engine.Guide(_cast(torch_weights.from_torch(teacher_state(record), spec), dtype))
     recipe = RecoverRecipe(
         iterations=record["iterations"],
         round_iterations=record["round_iterations"],
@@ -161,6 +161,7 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     np.testing.assert_array_equal(labels[order], batch.labels)
     job = engine.Job(
         labels=jnp.array(batch.labels),
+        ranks=jnp.array(batch.images) % record["ipc"],
         joins=jnp.array(batch.joins),
         iterations=jnp.int32(batch.iterations),
         key=jax.random.key(0),
@@ -176,7 +177,7 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         scale = engine.curriculum(recipe, done, total)
         rate = engine.learning_rate(recipe.learning_rate, done, total)
         view = crop.View(*(jnp.array(recorded[name]) for name in ("crop", "flip", "roll")))
-        state, losses, terms = update(state, job, view, variables, model, recipe, active_of(active))
+        state, losses, terms = update(state, job, view, guide, model, recipe, active_of(active))
         chex.assert_type(state.images, jnp.dtype(dtype))
         ours = jax.tree.map(np.asarray, (losses, terms, rate, scale))
         steps.append(Step(recorded, len(active), *ours))

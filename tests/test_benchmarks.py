@@ -99,6 +99,43 @@ def test_the_pages_have_their_markers(page, script):
     measured.fill((ROOT / "docs" / f"{page}.md").read_text(), [], script, page)
 
 
+def test_every_case_is_measured_and_those_before_a_bad_one_are_kept(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    import cases
+    import torch_recovery
+
+    kept, pages = [], []
+    monkeypatch.setattr(torch_recovery, "prepare", lambda threads: torch.device("cpu"))
+    monkeypatch.setattr(measured, "keep", lambda *given: kept.append(given) or ["all"])
+    monkeypatch.setattr(measured, "publish", lambda *given: pages.append(given))
+    monkeypatch.setattr(sys, "argv", ["some_speed.py", "--cases=a/32,b/32", "--write"])
+    parser = cases.parser("Times.", ["a/32", "b/32", "c/224"], 40, "something")
+    assert parser.get_default("cases") == "a/32,b/32"  # for a CPU
+    chosen = cases.parse(parser, ["a/32", "b/32", "c/224"])
+
+    def measure(name, given, device):
+        if name == "b/32" and bad:
+            raise UserError("The disk is full.")
+        return {"case": name}
+
+    def run():
+        cases.run("some_speed", chosen, measure, lambda rows: [str(len(rows))], ("case",))
+
+    bad = False
+    run()
+    assert capsys.readouterr().out == "2\n"
+    assert kept == [("some_speed", "cpu", [{"case": name}], ("case",)) for name in ("a/32", "b/32")]
+    assert pages == [(cases.PAGE, ["1"], "some_speed")] * 2
+    bad = True
+    with pytest.raises(SystemExit, match=r"some_speed: The disk is full\."):
+        run()
+    assert len(kept) == 3
+    monkeypatch.setattr(sys, "argv", ["some_speed.py", "--cases=d/32"])
+    with pytest.raises(SystemExit):
+        cases.parse(parser, ["a/32", "b/32"])
+    assert "there is no case 'd/32'; there are a/32, b/32" in capsys.readouterr().err
+
+
 def test_both_sides_compute_the_same_loss():
     """The rival does the same work: crop, flip, teacher, BN terms, and every image moves."""
     torch = pytest.importorskip("torch")

@@ -11,9 +11,9 @@ import pytest
 
 from delt_jax import engine, models, objective, parallel, schedule
 from delt_jax.augment import crop
-from delt_jax.engine import Job, RecoverState
+from delt_jax.jobs import Guide, Job, RecoverState
 from delt_jax.models import ModelSpec
-from delt_jax.models.norm import apply_with_moments
+from delt_jax.models.tap import apply_with_moments
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.waves import active_of
 
@@ -24,10 +24,9 @@ PER_IMAGE = dataclasses.replace(RECIPE, crop="image")
 OWN_CLOCK = dataclasses.replace(RECIPE, clock="image")
 FULL = crop.full_view(SIZE)
 
+STATIC = ("models", "recipe", "flip", "active", "steps", "classes", "first")
 update = jax.jit(engine.update, static_argnames=("model", "recipe", "active"))
-run_chunk = jax.jit(
-    engine.run_chunk, static_argnames=("model", "recipe", "flip", "active", "steps")
-)
+run_chunk = jax.jit(engine.run_chunk, static_argnames=STATIC)
 draw_view = jax.jit(engine.draw_view, static_argnames=("recipe", "flip", "active"))
 
 
@@ -51,6 +50,10 @@ def variables():
     }
 
 
+def guides():
+    return (Guide(variables()),)
+
+
 def make_state(seed=0, step=0):
     state = engine.init_state(jnp.asarray(normal(BATCH, SIZE, SIZE, 3, seed=seed)))
     return state.replace(step=jnp.int32(step))
@@ -59,6 +62,7 @@ def make_state(seed=0, step=0):
 def make_job(seed=0, joins=(0, 0, 0, 0), bound=100.0):
     return Job(
         labels=jnp.array([0, 1, 2, 3 + seed % 2], jnp.int32),
+        ranks=jnp.zeros(4, jnp.int32),
         joins=jnp.array(joins, jnp.int32),
         iterations=jnp.int32(RECIPE.iterations),
         key=jax.random.key(seed),
@@ -68,12 +72,12 @@ def make_job(seed=0, joins=(0, 0, 0, 0), bound=100.0):
 
 
 def step(state, job, active, recipe=RECIPE, view=FULL):
-    return update(state, job, view, variables(), model=MODEL, recipe=recipe, active=active)
+    return update(state, job, view, Guide(variables()), model=MODEL, recipe=recipe, active=active)
 
 
 def chunk(state, job, active, steps, recipe=RECIPE):
     return run_chunk(
-        state, job, variables(), model=MODEL, recipe=recipe, flip=True, active=active, steps=steps
+        state, job, guides(), models=(MODEL,), recipe=recipe, flip=True, active=active, steps=steps
     )
 
 
@@ -350,13 +354,13 @@ def test_three_iterations_in_one_call_are_three_calls():
 def test_jobs_on_four_devices_are_bit_for_bit_what_they_are_alone():
     width = 4
     fn = functools.partial(
-        engine.run_chunk, model=MODEL, recipe=RECIPE, flip=True, active=3, steps=1
+        engine.run_chunk, models=(MODEL,), recipe=RECIPE, flip=True, active=3, steps=1
     )
     states, jobs = ([make(seed) for seed in range(width)] for make in (make_state, make_job))
     mapped = parallel.map_jobs(fn, width)
     together = parallel.stack_jobs(states, width)
     for _ in range(2):
-        together, losses = mapped(together, parallel.stack_jobs(jobs, width), variables())
+        together, losses = mapped(together, parallel.stack_jobs(jobs, width), guides())
     assert len(together.images.devices()) == width
     for i, (state, job) in enumerate(zip(states, jobs, strict=True)):
         for _ in range(2):
@@ -379,12 +383,12 @@ def test_equal_active_counts_are_traced_once():
     counts = {len(r.active) for batch in batches for r in batch.rounds}
     assert len(batches) * len(batches[0].rounds) > len(counts)
     traced = chex.assert_max_traces(engine.run_chunk, n=len(counts))
-    jitted = jax.jit(traced, static_argnames=("model", "recipe", "flip", "active", "steps"))
+    jitted = jax.jit(traced, static_argnames=STATIC)
 
     def lower(seed, first, joins, active):
         state, job = make_state(seed, first), make_job(seed, joins)
-        settings = {"model": MODEL, "recipe": RECIPE, "flip": True, "steps": 1}
-        return jitted.lower(state, job, variables(), active=active, **settings)
+        settings = {"models": (MODEL,), "recipe": RECIPE, "flip": True, "steps": 1}
+        return jitted.lower(state, job, guides(), active=active, **settings)
 
     for seed, batch in enumerate(batches):
         for r in batch.rounds:

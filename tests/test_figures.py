@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from delt_jax import figures
-from delt_jax.engine import Losses
+from delt_jax.jobs import Losses
 from delt_jax.schedule import make_schedule
 
 GAP, TOP = 4, 22  # between cells, and above the first row
@@ -90,7 +90,7 @@ def losses(offset: float = 0.0) -> Losses:
     draw = np.random.default_rng(0)
     values = [draw.uniform(1, 2, (2, 30)).astype(np.float32) + offset for _ in range(3)]
     values[2][1, 20:] = np.nan  # a shorter batch
-    return Losses(*values)
+    return Losses(*values, np.zeros((2, 30), np.float32))
 
 
 def check_changes(draw, *different):

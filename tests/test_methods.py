@@ -1,20 +1,23 @@
 """Methods by name: their settings on every recipe, their schedules, and each run on digits."""
 
+import dataclasses
 import io
 import json
 import re
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from delt_jax import derive, main, mosaic, ranges, recover, start, waves
+from delt_jax import derive, main, models, mosaic, recover, start, terms, waves
 from delt_jax.config import default_config, from_config, vary
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
-from delt_jax.schedule import LAYOUTS, cost, make_schedule
+from delt_jax.models import ModelSpec
+from delt_jax.schedule import cost
 from delt_jax.store import distilled
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -30,7 +33,9 @@ def recipe_of(name, variants=""):
 
 
 def test_there_are_methods():
-    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded"} <= set(METHODS)
+    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded", "wmdd", "dwa"} <= set(
+        METHODS
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -41,8 +46,11 @@ def test_every_recipe_offers_every_method(path):
         varied = recipe_of(path.stem, method)
         assert (varied == plain) == (method == "delt")
         # One protocol and, where anything is optimised, one length for all.
-        assert (varied.data, varied.teacher, varied.ipc) == (plain.data, plain.teacher, plain.ipc)
-        assert (varied.relabel, varied.evaluate) == (plain.relabel, plain.evaluate)
+        one = dataclasses.replace(varied.teacher, others=())
+        assert (varied.data, one, varied.ipc) == (plain.data, plain.teacher, plain.ipc)
+        assert dataclasses.replace(varied.relabel, ensemble=False) == plain.relabel
+        assert varied.relabel.ensemble == bool(varied.teacher.others)
+        assert varied.evaluate == plain.evaluate
         assert varied.recover.iterations in (plain.recover.iterations, 0)
         assert varied.recover.learning_rate == plain.recover.learning_rate
 
@@ -80,26 +88,6 @@ def test_a_method_of_ones_own(tmp_path):
         vary(config, "empty", {}, file)
 
 
-def test_the_example_of_the_docs(tmp_path, monkeypatch):
-    """Thirty lines: a part and a method made of it."""
-    page = (CONFIGS.parent / "docs/methods.md").read_text()
-    part, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert part.count("\n") + method.count("\n") <= 30
-    names: dict = {}
-    exec(part, names)
-    monkeypatch.setitem(LAYOUTS, "two_per_class", names["_two_per_class"])
-    monkeypatch.setitem(ranges.CHOICES, "recover.layout", tuple(LAYOUTS))
-    (tmp_path / "methods").mkdir()
-    (tmp_path / "methods/pairs.py").write_text(method)
-    config = default_config()
-    vary(config, "pairs", {}, str(tmp_path / "mine.py"))
-    recipe = from_config(config)
-    schedule = make_schedule(3, 3, 4, 2, 4, layout=recipe.recover.layout)
-    assert [sorted(batch.images) for batch in schedule] == [[0, 1, 3, 4], [6, 7], [2, 5], [8]]
-    assert [batch.joins for batch in schedule] == [(0, 0, 0, 0), (0, 0), (0, 0), (0,)]
-    assert cost(schedule, 4).image_iterations == 3 * (4 + 4 + 2)
-
-
 def test_every_method_is_described():
     page = (CONFIGS.parent / "docs/methods.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == METHODS
@@ -125,6 +113,10 @@ def source_of(classes, size, per_class=400):
         ("cda_real", "real", 1, 1.0, 1.0, 32, "batch"),
         ("sre2l_earlylate", "noise", 1, 0.6375, 0.0, 32, "batch"),
         ("cda_earlylate", "noise", 1, 0.6375, 1.0, 32, "batch"),
+        ("gvbsm", "noise", 10, 1.0, 0.0, 32, "batch"),
+        ("edc", "real", 10, 1.0, 0.0, 0, "batch"),
+        ("wmdd", "noise", 10, 1.0, 0.0, 32, "batch"),
+        ("dwa", "real", 1, 1.0, 0.0, 32, "batch"),
     ],
 )
 def test_schedules_are_as_published(method, start, ranks, fraction, milestone, jitter, clock):
@@ -137,7 +129,8 @@ def test_schedules_are_as_published(method, start, ranks, fraction, milestone, j
         jitter,
         clock,
     )
-    assert (r.iterations, r.curriculum, r.min_scale) == (4000, "cosine", 0.08)
+    assert (r.iterations, r.curriculum) == (4000, "cosine")
+    assert r.min_scale == (0.5 if method == "edc" else 0.08)
     schedule = recover.schedule_of(recipe, 1000)
     assert len(schedule) == 100
     for batch in schedule:
@@ -155,6 +148,38 @@ def test_rded_is_as_published():
     assert mosaic.factor_of(recipe.select, 224) == 2
     assert start.forward_passes(recipe, source) == 1000 * 300 * 5
     assert start.forward_passes(recipe_of("imagenet"), source) == 0
+
+
+@pytest.mark.parametrize("method", ["gvbsm", "edc"])
+def test_teachers_take_turns_and_label_together(method):
+    """Beside the recipe's own, in every recipe, such that its images are large enough."""
+    for path in RECIPES:
+        recipe = recipe_of(path.stem, method)
+        size = recipe.data.image_size or 28
+        for name in recipe.teacher.others:
+            models.create(ModelSpec(name, 10, size, 3))
+        assert len(recipe.teacher.others) == 2
+        assert (recipe.recover.round_robin, recipe.relabel.ensemble) == (True, True)
+        assert recipe.recover.bn_weight == 0
+        weights = dict(terms.asked(recipe.recover.terms))
+        assert weights.pop("global_statistics") + sum(
+            weights.get(name, 0) for name in ("class_statistics",)
+        ) == pytest.approx(0.01)
+    published = {path: recipe_of(path, method).recover for path in ("cifar10", "imagenet")}
+    momenta = {path: (r.statistics_momentum, r.conv_drop) for path, r in published.items()}
+    small, large = ((0.8, 0.4), (0.4, 0.0)) if method == "gvbsm" else ((0.8, 0.0), (0.8, 0.0))
+    assert momenta == {"cifar10": small, "imagenet": large}
+
+
+@pytest.mark.parametrize(
+    ("name", "variance", "steps"),
+    [("cifar10", 11, 12), ("tiny_imagenet", 11, 12), ("imagenet", 2, 15)],
+)
+def test_dwa_goes_by_the_size_of_the_images(name, variance, steps):
+    recipe = recipe_of(name, "dwa")
+    r = recipe.recover
+    assert (r.bn_variance_weight, r.perturbation, r.perturbation_steps) == (variance, 0.015, steps)
+    assert recipe.select.rule == "random"
 
 
 def test_the_shift_is_scaled_to_the_images():
@@ -185,6 +210,8 @@ def tiny(method):
             "report.nearest": False,
         }
     )
+    if config.teacher.others:
+        config.teacher.others = ("conv3:4",)
     if config.recover.iterations:
         config.recover.iterations = 4
     if config.recover.round_iterations:
@@ -205,6 +232,8 @@ def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     folder = shutil.copytree(ranked, tmp_path / "run")
     config = tiny(method)
     main.run(config, str(folder))
+    count = 1 + len(config.teacher.others) * config.recover.round_robin
+    assert len(list((folder / "cache").glob("statistics-*.npz"))) == (count if count > 1 else 0)
     assert re.search(r"conv3 +\| hard +\| recovered", capsys.readouterr().out)
     synthetic = distilled.read(folder / "distilled")
     assert synthetic.images.shape == (20, 8, 8, 1)
@@ -217,6 +246,33 @@ def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     )
     main.run(config, str(folder))
     assert capsys.readouterr().out.count("done, nothing changed") == 6
+
+
+def test_the_example_of_the_docs(ranked, tmp_path, monkeypatch, capsys):
+    """Thirty lines: a term and a method made of it, which draws features to their centres."""
+    page = (CONFIGS.parent / "docs/methods.md").read_text()
+    term, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert term.count("\n") + method.count("\n") <= 30
+    for file, code in (("terms/centres.py", term), ("methods/centred.py", method)):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(code)
+    monkeypatch.setattr(terms, "__path__", [*terms.__path__, str(tmp_path / "terms")])
+    distances = []
+    for more in ({}, {"recover.terms": ("centres=50",)}):
+        folder = shutil.copytree(ranked, tmp_path / f"run{len(more)}")
+        config = tiny("delt")
+        vary(config, "centred", {}, str(tmp_path / "mine.py"))
+        config.update_from_flattened_dict(more)
+        main.run(config, str(folder), ["recover"])
+        with np.load(folder / "distilled/losses.npz") as losses:
+            parts = losses["cross_entropy"] + config.recover.bn_weight * losses["bn"]
+            np.testing.assert_allclose(losses["loss"], parts + losses["further"], rtol=1e-4)
+            weight = float(config.recover.terms[0].partition("=")[2])
+            distances.append(losses["further"] / weight)
+    weak, strong = distances
+    np.testing.assert_allclose(weak[:, 0], strong[:, 0], rtol=1e-3)
+    assert strong[:, -1].mean() < weak[:, -1].mean()
+    monkeypatch.delitem(sys.modules, "delt_jax.terms.centres")
 
 
 @pytest.mark.parametrize("layout", ["class_major", "one_per_class"])

@@ -1,12 +1,19 @@
 """Confusion, accuracy of classes and calibration."""
 
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from delt_jax import metrics
+from delt_jax import metrics, students
+from delt_jax.rows import Row
+from delt_jax.student_training import Trained
 
 
 def test_confusion_counts_answers_by_class():
@@ -18,6 +25,31 @@ def test_confusion_counts_answers_by_class():
     np.testing.assert_array_equal(ours, expected)
     assert ours.dtype == np.int64
     np.testing.assert_allclose(metrics.class_accuracy(ours), [1 / 3, 1, 1 / 2, np.nan])
+
+
+def score(seed, per_class):
+    one = {f.name: 0 for f in dataclasses.fields(metrics.Score)} | {"history": [[1, 0.5]]}
+    return one | {"id": str(seed), "seed": seed, "last": 0.5, "best": 0.5, "per_class": per_class}
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan])  # as older files have it
+def test_a_class_without_test_images_has_no_accuracy(unknown):
+    scores = [metrics.score_of(score(seed, [seed, unknown, 1])) for seed in (0, 1)]
+    assert scores[1].per_class == [1.0, None, 1.0]
+    (row,) = metrics.aggregate(scores)
+    assert row.per_class == [0.5, None, 1.0]
+    json.dumps([dataclasses.asdict(row), *map(dataclasses.asdict, scores)], allow_nan=False)
+
+
+def test_a_student_that_saw_no_test_image_of_a_class():
+    labels, answers = np.array([0, 0, 2], np.int32), np.array([0, 1, 2])
+    trained = Trained([(1, 2 / 3)], {}, np.eye(3, dtype=np.float32)[answers], 1.0)
+    test = SimpleNamespace(labels=labels)
+    source = SimpleNamespace(test=test, class_names=("a", "b", "c"))
+    row = Row("conv3", "hard", "random", 1)
+    made = students._scored("id", row, 0, 0.1, "delt", trained, source)
+    assert made.per_class == [0.5, None, 1.0]
+    json.dumps(dataclasses.asdict(made), allow_nan=False)
 
 
 @given(st.integers(1, 6), st.integers(1, 50), st.integers(0, 1000))

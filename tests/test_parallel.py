@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_engine import MODEL, RECIPE, make_job, make_state, variables
+from test_engine import MODEL, RECIPE, guides, make_job, make_state
 
 from delt_jax import engine, parallel
 
@@ -17,14 +17,14 @@ STEPS = 4
 def recovered(width, stack, seeds):
     """Images and losses of some batches after a few iterations side by side."""
     chunk = functools.partial(
-        engine.run_chunk, model=MODEL, recipe=RECIPE, flip=True, active=3, steps=1
+        engine.run_chunk, models=(MODEL,), recipe=RECIPE, flip=True, active=3, steps=1
     )
     run = parallel.map_jobs(chunk, width, stack)
     states = parallel.stack_jobs([make_state(s) for s in seeds], width, stack)
     jobs = parallel.stack_jobs([make_job(s) for s in seeds], width, stack)
     losses = []
     for _ in range(STEPS):
-        states, terms = run(states, jobs, variables())
+        states, terms = run(states, jobs, guides())
         losses.append(terms.loss)
     images = [parallel.job(states, i).images for i in range(len(seeds))]
     return images, [[float(parallel.job(x, i)[0]) for x in losses] for i in range(len(seeds))]
@@ -63,12 +63,12 @@ def test_jobs_lie_device_by_device():
 
 def test_nothing_is_traced_again_across_calls_of_equal_size():
     traced = chex.assert_max_traces(engine.run_chunk, n=1)
-    chunk = functools.partial(traced, model=MODEL, recipe=RECIPE, flip=True, active=2, steps=1)
+    chunk = functools.partial(traced, models=(MODEL,), recipe=RECIPE, flip=True, active=2, steps=1)
     run = parallel.map_jobs(chunk, 2, 2)
     for first in (0, 4):  # two waves
         seeds = range(first, first + 4)
         states = parallel.stack_jobs([make_state(s) for s in seeds], 2, 2)
         jobs = parallel.stack_jobs([make_job(s) for s in seeds], 2, 2)
         for _ in range(3):
-            states, _ = run(states, jobs, variables())
+            states, _ = run(states, jobs, guides())
     assert jax.tree.leaves(states)[0].shape[:2] == (2, 2)

@@ -275,6 +275,7 @@ AT_LEAST_ONE = [
     "select.candidates",
     "select.crops",
     "recover.batch_size",
+    "recover.perturbation_steps",
     "evaluate.seeds",
     "evaluate.eval_every",
     "evaluate.accumulate",
@@ -302,6 +303,8 @@ AT_LEAST_ZERO = [
     "recover.round_iterations",
     "recover.min_iterations",
     "recover.bn_weight",
+    "recover.bn_variance_weight",
+    "recover.perturbation",
     "recover.first_bn_multiplier",
     "recover.milestone",
     "recover.chunk_steps",
@@ -322,6 +325,7 @@ ABOVE_ZERO = [
     "relabel.temperature",
     "evaluate.save_minutes",
 ]
+BELOW_ONE = ["recover.statistics_momentum", "recover.conv_drop", "evaluate.ema"]
 SHARES = ["recover.min_scale", "relabel.min_scale"]
 AT_LEAST_MINUS_ONE = ["data.workers", "recover.jitter"]
 AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
@@ -334,7 +338,7 @@ AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
     + [(n, 1, "at least 2") for n in AT_LEAST_TWO]
     + [(n, 0, "above 0") for n in ABOVE_ZERO]
     + [(n, -2, "at least -1") for n in AT_LEAST_MINUS_ONE]
-    + [("evaluate.ema", v, r"in \[0, 1\)") for v in (-0.1, 1.0)]
+    + [(n, v, r"in \[0, 1\)") for n in BELOW_ONE for v in (-0.1, 1.0)]
     + [("data.test_share", v, r"in \(0, 1\)") for v in (0, 1, 1.5)]
     + [(n, v, r"in \(0, 1\]") for n in SHARES for v in (0, 1.01, -0.5)],
 )
@@ -346,7 +350,7 @@ def test_ranges(name, value, limit):
 def test_every_number_has_a_tested_range():
     tested = AT_LEAST_MINUS_ONE + AT_LEAST_ZERO + AT_LEAST_ONE + AT_LEAST_TWO + ABOVE_ZERO + SHARES
     numbers = {k for k, t in TYPES.items() if t in (int, float)}
-    others = {"data.channels", "data.test_share", "data.validation_share", "evaluate.ema"}
+    others = {"data.channels", "data.test_share", "data.validation_share", *BELOW_ONE}
     assert set(tested) | others == numbers
 
 

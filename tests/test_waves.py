@@ -267,28 +267,28 @@ def test_the_stack_follows_the_devices_memory(monkeypatch):
     recipe = RecoverRecipe()
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert memory.largest(BATCHES) == (50, 50)
-    monkeypatch.setattr(memory, "of_chunk", lambda r, s, b, a, stack: 100 + 10 * stack)
+    monkeypatch.setattr(memory, "of_chunk", lambda r, s, b, a, stack, *_: 100 + 10 * stack)
     for limit, most in ((None, 1), (140, 1), (141.2, 2), (170, 4), (10**6, 8)):
         monkeypatch.setattr(parallel, "memory_limit", lambda limit=limit: limit)
-        choices = memory.per_stack(recipe, SPEC, BATCHES)
+        choices = memory.per_stack(recipe, [SPEC], BATCHES)
         assert max(choices) == most, limit
         assert choices == {n: 100 + 10 * n for n in choices}
     monkeypatch.setattr(jax, "device_count", lambda: 4)  # two batches for each
-    assert max(memory.per_stack(recipe, SPEC, BATCHES)) == 2
-    line = plan.memory_line(config_lib.from_config(tiny()), SPEC, BATCHES)
+    assert max(memory.per_stack(recipe, [SPEC], BATCHES)) == 2
+    line = plan.memory_line(config_lib.from_config(tiny()), [SPEC], BATCHES)
     assert line.endswith("about 110 B with 1, 120 B with 2 batch(es) at once; 2 will be used")
 
 
 def test_choices_of_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(memory, "per_stack", lambda recipe, spec, schedule: {1: 1, 2: 2, 4: 4})
+    monkeypatch.setattr(memory, "per_stack", lambda *_: {1: 1, 2: 2, 4: 4})
 
     @dataclasses.dataclass
     class Judge:
         spec = SPEC
 
-    assert execution.choose(RecoverRecipe(), Judge, BATCHES) == execution.Execution(
+    assert execution.choose(RecoverRecipe(), [Judge], BATCHES) == execution.Execution(
         "float32", 4, 50
     )
     asked = RecoverRecipe(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
-    assert execution.choose(asked, Judge, BATCHES) == execution.Execution("bfloat16", 3, 7)
+    assert execution.choose(asked, [Judge], BATCHES) == execution.Execution("bfloat16", 3, 7)

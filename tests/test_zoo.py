@@ -14,7 +14,7 @@ from seeded import seeded_state
 from delt_jax import models, objective, training
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, layers, torch_weights
-from delt_jax.models.norm import apply_with_moments
+from delt_jax.models.tap import apply_with_moments
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 TOLERANCE = 1e-3

@@ -1,8 +1,7 @@
-"""BatchNorm as torch defines it, and a tap that reads its inputs' moments."""
+"""BatchNorm as torch defines it, and the moments of what goes into it."""
 
 import contextlib
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import chex
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delt_jax.errors import UserError
 from delt_jax.objective import Moments
 
 _MOMENTUM = 0.1  # weight of the new batch in the running statistics
@@ -72,53 +70,10 @@ class BatchNorm(nn.Module):
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
-def _input_moments(x: chex.Array, centre: chex.Array) -> Moments:
+def input_moments(x: chex.Array, centre: chex.Array) -> Moments:
     """Moments of x [..., C] in one pass; `centre` near the mean keeps float32 exact."""
     axes = tuple(range(x.ndim - 1))
     shifted = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - centre
     mean = shifted.mean(axes)
     variance = jnp.maximum((shifted**2).mean(axes) - mean**2, 0.0)
     return Moments(mean + centre, variance)
-
-
-def apply_with_moments(
-    model: nn.Module, variables: Mapping, images: chex.Array
-) -> tuple[chex.Array, list[Moments], list[Moments]]:
-    """Applies a model in eval mode and reads the input moments of every BatchNorm.
-
-    Args:
-      model: a model of `delt_jax.models`.
-      variables: {"params", "batch_stats"}.
-      images: normalised [B, S, S, C].
-
-    Returns:
-      logits [B, classes]; the moments of the batch and the running statistics, one per
-      BatchNorm layer, both in forward order.
-
-    Raises:
-      UserError: if the layers that ran are not those that have running statistics.
-    """
-    batch: list[Moments] = []
-    running: list[Moments] = []
-    seen: list[tuple[str, ...]] = []
-
-    def tap(next_fun, args, kwargs, context):
-        module = context.module
-        if isinstance(module, BatchNorm) and context.method_name == "__call__":
-            stats = functools.reduce(lambda d, k: d[k], module.path, variables["batch_stats"])
-            seen.append(module.path)
-            running.append(Moments(stats["mean"], stats["var"]))
-            batch.append(_input_moments(args[0], stats["mean"]))
-        return next_fun(*args, **kwargs)
-
-    with nn.intercept_methods(tap):
-        logits = model.apply(variables, images, train=False)
-    leaves = jax.tree_util.tree_leaves(variables.get("batch_stats", {}))
-    if not seen:
-        raise UserError("This teacher has no BatchNorm layer, so there is nothing to match.")
-    if len(set(seen)) != len(seen) or 2 * len(seen) != len(leaves):
-        raise UserError(
-            f"The teacher ran {len(seen)} BatchNorm layers ({len(set(seen))} different) but "
-            f"holds {len(leaves) // 2} pairs of running statistics; they must be one to one."
-        )
-    return logits, batch, running

@@ -1,12 +1,13 @@
 """Further terms of recovery's objective, beside the cross-entropy and BN matching.
 
 A term is a file of this package with a `TERM`; recipes ask for it by the file's name and a
-weight, as in ``config.recover.terms = ("barycentre=1.0",)``.
+weight, as in ``config.recover.terms = ("barycentre=1.0",)``; a name alone has weight 1.
 """
 
 import importlib
+import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,8 @@ class Term(NamedTuple):
         the next iteration with this teacher is given.
       prepare: ``(teacher, source, recipe, cache) -> constants``, a pytree of numpy arrays that all
         batches share, once per teacher; what takes long is kept in the folder `cache`.
-      init: ``(constants) -> carried`` before a batch's first iteration, a pytree of arrays.
+      init: ``(constants) -> carried`` before a batch's first iteration, a pytree of arrays of
+        numpy's own types, whose shapes and types stay as they are.
     """
 
     value: Callable[[Seen, Any, Any], tuple[chex.Array, Any]]
@@ -76,3 +78,31 @@ def find(name: str) -> Term:
             f"There is no term {name!r} for recover.terms; there are {', '.join(names())}."
         )
     return importlib.import_module(f"{__name__}.{name}").TERM
+
+
+def asked(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Names and weights that ``recover.terms`` asks for.
+
+    >>> asked(("barycentre=0.5", "densification"))
+    (('barycentre', 0.5), ('densification', 1.0))
+
+    Raises:
+      UserError: for a name that is not known or comes twice, or a weight that is none.
+    """
+    found: dict[str, float] = {}
+    for entry in entries:
+        name, equals, written = entry.partition("=")
+        find(name)
+        try:
+            weight = float(written) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        if not (math.isfinite(weight) and weight > 0):
+            raise UserError(
+                f"recover.terms has {entry!r}, whose weight must be a finite number above 0; write "
+                f"name=weight, or the name alone for weight 1."
+            )
+        if name in found:
+            raise UserError(f"recover.terms names {name!r} twice; give each term one weight.")
+        found[name] = weight
+    return tuple(found.items())

@@ -1,0 +1,84 @@
+"""A tap on the forward pass: what goes into BatchNorms, convolutions and the last layer."""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import chex
+import jax
+from flax import linen as nn
+
+from delt_jax.errors import UserError
+from delt_jax.models.norm import BatchNorm, input_moments
+from delt_jax.objective import Moments
+
+
+class Pass(NamedTuple):
+    """One forward pass in eval mode; everything in forward order, as the model computes it.
+
+    Attributes:
+      logits: float32 [B, classes].
+      batch: moments of the input of every BatchNorm over the batch.
+      running: its running statistics.
+      norm_inputs, conv_inputs: what goes into every BatchNorm and every convolution,
+        [B, h, w, c] each, in the type of the activations.
+      features: [B, D], input of the last layer; the logits where a model does not name it.
+    """
+
+    logits: chex.Array
+    batch: list[Moments]
+    running: list[Moments]
+    norm_inputs: tuple[chex.Array, ...]
+    conv_inputs: tuple[chex.Array, ...]
+    features: chex.Array
+
+
+def apply_tapped(model: nn.Module, variables: Mapping, images: chex.Array) -> Pass:
+    """Applies a model in eval mode and reads on the way; a compiler drops what is not used.
+
+    Args:
+      model: a model of `delt_jax.models`.
+      variables: {"params", "batch_stats"}.
+      images: normalised [B, S, S, C].
+
+    Raises:
+      UserError: if the layers that ran are not those that have running statistics.
+    """
+    batch: list[Moments] = []
+    running: list[Moments] = []
+    norm_inputs: list[chex.Array] = []
+    conv_inputs: list[chex.Array] = []
+    seen: list[tuple[str, ...]] = []
+
+    def tap(next_fun, args, kwargs, context):
+        module = context.module
+        if context.method_name == "__call__":
+            if isinstance(module, BatchNorm):
+                stats = functools.reduce(lambda d, k: d[k], module.path, variables["batch_stats"])
+                seen.append(module.path)
+                running.append(Moments(stats["mean"], stats["var"]))
+                batch.append(input_moments(args[0], stats["mean"]))
+                norm_inputs.append(args[0])
+            elif isinstance(module, nn.Conv):
+                conv_inputs.append(args[0])
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(tap):
+        logits, sown = model.apply(variables, images, train=False, mutable=["features"])
+    leaves = jax.tree_util.tree_leaves(variables.get("batch_stats", {}))
+    if not seen:
+        raise UserError("This teacher has no BatchNorm layer, so there is nothing to match.")
+    if len(set(seen)) != len(seen) or 2 * len(seen) != len(leaves):
+        raise UserError(
+            f"The teacher ran {len(seen)} BatchNorm layers ({len(set(seen))} different) but "
+            f"holds {len(leaves) // 2} pairs of running statistics; they must be one to one."
+        )
+    features = sown["features"]["pooled"][0] if "features" in sown else logits
+    return Pass(logits, batch, running, tuple(norm_inputs), tuple(conv_inputs), features)
+
+
+def apply_with_moments(
+    model: nn.Module, variables: Mapping, images: chex.Array
+) -> tuple[chex.Array, list[Moments], list[Moments]]:
+    """The logits, and the moments and running statistics of every BatchNorm, of `apply_tapped`."""
+    return apply_tapped(model, variables, images)[:3]

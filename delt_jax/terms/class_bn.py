@@ -1,0 +1,39 @@
+"""WMDD's BN matching per class (arXiv 2311.18531).
+
+What the images of each class of the batch put into every BatchNorm against what the real images
+of that class do; the mean over the batch's classes, the sum over layers.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from delt_jax import statistics
+from delt_jax.objective import TINY, Moments
+from delt_jax.terms import Term
+
+
+def _value(seen, constants, carried):
+    classes = np.array(seen.classes)
+    members = classes == np.arange(classes.max() + 1)[:, None]
+    share = jnp.asarray(members / members.sum(1, keepdims=True), jnp.float32)
+    labels = seen.labels[members.argmax(1)]  # of each class
+
+    def off(alone: Moments, real: Moments):
+        mean = share @ alone.mean
+        variance = share @ (alone.variance + (alone.mean - mean[classes]) ** 2)
+        norms = [
+            optax.safe_norm(ours - theirs[labels], TINY, axis=-1)
+            for ours, theirs in ((mean, real.mean), (variance, real.variance))
+        ]
+        return sum(norms).mean()
+
+    alone = statistics.of_images(seen.norm_inputs, (), 1).norms
+    return sum(off(a, b) for a, b in zip(alone, constants, strict=True)), carried
+
+
+def _prepare(teacher, source, recipe, cache):
+    return statistics.of_real_images(teacher, source, cache).by_class.norms
+
+
+TERM = Term(_value, _prepare)

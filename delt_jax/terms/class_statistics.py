@@ -1,0 +1,32 @@
+"""EDC's category residual (arXiv 2404.13733), the other half of its matching.
+
+The running statistics of the whole batch against the average, over the batch's labels, of the
+real statistics of their classes. These are of all pixels of a class; the released code averages
+those of single images, whose variances lack what lies between the images.
+"""
+
+import jax
+import numpy as np
+
+from delt_jax import matching, statistics
+from delt_jax.terms import Term
+
+
+def _value(seen, constants, carried):
+    now = statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
+    matched, after = matching.follow(now, carried, constants.momentum)
+    real = jax.tree.map(lambda x: x[seen.labels].mean(0), constants.real)
+    return matching.residual(matched, real, constants, seen.key), after
+
+
+def _prepare(teacher, source, recipe, cache):
+    real = statistics.of_real_images(teacher, source, cache)
+    return matching.target(real.by_class, recipe.recover)
+
+
+def _init(constants):
+    one = jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), constants.real)
+    return matching.begin(one)
+
+
+TERM = Term(_value, _prepare, _init)

@@ -1,0 +1,33 @@
+"""G-VBSM's matching of BatchNorms and convolutions (arXiv 2311.17950); one half of EDC's.
+
+A batch's running statistics against the running statistics of every BatchNorm and against
+those of all real images for every convolution, per channel and per cell. What counts more, as
+in the released code, is the first layer in forward order, which is a convolution.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from delt_jax import matching, statistics
+from delt_jax.models.tap import apply_tapped
+from delt_jax.objective import Moments
+from delt_jax.terms import Term
+
+
+def _value(seen, constants, carried):
+    now = statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
+    matched, after = matching.follow(now, carried, constants.momentum)
+    return matching.residual(matched, constants.real, constants, seen.key), after
+
+
+def _prepare(teacher, source, recipe, cache):
+    real = statistics.over_classes(statistics.of_real_images(teacher, source, cache))
+    images = np.zeros((1, source.image_size, source.image_size, source.channels), np.float32)
+    tapped = jax.jit(functools.partial(apply_tapped, teacher.model))(teacher.variables, images)
+    running = tuple(Moments(*map(np.asarray, moments)) for moments in tapped.running)
+    return matching.target(real._replace(norms=running), recipe.recover)
+
+
+TERM = Term(_value, _prepare, lambda constants: matching.begin(constants.real))

@@ -1,0 +1,342 @@
+"""Further terms and teachers in turn: what the engine does with them, and what it keeps."""
+
+import dataclasses
+import functools
+import itertools
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_engine import BATCH, MODEL, SIZE, STATIC, make_job, make_state, normal, variables
+from test_pipeline import tiny
+from test_waves import manifest, recovered, stop_after
+
+from delt_jax import config as config_lib
+from delt_jax import engine, interrupts, kept, main, memory, models, parallel, recover, terms
+from delt_jax import teacher as teacher_lib
+from delt_jax.augment import crop
+from delt_jax.data import open_source
+from delt_jax.engine import Further
+from delt_jax.errors import UserError
+from delt_jax.interrupts import Terminated
+from delt_jax.jobs import Guide, Losses, RecoverState
+from delt_jax.kept import Kept
+from delt_jax.models import ModelSpec
+from delt_jax.models.tap import apply_tapped
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.store.workdir import WorkDir
+from delt_jax.terms import Term, asked
+
+SPEC = ModelSpec("conv3", 5, SIZE, 3, width=8)
+OTHER = models.create(dataclasses.replace(SPEC, width=4))
+RECIPE = RecoverRecipe(iterations=12, learning_rate=0.1, bn_weight=0.1, terms=("drift=0.5",))
+CLASSES = (0, 1, 1, 0)
+FULL = crop.full_view(SIZE)
+run_chunk = jax.jit(engine.run_chunk, static_argnames=STATIC)
+
+
+def drift_value(seen, constants, carried):
+    """Distance of the features' running mean from a constant, with noise, over local classes."""
+    groups = max(seen.classes) + 1
+    mean = sum(seen.features[i].mean() * (c + 1) for i, c in enumerate(seen.classes)) / groups
+    mean = mean + seen.ranks.sum() + 0.1 * jax.random.normal(seen.key)
+    mean = mean + sum(x.astype(jnp.float32).mean() for x in seen.conv_inputs + seen.norm_inputs)
+    now = jnp.where(carried["begun"], 0.8 * carried["mean"] + 0.2 * mean, mean)
+    value = (now + (mean - jax.lax.stop_gradient(mean)) - constants.mean()) ** 2
+    return value, {"begun": jnp.ones_like(carried["begun"]), "mean": now}
+
+
+DRIFT = Term(
+    drift_value,
+    prepare=lambda teacher, source, recipe, cache: np.float32(3 + teacher.accuracy),
+    init=lambda constants: {"begun": np.zeros((), bool), "mean": np.float32(0)},
+)
+
+
+@pytest.fixture(autouse=True)
+def drift(monkeypatch):
+    """A term called "drift" beside those that there are."""
+    real = terms.find
+    monkeypatch.setattr(terms, "find", lambda name: DRIFT if name == "drift" else real(name))
+
+
+@functools.cache
+def other_variables():
+    shapes = teacher_lib.init_shapes(dataclasses.replace(SPEC, width=4))
+    return jax.tree.map(lambda s: jnp.float32(0.5 + 0.1 * normal(*s.shape)), shapes)
+
+
+def guides(count=1):
+    given = (Guide(variables(), (np.float32(3),)), Guide(other_variables(), (np.float32(1),)))
+    return given[:count]
+
+
+def state_of(count=1):
+    carried = engine.init_carried(RECIPE, [g.constants for g in guides(count)])
+    return make_state().replace(carried=carried)
+
+
+def job():
+    return make_job()._replace(ranks=jnp.array([0, 0, 1, 1], jnp.int32))
+
+
+def chunk(state, steps, first=0, count=1, active=4, recipe=RECIPE):
+    return run_chunk(
+        state,
+        job(),
+        guides(count),
+        models=(MODEL, OTHER)[:count],
+        recipe=recipe,
+        flip=True,
+        active=active,
+        classes=CLASSES,
+        first=first,
+        steps=steps,
+    )
+
+
+# The engine
+
+
+def test_the_tap_sees_what_convolutions_and_the_last_layer_are_given():
+    images = normal(BATCH, SIZE, SIZE, 3)
+    seen = jax.jit(functools.partial(apply_tapped, MODEL))(variables(), images)
+    chex.assert_trees_all_equal(seen.conv_inputs[0], images)
+    assert [x.shape[1:] for x in seen.conv_inputs] == [(8, 8, 3), (4, 4, 8), (2, 2, 8)]
+    assert [x.shape[1:] for x in seen.norm_inputs] == [(8, 8, 8), (4, 4, 8), (2, 2, 8)]
+    dense = variables()["params"]["classifier"]
+    chex.assert_trees_all_close(
+        seen.features @ dense["kernel"] + dense["bias"], seen.logits, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_term_is_weighed_differentiated_and_carried_on():
+    plain = dataclasses.replace(RECIPE, terms=())
+    images, labels, key = make_state().images, job().labels, jax.random.key(3)
+    (carried,) = state_of().carried
+    constants = guides()[0].constants
+
+    @functools.partial(jax.jit, static_argnames=("weight",))
+    def gradient(images, weight=None):
+        if weight is None:
+            return jax.value_and_grad(engine.loss, has_aux=True)(
+                images, labels, FULL, variables(), MODEL, plain
+            )
+        recipe = dataclasses.replace(RECIPE, terms=(f"drift={weight}",))
+        further = Further(job().ranks, CLASSES, key, constants, carried)
+        return jax.value_and_grad(engine.loss, has_aux=True)(
+            images, labels, FULL, variables(), MODEL, recipe, further
+        )
+
+    (without, (losses, layers, none)), base = gradient(images)
+    assert (float(losses.further), none) == (0, ())
+    (once, (first, same, after)), one = gradient(images, weight=1)
+    (twice, (second, _, _)), two = gradient(images, weight=2)
+    chex.assert_trees_all_equal(layers, same)
+    assert float(first.further) > 1e-3
+    chex.assert_trees_all_close(second.further, 2 * first.further, rtol=1e-6)
+    chex.assert_trees_all_close([once, twice], [without + i * first.further for i in (1, 2)])
+    assert float(jnp.abs(one - base).max()) > 1e-4
+    chex.assert_trees_all_close(two - base, 2 * (one - base), rtol=1e-2, atol=1e-5)
+    assert bool(after[0]["begun"])
+
+
+def test_what_is_carried_changes_the_next_iteration():
+    state, losses = chunk(state_of(), 2)
+    first, alone = chunk(state_of(), 1)
+    fresh = first.replace(carried=state_of().carried)
+    again, forgotten = chunk(fresh, 1)
+    chex.assert_trees_all_close(losses.further[0], alone.further[0], rtol=1e-4)
+    assert abs(float(losses.further[1] - forgotten.further[0])) > 1e-4
+    assert (np.asarray(again.images) != np.asarray(state.images)).any()
+
+
+def test_teachers_take_turns():
+    """In one call or many, from any phase; five are two rounds in a loop and one more."""
+    steps = 5
+    together, losses = chunk(state_of(2), steps, first=1, count=2)
+    state, alone = state_of(2), []
+    for t in range(steps):
+        state, one = chunk(state, 1, first=(1 + t) % 2, count=2)
+        alone.append(one)
+    chex.assert_shape([*losses], (steps,))
+    expected = jax.tree.map(lambda *x: jnp.concatenate(x), *alone)
+    chex.assert_trees_all_close(losses, expected, rtol=1e-3)
+    chex.assert_trees_all_close(together.images, state.images, rtol=1e-3, atol=1e-3)
+    chex.assert_trees_all_close(together.carried, state.carried, rtol=1e-3)
+
+
+def test_a_turn_is_that_teachers_alone():
+    alone = Guide(other_variables(), guides(2)[1].constants)
+    state = make_state().replace(carried=(state_of(2).carried[1],))
+    settings = {"recipe": RECIPE, "flip": True, "active": 3, "classes": CLASSES, "steps": 1}
+    expected, _ = run_chunk(state, job(), (alone,), models=(OTHER,), **settings)
+    ours, _ = chunk(state_of(2), 1, first=1, count=2, active=3)
+    chex.assert_trees_all_equal(ours.images, expected.images)
+    chex.assert_trees_all_equal(ours.carried, (state_of(2).carried[0], expected.carried[0]))
+
+
+def test_variances_count_as_often_as_asked():
+    images = jnp.asarray(normal(BATCH, SIZE, SIZE, 3))
+
+    def layers(weight):
+        recipe = RecoverRecipe(bn_variance_weight=weight)
+        found = engine.loss(images, job().labels, FULL, variables(), MODEL, recipe)
+        return np.asarray(found[1][1])
+
+    none, once, thrice = layers(0.0), layers(1.0), layers(3.0)
+    assert (once > none).all()
+    chex.assert_trees_all_close(thrice - none, 3 * (once - none), rtol=1e-4)
+
+
+# Asking for them
+
+
+def test_terms_are_asked_for_by_name_and_weight():
+    assert asked(("drift=0.25", "drift2=1")[:1]) == (("drift", 0.25),)
+    assert asked(["drift"]) == (("drift", 1.0),)
+    for wrong in ("drift=", "drift=0", "drift=-1", "drift=inf", "drift=x"):
+        with pytest.raises(UserError, match=f"{wrong}.*must be a finite number above 0"):
+            asked([wrong])
+    with pytest.raises(UserError, match="names 'drift' twice"):
+        asked(["drift", "drift=2"])
+    with pytest.raises(UserError, match=r"no term 'bary' for recover.terms"):
+        config_lib.from_config(tiny(**{"recover.terms": ("bary=1",)}))
+    listed = config_lib.from_config(tiny(**{"recover.terms": ("drift=2",)}))
+    assert listed.recover.terms == ("drift=2",)
+
+
+# What is kept
+
+
+def kept_batch(carried):
+    images = normal(2, 4, 4, 1)
+    curves = Losses(*(normal(3, seed=i) for i in range(4)))
+    return Kept(RecoverState(np.int32(3), images, images + 1, images + 2, carried), curves, 1.5)
+
+
+def test_what_is_carried_is_kept_bit_for_bit(tmp_path):
+    carried = (({"a": normal(5), "b": np.ones((), bool)}, ()), ({"a": normal(2, 2)},))
+    batch = kept_batch(carried)
+    kept.write(tmp_path, 4, batch)
+    like = jax.tree.map(np.zeros_like, carried)
+    chex.assert_trees_all_equal(kept.read(tmp_path, 4, like), batch)
+    with pytest.raises(kept.Damaged):
+        kept.read(tmp_path, 4, (*like, (np.zeros(1),)))
+
+
+def test_batches_of_before_there_were_terms_are_read(tmp_path):
+    batch = kept_batch(())
+    path = tmp_path / "state_000000.npz"
+    old = {k: getattr(batch.state, k) for k in ("step", "images", "mu", "nu")}
+    old |= {k: getattr(batch.losses, k) for k in ("loss", "cross_entropy", "bn")}
+    np.savez(path, seconds=1.5, **old)
+    expected = batch._replace(losses=batch.losses._replace(further=np.zeros(3, np.float32)))
+    chex.assert_trees_all_equal(kept.read(tmp_path, 0), expected)
+
+
+# Whole recoveries
+
+
+@pytest.fixture(scope="module")
+def squeezed(tmp_path_factory):
+    """Teacher and ranking of `tiny`."""
+    folder = tmp_path_factory.mktemp("further") / "run"
+    main.run(tiny(), str(folder), ["squeeze", "rank"])
+    return folder
+
+
+IN_TURN = {
+    "recover.round_robin": True,
+    "recover.terms": ("drift=0.1",),
+    "teacher.others": ("conv3",),
+}
+
+
+@pytest.fixture
+def in_turn(squeezed, tmp_path, monkeypatch):
+    """The same with a second teacher beside the first."""
+    first = teacher_lib.load(squeezed / "teacher")
+    moved = jax.tree.map(lambda x: 1.01 * x, first.variables)
+    second = dataclasses.replace(first, variables=moved, hash="second")
+    monkeypatch.setattr(teacher_lib, "load_others", lambda folder: (second,))
+    return shutil.copytree(squeezed, tmp_path / "run")
+
+
+def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
+    undisturbed = shutil.copytree(in_turn, tmp_path / "whole")
+    images = recovered(undisturbed, **IN_TURN)
+    assert manifest(undisturbed)["other_teachers"][0]["hash"] == "second"
+    monkeypatch.setattr(parallel, "device_count", lambda: 8)
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, 3)
+        with pytest.raises(Terminated):
+            recovered(in_turn, **IN_TURN)
+    assert len(list((in_turn / "distilled.partial").glob("state_*.npz"))) == 5
+    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    chex.assert_trees_all_equal(recovered(in_turn, **IN_TURN), images)
+    with (
+        np.load(undisturbed / "distilled/losses.npz") as old,
+        np.load(in_turn / "distilled/losses.npz") as new,
+    ):
+        assert (old["further"] > 0).all()
+        chex.assert_trees_all_equal(dict(old), dict(new))
+
+
+def test_alone_there_is_no_turn_to_take():
+    with pytest.raises(UserError, match=r"take turns, but teacher\.others is empty"):
+        config_lib.from_config(tiny(**{"recover.round_robin": True}))
+
+
+def test_teachers_in_turn_take_the_same_images(in_turn, monkeypatch):
+    (second,) = teacher_lib.load_others(in_turn)
+    other = dataclasses.replace(second, normalisation=type(second.normalisation)((0.5,), (0.25,)))
+    monkeypatch.setattr(teacher_lib, "load_others", lambda folder: (other,))
+    monkeypatch.setattr(teacher_lib, "check_against", lambda *_: None)
+    with pytest.raises(UserError, match="needs teachers of one normalisation"):
+        recovered(in_turn, **IN_TURN)
+
+
+def test_sets_of_before_are_not_made_again(squeezed):
+    def inputs(**changes):
+        settings = config_lib.from_config(tiny(**changes))
+        return recover.inputs(settings, open_source(settings.data), WorkDir(squeezed))
+
+    before = inputs()
+    new = ("recover.terms", "recover.round_robin", "recover.bn_variance_weight", "other_teachers")
+    assert not before.keys() & set(new)
+    assert inputs(**{"recover.terms": ("drift=1",)})["recover.terms"] == ("drift=1",)
+    assert inputs(**IN_TURN)["other_teachers"] == []
+
+
+def test_batches_with_other_patterns_of_classes_do_not_go_side_by_side(in_turn):
+    settings = config_lib.from_config(tiny(**{"recover.batch_size": 5}))
+    work = recover._work(settings, open_source(settings.data), WorkDir(in_turn), in_turn)
+    assert {work.classes(i) for i in range(len(work.schedule))} == {()}
+    with_terms = dataclasses.replace(
+        work, recipe=config_lib.from_config(tiny(**{"recover.batch_size": 5, **IN_TURN}))
+    )
+    patterns = [with_terms.classes(i) for i in range(len(work.schedule))]
+    assert len(set(patterns)) > 1
+    ordered = [patterns[i] for i in with_terms.in_plan_order()]
+    changes = sum(a != b for a, b in itertools.pairwise(ordered))
+    assert changes == len({with_terms.likeness(i) for i in range(len(patterns))}) - 1
+    assert (work.job(1).ranks == np.array(work.schedule[1].images) % 3).all()
+
+
+def test_memory_counts_what_terms_and_other_teachers_hold():
+    big = ModelSpec("conv3", 5, SIZE, 3, width=64)
+    constants = (np.zeros(10**6, np.float32),)
+    plain = memory.of_chunk(RECIPE, SPEC, 4, 4, 1)
+    with_term = memory.of_chunk(RECIPE, SPEC, 4, 4, 1, constants, CLASSES)
+    assert with_term - plain > 4e6
+    schedule = recover.schedule_of(config_lib.from_config(tiny()), 5)
+    one, two = (
+        max(memory.per_stack(RecoverRecipe(), specs, schedule).values())
+        for specs in ([big], [big, SPEC])
+    )
+    held = sum(x.size * 4 for x in jax.tree.leaves(teacher_lib.init_shapes(SPEC)))
+    assert two == one + held

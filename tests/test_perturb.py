@@ -1,0 +1,236 @@
+"""DWA's directed weight adjustment: steps of a fixed length up the gradient of the loss."""
+
+import functools
+import re
+import shutil
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from test_pipeline import tiny
+from test_waves import manifest, recovered, stop_after
+
+from delt_jax import config as config_lib
+from delt_jax import (
+    engine,
+    interrupts,
+    kept,
+    main,
+    memory,
+    models,
+    objective,
+    parallel,
+    perturb,
+    recover,
+)
+from delt_jax.augment import crop
+from delt_jax.data import open_source
+from delt_jax.interrupts import Terminated
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.schedule import make_schedule
+from delt_jax.store import distilled
+from delt_jax.store.workdir import WorkDir
+
+ascend = jax.jit(perturb.ascend, static_argnames=("model", "length"))
+LABELS = np.array([0, 1, 2, 1], np.int32)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+class Linear(nn.Module):
+    """The smallest classifier."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(x.reshape(len(x), -1))
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum(1, keepdims=True)
+
+
+def test_steps_by_hand():
+    """Softmax regression, whose gradient is known: W' = W + rho / K x^T (p - y) / |g|, K times."""
+    images, kernel, bias = normal(4, 2, 2, 1), 0.1 * normal(4, 3, seed=1), normal(3, seed=2)
+    ours = {"Dense_0": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
+    rows, one_hot = images.reshape(4, 4).astype(np.float64), np.eye(3)[LABELS]
+    for _ in range(3):
+        ours = ascend(ours, {}, images, LABELS, model=Linear(), length=0.3 / 3)
+        off = (softmax(rows @ kernel + bias) - one_hot) / 4
+        by_kernel, by_bias = rows.T @ off, off.sum(0)
+        norm = np.sqrt((by_kernel**2).sum() + (by_bias**2).sum())
+        kernel = kernel + 0.1 * by_kernel / norm
+        bias = bias + 0.1 * by_bias / norm
+    np.testing.assert_allclose(ours["Dense_0"]["kernel"], kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours["Dense_0"]["bias"], bias, rtol=1e-5)
+
+
+def teacher():
+    model = models.create(ModelSpec("conv3", 3, 8, 1, width=4))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    # Statistics that are not those of any batch: eval mode is told from training.
+    stats = jax.tree.map(lambda x: x + 0.5, variables["batch_stats"])
+    return model, variables["params"], stats
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss(model, params, stats, images, labels):
+    logits = model.apply({"params": params, "batch_stats": stats}, images, train=False)
+    return objective.cross_entropy(logits, labels)
+
+
+def test_a_step_follows_the_gradient_by_differences():
+    """The slope of the loss in any direction is that along the step times their cosine."""
+    model, params, stats = teacher()
+    images, length = normal(4, 8, 8, 1), 1e-2
+
+    flat, unravel = ravel_pytree(params)
+
+    def slope(direction, by=2e-3):
+        up, down = (
+            loss(model, unravel(flat + sign * by * direction), stats, images, LABELS)
+            for sign in (1, -1)
+        )
+        return float(up - down) / (2 * by)
+
+    moved = ascend(params, stats, images, LABELS, model=model, length=length)
+    step = ravel_pytree(moved)[0] - flat
+    np.testing.assert_allclose(np.linalg.norm(step), length, rtol=1e-4)
+    uphill = step / np.linalg.norm(step)
+    steepest = slope(uphill)
+    assert steepest > 0.1
+    for seed in range(4):
+        other = normal(len(flat), seed=seed)
+        direction = uphill + 0.5 * other / np.linalg.norm(other)
+        direction /= np.linalg.norm(direction)
+        expected = steepest * float(direction @ uphill)
+        np.testing.assert_allclose(slope(direction), expected, rtol=0.03)
+
+
+def test_no_gradient_no_step():
+    sure = {"Dense_0": {"kernel": jnp.zeros((4, 3)), "bias": jnp.array([200.0, 0.0, 0.0])}}
+    labels = np.zeros(4, np.int32)
+    moved = ascend(sure, {}, normal(4, 2, 2, 1), labels, model=Linear(), length=0.1)
+    chex.assert_trees_all_equal(moved, sure)
+
+
+# In recovery
+
+
+CHANGES = {
+    "recover.batch_size": 15,  # two batches
+    "recover.perturbation": 0.5,
+    "recover.perturbation_steps": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """A work directory with teacher and ranking, to be copied."""
+    folder = tmp_path_factory.mktemp("perturb") / "run"
+    main.run(tiny(), str(folder), ["squeeze", "rank"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(ranked, tmp_path_factory):
+    """A finished recovery of two batches, one after the other, and the weights they had."""
+    folder = shutil.copytree(ranked, tmp_path_factory.mktemp("whole") / "run")
+    found, real = [], perturb.own_weights
+
+    def noted(*arguments, **settings):
+        found.append((real(*arguments, **settings), arguments, settings))
+        return found[-1][0]
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(parallel, "device_count", lambda: 1)
+        m.setattr(perturb, "own_weights", noted)
+        recovered(folder, **CHANGES)
+    return folder, found
+
+
+def losses_of(folder):
+    with np.load(folder / "distilled/losses.npz") as stored:
+        return dict(stored)
+
+
+def test_every_batch_has_weights_of_its_own(whole):
+    """Those of the steps on its first images, as its first iteration views them."""
+    folder, found = whole
+    assert len(found) == 2
+    cross_entropy = losses_of(folder)["cross_entropy"][:, 0]
+    for i, ((weights,), ((variables,), jobs, starts), settings) in enumerate(found):
+        recipe, active, (model,) = settings["recipe"], settings["active"], settings["models"]
+        assert 0 < active < starts.shape[2]  # EarlyLate: the others have not joined
+        job, start = jax.tree.map(lambda x: x[0, 0], (jobs, starts))
+        view = engine.draw_view(engine.init_state(start), job, recipe, False, active)
+        images, labels = crop.view_images(start[:active], view, 8), job.labels[:active]
+        params, stats = variables["params"], variables["batch_stats"]
+        for _ in range(3):
+            params = ascend(params, stats, images, labels, model=model, length=0.5 / 3)
+        ours = jax.tree.map(lambda x: x[0, 0], weights)
+        chex.assert_trees_all_close(ours, params, rtol=1e-4, atol=1e-5)
+        # What recovery sees in its first iteration; with the teacher as it is it would be less.
+        before, after = (
+            loss(model, p, stats, images, labels) for p in (variables["params"], params)
+        )
+        np.testing.assert_allclose(cross_entropy[i], after, rtol=1e-4)
+        assert after > 1.05 * before
+
+
+def test_an_interrupted_recovery_finds_the_same_weights_again(whole, ranked, tmp_path, monkeypatch):
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    monkeypatch.setattr(parallel, "device_count", lambda: 8)
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, 3)
+        with pytest.raises(Terminated):
+            recovered(folder, **CHANGES)
+    assert kept.step_of(folder / "distilled.partial", 0) == 3
+    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    images = recovered(folder, **CHANGES)
+    np.testing.assert_array_equal(images, distilled.read(whole[0] / "distilled").images)
+    chex.assert_trees_all_equal(losses_of(folder), losses_of(whole[0]))
+
+
+def test_batches_on_one_device_keep_their_own(whole, ranked, tmp_path, monkeypatch):
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    recovered(folder, **CHANGES, **{"recover.batches_per_device": 2})
+    assert manifest(folder)["execution"]["batches_per_device"] == [2]
+    ours, expected = losses_of(folder)["loss"], losses_of(whole[0])["loss"]
+    np.testing.assert_allclose(ours, expected, rtol=1e-3)
+
+
+def test_more_batches_on_a_device_are_of_no_use(monkeypatch):
+    monkeypatch.setattr(parallel, "memory_limit", lambda: 10**12)
+    monkeypatch.setattr(memory, "of_chunk", lambda *arguments: 1)
+    spec, schedule = ModelSpec("conv3", 10, 8, 1, width=8), make_schedule(10, 40, 4, 2, 10)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert len(memory.per_stack(RecoverRecipe(), [spec], schedule)) > 1
+    assert len(memory.per_stack(RecoverRecipe(perturbation=0.1), [spec], schedule)) == 1
+
+
+def test_the_settings_count_where_they_are_used(ranked):
+    def made_from(**changes):
+        settings = config_lib.from_config(tiny(**changes))
+        return recover.inputs(settings, open_source(settings.data), WorkDir(ranked))
+
+    assert not [name for name in made_from() if "perturbation" in name]
+    assert made_from(**CHANGES)["recover.perturbation"] == 0.5
+
+
+def test_the_plan_counts_the_steps(tmp_path, capsys):
+    def flops(folder, **changes):
+        main.run(tiny(**changes), str(tmp_path / folder), dry_run=True)
+        return re.search(r"\nrecover .* ([\d.]+ \wFLOP)", capsys.readouterr().out)[1]
+
+    # 90 image-iterations, and three steps on the ten images that are first.
+    plain, perturbed = (flops(c, **changes) for c, changes in (("a", {}), ("b", CHANGES)))
+    assert plain != perturbed
