@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from delt_jax import keys, objective, terms
+from delt_jax import keys, objective, residual, terms
 from delt_jax.augment import crop
 from delt_jax.jobs import Active, Further, Guide, Job, Losses, RecoverState
 from delt_jax.models.tap import Pass, apply_tapped
@@ -244,23 +244,21 @@ def update(
     Returns:
       The next state, the loss terms and the BN terms [layers] before the step.
     """
-    images, labels = _rows(state.images, active), _rows(job.labels, active)
+    labels = _rows(job.labels, active)
+    images, mu, nu = (_rows(x, active) for x in (state.images, state.mu, state.nu))
+    done, total = clocks(state, job, recipe, active)
+    age = done
+    if recipe.residual:
+        assert job.starts is not None
+        starts, blocks = _rows(job.starts, active), recipe.residual_rounds
+        images, mu, nu = residual.mix(images, starts, mu, nu, done, total, recipe.residual, blocks)
+        age = residual.age(done, total, blocks)
     further = _further(state, job, guide, recipe, active, classes, teacher)
     grads, (losses, layers, after) = jax.grad(loss, has_aux=True)(
         images, labels, view, guide.variables, model, recipe, further
     )
-    done, total = clocks(state, job, recipe, active)
     rate = learning_rate(recipe.learning_rate, done, total)
-    images, mu, nu = adam_step(
-        images,
-        grads,
-        _rows(state.mu, active),
-        _rows(state.nu, active),
-        done,
-        rate,
-        job.low,
-        job.high,
-    )
+    images, mu, nu = adam_step(images, grads, mu, nu, age, rate, job.low, job.high)
     carried = state.carried
     if further is not None:
         carried = (*carried[:teacher], after, *carried[teacher + 1 :])

@@ -39,6 +39,8 @@ class Job(NamedTuple):
       iterations: int32 scalar, total of the batch.
       key: typed PRNG key of the batch.
       low, high: float32 [C], the valid pixel range in normalised units.
+      starts: float32 [B, S, S, C], the images before any iteration; only where a residual of them
+        is asked for.
     """
 
     labels: chex.Array
@@ -48,6 +50,7 @@ class Job(NamedTuple):
     key: chex.PRNGKey
     low: chex.Array
     high: chex.Array
+    starts: chex.Array | None = None
 
 
 class Guide(NamedTuple):

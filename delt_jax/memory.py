@@ -51,7 +51,8 @@ def of_chunk(
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), stack))
     bound = shape((spec.channels,))
     labels = shape((batch,), jnp.int32)
-    jobs = Job(labels, labels, labels, shape((), jnp.int32), key, bound, bound)
+    starts = images if recipe.residual else None
+    jobs = Job(labels, labels, labels, shape((), jnp.int32), key, bound, bound, starts)
     chunk = functools.partial(
         engine.run_chunk,
         models=(models.create(spec),),

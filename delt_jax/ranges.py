@@ -60,6 +60,7 @@ _AT_LEAST = {
     "recover.first_bn_multiplier": 0,
     "recover.perturbation": 0,
     "recover.perturbation_steps": 1,
+    "recover.residual_rounds": 1,
     "recover.milestone": 0,
     "recover.jitter": -1,
     "recover.chunk_steps": 0,
@@ -91,7 +92,12 @@ _ABOVE_ZERO = (
     "evaluate.smaller",
     "evaluate.save_minutes",
 )
-_BELOW_ONE = ("recover.statistics_momentum", "recover.conv_drop", "evaluate.ema")  # in [0, 1)
+_BELOW_ONE = (  # in [0, 1)
+    "recover.statistics_momentum",
+    "recover.conv_drop",
+    "recover.residual",
+    "evaluate.ema",
+)
 _SHARES = ("recover.min_scale", "relabel.min_scale")  # in (0, 1]
 
 
@@ -179,6 +185,11 @@ def validate(recipe: Recipe) -> None:
         raise UserError(
             "recover.round_robin lets the run's teachers take turns, but teacher.others is empty; "
             "name others there, or leave recover.round_robin off."
+        )
+    if r.residual and recipe.select.start == "noise":
+        raise UserError(
+            f"recover.residual ({r.residual}) mixes real pixels of the start into the images, but "
+            f"select.start is 'noise'; set it to 'real' or 'rded', or recover.residual to 0."
         )
     if r.terms:
         from delt_jax import terms  # brings JAX, which takes a second to import

@@ -146,6 +146,10 @@ class RecoverRecipe:
       perturbation: rho, how far each batch's own copy of the teacher is moved up the gradient of
         the cross-entropy of the batch's start images (DWA); 0: all share the teacher as it is.
       perturbation_steps: K steps of length rho / K.
+      residual: share of its start that is mixed into every image where a later one of the
+        `residual_rounds` begins (FADRM); 0 for none.
+      residual_rounds: blocks of as equal a length as can be that the iterations are parted into;
+        Adam begins anew in each.
       curriculum: how the lower bound of the crop's area falls from 1 to min_scale:
         "cosine", "linear" or "step".
       milestone: share of the iterations over which it falls; 0: min_scale throughout.
@@ -181,6 +185,8 @@ class RecoverRecipe:
     round_robin: bool = False
     perturbation: float = 0.0
     perturbation_steps: int = 12
+    residual: float = 0.0
+    residual_rounds: int = 4
     curriculum: str = "cosine"
     milestone: float = 1.0
     min_scale: float = 0.08

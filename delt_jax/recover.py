@@ -34,6 +34,8 @@ _ONCE_THE_ONLY_ONE = {
     "recover.round_robin": False,
     "recover.perturbation": 0.0,
     "recover.perturbation_steps": 12,
+    "recover.residual": 0.0,
+    "recover.residual_rounds": 4,
 }
 _SAVES_MISSED = 3  # by a process that is taken for dead
 
@@ -46,6 +48,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     for name, value in _ONCE_THE_ONLY_ONE.items():
         if settings[name] == value:
             del settings[name]  # sets made before there was a choice are as good
+    if not recipe.recover.residual:
+        settings.pop("recover.residual_rounds", None)  # nothing reads it
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     settings |= start.settings(recipe)
     judged_by = workdir.needed("teacher/manifest.json", "squeeze")

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from delt_jax import checks, engine, execution, hosts, kept, keys, models, paral
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.execution import Execution
+from delt_jax.history import History, mean_last
 from delt_jax.interrupts import Deferral
 from delt_jax.jobs import Active, Guide, Job, Losses, RecoverState
 from delt_jax.kept import Kept
@@ -107,6 +108,7 @@ class Work:
             key=keys.stream(self.recipe.seed, "recover", index),
             low=np.asarray(low),
             high=np.asarray(high),
+            starts=self.start(index) if self.recipe.recover.residual else None,
         )
 
     def start(self, index: int) -> np.ndarray:
@@ -220,40 +222,6 @@ def active_of(positions: tuple[int, ...]) -> Active:
     return len(positions) if positions == tuple(range(len(positions))) else positions
 
 
-@dataclass
-class _History:
-    """Losses of a wave; fetched one chunk late, so that logging never stalls the devices."""
-
-    fetched: list[Losses] = field(default_factory=list)  # float32 [jobs, iterations] each
-    waiting: list[Losses] = field(default_factory=list)
-
-    def add(self, losses: Losses, lag: int) -> Losses | None:
-        """Queues device values; fetches what is more than `lag` chunks old."""
-        self.waiting.append(losses)
-        latest = None
-        while len(self.waiting) > lag:
-            values = jax.device_get(self.waiting.pop(0))
-            latest = Losses(*(v.reshape(-1, v.shape[-1]) for v in values))
-            self.fetched.append(latest)
-        return latest
-
-    def arrays(self) -> Losses:
-        """All losses, float32 [jobs, iterations] each."""
-        while self.waiting:
-            self.add(self.waiting.pop(0), lag=0)
-        whole = Losses(*(np.concatenate(leaf, axis=1) for leaf in zip(*self.fetched, strict=True)))
-        self.fetched = [whole]
-        return whole
-
-
-def _mean_last(losses: Losses | None, jobs: int, further: bool) -> dict[str, float]:
-    """Terms of the newest iteration, averaged over the wave's jobs; `further` if there are any."""
-    if losses is None:
-        return {}
-    shown = [name for name in Losses._fields if further or name != "further"]
-    return {name: float(getattr(losses, name)[:jobs, -1].mean()) for name in shown}
-
-
 class _Wave:
     """Some batches on their way through the rounds."""
 
@@ -282,7 +250,7 @@ class _Wave:
         self._jobs = parallel.stack_jobs([work.job(i) for i in wave], width, stack)
         curves = [b.losses for b in begun]
         curves += [curves[-1]] * (width * stack - len(wave))
-        self._history = _History([Losses(*(np.stack(c) for c in zip(*curves, strict=True)))])
+        self._history = History([Losses(*(np.stack(c) for c in zip(*curves, strict=True)))])
 
     def run(self) -> None:
         """Goes through the rounds that are left and writes the finished batches."""
@@ -333,7 +301,7 @@ class _Wave:
         """Shows and logs the losses, and saves when it is time."""
         jobs, round_ends = len(self._wave), self._step == rnd.start + rnd.iterations
         latest = self._history.add(losses, lag=1)
-        figures = _mean_last(latest, jobs, further=bool(self._work.recipe.recover.terms))
+        figures = mean_last(latest, jobs, further=bool(self._work.recipe.recover.terms))
         self._profile.after_call(losses)
         self._shown.update(steps * len(rnd.active) * jobs, **figures)
         if round_ends:

@@ -276,6 +276,7 @@ AT_LEAST_ONE = [
     "select.crops",
     "recover.batch_size",
     "recover.perturbation_steps",
+    "recover.residual_rounds",
     "evaluate.seeds",
     "evaluate.eval_every",
     "evaluate.accumulate",
@@ -325,7 +326,12 @@ ABOVE_ZERO = [
     "relabel.temperature",
     "evaluate.save_minutes",
 ]
-BELOW_ONE = ["recover.statistics_momentum", "recover.conv_drop", "evaluate.ema"]
+BELOW_ONE = [
+    "recover.statistics_momentum",
+    "recover.conv_drop",
+    "recover.residual",
+    "evaluate.ema",
+]
 SHARES = ["recover.min_scale", "relabel.min_scale"]
 AT_LEAST_MINUS_ONE = ["data.workers", "recover.jitter"]
 AT_LEAST_TWO = ["teacher.batch_size", "evaluate.batch_size"]
@@ -371,6 +377,10 @@ def test_every_number_has_a_tested_range():
         ({"recover__learning_rate": float("nan")}, "recover.learning_rate must be finite"),
         ({"data__mean": (float("inf"),), "data__std": (1.0,)}, "data.mean must be finite"),
         ({"evaluate__students": ()}, "evaluate.students is empty"),
+        (
+            {"recover__residual": 0.5, "select__start": "noise"},
+            r"recover.residual \(0.5\) mixes real pixels .*, but select.start is 'noise'",
+        ),
     ],
 )
 def test_combinations(changes, sentence):
