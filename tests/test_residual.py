@@ -1,15 +1,30 @@
 """delt_jax/residual.py: where blocks begin, what is mixed, and a recovery by hand with it."""
 
+import dataclasses
+import functools
 import itertools
+import shutil
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_engine import BATCH, FULL, MODEL, SIZE, make_job, make_state, variables
+from test_pipeline import tiny
+from test_waves import manifest, recovered, stop_after
 
-from delt_jax import engine, residual
+from delt_jax import config as config_lib
+from delt_jax import engine, execution, interrupts, kept, main, memory, parallel, recover, residual
+from delt_jax.data import open_source
+from delt_jax.interrupts import Terminated
+from delt_jax.jobs import Guide
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.store import distilled
+from delt_jax.store.workdir import WorkDir
 
 
 def int32(*values):
@@ -109,3 +124,154 @@ def test_four_blocks_by_hand():
         images, mu, nu = engine.adam_step(images, gradient(images), mu, nu, age, rate, low, high)
     np.testing.assert_allclose(images, x, atol=1e-6)
     assert np.abs(np.asarray(images - start)).max() > 0.05
+
+
+# In recovery
+
+
+RECIPE = RecoverRecipe(iterations=8, learning_rate=0.1, bn_weight=0.1, residual=0.3)
+JOINS = (0, 0, 5, 5)
+update = jax.jit(engine.update, static_argnames=("model", "recipe", "active"))
+
+
+@functools.partial(jax.jit, static_argnames=("recipe",))
+def gradient(images, labels, weights, recipe):
+    return jax.grad(engine.loss, has_aux=True)(images, labels, FULL, weights, MODEL, recipe)[0]
+
+
+@pytest.mark.parametrize(
+    ("clock", "begins"),
+    [
+        # Iterations of the batch at which the images that join first and last are mixed.
+        ("batch", ({2, 4, 6}, {6})),
+        ("image", ({2, 4, 6}, {6, 7})),
+    ],
+)
+def test_recovery_by_hand(clock, begins):
+    """Adam and the residual in numpy, image by image, with two that join amid a block."""
+    recipe = dataclasses.replace(RECIPE, clock=clock)
+    job, state = make_job(joins=JOINS), make_state()
+    job = job._replace(starts=state.images, iterations=jnp.int32(8))
+    start = np.asarray(state.images, np.float64)
+    x, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    age = np.zeros(BATCH, int)
+    for t in range(8):
+        active = 2 if t < 5 else 4
+        if clock == "batch" and t == 5:
+            age[2:] = 1  # counted from 4 on, where the batch's third block begins
+        for i in range(active):
+            if t in begins[JOINS[i] > 0]:
+                x[i] = 0.7 * x[i] + 0.3 * start[i]
+                m[i], v[i], age[i] = 0, 0, 0
+        images = jnp.asarray(x[:active], jnp.float32)
+        g = np.asarray(gradient(images, job.labels[:active], variables(), recipe), np.float64)
+        for i in range(active):
+            join = JOINS[i] if clock == "image" else 0
+            rate = 0.1 * 0.5 * (1 + np.cos(np.pi * (t - join) / (8 - join)))
+            age[i] += 1
+            m[i] = 0.5 * m[i] + 0.5 * g[i]
+            v[i] = 0.9 * v[i] + 0.1 * g[i] ** 2
+            step = m[i] / (1 - 0.5 ** age[i])
+            x[i] -= rate * step / (np.sqrt(v[i] / (1 - 0.9 ** age[i])) + 1e-8)
+        state, *_ = update(state, job, FULL, Guide(variables()), MODEL, recipe, active)
+        np.testing.assert_allclose(state.images, x, atol=2e-4)
+    assert np.abs(x - start).max() > 0.05
+
+
+def test_without_a_residual_there_is_nothing_of_it(monkeypatch):
+    def traced(job, **changes):
+        recipe = dataclasses.replace(RECIPE, **changes)
+        step = functools.partial(engine.update, model=MODEL, recipe=recipe, active=3)
+        return jax.make_jaxpr(step)(make_state(), job, FULL, Guide(variables()))
+
+    assert len(jax.tree.leaves(make_job())) == 7  # no starts
+    mixed = traced(make_job()._replace(starts=make_state().images))
+    monkeypatch.setattr(residual, "mix", None)
+    monkeypatch.setattr(residual, "age", None)
+    plain = traced(make_job(), residual=0.0)
+    assert len(plain.eqns) < len(mixed.eqns)
+    assert str(plain) == str(traced(make_job(), residual=0.0, residual_rounds=7))
+
+
+CHANGES = {"recover.residual": 0.5, "recover.residual_rounds": 2}
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """A work directory with teacher and ranking, to be copied."""
+    folder = tmp_path_factory.mktemp("residual") / "run"
+    main.run(tiny(), str(folder), ["squeeze", "rank"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(ranked, tmp_path_factory):
+    """A finished recovery on one device."""
+    folder = shutil.copytree(ranked, tmp_path_factory.mktemp("whole") / "run")
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(parallel, "device_count", lambda: 1)
+        recovered(folder, **CHANGES)
+    return folder
+
+
+def losses_of(folder):
+    with np.load(folder / "distilled/losses.npz") as stored:
+        return dict(stored)
+
+
+def test_the_first_block_is_as_without(whole, ranked, tmp_path):
+    """Four iterations in two blocks; the last images join with the second, at their starts."""
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    images = recovered(folder)
+    ours, plain = losses_of(whole)["loss"], losses_of(folder)["loss"]
+    chex.assert_trees_all_equal(ours[:, :2], plain[:, :2])
+    assert (ours[:, 2:] != plain[:, 2:]).all()
+    assert (images != distilled.read(whole / "distilled").images).any()
+    assert manifest(whole)["inputs"]["recover.residual"] == 0.5
+
+
+@pytest.mark.parametrize("step", [2, 3])  # before the residual and after it
+def test_a_kill_and_more_devices_change_nothing(whole, ranked, tmp_path, monkeypatch, step):
+    folder = shutil.copytree(ranked, tmp_path / "run")
+    monkeypatch.setattr(parallel, "device_count", lambda: 8)
+    with interrupts.raising(), monkeypatch.context() as m:
+        stop_after(m, step)
+        with pytest.raises(Terminated):
+            recovered(folder, **CHANGES)
+    assert kept.step_of(folder / "distilled.partial", 0) == step
+    images = recovered(folder, **CHANGES)
+    chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
+    chex.assert_trees_all_equal(losses_of(folder), losses_of(whole))
+
+
+def test_bfloat16_is_tried_with_it(capsys):
+    @dataclasses.dataclass
+    class Judge:
+        spec = ModelSpec("conv3", 5, SIZE, 3, width=8)
+        variables: dict
+
+    images = np.asarray(make_state().images)
+    asked = execution.Execution("bfloat16", 1, 1)
+    job = make_job()._replace(starts=images)
+    settled = execution.checked(asked, RECIPE, Judge(variables()), job, images)
+    assert settled == asked
+    assert not capsys.readouterr().out
+
+
+def test_the_settings_count_where_they_are_used(ranked):
+    def made_from(**changes):
+        recipe = config_lib.from_config(tiny(**changes))
+        return recover.inputs(recipe, open_source(recipe.data), WorkDir(ranked))
+
+    assert not [name for name in made_from() if "residual" in name]
+    assert made_from(**{"recover.residual_rounds": 7}) == made_from()
+    ours = made_from(**CHANGES)
+    assert (ours["recover.residual"], ours["recover.residual_rounds"]) == (0.5, 2)
+
+
+def test_memory_counts_the_starts():
+    spec = ModelSpec("conv3", 5, SIZE, 3, width=8)
+    plain, mixed = (
+        memory.of_chunk(RecoverRecipe(residual=share), spec, 50, 2, 1) for share in (0.0, 0.5)
+    )
+    assert mixed - plain >= 50 * SIZE * SIZE * 3 * 4
