@@ -33,9 +33,7 @@ def recipe_of(name, variants=""):
 
 
 def test_there_are_methods():
-    assert {"delt", "sre2l", "cda", "cda_real", "delt_image_clock", "rded", "wmdd", "dwa"} <= set(
-        METHODS
-    )
+    assert {"delt", "sre2l", "cda", "cda_real", "rded", "wmdd", "dwa", "fadrm"} <= set(METHODS)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -117,6 +115,7 @@ def source_of(classes, size, per_class=400):
         ("edc", "real", 10, 1.0, 0.0, 0, "batch"),
         ("wmdd", "noise", 10, 1.0, 0.0, 32, "batch"),
         ("dwa", "real", 1, 1.0, 0.0, 32, "batch"),
+        ("fadrm", "rded", 1, 1.0, 0.0, 32, "batch"),
     ],
 )
 def test_schedules_are_as_published(method, start, ranks, fraction, milestone, jitter, clock):
@@ -180,6 +179,12 @@ def test_dwa_goes_by_the_size_of_the_images(name, variance, steps):
     r = recipe.recover
     assert (r.bn_variance_weight, r.perturbation, r.perturbation_steps) == (variance, 0.015, steps)
     assert recipe.select.rule == "random"
+
+
+def test_residuals_are_fadrms_alone():
+    for method in METHODS:
+        r = recipe_of("imagenet", f"ipc10,{method}").recover
+        assert (r.residual, r.residual_rounds) == ((0.5, 4) if method == "fadrm" else (0.0, 4))
 
 
 def test_the_shift_is_scaled_to_the_images():
