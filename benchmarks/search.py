@@ -78,6 +78,11 @@ def _rounds(iterations: int, round_iterations: int) -> Trial:
     return Trial(f"t{iterations}_r{round_iterations}", settings)
 
 
+def _term(name: str, weight: float) -> Trial:
+    """A further term of the objective, beside the others."""
+    return Trial(f"{name}_{weight}", {"recover.terms": (f"{name}={weight}",)})
+
+
 # What is tried. The recipe's own values are those of `base`: a rate of 0.05, T 800 and R 100, and
 # else DELT's, which delt_jax/recipe.py lists.
 TRIALS: dict[str, list[Trial]] = {
@@ -102,6 +107,12 @@ TRIALS: dict[str, list[Trial]] = {
     "view": [
         Trial("crop_per_image", {"recover.crop": "image"}),
         *_each("recover.jitter", 2, 4),
+    ],
+    "residual": _each("recover.residual", 0.25, 0.5),
+    "terms": [
+        *[_term("class_bn", weight) for weight in (0.01, 1)],
+        *[_term("barycentre", weight) for weight in (0.1, 1)],
+        _term("class_statistics", 0.005),
     ],
     "teacher": [Trial(f"teacher_width_{w}", {"teacher.width": w}) for w in (32, 64)],
     "method": [Trial(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
