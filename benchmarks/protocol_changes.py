@@ -26,7 +26,7 @@ from delt_jax.metrics import Row
 from delt_jax.store import files
 
 PAGE = "docs/evaluation.md"
-KEY = ("change", "looked_at", "epochs", "student", "ipc")  # of a row
+KEY = ("change", "data", "looked_at", "epochs", "student", "ipc")  # of a row
 
 
 class Change(NamedTuple):
@@ -153,7 +153,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     chosen = choose(argv)
     host_memory.keep_freed()
     folder = Path(chosen.out).absolute() / "run"
-    label_store.take(Path(chosen.workdir).absolute(), folder)
+    given = Path(chosen.workdir).absolute()
+    label_store.finished_settings(given)  # says what is missing
+    label_store.take(given, folder)
     rows: list[dict[str, Any]] = []
     for number, change in enumerate(CHANGES):
         if chosen.only is None or number in chosen.only:

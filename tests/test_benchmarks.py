@@ -93,6 +93,7 @@ def test_a_page_is_filled_between_its_markers_again_and_again():
         ("performance", "recover_speed"),
         ("performance", "train_eval_speed"),
         ("evaluation", "label_store"),
+        ("evaluation", "protocol_changes"),
     ],
 )
 def test_the_pages_have_their_markers(page, script):
