@@ -52,6 +52,7 @@ CHANGES = (
     Change("Mixup 0.8", {"relabel.mix": "mixup", "relabel.mix_alpha": 0.8}),
     Change("half the batch", {"evaluate.batch_size": 25}),
     Change("twice the rate", {"evaluate.learning_rates": (2e-3,)}),
+    Change("four times the rate", {"evaluate.learning_rates": (4e-3,)}),
     Change("rate to zero", {"evaluate.schedule": "cosine"}),
     Change(
         "twice the rate, to zero",
