@@ -124,3 +124,12 @@ def test_a_rate_that_is_tried_is_named():
 def test_every_change_can_be_said():
     for field in dataclasses.fields(protocols.Protocol):
         assert field.name in protocols.Protocol.__doc__
+
+
+def test_ours_is_delts_but_for_crops_and_the_rate_of_convnets():
+    for student, times in (("conv3", 4), ("conv6", 4), ("resnet18", 1), ("mobilenet_v2", 1)):
+        ours, delt = of("delt_jax", student), of("delt", student)
+        assert ours.learning_rate == times * delt.learning_rate
+        assert ours.views == dataclasses.replace(delt.views, min_scale=0.5)
+        one = {"name": "", "views": None, "learning_rate": 0.0}
+        assert dataclasses.replace(ours, **one) == dataclasses.replace(delt, **one)
