@@ -2,7 +2,7 @@
 
 Debian's package `dataset-fashion-mnist` puts the files where data.path points; any folder
 with the four files will do. The networks are the field's ConvNet-3 of width 128; iterations
-and epochs are ours, sized for two CPU cores.
+and the teacher's epochs are ours, sized for two CPU cores.
 """
 
 from delt_jax.config import default_config, vary
@@ -37,7 +37,7 @@ def get_config(variants=""):
     config.recover.learning_rate = 0.05
 
     config.evaluate.students = ("conv3",)
-    config.evaluate.epochs = 150
-    config.evaluate.eval_every = 75
+    config.evaluate.protocol = "delt_jax"  # its 300 epochs
+    config.evaluate.eval_every = 150
     vary(config, variants, {}, __file__)
     return config
