@@ -191,7 +191,8 @@ def measure(config: ml_collections.ConfigDict, folder: Path, size: Size | None) 
         "last_std": row.last_std,
         "seeds": row.seeds,
         "scores": row.scores,
-        "student": row.student,
+        "student": row.student
+        + (f" of width {width}" if (width := settings.evaluate.width) else ""),
         "protocol": row.protocol,
         "distilled": scores["distilled"],
         "teacher": scores["teacher"]["hash"],
