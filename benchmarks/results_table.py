@@ -60,7 +60,7 @@ def _row(line: dict[str, str], folder: Path, command: str) -> dict[str, Any]:
         "student": line["student"],
         "regime": line["regime"],
         # "fashion_mnist:sre2l" is "sre2l" among its like; the recipe as it is has its own name.
-        "images": method.removeprefix(f"{data}:"),
+        "images": method.replace(f"{data}:", ""),
         "ipc": int(line["ipc"]),
         "is_baseline": line["is_baseline"] == "1",
         "seeds": int(line["seeds"]),
