@@ -2,12 +2,15 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test coverage lint clean
 
 demo: .venv/installed
 	$(PY) -m delt_jax.main --config=configs/digits.py --workdir=runs/digits
 
 test: .venv/installed-test
+	$(PY) -m pytest -n 2 --dist loadfile
+
+coverage: .venv/installed-test
 	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: .venv/installed-test
