@@ -3,15 +3,15 @@
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from delt_jax import recipe
+from delt_jax import host_memory, interrupts, recipe
 from delt_jax.config import nearest
 from delt_jax.errors import UserError
 
@@ -35,6 +35,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", 0)
+
+
+_T = TypeVar("_T")
 
 
 class Job(NamedTuple):
@@ -161,3 +164,34 @@ def sentence(error: BaseException) -> str:
     if "Traceback (most recent call last)" in text:
         text = "The --config file failed: " + text.strip().splitlines()[-1]
     return re.sub(r"\s+", " ", text).strip()
+
+
+def exit_status(parse: Callable[[], _T], run: Callable[[_T], bool]) -> int:
+    """Parses and runs a command, and turns bad input into one sentence on stderr.
+
+    Args:
+      parse: reads the command line.
+      run: does what it asks for; whether all of that succeeded.
+
+    Returns:
+      0, 1 for bad input found while running or if something failed, 2 for bad flags, 130 for
+      Ctrl-C, 143 for SIGTERM.
+    """
+    try:
+        asked = parse()
+    except UserError as e:
+        print(f"delt_jax: {e}", file=sys.stderr)
+        return 2
+    host_memory.keep_freed()
+    try:
+        with interrupts.raising():
+            return 0 if run(asked) else 1
+    except UserError as e:
+        print(f"delt_jax: {e}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, interrupts.Terminated) as e:
+        print(
+            "delt_jax: stopped; finished work is kept, the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130 if isinstance(e, KeyboardInterrupt) else interrupts.SIGTERM_STATUS

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from delt_jax import cli, host_memory, interrupts
+from delt_jax import cli
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()  # apart from those of a single run, which every cell is given
@@ -164,31 +164,10 @@ def run(options: Options) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses flags, runs, and turns bad input into one sentence on stderr.
-
-    Returns:
-      The exit status: 0, 1 for bad input or a cell that failed, 2 for bad flags, 130 for Ctrl-C,
-      143 for SIGTERM.
-    """
-    try:
-        options = parse(sys.argv if argv is None else argv)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 2
-    host_memory.keep_freed()
-    try:
-        with interrupts.raising():
-            failed = run(options)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, interrupts.Terminated) as e:
-        print(
-            "delt_jax: stopped; finished work is kept, the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return 130 if isinstance(e, KeyboardInterrupt) else interrupts.SIGTERM_STATUS
-    return 1 if failed else 0
+    """The exit status of a command line, as `cli.exit_status` has it; 1 if a cell failed."""
+    return cli.exit_status(
+        lambda: parse(sys.argv if argv is None else argv), lambda options: not run(options)
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import ml_collections
 from absl import flags
 
-from delt_jax import cli, host_memory, interrupts
+from delt_jax import cli
 from delt_jax.config import from_config
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
@@ -95,31 +95,13 @@ def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses flags, runs, and turns bad input into one sentence on stderr.
+    """The exit status of a command line, as `cli.exit_status` has it."""
 
-    Returns:
-      The exit status: 0, 1 for bad input found while running, 2 for bad flags, 130 for Ctrl-C,
-      143 for SIGTERM.
-    """
-    try:
-        arguments = cli.parse(sys.argv if argv is None else argv)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 2
-    host_memory.keep_freed()
-    try:
-        with interrupts.raising():
-            run(*arguments)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, interrupts.Terminated) as e:
-        print(
-            "delt_jax: stopped; finished work is kept, the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return 130 if isinstance(e, KeyboardInterrupt) else interrupts.SIGTERM_STATUS
-    return 0
+    def go(arguments) -> bool:
+        run(*arguments)
+        return True
+
+    return cli.exit_status(lambda: cli.parse(sys.argv if argv is None else argv), go)
 
 
 if __name__ == "__main__":
