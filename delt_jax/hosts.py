@@ -52,6 +52,12 @@ def start(
         ) from e
 
 
+def leave() -> None:
+    """Takes leave of the other processes, if there are any; the first one must still be there."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
 def count() -> int:
     """Number of processes."""
     return jax.process_count()

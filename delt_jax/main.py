@@ -60,8 +60,12 @@ def run(
         return
     if hosts.index():
         hosts.wait_until(lambda: folder.is_begun(settings))
-        folder.join(hosts.index())  # until this process is gone
-        pipeline.assist(settings, source, folder, stages)
+        folder.join(hosts.index())
+        try:
+            pipeline.assist(settings, source, folder, stages)
+        finally:
+            hosts.leave()
+            folder.close()  # only now, as the first process waits for it before it ends
         return
     folder.open(settings)
     try:

@@ -14,9 +14,12 @@ ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/digits.py"
 SHORT = (
     "--config.ipc=2",
+    "--config.teacher.width=8",
     "--config.teacher.epochs=2",
     "--config.recover.iterations=4",
     "--config.recover.round_iterations=2",
+    "--config.evaluate.width=8",
+    "--config.relabel.rand_augment=",
     "--config.evaluate.epochs=1",
     "--config.evaluate.batch_size=10",
     "--config.evaluate.seeds=1",

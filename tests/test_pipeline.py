@@ -34,6 +34,7 @@ def tiny(**changes):
     config.recover.round_iterations = 2
     config.recover.batch_size = 6
     config.recover.learning_rate = 0.05
+    config.relabel.rand_augment = ""  # fewer operations to compile
     config.evaluate.width = 8
     config.evaluate.epochs = 2
     config.evaluate.batch_size = 15

@@ -9,7 +9,7 @@ from processes import assert_same, config, ended, start, unrecovered, wait_for_s
 
 from delt_jax import kept, main, parallel
 
-KILLS = ((signal.SIGKILL, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 4))  # and devices
+KILLS = ((signal.SIGTERM, 1), (signal.SIGKILL, 4))  # and devices
 
 
 @pytest.fixture(scope="module")

@@ -199,11 +199,12 @@ def run_epoch_by(course, how):
     shared = Shared((judge(),) * len(course.judges), data, None, jnp.int32(2), jnp.int32(0))
     if how == "epoch":
         return jax.jit(functools.partial(learning.run_epoch, course=course))(state, job, shared)
+    run = jax.jit(learning.run_batch, static_argnames=("course", "batch"))
     losses = []
     for start in course.starts:
         batch = min(course.batch, course.count - start)
-        run = jax.jit(functools.partial(learning.run_batch, course=course, batch=batch))
-        state, loss = run(state, job, shared._replace(start=jnp.int32(start)))
+        here = shared._replace(start=jnp.int32(start))
+        state, loss = run(state, job, here, course=course, batch=batch)
         losses.append(loss)
     return state, jnp.stack(losses).mean()
 
@@ -252,13 +253,16 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
     asking = replace(course, judges=(SPEC,))
     in_place = train(tmp_path, asking, count=2)
 
-    def stored(epoch):
-        key = plan.epoch(epoch).key
+    @jax.jit
+    def label(key):
         drawn = learning.plan_epoch(key, COUNT, 4)
         mixed = learning.student_views(
             key, jnp.asarray(images().pixels), NORMALISATION, drawn, 0, COUNT, VIEWS, False
         )
-        logits = models.create(SPEC).apply(judge(), mixed.images, train=False)
+        return drawn, models.create(SPEC).apply(judge(), mixed.images, train=False)
+
+    def stored(epoch):
+        drawn, logits = label(plan.epoch(epoch).key)
         labels = compact.compress(logits, plan.top_k, plan.form, plan.temperature)
         back = np.argsort(drawn.order)
         return compact.Compact(*(np.asarray(part)[back] for part in labels))
