@@ -34,11 +34,26 @@ def _term(name: str, weight: float) -> Trial:
     return Trial(f"{name}_{weight}", {"recover.terms": (f"{name}={weight}",)})
 
 
-# What is tried. The recipe's own values are those of `base`: a rate of 0.05, T 800 and R 100, and
+_LARGE_STEPS = {
+    "recover.iterations": 800,
+    "recover.round_iterations": 100,
+    "recover.learning_rate": 0.05,
+}
+_TURNS = {"teacher.others": ("conv4:32",), "recover.round_robin": True}
+_EDC = {  # EDC's matching in place of DELT's
+    "recover.bn_weight": 0.0,
+    "recover.terms": ("global_statistics=0.005", "class_statistics=0.005"),
+}
+
+# What is tried. The recipe's own values are those of `base`: a rate of 0.01, T 400 and R 50, and
 # else DELT's, which delt_jax/recipe.py lists.
 TRIALS: dict[str, list[Trial]] = {
-    "rate": _each("recover.learning_rate", 0.02, 0.1, 0.25),
-    "rounds": [_rounds(400, 50), _rounds(1600, 200), _rounds(800, 0), _rounds(800, 400)],
+    "rate": _each("recover.learning_rate", 0.005, 0.02, 0.05, 0.25),
+    "rounds": [_rounds(200, 25), _rounds(800, 100), _rounds(400, 0), _rounds(400, 200)],
+    "steps": [  # as the row `study` of configs/fashion_mnist.py
+        Trial("large_steps", _LARGE_STEPS),
+        Trial("large_steps_half", _LARGE_STEPS | {"recover.min_scale": 0.5}),
+    ],
     "bn": [
         *_each("recover.bn_weight", 0.0, 0.001, 0.1, 1.0),
         *_each("recover.first_bn_multiplier", 1.0),
@@ -66,5 +81,9 @@ TRIALS: dict[str, list[Trial]] = {
         _term("class_statistics", 0.005),
     ],
     "teacher": [Trial(f"teacher_width_{w}", {"teacher.width": w}) for w in (32, 64)],
+    "turns": [
+        Trial("turns", _TURNS),
+        Trial("turns_edc", _TURNS | _EDC),
+    ],
     "method": [Trial(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
 }

@@ -60,7 +60,8 @@ def vary(
 
     Args:
       config: changed in place.
-      variants: names parted by commas: rows, a method, and "folder=PATH" for images in folders.
+      variants: names parted by commas: rows, a method, and "folder=PATH" for images in folders;
+        in any order, the method changes what the others make.
       rows: settings by the name of a row, e.g. {"ipc10": {"ipc": 10}}.
       file: the config file, its `__file__`. The methods are the methods/NAME.py beside it, each
         with a function `apply(config)` that changes settings (see docs/methods.md).
@@ -72,7 +73,7 @@ def vary(
     names = variants.split(",")
     if len(several := [name for name in names if name in methods]) > 1:
         raise ValueError(f"{' and '.join(several)} are methods; name one of them.")
-    for variant in filter(None, names):
+    for variant in sorted(filter(None, names), key=methods.__contains__):
         if variant.startswith("folder="):
             path = variant.removeprefix("folder=")
             config.update_from_flattened_dict({"data.name": "folder", "data.path": path})

@@ -4,6 +4,7 @@ In float32, or in float64 to tell rounding from a wrong formula: between two rig
 the first leaves differences that chaos may blow up, the second hardly any.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from delt_jax.recipe import RecoverRecipe
 from delt_jax.schedule import BatchSchedule, make_schedule
 from delt_jax.waves import active_of
 
+# The suite compiles without LLVM's optimiser, which is worth its time for loops over float64.
+COMPILER = {"float64": {"xla_backend_optimization_level": 3}, "float32": {}}
 FLOAT64 = Path(__file__).parent / "float64"  # PyTorch's ends of some recordings in float64
 
 
@@ -168,7 +171,8 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         low=jnp.asarray(low, dtype),
         high=jnp.asarray(high, dtype),
     )
-    update = jax.jit(engine.update, static_argnums=(4, 5, 6))
+    options = COMPILER[dtype]
+    update = jax.jit(engine.update, static_argnums=(4, 5, 6), compiler_options=options)
     state = engine.init_state(jnp.asarray(init[order], dtype))
     active_at = [r.active for r in batch.rounds for _ in range(r.iterations)]
     steps = []
@@ -208,8 +212,8 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
     )
     temperature = record["temperature"]
 
-    @jax.jit
-    def step_on(state, mixed):
+    @functools.partial(jax.jit, compiler_options=COMPILER[dtype])
+    def step_on(state, judge, mixed):
         targets = jax.nn.softmax(model.apply(judge, mixed, train=False) / temperature)
 
         def loss(logits):
@@ -226,9 +230,9 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
             mixed, _ = mix.cutmix(images, images[permutation], rows, columns)
         else:
             mixed, _ = mix.mixup(images, images[permutation], step["lambda"])
-        state, loss = step_on(state, mixed)
+        state, loss = step_on(state, judge, mixed)
         losses.append(float(loss))
-    logits = model.apply(state.variables, images, train=False)
+    logits = jax.jit(functools.partial(model.apply, train=False))(state.variables, images)
     chex.assert_type(logits, jnp.dtype(dtype))
     stats = torch_weights.to_torch(state.variables, spec)
     variances = [array for name, array in stats.items() if name.endswith("running_var")]

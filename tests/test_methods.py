@@ -59,6 +59,9 @@ def test_a_method_goes_with_a_row_and_with_folders():
     assert recipe == recipe_of("imagenet", "cda,folder=/data,ipc10")
     assert recipe.recover.layout == "one_per_class"
     assert recipe_of("imagenet", "ipc1,cda_earlylate").recover.round_iterations == 0
+    for order in ("study,sre2l", "sre2l,study"):
+        r = recipe_of("fashion_mnist", order).recover
+        assert (r.iterations, r.round_iterations) == (800, 0)  # the method has the last word
 
 
 def test_names_that_are_no_variants():
