@@ -46,9 +46,9 @@ def start(workdir, *flags, devices=1):
         "    return config\n"
     )
     arguments = [f"--config={file}", f"--workdir={workdir}", "--stages=squeeze,rank,recover"]
-    cache = {
+    cache = {  # apart from the suite's, as a kill may cut a file in it short
         "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["DELT_TEST_CACHE"]) / "killed"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
