@@ -39,7 +39,7 @@ _LARGE_STEPS = {
     "recover.round_iterations": 100,
     "recover.learning_rate": 0.05,
 }
-_TURNS = {"teacher.others": ("conv4:32",), "recover.round_robin": True}
+_TURNS = {"teacher.others": ("conv3:64",), "recover.round_robin": True}
 _EDC = {  # EDC's matching in place of DELT's
     "recover.bn_weight": 0.0,
     "recover.terms": ("global_statistics=0.005", "class_statistics=0.005"),

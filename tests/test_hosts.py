@@ -1,11 +1,12 @@
 """Several processes on one work directory: asked for, they share the work; unasked, refused."""
 
+import contextlib
 import signal
 
 import pytest
 from processes import assert_same, config, ended, start_job, unrecovered, wait_for_step
 
-from delt_jax import cli, compile_cache, hosts, kept, main, recover
+from delt_jax import cli, compile_cache, hosts, kept, main, pipeline, recover
 from delt_jax.config import from_config
 from delt_jax.errors import UserError
 from delt_jax.store.workdir import WorkDir
@@ -56,6 +57,34 @@ def test_the_batches_of_a_silent_process_are_taken_over(whole, tmp_path, monkeyp
     assert "waiting for 2 batches of other processes" in out
     assert "no sign of the others" in out
     assert_same(workdir, whole)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_takes_leave_before_the_first_may_end(whole, monkeypatch, fails):
+    """Which waits until none is joined; the others' farewell needs it."""
+    seen = []
+
+    def assist(*_):
+        seen.append("assist")
+        if fails:
+            raise UserError("The disk is full.")
+
+    def leave():
+        seen.append(("leave", WorkDir(whole).is_joined(1)))
+
+    monkeypatch.setattr(hosts, "index", lambda: 1)
+    monkeypatch.setattr(pipeline, "assist", assist)
+    monkeypatch.setattr(hosts, "leave", leave)
+    outcome = pytest.raises(UserError, match="disk") if fails else contextlib.nullcontext()
+    with outcome:
+        main.run(config(), str(whole), ["recover"])
+    assert seen == ["assist", ("leave", True)]
+    assert not WorkDir(whole).is_joined(1)
+
+
+def test_alone_there_is_nobody_to_take_leave_of():
+    hosts.leave()
+    assert hosts.count() == 1
 
 
 def test_shares_are_disjoint_and_complete():
