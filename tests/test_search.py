@@ -27,7 +27,7 @@ def get_config(variants=""):
     config.data.flip = False
     config.teacher.width = 8
     config.teacher.epochs = 1
-    config.recover.learning_rate = 0.05
+    config.recover.learning_rate = 0.03
     config.recover.iterations = 2
     config.recover.round_iterations = 2
     config.recover.batch_size = config.evaluate.batch_size = 10
