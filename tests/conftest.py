@@ -15,7 +15,7 @@ if "DELT_TEST_CACHE" not in os.environ:
     os.environ["DELT_TEST_CACHE"] = tempfile.mkdtemp(prefix="delt_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["DELT_TEST_CACHE"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DELT_TEST_CACHE"]
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from pathlib import Path

@@ -78,6 +78,7 @@ os.execv(sys.executable, [sys.executable, "-m", "delt_jax.main", *sys.argv[1:]])
 def test_interrupted_run_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "run"
     arguments = [CONFIG, f"--workdir={workdir}", "--config.teacher.epochs=100000"]
+    arguments.append("--config.teacher.width=8")
     process = subprocess.Popen(
         [sys.executable, "-c", AS_IN_A_TERMINAL, *arguments],
         cwd=ROOT,

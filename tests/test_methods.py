@@ -237,7 +237,7 @@ def ranked(tmp_path_factory):
 
 
 # Whose labels or lack of iterations matter to the stages after recovery, which methods share.
-WHOLE = ("delt", "rded", "edc")
+WHOLE = ("delt", "rded")
 
 
 @pytest.mark.parametrize("method", METHODS)
