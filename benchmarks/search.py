@@ -95,6 +95,12 @@ def chosen_trials(groups: Sequence[str]) -> dict[str, Trial]:
     return {trial.name: trial for trial in listed}
 
 
+def given_settings(options: Options) -> dict[str, str]:
+    """What the command line sets for all trials, by dotted name, in place of stages and COMMON."""
+    parts = (f.lstrip("-").removeprefix("config.").partition("=") for f in options.settings)
+    return {name: value for name, _, value in parts}
+
+
 def cell_of(
     trial: Trial, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
 ) -> grid.Cell:
@@ -117,9 +123,7 @@ def cell_of(
         "evaluate.eval_every": stage.epochs,
         "evaluate.scores_folder": str(options.folder / "scores"),
     }
-    given = {
-        flag.lstrip("-").removeprefix("config.").partition("=")[0] for flag in options.settings
-    }
+    given = given_settings(options)
     kept = {k: v for k, v in settings.items() if k not in given} | trial.settings
     flags = [f"--config={options.config}{colon}{trial.method}", f"--workdir={workdir}"]
     flags += [*options.settings, *(f"--config.{k}={v}" for k, v in kept.items())]
@@ -248,13 +252,15 @@ def promoted(results: Sequence[dict[str, Any]], stage: str, count: int) -> list[
     return list(dict.fromkeys(names))
 
 
-def describe(stages: Sequence[str], cells: Sequence[grid.Cell]) -> list[str]:
+def describe(options: Options, cells: Sequence[grid.Cell]) -> list[str]:
     """The trials and what they cost, as lines of text."""
+    given = given_settings(options)
     lines = [
-        f"{name}: {s.seeds} student(s) of {s.epochs} epochs a row, "
+        f"{name}: {given.get('evaluate.seeds', s.seeds)} student(s) of "
+        f"{given.get('evaluate.epochs', s.epochs)} epochs a row, "
         f"{f'the best {s.trials} of each kind of labels' if s.trials else 'all trials'}"
         for name, s in STAGES.items()
-        if name in stages
+        if name in options.stages
     ]
     lines += ["", f"{'trial':<28} {'image-iterations':>16}  recovery"]
     for cell in cells:
@@ -319,7 +325,7 @@ def run(argv: Sequence[str]) -> None:
     first = STAGES[options.stages[0]]
     cells = [cell_of(trial, first, options, sources) for trial in trials.values()]
     if options.dry_run:
-        print("\n".join(describe(options.stages, cells)))
+        print("\n".join(describe(options, cells)))
         return
     host_memory.keep_freed()
     results, order = begin(options), list(STAGES)
