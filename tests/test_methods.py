@@ -109,7 +109,9 @@ def source_of(classes, size, per_class=400):
     [
         ("delt", "real", 10, 0.6375, 1.0, 0, "batch"),
         ("delt_image_clock", "real", 10, 0.6375, 1.0, 0, "image"),
+        ("delt_no_earlylate", "real", 10, 1.0, 1.0, 0, "batch"),
         ("sre2l", "noise", 1, 1.0, 0.0, 32, "batch"),
+        ("sre2l_real", "real", 1, 1.0, 0.0, 32, "batch"),
         ("cda", "noise", 1, 1.0, 1.0, 32, "batch"),
         ("cda_real", "real", 1, 1.0, 1.0, 32, "batch"),
         ("sre2l_earlylate", "noise", 1, 0.6375, 0.0, 32, "batch"),
