@@ -39,7 +39,10 @@ _LARGE_STEPS = {
     "recover.round_iterations": 100,
     "recover.learning_rate": 0.05,
 }
-_TURNS = {"teacher.others": ("conv3:64",), "recover.round_robin": True}
+_TURNS = {  # of the teachers with which docs/study.md runs EDC
+    "teacher.others": ("conv4:32", "resnet18_modified:8"),
+    "recover.round_robin": True,
+}
 _EDC = {  # EDC's matching in place of DELT's
     "recover.bn_weight": 0.0,
     "recover.terms": ("global_statistics=0.005", "class_statistics=0.005"),
@@ -84,6 +87,8 @@ TRIALS: dict[str, list[Trial]] = {
     "turns": [
         Trial("turns", _TURNS),
         Trial("turns_edc", _TURNS | _EDC),
+        Trial("turns_large_steps", _TURNS | _LARGE_STEPS),
+        Trial("turns_edc_large_steps", _TURNS | _EDC | _LARGE_STEPS),
     ],
     "method": [Trial(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
 }

@@ -32,3 +32,15 @@ def golden() -> Path:
 def golden_dir() -> Path:
     """The same, for parametrising by file."""
     return Path(os.environ.get("DELT_GOLDEN_DIR", Path(__file__).parent / "golden"))
+
+
+@pytest.fixture(scope="session")
+def tiny_ranked(tmp_path_factory) -> Path:
+    """A work directory with teacher and ranking of `tiny_run.tiny`, to be copied."""
+    from tiny_run import tiny  # brings JAX, which starts after the lines above
+
+    from delt_jax import main
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    main.run(tiny(), str(folder), ["squeeze", "rank"])
+    return folder

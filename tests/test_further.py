@@ -11,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_engine import BATCH, MODEL, SIZE, STATIC, make_job, make_state, normal, variables
-from test_pipeline import tiny
-from test_waves import manifest, recovered, stop_after
+from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import (
     engine,
     interrupts,
     kept,
-    main,
     memory,
     models,
     objective,
@@ -247,14 +245,6 @@ def test_batches_of_before_there_were_terms_are_read(tmp_path):
 # Whole recoveries
 
 
-@pytest.fixture(scope="module")
-def squeezed(tmp_path_factory):
-    """Teacher and ranking of `tiny`."""
-    folder = tmp_path_factory.mktemp("further") / "run"
-    main.run(tiny(), str(folder), ["squeeze", "rank"])
-    return folder
-
-
 IN_TURN = {
     "recover.round_robin": True,
     "recover.terms": ("drift=0.1",),
@@ -263,13 +253,13 @@ IN_TURN = {
 
 
 @pytest.fixture
-def in_turn(squeezed, tmp_path, monkeypatch):
+def in_turn(tiny_ranked, tmp_path, monkeypatch):
     """The same with a second teacher beside the first."""
-    first = teacher_lib.load(squeezed / "teacher")
+    first = teacher_lib.load(tiny_ranked / "teacher")
     moved = jax.tree.map(lambda x: 1.01 * x, first.variables)
     second = dataclasses.replace(first, variables=moved, hash="second")
     monkeypatch.setattr(teacher_lib, "load_others", lambda folder: (second,))
-    return shutil.copytree(squeezed, tmp_path / "run")
+    return shutil.copytree(tiny_ranked, tmp_path / "run")
 
 
 def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
@@ -306,10 +296,10 @@ def test_teachers_in_turn_take_the_same_images(in_turn, monkeypatch):
         recovered(in_turn, **IN_TURN)
 
 
-def test_sets_of_before_are_not_made_again(squeezed):
+def test_sets_of_before_are_not_made_again(tiny_ranked):
     def inputs(**changes):
         settings = config_lib.from_config(tiny(**changes))
-        return recover.inputs(settings, open_source(settings.data), WorkDir(squeezed))
+        return recover.inputs(settings, open_source(settings.data), WorkDir(tiny_ranked))
 
     before = inputs()
     new = ("recover.terms", "recover.round_robin", "recover.bn_variance_weight", "other_teachers")

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from test_pipeline import tiny
-from test_waves import manifest, recovered, stop_after
+from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import (
@@ -132,17 +131,9 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def ranked(tmp_path_factory):
-    """A work directory with teacher and ranking, to be copied."""
-    folder = tmp_path_factory.mktemp("perturb") / "run"
-    main.run(tiny(), str(folder), ["squeeze", "rank"])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(ranked, tmp_path_factory):
+def whole(tiny_ranked, tmp_path_factory):
     """A finished recovery of two batches, one after the other, and the weights they had."""
-    folder = shutil.copytree(ranked, tmp_path_factory.mktemp("whole") / "run")
+    folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("whole") / "run")
     found, real = [], perturb.own_weights
 
     def noted(*arguments, **settings):
@@ -154,11 +145,6 @@ def whole(ranked, tmp_path_factory):
         m.setattr(perturb, "own_weights", noted)
         recovered(folder, **CHANGES)
     return folder, found
-
-
-def losses_of(folder):
-    with np.load(folder / "distilled/losses.npz") as stored:
-        return dict(stored)
 
 
 def test_every_batch_has_weights_of_its_own(whole):
@@ -185,8 +171,10 @@ def test_every_batch_has_weights_of_its_own(whole):
         assert after > 1.05 * before
 
 
-def test_an_interrupted_recovery_finds_the_same_weights_again(whole, ranked, tmp_path, monkeypatch):
-    folder = shutil.copytree(ranked, tmp_path / "run")
+def test_an_interrupted_recovery_finds_the_same_weights_again(
+    whole, tiny_ranked, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     monkeypatch.setattr(parallel, "device_count", lambda: 8)
     with interrupts.raising(), monkeypatch.context() as m:
         stop_after(m, 3)
@@ -199,8 +187,8 @@ def test_an_interrupted_recovery_finds_the_same_weights_again(whole, ranked, tmp
     chex.assert_trees_all_equal(losses_of(folder), losses_of(whole[0]))
 
 
-def test_batches_on_one_device_keep_their_own(whole, ranked, tmp_path, monkeypatch):
-    folder = shutil.copytree(ranked, tmp_path / "run")
+def test_batches_on_one_device_keep_their_own(whole, tiny_ranked, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     monkeypatch.setattr(parallel, "device_count", lambda: 1)
     recovered(folder, **CHANGES, **{"recover.batches_per_device": 2})
     assert manifest(folder)["execution"]["batches_per_device"] == [2]
@@ -217,10 +205,10 @@ def test_more_batches_on_a_device_are_of_no_use(monkeypatch):
     assert len(memory.per_stack(RecoverRecipe(perturbation=0.1), [spec], schedule)) == 1
 
 
-def test_the_settings_count_where_they_are_used(ranked):
+def test_the_settings_count_where_they_are_used(tiny_ranked):
     def made_from(**changes):
         settings = config_lib.from_config(tiny(**changes))
-        return recover.inputs(settings, open_source(settings.data), WorkDir(ranked))
+        return recover.inputs(settings, open_source(settings.data), WorkDir(tiny_ranked))
 
     assert not [name for name in made_from() if "perturbation" in name]
     assert made_from(**CHANGES)["recover.perturbation"] == 0.5

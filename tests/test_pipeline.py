@@ -1,6 +1,5 @@
 """The pipeline end to end on digits, in this process: artefacts, skipping, resuming."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import golden_dir
 from PIL import Image
+from tiny_run import read_json, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import engine, main, parallel, pipeline, waves
@@ -19,30 +19,6 @@ from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.store import distilled
 from delt_jax.store.workdir import WorkDir
-
-
-def tiny(**changes):
-    """Digits with so little work that a run takes seconds."""
-    config = config_lib.default_config()
-    config.ipc = 3
-    config.data.flip = False
-    config.teacher.model = "conv3"
-    config.teacher.width = 8
-    config.teacher.epochs = 8
-    config.teacher.crop_padding = 1
-    config.recover.iterations = 4
-    config.recover.round_iterations = 2
-    config.recover.batch_size = 6
-    config.recover.learning_rate = 0.05
-    config.relabel.rand_augment = ""  # fewer operations to compile
-    config.evaluate.width = 8
-    config.evaluate.epochs = 2
-    config.evaluate.batch_size = 15
-    config.evaluate.seeds = 2
-    config.evaluate.regimes = ("online", "fixed", "hard")
-    with config.unlocked():
-        config.update_from_flattened_dict(changes)
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +33,6 @@ def finished(tmp_path_factory):
 def copy(finished, tmp_path):
     """A finished run of one's own."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def read_json(path):
-    return json.loads(path.read_text())
 
 
 def test_every_artefact_is_there(finished):

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import BATCH, FULL, MODEL, SIZE, make_job, make_state, variables
-from test_pipeline import tiny
-from test_waves import manifest, recovered, stop_after
+from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import engine, execution, interrupts, kept, main, memory, parallel, recover, residual
+from delt_jax import engine, execution, interrupts, kept, memory, parallel, recover, residual
 from delt_jax.data import open_source
 from delt_jax.interrupts import Terminated
 from delt_jax.jobs import Guide
@@ -197,31 +196,18 @@ CHANGES = {"recover.residual": 0.5, "recover.residual_rounds": 2}
 
 
 @pytest.fixture(scope="module")
-def ranked(tmp_path_factory):
-    """A work directory with teacher and ranking, to be copied."""
-    folder = tmp_path_factory.mktemp("residual") / "run"
-    main.run(tiny(), str(folder), ["squeeze", "rank"])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(ranked, tmp_path_factory):
+def whole(tiny_ranked, tmp_path_factory):
     """A finished recovery on one device."""
-    folder = shutil.copytree(ranked, tmp_path_factory.mktemp("whole") / "run")
+    folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("whole") / "run")
     with pytest.MonkeyPatch.context() as m:
         m.setattr(parallel, "device_count", lambda: 1)
         recovered(folder, **CHANGES)
     return folder
 
 
-def losses_of(folder):
-    with np.load(folder / "distilled/losses.npz") as stored:
-        return dict(stored)
-
-
-def test_the_first_block_is_as_without(whole, ranked, tmp_path):
+def test_the_first_block_is_as_without(whole, tiny_ranked, tmp_path):
     """Four iterations in two blocks; the last images join with the second, at their starts."""
-    folder = shutil.copytree(ranked, tmp_path / "run")
+    folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     images = recovered(folder)
     ours, plain = losses_of(whole)["loss"], losses_of(folder)["loss"]
     chex.assert_trees_all_equal(ours[:, :2], plain[:, :2])
@@ -231,8 +217,8 @@ def test_the_first_block_is_as_without(whole, ranked, tmp_path):
 
 
 @pytest.mark.parametrize("step", [2, 3])  # before the residual and after it
-def test_a_kill_and_more_devices_change_nothing(whole, ranked, tmp_path, monkeypatch, step):
-    folder = shutil.copytree(ranked, tmp_path / "run")
+def test_a_kill_and_more_devices_change_nothing(whole, tiny_ranked, tmp_path, monkeypatch, step):
+    folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     monkeypatch.setattr(parallel, "device_count", lambda: 8)
     with interrupts.raising(), monkeypatch.context() as m:
         stop_after(m, step)
@@ -258,10 +244,10 @@ def test_bfloat16_is_tried_with_it(capsys):
     assert not capsys.readouterr().out
 
 
-def test_the_settings_count_where_they_are_used(ranked):
+def test_the_settings_count_where_they_are_used(tiny_ranked):
     def made_from(**changes):
         recipe = config_lib.from_config(tiny(**changes))
-        return recover.inputs(recipe, open_source(recipe.data), WorkDir(ranked))
+        return recover.inputs(recipe, open_source(recipe.data), WorkDir(tiny_ranked))
 
     assert not [name for name in made_from() if "residual" in name]
     assert made_from(**{"recover.residual_rounds": 7}) == made_from()

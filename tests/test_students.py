@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import read_json, tiny
+from tiny_run import read_json, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import main, pipeline, student_training, teacher

@@ -1,16 +1,13 @@
 """Recovery in this process: how it runs, what it keeps, and what stops it."""
 
 import dataclasses
-import json
-import os
 import shutil
-import signal
 
 import chex
 import jax
 import numpy as np
 import pytest
-from test_pipeline import tiny
+from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import execution, interrupts, kept, main, memory, parallel, plan, recover, waves
@@ -25,10 +22,10 @@ from delt_jax.store.workdir import WorkDir
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tiny_ranked, tmp_path_factory):
     """A finished recovery: five batches of six images in two rounds of two."""
-    folder = tmp_path_factory.mktemp("waves") / "run"
-    main.run(tiny(), str(folder), ["squeeze", "rank", "recover"])
+    folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("waves") / "run")
+    main.run(tiny(), str(folder), ["recover"])
     return folder
 
 
@@ -38,36 +35,6 @@ def begun(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(folder / "distilled")
     return folder
-
-
-def recovered(folder, **changes):
-    main.run(tiny(**changes), str(folder), ["recover"])
-    return distilled.read(folder / "distilled").images
-
-
-def manifest(folder):
-    return json.loads((folder / "distilled/manifest.json").read_text())
-
-
-def stop_after(monkeypatch, chunks, error=None):
-    """Makes the given compiled call of the next run the last one that works."""
-    real, calls = waves._compiled, []
-
-    def compiled(*arguments):
-        chunk = real(*arguments)
-
-        def run(*values):
-            calls.append(arguments)
-            if len(calls) > chunks and error is not None:
-                raise error
-            if len(calls) == chunks and error is None:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return chunk(*values)
-
-        return run
-
-    monkeypatch.setattr(waves, "_compiled", compiled)
-    return calls
 
 
 # Resuming
