@@ -10,6 +10,7 @@ from scipy.special import softmax
 from delt_jax import coresets, labelling, protocols, teacher
 from delt_jax.data import Source, read
 from delt_jax.learning import Images
+from delt_jax.progress import progress
 from delt_jax.protocols import Trial
 from delt_jax.recipe import Recipe
 from delt_jax.selection import random_images, select
@@ -97,12 +98,20 @@ class Sets:
         if name == "selected":
             ranking = ranking_store.read(self.workdir.path, self.judges[0].hash)
             return select(ranking, self.recipe.select.rule, ipc, classes, self.recipe.seed)
-        rows = []
-        for c in range(classes):  # features of one class at a time
-            members = np.flatnonzero(labels == c)
-            features = teacher.features_of_examples(self.judges[0], self.source.train, members)
-            found = _CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
-            rows.append(members[found[0]])
+        made_of = f"{name}-{self.judges[0].hash}-{self.source.fingerprint}-{ipc}"
+        path = self.workdir.path / "cache" / f"{made_of}.npz"
+        return files.cached_npz(path, lambda: {"indices": self._coreset(name, ipc)})["indices"]
+
+    def _coreset(self, name: str, ipc: int) -> np.ndarray:
+        """Indices of training images by the teacher's features, int [classes, ipc]."""
+        labels, rows = self.source.train.labels, []
+        with progress(len(labels), name, "image") as shown:
+            for c in range(len(self.source.class_names)):  # features of one class at a time
+                members = np.flatnonzero(labels == c)
+                features = teacher.features_of_examples(self.judges[0], self.source.train, members)
+                found = _CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
+                rows.append(members[found[0]])
+                shown.update(len(members))
         return np.stack(rows)
 
     @functools.cached_property

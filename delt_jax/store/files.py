@@ -7,7 +7,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,6 +111,23 @@ def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} is missing or damaged ({type(e).__name__}); run the {stage} stage again."
         ) from e
+
+
+def cached_npz(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz that holds what was made once.
+
+    Args:
+      path: named after all that its content depends on.
+      make: called where the file is missing or damaged; the result is kept there.
+    """
+    try:
+        return read_npz(path, "")
+    except UserError:
+        made = make()
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_npz(path, **made)
+    return made
 
 
 def read_json(path: Path) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 
 from delt_jax import keys, objective, teacher
 from delt_jax.data import Source, batches
-from delt_jax.errors import UserError
 from delt_jax.progress import progress
 from delt_jax.recipe import Recipe
 from delt_jax.store import files
@@ -59,21 +58,7 @@ def prepare(judge: Teacher, source: Source, recipe: Recipe, cache: Path) -> chex
     """
     made_of = (judge.hash, source.fingerprint, str(recipe.ipc), str(recipe.seed))
     path = cache / f"barycentre-{'-'.join(made_of)}.npz"
-    points = _kept(path)
-    if points is None:
-        points = _found(judge, source, recipe)
-        with files.explained(path):
-            cache.mkdir(exist_ok=True)
-        files.write_npz(path, points=points)
-    return points
-
-
-def _kept(path: Path) -> np.ndarray | None:
-    """Points found earlier, or None where their file is missing or damaged."""
-    try:
-        return files.read_npz(path, "recover")["points"]
-    except (UserError, KeyError):
-        return None
+    return files.cached_npz(path, lambda: {"points": _found(judge, source, recipe)})["points"]
 
 
 def _found(judge: Teacher, source: Source, recipe: Recipe) -> np.ndarray:

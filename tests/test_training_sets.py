@@ -1,0 +1,36 @@
+"""Baselines among the sets that students learn from; those of the pipeline: test_pipeline.py."""
+
+import shutil
+
+import chex
+import numpy as np
+import pytest
+from tiny_run import tiny
+
+from delt_jax import config, coresets, teacher
+from delt_jax.data import open_source
+from delt_jax.store.workdir import WorkDir
+from delt_jax.training_sets import Sets
+
+
+@pytest.mark.parametrize("name", ["herding", "kmeans"])
+def test_coresets_are_found_once(tiny_ranked, tmp_path, monkeypatch, name):
+    workdir = WorkDir(shutil.copytree(tiny_ranked, tmp_path / "run"))
+    recipe = config.from_config(tiny(**{"evaluate.regimes": ("hard",)}))
+    source, judge = open_source(recipe.data), teacher.load(workdir.path / "teacher")
+    sets = Sets(recipe, source, workdir, (judge,))
+    ours = sets.get(name, 3, 0)
+    features = teacher.features_of(judge, source.train.pixels)
+    expected = getattr(coresets, name)(features, source.train.labels, 3, 10)
+    chex.assert_trees_all_equal(ours.images.pixels, source.train.pixels[expected.reshape(-1)])
+    chex.assert_trees_all_equal(ours.images.labels, np.repeat(np.arange(10, dtype=np.int32), 3))
+    assert sets.get(name, 3, 1) is ours  # one for all students
+
+    (file,) = (workdir.path / "cache").glob(f"{name}-*.npz")
+    with monkeypatch.context() as m:
+        m.setattr(teacher, "features_of_examples", None)
+        assert Sets(recipe, source, workdir, (judge,)).get(name, 3, 0).hash == ours.hash
+    file.write_bytes(file.read_bytes()[:50])
+    assert Sets(recipe, source, workdir, (judge,)).get(name, 3, 0).hash == ours.hash
+    fewer = sets.get(name, 1, 0)
+    assert len(fewer.images.labels) == 10
