@@ -86,7 +86,9 @@ def test_every_trial_can_be_run_and_differs_from_the_base(tmp_path):
     assert set(options.groups) == set(search.TRIALS)
     (tmp_path / "tiny.py").write_text(TINY)  # of data that are always there
     (tmp_path / "methods").symlink_to(ROOT / "configs/methods")
-    options = search.choose(["--workdir", str(tmp_path), "--config", str(tmp_path / "tiny.py")])
+    options = search.choose(
+        [f"--workdir={tmp_path}", f"--config={tmp_path}/tiny.py", "--config.data.image_size=16"]
+    )  # a ConvNet-4 halves the image four times
     sources: dict = {}
     cells = [search.cell_of(t, search.STAGES["short"], options, sources) for t in trials.values()]
     assert len(sources) == 1
