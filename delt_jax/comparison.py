@@ -104,8 +104,10 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
         for members in same.values():
             row, cell = members[0]
             if len(same) > 1:
-                whose = ", ".join(dict.fromkeys(c.method for _, c in members))
-                row = replace(row, images=f"{row.images} (of {whose})")
+                whose = list(dict.fromkeys(c.method for _, c in members))
+                if len(whose) > 2:
+                    whose = [f"{whose[0]} and {len(whose) - 1} more"]
+                row = replace(row, images=f"{row.images} (of {', '.join(whose)})")
             found.append(Line(row, cell, True))
     students = list(dict.fromkeys(line.row.student for line in found))
     regimes = list(dict.fromkeys(line.row.regime for line in found))

@@ -1,8 +1,11 @@
 """Pictures of a comparison, as PNG bytes; pure functions of numbers and arrays."""
 
+import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,6 +14,7 @@ from delt_jax.figures import enlarged, figure_png, image_png
 _CELL = 56  # pixels of a small image on a sheet
 _PAPER, _INK, _GRID = "#ffffff", "#222222", "#dddddd"
 _MARKERS = "osD^v<>ph*PX"
+_LEGEND_LINE = 0.19  # inches
 _NAMED_CLASSES = 40  # up to so many fit under a chart by name
 
 Line = Sequence[tuple[float, float, float]]  # x, mean, standard deviation of each point
@@ -18,7 +22,23 @@ Line = Sequence[tuple[float, float, float]]  # x, mean, standard deviation of ea
 
 def _style(k: int) -> dict:
     """Colour and marker of the k-th name, the same in all pictures of a comparison."""
-    return {"color": f"C{k % 10}", "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4}
+    colour = colormaps["tab20"](2 * k % 20 + k // 10 % 2)  # ten dark ones, then the light ones
+    return {"color": colour, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4}
+
+
+def shared_head(methods: Collection[str]) -> str:
+    """What all of several recipes' names begin with and a picture need not repeat.
+
+    Ends with ":" or ",": "a:row," of "a:row,cda" and "a:row,sre2l"; empty if there is none.
+    """
+    if len(methods) < 2:
+        return ""
+    equal = itertools.takewhile(lambda at: len(set(at)) == 1, zip(*methods, strict=False))
+    return re.sub(r"[^:,]*$", "", "".join(at[0] for at in equal))
+
+
+def _short(x: float) -> str:
+    return f"{x:,g}" if x < 1e6 else f"{x:.2g}"
 
 
 def accuracy_chart(
@@ -28,11 +48,14 @@ def accuracy_chart(
 
     Args:
       panels: lines by name, by the panel's title; every point x, mean and deviation, ascending.
-      baselines: names to be drawn dashed.
+      baselines: names to be drawn dashed; the others are recipes'.
       xlabel: what x is; logarithmic, linear next to 0 if that occurs.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    figure = Figure(figsize=(1.5 + 3.6 * len(panels), 3.6), facecolor=_PAPER)
+    head = shared_head([name for name in names if name not in baselines])
+    labels = [name.replace(head, "") for name in names]
+    height = max(3.6, _LEGEND_LINE * len(names) + 0.3)
+    figure = Figure(figsize=(1.5 + 3.6 * len(panels), height), facecolor=_PAPER)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     values = sorted({x for lines in panels.values() for line in lines.values() for x, _, _ in line})
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
@@ -47,8 +70,12 @@ def accuracy_chart(
             ax.set_xscale("log")
         elif values[-1] > 0:
             ax.set_xscale("symlog", linthresh=values[1], linscale=0.4)
-        if len(values) <= 6:
-            ax.set_xticks(values, [f"{x:,g}" if x < 1e4 else f"{x:.2g}" for x in values])
+            decades = [d for d in 10.0 ** np.arange(12) if 2 * values[1] <= d <= values[-1]]
+            ticks = [0, values[1], *decades]
+            ax.set_xticks(ticks, [_short(x) for x in ticks])
+        apart = all(b >= 2 * a for a, b in itertools.pairwise(filter(None, values)))
+        if len(values) <= 6 and apart:
+            ax.set_xticks(values, [_short(x) for x in values])
             ax.minorticks_off()
         ax.tick_params(labelsize=8)
         ax.set_title(title, fontsize=10)
@@ -61,7 +88,7 @@ def accuracy_chart(
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     axes[-1].legend(
-        [known[n] for n in names], names, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
+        [known[n] for n in names], labels, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
     )
     return figure_png(figure)
 
@@ -78,14 +105,16 @@ def diversity_chart(
         there is none.
       class_names: one per class.
     """
-    figure = Figure(figsize=(8, 0.6 + 2.6 * len(panels)), facecolor=_PAPER)
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     names = [n for n in dict.fromkeys(n for v in panels.values() for n in v) if n != "real"]
+    head = shared_head(names)
+    height = max(2.6, _LEGEND_LINE * (1 + len(names)) + 0.5)
+    figure = Figure(figsize=(8, 0.6 + height * len(panels)), facecolor=_PAPER)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     places, many = np.arange(len(class_names)), len(class_names) > _NAMED_CLASSES
     for ax, (title, sets) in zip(axes, panels.items(), strict=True):
         order = np.argsort(-next(iter(sets.values())), kind="stable") if many else places
         for name, values in sets.items():
-            label = f"{name} (mean {np.nanmean(values):.3f})"
+            label = f"{name.replace(head, '')} (mean {np.nanmean(values):.3f})"
             if name == "real":
                 ax.bar(places, values[order], 0.8, color=_GRID, label=label, zorder=0)
                 continue
@@ -118,6 +147,8 @@ def side_by_side(rows: Mapping[str, np.ndarray], class_names: Sequence[str]) -> 
     classes, count, size = next(iter(rows.values())).shape[:3]
     cell, gap, between = size * max(1, _CELL // size), 2, 10
     font = ImageFont.load_default(13)
+    head = shared_head([name for name in rows if name != "real"])
+    rows = {name.replace(head, ""): images for name, images in rows.items()}
     margin = 12 + max(int(font.getlength(name)) for name in rows)
     step = max(
         count * (cell + gap) + between,

@@ -122,6 +122,14 @@ def test_equal_baselines_are_one_line(cells):
     assert [x.is_baseline for x in listed] == [x.row.images[0] in "rf" for x in listed]
 
 
+def test_of_many_owners_the_first_is_named(cells):
+    """As methods of one selection rule beside one of another."""
+    four = [replace(cells[-1], method=name) for name in "wxyz"]
+    listed = comparison.lines([cells[-2], *four])
+    whose = {x.row.images for x in listed if x.is_baseline and x.row.regime == "stored"}
+    assert whose == {"random (of a)", "random (of w and 3 more)"}
+
+
 def test_tables_carry_ids_protocols_and_commands(cells):
     parts = {part.title: part for part in comparison.sections(cells, ["c-ipc1"])}
     assert list(parts) == ["Accuracy", "Synthesis", "Commands"]
@@ -210,6 +218,13 @@ def test_sheet_has_a_method_per_row(channels):
     assert max(tops["real"]) + 56 < max(tops["method"])
     lefts = [x for name, *_, x in found if name == "real"]
     assert lefts == sorted(lefts) == [x for name, *_, x in found if name == "method"]
+
+
+def test_pictures_leave_out_what_all_names_begin_with():
+    head = comparison_figures.shared_head
+    assert head(["a:row,cda", "a:row,cda_real"]) == "a:row,"
+    assert head(["a:cda", "a:sre2l"]) == "a:"
+    assert head(["a", "a:cda"]) == head(["a:cda", "b:cda"]) == head(["a:cda"]) == head([]) == ""
 
 
 def test_charts_of_many_classes_and_of_no_cost():
