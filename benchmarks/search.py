@@ -29,6 +29,7 @@ from search_trials import TRIALS, Trial
 
 from delt_jax import (
     cli,
+    compile_cache,
     derive,
     grid,
     host_memory,
@@ -158,7 +159,10 @@ def run_trial(cell: grid.Cell) -> None:
     others = [WorkDir(path) for path in paths if path != cell.folder.path]
     sharing.adopt(cell.recipe, cell.source, cell.folder, others)
     a = cell.arguments
-    single.run(a.config, a.workdir, STAGES_OF_A_TRIAL, command=a.command)
+    try:
+        single.run(a.config, a.workdir, STAGES_OF_A_TRIAL, command=a.command)
+    finally:
+        compile_cache.let_go()
 
 
 def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:

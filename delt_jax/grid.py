@@ -12,6 +12,7 @@ from delt_jax import (
     cli,
     comparison,
     comparison_figures,
+    compile_cache,
     derive,
     pipeline,
     recover,
@@ -77,7 +78,10 @@ class Cell:
         others = [WorkDir(path) for path in paths if path != self.folder.path]
         sharing.adopt(self.recipe, self.source, self.folder, others)
         a = self.arguments
-        single.run(a.config, a.workdir, command=a.command)
+        try:
+            single.run(a.config, a.workdir, command=a.command)
+        finally:
+            compile_cache.let_go()
 
 
 def method_of(config: str) -> str:

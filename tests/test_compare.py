@@ -12,13 +12,15 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from processes import ROOT, ended
 
-from delt_jax import compare, comparison, comparison_figures, grid, sharing, squeeze
+from delt_jax import cli, compare, comparison, comparison_figures, grid, sharing, squeeze
 from delt_jax.comparison import Cell
+from delt_jax.data import open_source
 from delt_jax.data.digits import open_digits
 from delt_jax.errors import UserError
 from delt_jax.metrics import Row
@@ -401,6 +403,19 @@ def test_dry_run_touches_nothing(tiny, tmp_path, capsys):
     assert "Grid of 4 cells, 1 different teacher(s)" in said
     assert re.search(r"\| tiny-ipc2 +\| 150 +\| 93.75 % +\| 4 +\| squeeze: not done yet", said)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cell_leaves_no_compiled_programs(tmp_path, monkeypatch):
+    """They take memory mappings, of which a process has only so many."""
+    given = ["compare", f"--config={ROOT}/configs/digits.py", f"--workdir={tmp_path}/cell"]
+    recipe, arguments = Recipe(), cli.parse(given)
+    cell = grid.Cell("a", arguments, recipe, open_source(recipe.data), WorkDir(tmp_path / "cell"))
+    program = jax.jit(lambda x: x + 1)
+    monkeypatch.setattr(grid.single, "run", lambda *a, **k: program(1.0))
+    cell.run()
+    assert program._cache_size() == 0
+    program(1.0)
+    assert program._cache_size() == 1
 
 
 def test_the_others_go_on_if_asked(tmp_path, monkeypatch, capsys):
