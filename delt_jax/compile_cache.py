@@ -17,7 +17,7 @@ def use() -> None:
 
 
 def let_go() -> None:
-    """Frees the programs in memory; those that are asked for again come from the folder.
+    """Frees the programs in memory; what is asked for again comes from the folder or is compiled.
 
     On CPU every program takes hundreds of memory mappings, several teachers' some thousands, and
     Linux gives a process 65,530: without this, a process of many runs dies in a compilation.
