@@ -44,6 +44,7 @@ from delt_jax import main as single
 from delt_jax.config import from_config
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.identity import identity
 from delt_jax.metrics import Row
 from delt_jax.progress import say
 from delt_jax.recipe import DataRecipe, flatten
@@ -202,7 +203,7 @@ def asked(cell: grid.Cell) -> str:
     settings = flatten(dataclasses.replace(cell.recipe, tensorboard=False))
     for name in ("evaluate.scores_folder", "data.workers", "data.memory_mib"):
         del settings[name]
-    return files.content_hash(repr((settings, cell.source.fingerprint)).encode())
+    return identity({"settings": settings, "data": cell.source.fingerprint})
 
 
 def run_stage(

@@ -26,6 +26,7 @@ from delt_jax import main as single
 from delt_jax.config import from_config
 from delt_jax.data import Source, read
 from delt_jax.errors import UserError
+from delt_jax.identity import identity
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.selection import random_images
 from delt_jax.store import distilled, files
@@ -191,7 +192,7 @@ def describe(cells: Sequence[Cell]) -> list[str]:
         work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
         body.append((cell.name, *work, cell.state()[1]))
         made_from = squeeze.parts(r, source).values()
-        teachers.update(json.dumps(own, sort_keys=True) for own in made_from)
+        teachers.update(map(identity, made_from))
     head = ("cell", "image-iterations", "of full", "students", "state")
     return [
         f"Grid of {len(cells)} cells, {len(teachers)} different teacher(s), each made once",

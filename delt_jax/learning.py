@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from delt_jax import labelling, models, objective, parallel, training
+from delt_jax import labelling, models, objective, parallel, protocols, training
 from delt_jax.augment.views import EpochPlan, ViewSpec, plan_epoch, student_views
 from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec
@@ -55,6 +55,29 @@ class Course:
     plan: LabelPlan | None = None
     devices: int = 1
     shared_norm: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that identities have."""
+        return {
+            "student": self.student.as_dict(),
+            "judges": [spec.as_dict() for spec in self.judges],
+            "protocol": self.protocol.as_dict(),
+            "regime": self.regime,
+            "normalisation": self.normalisation.as_dict(),
+            "judge_normalisations": [each.as_dict() for each in self.judge_normalisations],
+            "count": self.count,
+            "group_size": self.group_size,
+            "plan": self.plan.as_dict() if self.plan else None,
+            "devices": self.devices,
+            "shared_norm": self.shared_norm,
+        }
+
+    def versions(self) -> dict[str, int]:
+        """Versions of the named parts that this training uses."""
+        networks = {spec.name for spec in (self.student, *self.judges)}
+        parts = {f"model.{name}": models.version(name) for name in networks}
+        parts[f"protocol.{self.protocol.name}"] = protocols.version(self.protocol.name)
+        return parts | self.protocol.views.versions()
 
     @property
     def batch(self) -> int:

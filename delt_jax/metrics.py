@@ -48,6 +48,19 @@ class Score:
     calibration: float
     seconds: float
 
+    def outcome(self) -> dict[str, Any]:
+        """What the training led to and from what, without the time that it took."""
+        return {
+            "id": self.id,
+            "last": self.last,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "per_class": self.per_class,
+            "confusion": self.confusion,
+            "calibration": self.calibration,
+        }
+
 
 @dataclass(frozen=True)
 class Row:

@@ -8,6 +8,7 @@ stand beside its name.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from delt_jax.augment.views import ViewSpec
 from delt_jax.recipe import Recipe
@@ -62,6 +63,25 @@ class Protocol:
     ema: float
     eval_every: int
     changed: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that identities have."""
+        return {
+            "name": self.name,
+            "views": self.views.as_dict(),
+            "temperature": self.temperature,
+            "loss": self.loss,
+            "hard_weight": self.hard_weight,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "schedule": self.schedule,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "ema": self.ema,
+            "eval_every": self.eval_every,
+            "changed": self.changed,
+        }
 
     def text(self) -> str:
         """The protocol in one line, to be printed beside every number."""
@@ -177,6 +197,12 @@ _PROTOCOLS: dict[str, Callable[[Trial], Protocol]] = {
     "delt_jax": _delt_jax,
 }
 NAMES = tuple(_PROTOCOLS)
+_VERSIONS: dict[str, int] = {}  # of protocols that train otherwise than before; the others have 1
+
+
+def version(name: str) -> int:
+    """Version of a protocol, part of the identity of its scores."""
+    return _VERSIONS.get(name, 1)
 
 
 def settle(recipe: Recipe, trial: Trial, learning_rate: float | None = None) -> Protocol:

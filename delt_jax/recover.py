@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from delt_jax import execution, hosts, interrupts, kept, start, teacher, terms, waves
+from delt_jax.augment import crop
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.execution import Execution
+from delt_jax.identity import versions
 from delt_jax.jobs import Losses
 from delt_jax.progress import progress, say
 from delt_jax.recipe import Recipe
@@ -51,7 +53,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if not recipe.recover.residual:
         settings.pop("recover.residual_rounds", None)  # nothing reads it
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
-    settings |= start.settings(recipe)
+    settings |= start.settings(recipe) | versions(_parts(recipe))
     judged_by = workdir.needed("teacher/manifest.json", "squeeze")
     if recipe.recover.round_robin:
         settings["other_teachers"] = [other["hash"] for other in judged_by.get("others", [])]
@@ -64,6 +66,15 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         "ranking": ranking["hash"],
         "teacher": judged_by["hash"],
     }
+
+
+def _parts(recipe: Recipe) -> dict[str, int]:
+    """Versions of the named parts that make the images, beside the teachers' own."""
+    chosen = recipe.select.start
+    parts = {f"start.{chosen}": start.version(chosen), "augment.crop": crop.VERSION}
+    for name, _ in terms.asked(recipe.recover.terms):
+        parts[f"term.{name}"] = terms.find(name).version
+    return parts
 
 
 def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
@@ -221,7 +232,7 @@ def _finish(work: Work, indices: list[int], settled: Execution) -> None:
 
 
 def _described(judge: Teacher) -> dict[str, Any]:
-    return {"hash": judge.hash, "accuracy": judge.accuracy, "spec": asdict(judge.spec)}
+    return {"hash": judge.hash, "accuracy": judge.accuracy, "spec": judge.spec.as_dict()}
 
 
 def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None:
@@ -248,7 +259,7 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         "ipc": recipe.ipc,
         "image_size": size,
         "channels": channels,
-        "normalisation": asdict(judge.normalisation),
+        "normalisation": judge.normalisation.as_dict(),
         "teacher": _described(judge),
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},

@@ -8,7 +8,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from delt_jax import labelling, protocols, teacher
 from delt_jax.costs import amount
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.identity import versions
 from delt_jax.labelling import EpochLabeller
 from delt_jax.progress import progress, say
 from delt_jax.protocols import Trial
@@ -55,7 +55,7 @@ def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, An
     made_from |= labelling.ensemble_inputs(recipe, workdir)
     plan = plan_of(recipe, source)
     if plan is not None:
-        settings = asdict(plan)
+        settings = plan.as_dict() | versions(plan.views.versions())
         del settings["trained_epochs"]  # which only the naive size depends on
         made_from |= {f"{_STORED}{name}": value for name, value in settings.items()}
     return made_from

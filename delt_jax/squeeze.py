@@ -1,6 +1,5 @@
 """Stage 1, squeeze: train teachers with BatchNorm on the real images, or import them."""
 
-import json
 import shutil
 import time
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from delt_jax import models, others, supervised, teacher
 from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
+from delt_jax.identity import identity, versions
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.progress import say
 from delt_jax.recipe import Recipe
@@ -112,7 +112,7 @@ def missing(workdir: WorkDir) -> str | None:
 
 
 def _digest(made_from: dict[str, Any]) -> str:
-    return files.content_hash(json.dumps(made_from, sort_keys=True).encode())
+    return identity(made_from)
 
 
 def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
         architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
             "teacher.width": recipe.teacher.width,
-        }
+        } | _version_of(recipe.teacher.model)
         if recipe.teacher.head_classes:
             architecture["teacher.head_classes"] = recipe.teacher.head_classes
         file = Path(weights)
@@ -143,7 +143,12 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
             "seed": recipe.seed,
             "data.flip": recipe.data.flip,
         }
+        | _version_of(recipe.teacher.model)
     )
+
+
+def _version_of(model: str) -> dict[str, int]:
+    return versions({f"model.{model}": models.version(model)})
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:

@@ -191,6 +191,11 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return {f"select.{name}": getattr(recipe.select, name) for name in names}
 
 
+def version(name: str) -> int:
+    """Version of a value of `select.start`."""
+    return _KINDS[name].version
+
+
 def check(recipe: Recipe, source: Source) -> None:
     """Checks the settings against the data before anything runs.
 
@@ -247,6 +252,7 @@ def recorded(
 class _Kind:
     """A value of `select.start`: its settings, and what it does for the functions above."""
 
+    version: int  # part of the identity of the images; raise it when these starts change
     settings: tuple[str, ...]
     prepare: Callable[[Recipe, Source, Teacher, Ranking, Path], Starts]
     check: Callable[[Recipe, Source], None] = lambda recipe, source: None
@@ -254,9 +260,10 @@ class _Kind:
 
 
 _KINDS = {
-    "real": _Kind(("rule", "start"), _real),
-    "noise": _Kind(("rule", "start"), _noise),
+    "real": _Kind(1, ("rule", "start"), _real),
+    "noise": _Kind(1, ("rule", "start"), _noise),
     "rded": _Kind(
+        1,
         ("start", "candidates", "crops", "mosaic"),
         _mosaics,
         _check_mosaics,

@@ -1,6 +1,5 @@
 """Stage 5, evaluate: students trained from scratch, scored on the real test set."""
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from delt_jax import (
     teacher,
 )
 from delt_jax.data import Source, measure_normalisation
+from delt_jax.identity import identity, versions
 from delt_jax.learning import PLAIN, Course
 from delt_jax.metrics import Score, aggregate, score_of
 from delt_jax.progress import Progress, progress, say
@@ -109,7 +109,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
                 "test_images": len(source.test),
                 "scored_on": source.scored,
                 "rows": [asdict(r) for r in rows],
-                "hash": files.content_hash(repr(scores).encode()),
+                "hash": identity([score.outcome() for score in scores]),
                 "seconds": round(sum(s.seconds for s in scores), 1),
             },
         )
@@ -186,8 +186,9 @@ class _Evaluation:
 
     def _plan(self, row: Row, seed: int, rate: float) -> _Planned:
         data = self._sets.get(row.images, row.ipc, seed)
+        course = self._course(row, len(data.images.labels))
         depends = {
-            "course": asdict(replace(self._course(row, len(data.images.labels)), devices=1)),
+            "course": replace(course, devices=1).as_dict(),
             "rate": rate,
             "seeds": (self._recipe.seed, seed),
             "data": data.hash,
@@ -195,8 +196,7 @@ class _Evaluation:
             "test": self._source.fingerprint,
             "devices": (self._recipe.evaluate.devices_per_student, _norm(self._recipe)),
         }
-        text = json.dumps(depends, sort_keys=True, default=str)
-        return _Planned(seed, rate, data, files.content_hash(text.encode()))
+        return _Planned(seed, rate, data, identity(depends | versions(course.versions())))
 
     def _course(self, row: Row, count: int) -> Course:
         e = self._recipe.evaluate
@@ -281,16 +281,16 @@ class _Evaluation:
         ours = not self._recipe.teacher.weights and spec == judge.spec
         # What it is trained with, which an imported teacher need not share.
         normalisation = measure_normalisation(self._recipe.data, source)
-        depends = [
-            asdict(spec),
-            _training(self._recipe),
-            asdict(normalisation),
-            self._recipe.data.flip,
-            self._recipe.seed,
-            source.fingerprint,
-        ]
-        text = json.dumps([*depends, judge.hash if ours else None], default=str)
-        id_ = files.content_hash(text.encode())
+        depends = {
+            "student": spec.as_dict(),
+            "training": _training(self._recipe),
+            "normalisation": normalisation.as_dict(),
+            "flip": self._recipe.data.flip,
+            "seed": self._recipe.seed,
+            "data": source.fingerprint,
+            "teacher": judge.hash if ours else None,
+        }
+        id_ = identity(depends | versions({f"model.{spec.name}": models.version(spec.name)}))
         if not self._score_file(id_).exists():
             variables = judge.variables
             if not ours:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +245,8 @@ def save(folder: Path, teacher: Teacher, manifest: dict[str, Any]) -> None:
         folder / "manifest.json",
         {
             **manifest,
-            "spec": asdict(teacher.spec),
-            "normalisation": asdict(teacher.normalisation),
+            "spec": teacher.spec.as_dict(),
+            "normalisation": teacher.normalisation.as_dict(),
             "class_names": teacher.class_names,
             "accuracy": teacher.accuracy,
             "hash": variables_hash(teacher.variables),

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 from delt_jax.augment import affine, chosen, enhance, tables
 from delt_jax.errors import UserError
 
+VERSION = 1  # part of the identity of what was made with it; raise it when results change
+
 OPERATIONS = (
     "autocontrast",
     "equalize",

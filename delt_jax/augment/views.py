@@ -7,7 +7,7 @@ anywhere, in batches of any size.
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -37,6 +37,28 @@ class ViewSpec:
     flip: bool
     mix: str
     mix_alpha: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that manifests and identities have."""
+        return {
+            "rand_augment": self.rand_augment,
+            "shuffle": self.shuffle,
+            "min_scale": self.min_scale,
+            "flip": self.flip,
+            "mix": self.mix,
+            "mix_alpha": self.mix_alpha,
+        }
+
+    def versions(self) -> dict[str, int]:
+        """Versions of the augmentations that these views use."""
+        used = {"augment.crop": crop.VERSION}
+        if self.rand_augment:
+            used["augment.rand_augment"] = rand_augment.VERSION
+        if self.shuffle > 1:
+            used["augment.shuffle"] = shuffle.VERSION
+        if self.mix != "none":
+            used[f"augment.{self.mix}"] = mix.VERSION
+        return used
 
 
 class EpochPlan(NamedTuple):

@@ -13,9 +13,10 @@ from delt_jax.data.classes import choose
 from delt_jax.data.fit import FORMATS, is_grey
 from delt_jax.data.names import Names
 from delt_jax.data.readable import leave_out
-from delt_jax.data.source import EncodedExamples, Source, identity, split_mask
+from delt_jax.data.source import EncodedExamples, Source, fingerprint, split_mask
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
+from delt_jax.identity import identity
 from delt_jax.recipe import DataRecipe
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -83,7 +84,7 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     test_root = _test_root(root, chosen) if train_root != root else None
     test = _test_files(root, test_root, chosen) if test_root else []
     size, channels, note = _derive(recipe, root, train)
-    listing = identity(chosen, *train, *test)
+    listing = identity({"classes": chosen, "train": _listed(train), "test": _listed(test)})
     names = recipe.class_names or chosen
     if len(names) != len(chosen):
         raise UserError(
@@ -126,11 +127,25 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
         train=parts[0],
         test=parts[1],
         fingerprint=identity(
-            listing, names, size, channels, recipe.fit, in_test.tobytes(), kept.tobytes()
+            {
+                "source": "folder",
+                "listing": listing,
+                "class_names": names,
+                "image_size": size,
+                "channels": channels,
+                "fit": recipe.fit,
+                "in_test": fingerprint(in_test),
+                "readable": fingerprint(kept),
+            }
         ),
         notes=(*note, *notes),
         found=kept_on_disk,
     )
+
+
+def _listed(files: Sequence[_Found]) -> list[list[str | int]]:
+    """Files as their identity has them: path, class, bytes, and time of the last change."""
+    return [[os.fsdecode(f.name), f.label, f.size, f.changed] for f in files]
 
 
 def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:

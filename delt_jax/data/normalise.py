@@ -17,6 +17,10 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def as_dict(self) -> dict[str, tuple[float, ...]]:
+        """The values under the names that manifests and identities have."""
+        return {"mean": self.mean, "std": self.std}
+
     def __call__(self, pixels: chex.Array) -> chex.Array:
         """Normalises uint8 [..., C] to float32."""
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)

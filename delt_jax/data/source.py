@@ -194,11 +194,3 @@ def fingerprint(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
-
-
-def identity(*parts: object) -> str:
-    """Hash of settings and names, hexadecimal."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part!r};".encode(errors="backslashreplace"))
-    return digest.hexdigest()[:16]

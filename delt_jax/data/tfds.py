@@ -12,9 +12,10 @@ from delt_jax.data import held
 from delt_jax.data.classes import choose, relabel
 from delt_jax.data.names import Names
 from delt_jax.data.readable import leave_out
-from delt_jax.data.source import EncodedExamples, Source, fingerprint, identity
+from delt_jax.data.source import EncodedExamples, Source, fingerprint
 from delt_jax.data.stream import batches, worker_count
 from delt_jax.errors import UserError
+from delt_jax.identity import identity
 from delt_jax.progress import progress
 from delt_jax.recipe import DataRecipe
 
@@ -122,14 +123,19 @@ def open_tfds(recipe: DataRecipe, cache: Path | None) -> Source:
         )
     test_split, test, test_labels = usable
     content = identity(
-        builder.info.full_name,
-        [(s, splits[s].num_examples, splits[s].num_bytes) for s in ("train", test_split)],
-        fingerprint(train_labels, test_labels),
+        {
+            "dataset": builder.info.full_name,
+            "splits": [_counted(splits, name) for name in ("train", test_split)],
+            "labels": fingerprint(train_labels, test_labels),
+        }
     )
     parts = []
     for split, part in (("train", train), (test_split, test)):
         stay, note, found_out = leave_out(
-            part, recipe.unreadable, identity(content, chosen, split), cache
+            part,
+            recipe.unreadable,
+            identity({"content": content, "classes": chosen, "split": split}),
+            cache,
         )
         parts.append(_take(part, np.flatnonzero(stay)))
         notes += note
@@ -142,11 +148,26 @@ def open_tfds(recipe: DataRecipe, cache: Path | None) -> Source:
         train=parts[0],
         test=parts[1],
         fingerprint=identity(
-            content, names, size, channels, recipe.fit, *(part.names[:] for part in parts)
+            {
+                "source": "tfds",
+                "content": content,
+                "class_names": names,
+                "image_size": size,
+                "channels": channels,
+                "fit": recipe.fit,
+                "train": parts[0].names[:],
+                "test": parts[1].names[:],
+            }
         ),
         notes=tuple(notes),
         found=kept,
     )
+
+
+def _counted(splits, name: str) -> dict[str, Any]:
+    """A split as its identity has it."""
+    split = splits[name]
+    return {"name": name, "examples": int(split.num_examples), "bytes": int(split.num_bytes)}
 
 
 def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
@@ -221,10 +242,16 @@ def _labels(
     """Stored labels, int32 [N], and the name they are kept under: reading all takes long."""
     count = len(records.where)
     shards = [
-        (p.name, p.stat().st_size, p.stat().st_mtime_ns)
+        [p.name, p.stat().st_size, p.stat().st_mtime_ns]
         for p in sorted(Path(builder.data_path).glob(f"*-{split}.*"))
     ]
-    name = f"labels-{identity(builder.info.full_name, split, info.num_bytes, shards)}.npy"
+    content = {
+        "dataset": builder.info.full_name,
+        "split": split,
+        "bytes": int(info.num_bytes),
+        "shards": shards,
+    }
+    name = f"labels-{identity(content)}.npy"
     known = held.load(cache / name, (count,)) if cache else None
     if known is not None:
         return np.asarray(known), name

@@ -12,10 +12,11 @@ from delt_jax.data.source import (
     EncodedExamples,
     Examples,
     Source,
-    identity,
+    fingerprint,
     split_mask,
 )
 from delt_jax.errors import UserError
+from delt_jax.identity import identity
 
 SCORED = "validation images, held out of training"  # what `Source.scored` then says
 
@@ -67,7 +68,9 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
         source,
         train=take(source.train, np.flatnonzero(~held)),
         test=take(source.train, np.flatnonzero(held)),
-        fingerprint=identity(source.fingerprint, "validation", held.tobytes()),
+        fingerprint=identity(
+            {"source": "validation", "of": source.fingerprint, "held_out": fingerprint(held)}
+        ),
         notes=(*source.notes, note),
         scored=SCORED,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -39,6 +40,17 @@ class ModelSpec:
     channels: int
     width: int = 0
     dtype: str = "float32"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that manifests and identities have."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "width": self.width,
+            "dtype": self.dtype,
+        }
 
 
 def _convnet(depth: int) -> Callable[[ModelSpec], nn.Module]:
@@ -169,6 +181,12 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "swin_v2_t": _swin_v2_t,
 }
 NAMES = tuple(_REGISTRY)
+_VERSIONS: dict[str, int] = {}  # of architectures whose outputs have changed; the others have 1
+
+
+def version(name: str) -> int:
+    """Version of an architecture, part of the identity of what it was used for."""
+    return _VERSIONS.get(name, 1)
 
 
 def create(spec: ModelSpec) -> nn.Module:

@@ -9,7 +9,7 @@ without gaps; `FILE` is K of them. What they are is in the manifest of the soft 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,21 @@ class LabelPlan:
     views: ViewSpec
     group_size: int
     trained_epochs: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that manifests and identities have."""
+        return {
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "images": self.images,
+            "num_classes": self.num_classes,
+            "form": self.form,
+            "top_k": self.top_k,
+            "temperature": self.temperature,
+            "views": self.views.as_dict(),
+            "group_size": self.group_size,
+            "trained_epochs": self.trained_epochs,
+        }
 
     @property
     def view_key(self) -> chex.PRNGKey:
@@ -150,7 +165,7 @@ def describe(plan: LabelPlan, digests: Sequence[str], teachers: Sequence[str]) -
     return {
         "file": FILE,
         "layout": "per epoch: values [images, width], then classes [images, top_k] if not all",
-        "plan": asdict(plan),
+        "plan": plan.as_dict(),
         "key": ["seed", *_KEY_PATH, "epoch"],
         "dtype": {"values": "float16", "classes": dtype.name if classes[1] else None},
         "width": _parts(plan)[0][1],

@@ -55,11 +55,13 @@ class Term(NamedTuple):
         batches share, once per teacher; what takes long is kept in the folder `cache`.
       init: ``(constants) -> carried`` before a batch's first iteration, a pytree of arrays of
         numpy's own types, whose shapes and types stay as they are.
+      version: part of the identity of the images; raise it when the term's values change.
     """
 
     value: Callable[[Seen, Any, Any], tuple[chex.Array, Any]]
     prepare: Callable[[Teacher, Source, Recipe, Path], Any] = lambda *_: ()
     init: Callable[[Any], Any] = lambda constants: ()
+    version: int = 1
 
 
 def names() -> list[str]:
