@@ -26,11 +26,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import replays  # noqa: E402
-from conftest import golden_dir  # noqa: E402
+import replays
+from conftest import golden_dir
 
-from delt_jax import models  # noqa: E402
-from delt_jax.models import torch_files, torch_weights  # noqa: E402
+from delt_jax import models
+from delt_jax.models import torch_files, torch_weights
 
 
 def network(arch: str, state: dict, dtype: torch.dtype) -> nn.Module:

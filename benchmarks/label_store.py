@@ -27,12 +27,15 @@ import label_table
 import measured
 import ml_collections
 
-from delt_jax import host_memory, main, parallel
+from delt_jax import main
 from delt_jax.config import default_config
 from delt_jax.errors import UserError
-from delt_jax.metrics import Row
+from delt_jax.evaluation.metrics import Row
+from delt_jax.labels import label_store
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.store import files, label_store
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import host_memory
+from delt_jax.store import files
 
 PAGE, PICTURE = "docs/evaluation.md", "docs/labels.png"
 _CONFIG = measured.ROOT / "configs" / "fashion_mnist.py"

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import label_store
 import measured
 
-from delt_jax import host_memory, main, parallel
+from delt_jax import main
 from delt_jax.errors import UserError
-from delt_jax.metrics import Row
+from delt_jax.evaluation.metrics import Row
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import host_memory
 from delt_jax.store import files
 
 PAGE = "docs/evaluation.md"

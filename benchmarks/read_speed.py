@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from delt_jax import models, teacher
+from delt_jax import models
 from delt_jax.data import Normalisation, batches, open_source
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import DataRecipe
+from delt_jax.teachers import teacher
 
 DISTINCT = 50
 

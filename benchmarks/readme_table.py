@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from delt_jax import tables
 from delt_jax.data import TEST_IMAGES
-from delt_jax.metrics import Row
-from delt_jax.scores import RankCorrelation, Robustness
+from delt_jax.evaluation.dd_ranking import RankCorrelation, Robustness
+from delt_jax.evaluation.metrics import Row
+from delt_jax.reporting import tables
 
 
 def describe(workdir: Path) -> list[str]:

@@ -17,23 +17,23 @@ import time
 from datetime import date
 from typing import Any
 
-from delt_jax import host_memory
+from delt_jax.runtime import host_memory
 
 _KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # before any thread starts
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
 
-import cases  # noqa: E402
-import jax  # noqa: E402
-import measured  # noqa: E402
-import peaks  # noqa: E402
-import speed_table  # noqa: E402
-import torch  # noqa: E402
-from speed_sides import Ours, Rival, make_problem, timed  # noqa: E402
+import cases
+import jax
+import measured
+import peaks
+import speed_table
+import torch
+from speed_sides import Ours, Rival, make_problem, timed
 
-from delt_jax import parallel  # noqa: E402
-from delt_jax.models import ModelSpec  # noqa: E402
-from delt_jax.recipe import RecoverRecipe  # noqa: E402
-from delt_jax.schedule import BatchSchedule, make_schedule  # noqa: E402
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.recovery.schedule import BatchSchedule, make_schedule
+from delt_jax.runtime import devices as parallel
 
 ROUNDS = 8  # as DELT's: T 4000, R 500
 LEAST_PASSES = 3

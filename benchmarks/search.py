@@ -27,28 +27,22 @@ import measured
 import search_table
 from search_trials import TRIALS, Trial
 
-from delt_jax import (
-    cli,
-    compile_cache,
-    derive,
-    grid,
-    host_memory,
-    interrupts,
-    parallel,
-    pipeline,
-    recover,
-    schedule,
-    sharing,
-)
 from delt_jax import main as single
-from delt_jax.config import from_config
+from delt_jax.comparison import cells as grid
+from delt_jax.comparison import reuse as sharing
+from delt_jax.config import cli, derive, from_config
+from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
-from delt_jax.identity import identity
-from delt_jax.metrics import Row
-from delt_jax.progress import say
+from delt_jax.evaluation.metrics import Row
 from delt_jax.recipe import DataRecipe, flatten
+from delt_jax.recovery import schedule
+from delt_jax.runtime import compile_cache, host_memory
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import signals as interrupts
+from delt_jax.stages import pipeline, recover
 from delt_jax.store import files
+from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir
 
 BASE = "base"

@@ -12,12 +12,15 @@ import torch
 import torch_models
 import torch_recovery
 
-from delt_jax import engine, keys, models, parallel
+from delt_jax import models
 from delt_jax.augment import crop
+from delt_jax.core import keys
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.schedule import BatchSchedule
-from delt_jax.waves import active_of
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run.driver import active_of
+from delt_jax.recovery.schedule import BatchSchedule
+from delt_jax.runtime import devices as parallel
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
 

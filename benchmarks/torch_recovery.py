@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.schedule import BatchSchedule
+from delt_jax.recovery.schedule import BatchSchedule
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 

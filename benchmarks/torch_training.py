@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from delt_jax.protocols import Protocol
+from delt_jax.training.protocols import Protocol
 
 _CONTEXT = "forkserver"  # JAX has threads by then, beside which a plain fork may hang
 

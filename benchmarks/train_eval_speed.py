@@ -21,21 +21,21 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from delt_jax import host_memory
+from delt_jax.runtime import host_memory
 
 _KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # before any thread starts
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
 
-import cases  # noqa: E402
-import jax  # noqa: E402
-import measured  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import train_table  # noqa: E402
-from train_sides import Ours, Rival, faster_layout, make_problem  # noqa: E402
+import cases
+import jax
+import measured
+import numpy as np
+import torch
+import train_table
+from train_sides import Ours, Rival, faster_layout, make_problem
 
-from delt_jax import parallel  # noqa: E402
-from delt_jax.models import ModelSpec  # noqa: E402
+from delt_jax.models import ModelSpec
+from delt_jax.runtime import devices as parallel
 
 CLASSES = 10
 SEEDS = 3

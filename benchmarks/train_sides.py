@@ -16,16 +16,21 @@ import torch_recovery
 import torch_training
 import torch_views
 
-from delt_jax import keys, learning, models, objective, protocols, student_training
+from delt_jax import models
 from delt_jax.augment.views import plan_epoch, student_views
+from delt_jax.core import keys
+from delt_jax.core import losses as objective
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
-from delt_jax.interrupts import Deferral
-from delt_jax.learning import Course, Images
 from delt_jax.models import ModelSpec, torch_weights
-from delt_jax.protocols import Trial
 from delt_jax.recipe import EvaluateRecipe, Recipe
-from delt_jax.student_training import Lesson, Student
+from delt_jax.runtime.signals import Deferral
+from delt_jax.training import protocols
+from delt_jax.training import student_loop as student_training
+from delt_jax.training import student_step as learning
+from delt_jax.training.protocols import Trial
+from delt_jax.training.student_loop import Lesson, Student
+from delt_jax.training.student_step import Course, Images
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TESTED = 20  # images that our side looks at after the last epoch, which is not timed

@@ -1,8 +1,8 @@
 """Your own images: --config=configs/folder.py:folder=PATH, or --config.data.path=PATH, is enough.
 
 PATH holds a folder per class, or train/ and val/ (or test/) with a folder per class each; see
-docs/data.md. What is 0 or "" below is derived from the data by delt_jax/derive.py and printed;
-set it to have your say. All values are ours; T and R keep the paper's 8 rounds.
+docs/data.md. What is 0 or "" below is derived from the data by delt_jax/config/derive.py, and
+printed; set it to have your say. All values are ours; T and R keep the paper's 8 rounds.
 """
 
 from delt_jax.config import default_config, vary

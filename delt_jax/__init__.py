@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from delt_jax.store.distilled import DistilledSet
+    from delt_jax.formats.distilled import DistilledSet
 
 __version__ = "0.1.0"
 

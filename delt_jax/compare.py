@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from delt_jax import cli
+from delt_jax.config import cli
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()  # apart from those of a single run, which every cell is given
@@ -129,8 +129,9 @@ def run(options: Options) -> list[str]:
         the first cell that fails, unless the others are to go on.
     """
     # Imported here so that a mistyped flag is answered at once.
-    from delt_jax import compile_cache, grid
-    from delt_jax.progress import say
+    from delt_jax.comparison import cells as grid
+    from delt_jax.core.progress import say
+    from delt_jax.runtime import compile_cache
 
     compile_cache.use()
     grid.check(options.folder)

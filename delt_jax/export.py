@@ -17,10 +17,11 @@ from absl import app, flags
 
 import delt_jax
 from delt_jax import formats
+from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.progress import say
-from delt_jax.store import distilled, files
-from delt_jax.store.distilled import DistilledSet
+from delt_jax.formats import distilled
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.store import files
 
 _TO = flags.DEFINE_enum("to", None, list(formats.FORMATS), "Layout to write.")
 _OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import ml_collections
 from absl import flags
 
-from delt_jax import cli
-from delt_jax.config import from_config
+from delt_jax.config import cli, from_config
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -39,8 +38,12 @@ def run(
       UserError: for settings, data or folders that cannot work, before anything is written.
     """
     # Imported here so that a mistyped flag is answered at once.
-    from delt_jax import compile_cache, data, derive, hosts, pipeline, plan
-    from delt_jax.progress import say
+    from delt_jax import data
+    from delt_jax.config import derive
+    from delt_jax.core.progress import say
+    from delt_jax.runtime import compile_cache
+    from delt_jax.runtime import processes as hosts
+    from delt_jax.stages import pipeline, plan
     from delt_jax.store.workdir import WorkDir
 
     settings = from_config(config)

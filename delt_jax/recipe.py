@@ -328,7 +328,7 @@ class Recipe:
 
     Attributes:
       seed: root of all draws.
-      ipc: synthetic images per class; 0 derives it from the data (see `delt_jax.derive`).
+      ipc: synthetic images per class; 0 derives it from the data (see `delt_jax.config.derive`).
       tensorboard: also write the log as TensorBoard events.
       data, teacher, select, recover: settings of these stages.
       relabel: views and temperature, wherever the teacher labels views; stored labels.

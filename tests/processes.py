@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax import config as config_lib
-from delt_jax import kept
-from delt_jax.store import distilled
+from delt_jax.formats import distilled
+from delt_jax.recovery.run import checkpoint as kept
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {

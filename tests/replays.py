@@ -18,13 +18,16 @@ import numpy as np
 from conftest import golden_dir
 from seeded import seeded_state
 
-from delt_jax import engine, models, objective, training
+from delt_jax import models
 from delt_jax.augment import crop, mix
+from delt_jax.core import losses as objective
 from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.schedule import BatchSchedule, make_schedule
-from delt_jax.waves import active_of
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run.driver import active_of
+from delt_jax.recovery.schedule import BatchSchedule, make_schedule
+from delt_jax.training import state as training
 
 # The suite compiles without LLVM's optimiser, which is worth its time for loops over float64.
 COMPILER = {"float64": {"xla_backend_optimization_level": 3}, "float32": {}}

@@ -15,11 +15,11 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import measured  # noqa: E402
-import speed_table  # noqa: E402
-import train_table  # noqa: E402
+import measured
+import speed_table
+import train_table
 
-from delt_jax.errors import UserError  # noqa: E402
+from delt_jax.errors import UserError
 
 THREE = {"median": 2.0, "min": 1.0, "max": 4.0}
 
@@ -145,7 +145,7 @@ def test_both_sides_compute_the_same_loss():
 
     from delt_jax.models import ModelSpec
     from delt_jax.recipe import RecoverRecipe
-    from delt_jax.schedule import make_schedule
+    from delt_jax.recovery.schedule import make_schedule
 
     (plan,) = make_schedule(2, 4, 8, 2, 8)
     problem = make_problem(ModelSpec("conv3", 2, 8, 3), 8, RecoverRecipe(iterations=8))

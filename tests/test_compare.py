@@ -18,13 +18,19 @@ import pytest
 from PIL import Image
 from processes import ROOT, ended
 
-from delt_jax import cli, compare, comparison, comparison_figures, grid, sharing, squeeze
-from delt_jax.comparison import Cell
+from delt_jax import compare
+from delt_jax.comparison import cells as grid
+from delt_jax.comparison import figures as comparison_figures
+from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import tables as comparison
+from delt_jax.comparison.tables import Cell
+from delt_jax.config import cli
 from delt_jax.data import open_source
 from delt_jax.data.digits import open_digits
 from delt_jax.errors import UserError
-from delt_jax.metrics import Row
+from delt_jax.evaluation.metrics import Row
 from delt_jax.recipe import Recipe, TeacherRecipe
+from delt_jax.stages import squeeze
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 

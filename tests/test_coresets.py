@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delt_jax.coresets import herding, kmeans
 from delt_jax.errors import UserError
+from delt_jax.evaluation.coresets import herding, kmeans
 
 BOTH = [herding, kmeans]
 

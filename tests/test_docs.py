@@ -8,8 +8,9 @@ import pytest
 
 import delt_jax
 from delt_jax import export, formats
-from delt_jax.store import files, soft_labels
-from delt_jax.store.distilled import DistilledSet
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.labels import soft_labels
+from delt_jax.store import files
 
 PAGE = (Path(__file__).parent.parent / "docs/distilled_set.md").read_text()
 

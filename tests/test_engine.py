@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delt_jax import engine, models, objective, parallel, schedule
+from delt_jax import models
 from delt_jax.augment import crop
-from delt_jax.jobs import Guide, Job, RecoverState
+from delt_jax.core import losses as objective
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_with_moments
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.waves import active_of
+from delt_jax.recovery import schedule
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run.driver import active_of
+from delt_jax.recovery.types import Guide, Job, RecoverState
+from delt_jax.runtime import devices as parallel
 
 SIZE, BATCH = 8, 4
 MODEL = models.create(ModelSpec("conv3", 5, SIZE, 3, width=8))

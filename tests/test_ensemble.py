@@ -8,11 +8,15 @@ import pytest
 from tiny_run import read_json, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import labelling, main, pipeline, plan, student_training, teacher
+from delt_jax import main
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
-from delt_jax.store import distilled, label_store, soft_labels
+from delt_jax.formats import distilled
+from delt_jax.labels import label_store, labelling, soft_labels
+from delt_jax.stages import pipeline, plan
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
+from delt_jax.training import student_loop as student_training
 
 
 def setting(ensemble: bool, others=("conv3:6",)):

@@ -19,8 +19,10 @@ from PIL import Image
 import delt_jax
 from delt_jax import export, formats
 from delt_jax.errors import UserError
-from delt_jax.store import distilled, files, soft_labels
-from delt_jax.store.distilled import DistilledSet
+from delt_jax.formats import distilled
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.labels import soft_labels
+from delt_jax.store import files
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("T-shirt/top", "ant bear", "日本")

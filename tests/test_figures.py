@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax import figures
-from delt_jax.jobs import Losses
-from delt_jax.schedule import make_schedule
+from delt_jax.recovery.schedule import make_schedule
+from delt_jax.recovery.types import Losses
+from delt_jax.reporting import figures
 
 GAP, TOP = 4, 22  # between cells, and above the first row
 

@@ -14,30 +14,27 @@ from test_engine import BATCH, MODEL, SIZE, STATIC, make_job, make_state, normal
 from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import (
-    engine,
-    interrupts,
-    kept,
-    memory,
-    models,
-    objective,
-    parallel,
-    recover,
-    terms,
-)
-from delt_jax import teacher as teacher_lib
+from delt_jax import models, terms
 from delt_jax.augment import crop
+from delt_jax.core import losses as objective
+from delt_jax.core.losses import Moments
 from delt_jax.data import open_source
-from delt_jax.engine import Further
 from delt_jax.errors import UserError
-from delt_jax.interrupts import Terminated
-from delt_jax.jobs import Guide, Losses, RecoverState
-from delt_jax.kept import Kept
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
-from delt_jax.objective import Moments
 from delt_jax.recipe import RecoverRecipe
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.recovery.run import memory
+from delt_jax.recovery.run.checkpoint import Kept
+from delt_jax.recovery.step import Further
+from delt_jax.recovery.types import Guide, Losses, RecoverState
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime.signals import Terminated
+from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.terms import Term, asked
 
 SPEC = ModelSpec("conv3", 5, SIZE, 3, width=8)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from delt_jax import host_memory
+from delt_jax.runtime import host_memory
 
 FAULTS = """
 import resource, threading

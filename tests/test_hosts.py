@@ -6,9 +6,13 @@ import signal
 import pytest
 from processes import assert_same, config, ended, start_job, unrecovered, wait_for_step
 
-from delt_jax import cli, compile_cache, hosts, kept, main, pipeline, recover
-from delt_jax.config import from_config
+from delt_jax import main
+from delt_jax.config import cli, from_config
 from delt_jax.errors import UserError
+from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.runtime import compile_cache
+from delt_jax.runtime import processes as hosts
+from delt_jax.stages import pipeline, recover
 from delt_jax.store.workdir import WorkDir
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from delt_jax.augment.views import ViewSpec
 from delt_jax.data import Normalisation, open_source
-from delt_jax.identity import identity, versions
-from delt_jax.learning import Course
-from delt_jax.metrics import Score
+from delt_jax.evaluation.metrics import Score
+from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
-from delt_jax.protocols import Protocol
 from delt_jax.recipe import DataRecipe, Recipe
-from delt_jax.squeeze import parts
-from delt_jax.store.label_store import LabelPlan
+from delt_jax.stages.squeeze import parts
+from delt_jax.store.identity import identity, versions
+from delt_jax.training.protocols import Protocol
+from delt_jax.training.student_step import Course
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
 VIEWS = ViewSpec("rand-m6-n2-mstd1.0", 1, 0.5, False, "cutmix", 1.0)

@@ -15,13 +15,15 @@ from PIL import Image
 
 import delt_jax
 from delt_jax import config as config_lib
-from delt_jax import data, export, formats, main, models, report, teacher
+from delt_jax import data, export, formats, main, models
 from delt_jax.data import Normalisation
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.models import ModelSpec
+from delt_jax.stages import report
 from delt_jax.store import files
-from delt_jax.store.distilled import DistilledSet
-from delt_jax.teacher import Teacher
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 
 
 def picture(path: Path, pixels, **how) -> None:

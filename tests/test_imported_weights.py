@@ -11,9 +11,11 @@ import pytest
 from test_main import CONFIG
 from test_torch_weights import Attack, dictionary, random_state, storage, tensor
 
-from delt_jax import cli, main, models, teacher
+from delt_jax import main, models
+from delt_jax.config import cli
 from delt_jax.data.classes import positions_in_imagenet, wanted_classes
 from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.teachers import teacher
 
 WEIGHTS = "--config.teacher.weights="
 CONSTANTS = ("--config.data.mean=0.5,", "--config.data.std=0.5,")

@@ -13,14 +13,14 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import label_store  # noqa: E402
-import label_table  # noqa: E402
+import label_store
+import label_table
 
-from delt_jax.errors import UserError  # noqa: E402
-from delt_jax.metrics import Row  # noqa: E402
-from delt_jax.protocols import Trial, label_plan  # noqa: E402
-from delt_jax.recipe import Recipe, RelabelRecipe  # noqa: E402
-from delt_jax.store import label_store as store  # noqa: E402
+from delt_jax.errors import UserError
+from delt_jax.evaluation.metrics import Row
+from delt_jax.labels import label_store as store
+from delt_jax.recipe import Recipe, RelabelRecipe
+from delt_jax.training.protocols import Trial, label_plan
 
 
 def label_row(labels="stored", **changes):

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from delt_jax import keys, protocols
 from delt_jax.augment.views import ViewSpec
+from delt_jax.core import keys
 from delt_jax.errors import UserError
-from delt_jax.protocols import Trial
+from delt_jax.labels import compact, label_store, soft_labels
+from delt_jax.labels.compact import Compact
+from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import DataRecipe, EvaluateRecipe, Recipe, RelabelRecipe, TeacherRecipe
-from delt_jax.store import compact, files, label_store, soft_labels
-from delt_jax.store.compact import Compact
-from delt_jax.store.label_store import LabelPlan
+from delt_jax.store import files
+from delt_jax.training import protocols
+from delt_jax.training.protocols import Trial
 
 IPC, IMAGES = 3, 30
 RECIPE = Recipe(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from delt_jax import cli
+from delt_jax.config import cli
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])

@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delt_jax import derive, main, models, mosaic, recover, start, terms, waves
-from delt_jax.config import default_config, from_config, vary
+from delt_jax import main, models, terms
+from delt_jax.config import default_config, derive, from_config, vary
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
+from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
-from delt_jax.schedule import cost
-from delt_jax.store import distilled
+from delt_jax.recovery import initial_images as start
+from delt_jax.recovery import mosaics as mosaic
+from delt_jax.recovery.run import driver as waves
+from delt_jax.recovery.schedule import cost
+from delt_jax.stages import recover
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.py"))

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from delt_jax import metrics, students
-from delt_jax.rows import Row
-from delt_jax.student_training import Trained
+from delt_jax.evaluation import metrics
+from delt_jax.evaluation.rows import Row
+from delt_jax.stages import evaluate as students
+from delt_jax.training.student_loop import Trained
 
 
 def test_confusion_counts_answers_by_class():

@@ -10,12 +10,12 @@ import pytest
 from flax import linen as nn
 
 from delt_jax import models
+from delt_jax.core.losses import Moments
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.models.norm import BatchNorm
 from delt_jax.models.resnet import ResNet
 from delt_jax.models.tap import apply_with_moments
-from delt_jax.objective import Moments
 
 
 def normal(*shape, seed=0):

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delt_jax import models, mosaic, teacher
+from delt_jax import models
 from delt_jax.data import ArrayExamples, Normalisation
 from delt_jax.models import ModelSpec
-from delt_jax.mosaic import Patches
 from delt_jax.recipe import SelectRecipe
-from delt_jax.teacher import Teacher
+from delt_jax.recovery import mosaics as mosaic
+from delt_jax.recovery.mosaics import Patches
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 
 PLAIN = Normalisation((0.0,), (1.0,))
 # Compiled as a whole: op by op the tests would mostly compile.

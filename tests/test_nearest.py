@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from delt_jax import models, nearest, teacher
+from delt_jax import models
 from delt_jax.data import ArrayExamples, Normalisation
 from delt_jax.models import ModelSpec
-from delt_jax.teacher import Teacher
+from delt_jax.reporting import nearest
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 
 KINDS = ("features_class", "features_any", "pixels_class", "pixels_any")
 

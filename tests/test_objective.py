@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delt_jax import keys, metrics, objective
-from delt_jax.metrics import Score
-from delt_jax.objective import Moments
+from delt_jax.core import keys
+from delt_jax.core import losses as objective
+from delt_jax.core.losses import Moments
+from delt_jax.evaluation import metrics
+from delt_jax.evaluation.metrics import Score
 
 cross_entropy = jax.jit(objective.cross_entropy)
 bn_terms = jax.jit(objective.bn_terms)

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from delt_jax import config as config_lib
-from delt_jax import grid, others, pipeline, sharing, squeeze, supervised
-from delt_jax import teacher as teacher_lib
+from delt_jax.comparison import cells as grid
+from delt_jax.comparison import reuse as sharing
 from delt_jax.data import Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
+from delt_jax.stages import pipeline, squeeze
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import ensemble as others
+from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.training import real_images as supervised
 
 ALONE = Recipe(
     data=DataRecipe(name="digits", flip=False),

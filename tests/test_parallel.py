@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_engine import MODEL, RECIPE, guides, make_job, make_state
 
-from delt_jax import engine, parallel
+from delt_jax.recovery import step as engine
+from delt_jax.runtime import devices as parallel
 
 STEPS = 4
 

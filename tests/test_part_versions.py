@@ -25,23 +25,28 @@ _NETWORKS = {
     "vgg": ("vgg",),
     "vit": ("vit",),
 }
-_OF_TERMS = ("matching", "statistics")
+_OF_TERMS = ("teachers.statistics_matching", "teachers.layer_statistics")
 
 
 def parts() -> dict[str, tuple[int, tuple[str, ...]]]:
     """Version and modules of every named part."""
-    from delt_jax import models, protocols, start, terms
+    from delt_jax import models, terms
     from delt_jax.augment import crop, mix, rand_augment, shuffle
-    from delt_jax.ranges import CHOICES
+    from delt_jax.config.ranges import CHOICES
+    from delt_jax.recovery import initial_images as start
+    from delt_jax.training import protocols
 
     found = {}
     for name in terms.names():
         found[f"term.{name}"] = (terms.find(name).version, (f"terms.{name}", *_OF_TERMS))
     for name in CHOICES["select.start"]:
-        more = {"real": ("selection",), "rded": ("mosaic",)}.get(name, ())
-        found[f"start.{name}"] = (start.version(name), ("start", *more))
+        more = {"real": ("recovery.selection",), "rded": ("recovery.mosaics",)}.get(name, ())
+        found[f"start.{name}"] = (start.version(name), ("recovery.initial_images", *more))
     for name in protocols.NAMES:
-        found[f"protocol.{name}"] = (protocols.version(name), ("protocols", "learning"))
+        found[f"protocol.{name}"] = (
+            protocols.version(name),
+            ("training.protocols", "training.student_step"),
+        )
     for name in models.NAMES:
         files = next(f for prefix, f in _NETWORKS.items() if name.startswith(prefix))
         modules = (*files, "layers", "norm")

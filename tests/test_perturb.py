@@ -14,25 +14,22 @@ from jax.flatten_util import ravel_pytree
 from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import (
-    engine,
-    interrupts,
-    kept,
-    main,
-    memory,
-    models,
-    objective,
-    parallel,
-    perturb,
-    recover,
-)
+from delt_jax import main, models
 from delt_jax.augment import crop
+from delt_jax.core import losses as objective
 from delt_jax.data import open_source
-from delt_jax.interrupts import Terminated
+from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.schedule import make_schedule
-from delt_jax.store import distilled
+from delt_jax.recovery import perturbation as perturb
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.recovery.run import memory
+from delt_jax.recovery.schedule import make_schedule
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime.signals import Terminated
+from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir
 
 ascend = jax.jit(perturb.ascend, static_argnames=("model", "length"))

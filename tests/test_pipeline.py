@@ -12,13 +12,17 @@ from PIL import Image
 from tiny_run import read_json, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import engine, main, parallel, pipeline, waves
-from delt_jax import teacher as teacher_lib
+from delt_jax import main
 from delt_jax.augment import crop
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
-from delt_jax.store import distilled
+from delt_jax.formats import distilled
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run import driver as waves
+from delt_jax.runtime import devices as parallel
+from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher as teacher_lib
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +195,7 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
     before = read_json(copy / "evaluation/scores.json")
     shutil.rmtree(copy / "evaluation")
     shutil.rmtree(copy / "scores")
-    from delt_jax import student_training
+    from delt_jax.training import student_loop as student_training
 
     real, trained = student_training.train, []
 
@@ -214,7 +218,7 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
 
 
 def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypatch):
-    from delt_jax import supervised
+    from delt_jax.training import real_images as supervised
 
     monkeypatch.setattr(supervised, "_SECONDS_BETWEEN_CHECKPOINTS", 0)
     real, epochs = supervised._epoch, []
@@ -292,8 +296,8 @@ def test_teacher_of_other_classes_is_refused(finished, tmp_path):
 def test_teacher_whose_accuracy_does_not_fit_is_refused(finished, tmp_path):
     """Right names on permuted outputs: only the accuracy shows it."""
     shutil.copytree(finished / "teacher", tmp_path / "teacher")
-    from delt_jax import teacher
     from delt_jax.store import files
+    from delt_jax.teachers import teacher
 
     honest = teacher.load(tmp_path / "teacher")
     honest.variables["params"]["classifier"]["kernel"] = np.roll(

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from delt_jax import main, teacher
+from delt_jax import main
 from delt_jax.data import ArrayExamples, Source, batches, device_budget, place, read
 from delt_jax.data.placed import PlacedExamples
 from delt_jax.models import ModelSpec, create
-from delt_jax.store.ranking import TABLE
+from delt_jax.recovery.ranking import TABLE
+from delt_jax.teachers import teacher
 
 
 def examples(count: int) -> ArrayExamples:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from delt_jax import progress as module
-from delt_jax.progress import Progress, progress, say
+from delt_jax.core import progress as module
+from delt_jax.core.progress import Progress, progress, say
 
 
 class Clock:

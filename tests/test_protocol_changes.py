@@ -10,15 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import measured  # noqa: E402
-import protocol_changes  # noqa: E402
-from protocol_changes import CHANGES  # noqa: E402
+import measured
+import protocol_changes
+from protocol_changes import CHANGES
 
-from delt_jax.config import default_config, from_config  # noqa: E402
-from delt_jax.errors import UserError  # noqa: E402
-from delt_jax.metrics import Row  # noqa: E402
-from delt_jax.protocols import Trial, settle  # noqa: E402
-from delt_jax.recipe import Recipe, flatten  # noqa: E402
+from delt_jax.config import default_config, from_config
+from delt_jax.errors import UserError
+from delt_jax.evaluation.metrics import Row
+from delt_jax.recipe import Recipe, flatten
+from delt_jax.training.protocols import Trial, settle
 
 
 def protocol_of(change):

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from delt_jax import protocols, ranges
-from delt_jax.config import default_config, from_config
-from delt_jax.protocols import Trial, settle
+from delt_jax.config import default_config, from_config, ranges
+from delt_jax.training import protocols
+from delt_jax.training.protocols import Trial, settle
 
 
 def recipe(**changes):

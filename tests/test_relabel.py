@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from test_labels import IMAGES, IPC, RECIPE, asking, expand, plan_with
 
-from delt_jax import labelling, plan, relabel, squeeze, teacher
 from delt_jax.augment.views import plan_epoch, student_views
 from delt_jax.data import Normalisation, Source, open_source, read
 from delt_jax.errors import UserError
-from delt_jax.labelling import EpochLabeller
+from delt_jax.formats import distilled
+from delt_jax.labels import label_store, labelling, soft_labels
+from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
-from delt_jax.store import distilled, files, label_store, soft_labels
+from delt_jax.stages import plan, relabel, squeeze
+from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.teachers import teacher
 
 
 def silent(*_) -> None:

@@ -10,15 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from delt_jax import models, report, teacher
+from delt_jax import models
 from delt_jax.data import ArrayExamples, Normalisation, Source
-from delt_jax.metrics import Score, aggregate
+from delt_jax.evaluation.metrics import Score, aggregate
+from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe, ReportRecipe
-from delt_jax.schedule import make_schedule
-from delt_jax.store import distilled, files
+from delt_jax.recovery.schedule import make_schedule
+from delt_jax.stages import report
+from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teacher import Teacher
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import readme_table

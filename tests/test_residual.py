@@ -16,13 +16,19 @@ from test_engine import BATCH, FULL, MODEL, SIZE, make_job, make_state, variable
 from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import engine, execution, interrupts, kept, memory, parallel, recover, residual
 from delt_jax.data import open_source
-from delt_jax.interrupts import Terminated
-from delt_jax.jobs import Guide
+from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.store import distilled
+from delt_jax.recovery import residual
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.recovery.run import execution, memory
+from delt_jax.recovery.types import Guide
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime.signals import Terminated
+from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir
 
 

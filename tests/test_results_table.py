@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import measured  # noqa: E402
-import results_table  # noqa: E402
+import measured
+import results_table
 
-from delt_jax import comparison  # noqa: E402
-from delt_jax.errors import UserError  # noqa: E402
-from delt_jax.metrics import Row  # noqa: E402
+from delt_jax.comparison import tables as comparison
+from delt_jax.errors import UserError
+from delt_jax.evaluation.metrics import Row
 
 COMMAND = "python -m delt_jax.compare --configs=configs/digits.py:cda --workdir=runs/compare"
 

@@ -7,7 +7,9 @@ import time
 import pytest
 from processes import assert_same, config, ended, start, unrecovered, wait_for_step
 
-from delt_jax import kept, main, parallel
+from delt_jax import main
+from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.runtime import devices as parallel
 
 KILLS = ((signal.SIGTERM, 1), (signal.SIGKILL, 4))  # and devices
 

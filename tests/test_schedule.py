@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delt_jax.errors import UserError
-from delt_jax.schedule import (
+from delt_jax.recovery.schedule import (
     LAYOUTS,
     chart,
     check_rounds,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delt_jax import scores
-from delt_jax.metrics import Row
+from delt_jax.evaluation import dd_ranking as scores
+from delt_jax.evaluation.metrics import Row
 
 shares = st.floats(0, 1)
 

@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import search  # noqa: E402
-import search_table  # noqa: E402
+import search
+import search_table
 
-from delt_jax.data.validation import SCORED  # noqa: E402
-from delt_jax.errors import UserError  # noqa: E402
-from delt_jax.store import files  # noqa: E402
+from delt_jax.data.validation import SCORED
+from delt_jax.errors import UserError
+from delt_jax.store import files
 
 TINY = """
 from delt_jax.config import default_config, vary

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from delt_jax.errors import UserError
-from delt_jax.selection import Ranking, check_class_sizes, order, random_images, select
+from delt_jax.recovery.selection import Ranking, check_class_sizes, order, random_images, select
 
 RULES = ("top", "min", "medium", "random")
 CASES = [

@@ -16,14 +16,16 @@ import pytest
 from PIL import Image
 from test_tfds import png, prepare, tfds
 
-from delt_jax import costs, derive, main, pipeline, plan, rank, squeeze, teacher
-from delt_jax.config import default_config, from_config
+from delt_jax import main
+from delt_jax.config import default_config, derive, from_config
 from delt_jax.data import ArrayExamples, Source, describe_source, open_source
 from delt_jax.data.classes import wanted_classes
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe
-from delt_jax.store import ranking
+from delt_jax.recovery import ranking
+from delt_jax.stages import costs, pipeline, plan, rank, squeeze
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.py"))
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from delt_jax import models, statistics
-from delt_jax import teacher as teacher_lib
+from delt_jax import models
+from delt_jax.core.losses import Moments
 from delt_jax.data import ArrayExamples, Normalisation, Source
-from delt_jax.matching import Target
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
-from delt_jax.objective import Moments
 from delt_jax.recipe import Recipe, RecoverRecipe
-from delt_jax.statistics import Real, Statistics
-from delt_jax.teacher import Teacher
+from delt_jax.teachers import layer_statistics as statistics
+from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers.layer_statistics import Real, Statistics
+from delt_jax.teachers.statistics_matching import Target
+from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import Seen, class_bn, class_statistics, find, global_statistics
 
 SIZE, CLASSES = 8, 3

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax import training
 from delt_jax.errors import UserError
+from delt_jax.formats import distilled
+from delt_jax.labels import soft_labels
 from delt_jax.recipe import DataRecipe, Recipe
-from delt_jax.selection import Ranking
-from delt_jax.store import checkpoint, distilled, files, ranking, soft_labels
+from delt_jax.recovery import ranking
+from delt_jax.recovery.selection import Ranking
+from delt_jax.store import checkpoint, files
 from delt_jax.store.log import MetricsLog
 from delt_jax.store.workdir import WorkDir, changes
+from delt_jax.training import state as training
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 

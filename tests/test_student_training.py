@@ -9,18 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delt_jax import keys, learning, models, student_training, teacher
+from delt_jax import models
 from delt_jax.augment.views import ViewSpec
+from delt_jax.core import keys
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.errors import UserError
-from delt_jax.interrupts import Deferral, Terminated
-from delt_jax.learning import Course, Images, Job, Shared
+from delt_jax.labels import compact
+from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
-from delt_jax.protocols import Protocol
-from delt_jax.store import compact
-from delt_jax.store.label_store import LabelPlan
-from delt_jax.student_training import Lesson, Student
+from delt_jax.runtime.signals import Deferral, Terminated
+from delt_jax.teachers import teacher
+from delt_jax.training import student_loop as student_training
+from delt_jax.training import student_step as learning
+from delt_jax.training.protocols import Protocol
+from delt_jax.training.student_loop import Lesson, Student
+from delt_jax.training.student_step import Course, Images, Job, Shared
 
 SPEC = ModelSpec("conv3", 3, 8, 1, width=4)
 NORMALISATION = Normalisation((0.4,), (0.3,))

@@ -8,9 +8,12 @@ import pytest
 from tiny_run import read_json, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import main, pipeline, student_training, teacher
+from delt_jax import main
 from delt_jax.data import open_source
+from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
+from delt_jax.training import student_loop as student_training
 
 NAMES = [f"conv3-hard-{images}-{seed}" for images in ("recovered", "random") for seed in (0, 1)]
 

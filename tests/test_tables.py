@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from delt_jax import scores, tables
-from delt_jax.metrics import Row
+from delt_jax.evaluation import dd_ranking as scores
+from delt_jax.evaluation.metrics import Row
+from delt_jax.reporting import tables
 
 
 def row(student="conv3", **changed) -> Row:

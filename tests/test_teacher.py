@@ -9,14 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from delt_jax import squeeze, teacher
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
+from delt_jax.stages import squeeze
 from delt_jax.store import checkpoint, files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teacher import Teacher
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 
 RECIPE = Recipe(
     data=DataRecipe(name="digits", flip=False),

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from delt_jax import models, teacher, terms
+from delt_jax import models, terms
 from delt_jax.data import ArrayExamples, Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
-from delt_jax.teacher import Teacher
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import Seen, barycentre, densification
 
 SPEC = ModelSpec("conv3", 3, 8, 1, width=4)

@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from delt_jax import models, objective, training
+from delt_jax import models
+from delt_jax.core import losses as objective
 from delt_jax.models import ModelSpec
+from delt_jax.training import state as training
 
 
 def normal(*shape, seed=0):

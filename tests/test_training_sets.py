@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from tiny_run import tiny
 
-from delt_jax import config, coresets, teacher
+from delt_jax import config
 from delt_jax.data import open_source
+from delt_jax.evaluation import coresets
+from delt_jax.evaluation.training_sets import Sets
 from delt_jax.store.workdir import WorkDir
-from delt_jax.training_sets import Sets
+from delt_jax.teachers import teacher
 
 
 @pytest.mark.parametrize("name", ["herding", "kmeans"])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from delt_jax import main, tables
+from delt_jax import main
 from delt_jax.config import default_config, from_config
 from delt_jax.data import batches, describe_source, hold, open_source, place
 from delt_jax.data.held import HeldExamples
@@ -17,6 +17,7 @@ from delt_jax.data.source import EncodedExamples
 from delt_jax.data.validation import SCORED, hold_out
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.reporting import tables
 from delt_jax.store import files
 
 CLASSES, PER_CLASS, SIDE = 3, 8, 6

@@ -10,14 +10,20 @@ import pytest
 from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import execution, interrupts, kept, main, memory, parallel, plan, recover, waves
+from delt_jax import main
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
-from delt_jax.interrupts import Terminated
+from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.schedule import make_schedule
-from delt_jax.store import distilled
+from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.recovery.run import driver as waves
+from delt_jax.recovery.run import execution, memory
+from delt_jax.recovery.schedule import make_schedule
+from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime.signals import Terminated
+from delt_jax.stages import plan, recover
 from delt_jax.store.workdir import WorkDir
 
 

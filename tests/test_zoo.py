@@ -11,10 +11,12 @@ from conftest import golden_dir
 from flax import linen as nn
 from seeded import seeded_state
 
-from delt_jax import models, objective, training
+from delt_jax import models
+from delt_jax.core import losses as objective
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, layers, torch_weights
 from delt_jax.models.tap import apply_with_moments
+from delt_jax.training import state as training
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 TOLERANCE = 1e-3

@@ -7,8 +7,9 @@ import signal
 import numpy as np
 
 from delt_jax import config as config_lib
-from delt_jax import main, waves
-from delt_jax.store import distilled
+from delt_jax import main
+from delt_jax.formats import distilled
+from delt_jax.recovery.run import driver as waves
 
 
 def tiny(**changes):

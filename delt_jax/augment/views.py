@@ -13,8 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from delt_jax import keys
 from delt_jax.augment import crop, mix, rand_augment, shuffle
+from delt_jax.core import keys
 from delt_jax.data import Normalisation
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from delt_jax.core.normalisation import Normalisation
 from delt_jax.data import held
 from delt_jax.data.described import describe_source
 from delt_jax.data.held import hold
-from delt_jax.data.normalise import Normalisation
 from delt_jax.data.placed import device_budget, place
 from delt_jax.data.source import TEST_IMAGES, ArrayExamples, Examples, Source
 from delt_jax.data.stream import batches, read

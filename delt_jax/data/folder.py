@@ -16,8 +16,8 @@ from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint, split_mask
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
-from delt_jax.identity import identity
 from delt_jax.recipe import DataRecipe
+from delt_jax.store.identity import identity
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SIDES = (28, 32, 64, 128, 224)  # what an underived size is brought to

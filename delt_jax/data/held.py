@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from delt_jax.core.progress import progress
 from delt_jax.data.source import EncodedExamples, Examples, Source
 from delt_jax.data.stream import batches
-from delt_jax.progress import progress
 from delt_jax.store import files
 
 _BATCH = 256

@@ -7,9 +7,9 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from delt_jax import parallel
 from delt_jax.data.held import HeldExamples, Kept
 from delt_jax.data.source import ArrayExamples, Examples, Source
+from delt_jax.runtime import devices as parallel
 
 _SHARE = 0.1  # of the device's memory that real images may take; recovery and training need it
 

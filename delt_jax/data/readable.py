@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from delt_jax.core.progress import progress
 from delt_jax.data import held
 from delt_jax.data.source import EncodedExamples, Readable
 from delt_jax.data.stream import batches
-from delt_jax.progress import progress
 
 _BATCH = 256
 _NAMED = 5

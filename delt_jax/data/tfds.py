@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from delt_jax.core.progress import progress
 from delt_jax.data import held
 from delt_jax.data.classes import choose, relabel
 from delt_jax.data.names import Names
@@ -15,9 +16,8 @@ from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint
 from delt_jax.data.stream import batches, worker_count
 from delt_jax.errors import UserError
-from delt_jax.identity import identity
-from delt_jax.progress import progress
 from delt_jax.recipe import DataRecipe
+from delt_jax.store.identity import identity
 
 _BATCH = 1024
 

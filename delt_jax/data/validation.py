@@ -16,7 +16,7 @@ from delt_jax.data.source import (
     split_mask,
 )
 from delt_jax.errors import UserError
-from delt_jax.identity import identity
+from delt_jax.store.identity import identity
 
 SCORED = "validation images, held out of training"  # what `Source.scored` then says
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from delt_jax.errors import UserError
 from delt_jax.formats import class_folders, npz, own, parquet, pt, tfds_directory
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import SIDECAR, Stored, to_set
-from delt_jax.store.distilled import DistilledSet
 
 __all__ = ["FORMATS", "SIDECAR", "Format", "find", "load"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
 from delt_jax.store import files, pictures
-from delt_jax.store.distilled import DistilledSet
 
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")

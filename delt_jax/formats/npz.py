@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, channels_last
 from delt_jax.store import files
-from delt_jax.store.distilled import DistilledSet
 
 
 def detect(path: Path) -> bool:

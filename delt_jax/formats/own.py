@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from delt_jax.errors import UserError
+from delt_jax.formats import distilled
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored
-from delt_jax.store import distilled, soft_labels
-from delt_jax.store.distilled import DistilledSet
+from delt_jax.labels import soft_labels
 from delt_jax.store.files import write_json
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, write_sidecar
 from delt_jax.store import files, pictures
-from delt_jax.store.distilled import DistilledSet
 
 _TABLE = "data/train-00000-of-00001.parquet"
 _OURS = b"delt_jax"  # key of the manifest in the schema's metadata

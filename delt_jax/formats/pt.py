@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, channels_last
 from delt_jax.store import files
-from delt_jax.store.distilled import DistilledSet
 
 _MTT_IMAGES, _MTT_LABELS = "images_best.pt", "labels_best.pt"
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.store import files
-from delt_jax.store.distilled import DistilledSet
 
 SIDECAR = "delt_jax.json"
 _FORMAT = "delt_jax export, version 1"

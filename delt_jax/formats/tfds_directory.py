@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
 from delt_jax.store import pictures
-from delt_jax.store.distilled import DistilledSet
 
 _NAME = "distilled_set"
 _SHARD = 10_000  # images per file

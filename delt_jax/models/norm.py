@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delt_jax.objective import Moments
+from delt_jax.core.losses import Moments
 
 _MOMENTUM = 0.1  # weight of the new batch in the running statistics
 _EPSILON = 1e-5

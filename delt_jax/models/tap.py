@@ -8,9 +8,9 @@ import chex
 import jax
 from flax import linen as nn
 
+from delt_jax.core.losses import Moments
 from delt_jax.errors import UserError
 from delt_jax.models.norm import BatchNorm, input_moments
-from delt_jax.objective import Moments
 
 
 class Pass(NamedTuple):

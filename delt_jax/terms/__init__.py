@@ -16,7 +16,7 @@ import chex
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe
-from delt_jax.teacher import Teacher
+from delt_jax.teachers.teacher import Teacher
 
 
 class Seen(NamedTuple):

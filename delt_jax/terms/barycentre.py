@@ -7,12 +7,14 @@ import chex
 import jax
 import numpy as np
 
-from delt_jax import keys, objective, teacher
+from delt_jax.core import keys
+from delt_jax.core import losses as objective
+from delt_jax.core.progress import progress
 from delt_jax.data import Source, batches
-from delt_jax.progress import progress
 from delt_jax.recipe import Recipe
 from delt_jax.store import files
-from delt_jax.teacher import Teacher
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import Seen, Term
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from delt_jax import statistics
-from delt_jax.objective import TINY, Moments
+from delt_jax.core.losses import TINY, Moments
+from delt_jax.teachers import layer_statistics as statistics
 from delt_jax.terms import Term
 
 

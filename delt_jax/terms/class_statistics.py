@@ -8,7 +8,8 @@ those of single images, whose variances lack what lies between the images.
 import jax
 import numpy as np
 
-from delt_jax import matching, statistics
+from delt_jax.teachers import layer_statistics as statistics
+from delt_jax.teachers import statistics_matching as matching
 from delt_jax.terms import Term
 
 

@@ -10,9 +10,10 @@ import functools
 import jax
 import numpy as np
 
-from delt_jax import matching, statistics
+from delt_jax.core.losses import Moments
 from delt_jax.models.tap import apply_tapped
-from delt_jax.objective import Moments
+from delt_jax.teachers import layer_statistics as statistics
+from delt_jax.teachers import statistics_matching as matching
 from delt_jax.terms import Term
 
 

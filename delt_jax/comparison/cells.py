@@ -1,0 +1,242 @@
+"""The cells of a comparison: a recipe at a number of images per class each, and their folder."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from delt_jax import main as single
+from delt_jax.comparison import figures as comparison_figures
+from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import tables as comparison
+from delt_jax.config import cli, derive, from_config
+from delt_jax.data import Source, read
+from delt_jax.errors import UserError
+from delt_jax.formats import distilled
+from delt_jax.recipe import DataRecipe, Recipe
+from delt_jax.recovery import schedule
+from delt_jax.recovery.selection import random_images
+from delt_jax.reporting import tables
+from delt_jax.runtime import compile_cache
+from delt_jax.stages import evaluate as students
+from delt_jax.stages import pipeline, recover, squeeze
+from delt_jax.store import files
+from delt_jax.store.identity import identity
+from delt_jax.store.workdir import WorkDir
+
+CELLS, SCORES, FIGURES = "cells", "scores", "figures"  # folders
+MARKER = "comparison.json"
+_FORMAT = "delt_jax comparison, version 1"
+_SHOWN = 3  # images of a class on a sheet
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run to be made.
+
+    Attributes:
+      method: name of its recipe.
+      arguments: of the command line that makes it alone.
+      recipe: with everything settled.
+      source: its data, which cells share.
+      folder: its work directory.
+    """
+
+    method: str
+    arguments: cli.Arguments
+    recipe: Recipe
+    source: Source
+    folder: WorkDir
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.path.name
+
+    def state(self) -> tuple[bool, str]:
+        """Whether something is left to do, and what comes first."""
+        for stage in pipeline.STAGES:
+            needed, why = pipeline.status(stage, self.recipe, self.source, self.folder)
+            if needed:  # what later stages start from may not be there
+                return True, f"{stage.name}: {why}"
+        return False, "finished"
+
+    def run(self) -> None:
+        """Makes it, with what other cells have made from the same inputs.
+
+        Raises:
+          UserError: for whatever cannot work.
+        """
+        paths = sorted(self.folder.path.parent.iterdir())
+        others = [WorkDir(path) for path in paths if path != self.folder.path]
+        sharing.adopt(self.recipe, self.source, self.folder, others)
+        a = self.arguments
+        try:
+            single.run(a.config, a.workdir, command=a.command)
+        finally:
+            compile_cache.let_go()
+
+
+def method_of(config: str) -> str:
+    """Name of a recipe in tables, e.g. "digits:x" of "configs/digits.py:x"."""
+    file, colon, variants = config.partition(":")
+    return Path(file).stem + colon + variants
+
+
+def folder_of(method: str) -> str:
+    """What the names of a recipe's folders begin with."""
+    return re.sub(r"[^\w.=+-]+", "-", method).strip("-")
+
+
+def plan(
+    configs: Sequence[str],
+    ipcs: Sequence[int],
+    folder: Path,
+    flags: Sequence[str] = (),
+    dry_run: bool = False,
+) -> list[Cell]:
+    """All cells, those of the first IPC first, checked as single runs are; writes nothing.
+
+    Args:
+      configs: as --config takes them.
+      ipcs: images per class; 0 for a recipe's own.
+      folder: of the comparison.
+      flags: further ones of every run.
+      dry_run: whether published counts do where the data are not at hand.
+
+    Raises:
+      UserError: for the first cell that cannot work.
+    """
+    sources: dict[DataRecipe, Source] = {}
+    cells: dict[str, Cell] = {}
+    configs_of: dict[str, str] = {}
+
+    def planned(config: str, ipc: int) -> Cell:
+        method = method_of(config)
+        workdir = folder / CELLS / f"{folder_of(method)}-ipc{ipc}"
+        own = [f"--config={config}", f"--workdir={workdir}"]
+        own.append(f"--config.evaluate.scores_folder={folder / SCORES}")
+        own += [f"--config.ipc={ipc}"] if ipc else []
+        arguments = cli.parse(["delt_jax.main", *own, *flags])
+        recipe, run = from_config(arguments.config), WorkDir(workdir, arguments.command)
+        run.check()
+        if recipe.data not in sources:
+            cache = run.path / "cache"
+            sources[recipe.data] = single.open_data(recipe.data, cache, dry_run)
+        source = sources[recipe.data]
+        recipe, _ = derive.complete(recipe, source)
+        if not ipc:
+            return planned(config, recipe.ipc)
+        pipeline.check(recipe, source)
+        pipeline.check_imported((), recipe, source, run)
+        return Cell(method, arguments, recipe, source, run)
+
+    for ipc in ipcs:
+        for config in configs:
+            try:
+                cell = planned(config, ipc)
+            except UserError as e:
+                raise UserError(f"{method_of(config)}{f' at ipc {ipc}' * (ipc > 0)}: {e}") from e
+            if configs_of.setdefault(cell.name, config) != config:
+                raise UserError(
+                    f"{configs_of[cell.name]} and {config} would share the folder {cell.name}; "
+                    f"give one of the files another name."
+                )
+            cells[cell.name] = cell  # a recipe's own IPC may be listed, too
+    return list(cells.values())
+
+
+def check(folder: Path) -> None:
+    """Raises a UserError if the folder belongs to something else than a comparison."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir {folder} is a file; choose a folder.")
+    try:
+        ours = json.loads((folder / MARKER).read_text())["format"] == _FORMAT
+    except FileNotFoundError:
+        # What a comparison that was killed in its first moment leaves is no one's.
+        unborn = (CELLS, f".{MARKER}.tmp")
+        ours = not folder.exists() or all(path.name in unborn for path in folder.iterdir())
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise UserError(
+            f"--workdir {folder} holds files that are not a comparison's (no valid {MARKER}); "
+            f"choose a new or empty folder."
+        )
+
+
+def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:
+    """Makes a folder a comparison's, and says which cells it asks for."""
+    with files.explained(folder):
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+    listed = [{"name": c.name, "method": c.method, "ipc": c.recipe.ipc} for c in cells]
+    files.write_json(folder / MARKER, {"format": _FORMAT, "command": command, "cells": listed})
+
+
+def describe(cells: Sequence[Cell]) -> list[str]:
+    """What there is to do, as lines of text; touches nothing."""
+    body, teachers = [], set[str]()
+    for cell in cells:
+        r, source = cell.recipe, cell.source
+        paid = schedule.cost(recover.schedule_of(r, len(source.class_names)), r.recover.iterations)
+        rows = [row for row in students.rows_of(r, r.ipc) if row.images != "full"]
+        trained = len(rows) * r.evaluate.seeds * max(1, len(r.evaluate.learning_rates))
+        work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
+        body.append((cell.name, *work, cell.state()[1]))
+        made_from = squeeze.parts(r, source).values()
+        teachers.update(map(identity, made_from))
+    head = ("cell", "image-iterations", "of full", "students", "state")
+    return [
+        f"Grid of {len(cells)} cells, {len(teachers)} different teacher(s), each made once",
+        *tables.markdown(tables.Table(head, body)),
+        "Equal baselines of several cells are trained once. More about a cell, and its hours:",
+        f"  {cells[0].arguments.command} --dry_run",
+    ]
+
+
+def write(folder: Path, cells: Sequence[Cell]) -> None:
+    """Writes tables, figures and page of the cells that are finished, each file at once."""
+    finished = [cell for cell in cells if not cell.state()[0]]
+    if not finished:
+        return
+    missing = [cell.name for cell in cells if cell not in finished]
+    results = [comparison.read(cell.folder.path, cell.method) for cell in finished]
+    parts = comparison.sections(results, missing)
+    pictures = comparison.charts(results) | sheets(finished)
+    page = comparison.page(parts, pictures)
+    with files.replacing_folder(folder / FIGURES) as drawn:
+        for name, content in pictures.items():
+            files.write_bytes(drawn / name, content)
+    files.write_bytes(folder / "comparison.md", comparison.as_markdown(parts).encode())
+    files.write_bytes(folder / "comparison.csv", comparison.as_csv(results))
+    files.write_bytes(folder / "comparison.html", page.encode())
+
+
+def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
+    """PNG by file name: for each IPC and data set, the same classes of all methods."""
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.recipe.ipc, cell.source.fingerprint), []).append(cell)
+    pictures = {}
+    for (ipc, _), members in sorted(groups.items(), key=lambda group: group[0][0]):
+        recipe, source = members[0].recipe, members[0].source
+        classes = len(source.class_names)
+        shown = min(recipe.report.classes, classes)
+        ranks = np.unique(np.linspace(0, ipc - 1, min(_SHOWN, ipc)).astype(int))
+        places = (np.arange(shown)[:, None] * ipc + ranks).reshape(-1)
+        drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
+        rows = {"real": read(source.train, drawn[:shown, : len(ranks)].reshape(-1))}
+        for cell in members:
+            rows[cell.method] = distilled.read_images(cell.folder.path / "distilled", places)
+        rows = {
+            name: images.reshape(shown, len(ranks), *images.shape[1:])
+            for name, images in rows.items()
+        }
+        name = f"sheet_ipc{ipc}.png"
+        if name in pictures:  # of other data
+            name = f"sheet_ipc{ipc}_{folder_of(members[0].method)}.png"
+        pictures[name] = comparison_figures.side_by_side(rows, source.class_names[:shown])
+    return pictures

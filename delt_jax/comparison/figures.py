@@ -1,0 +1,172 @@
+"""Pictures of a comparison, as PNG bytes; pure functions of numbers and arrays."""
+
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from delt_jax.reporting.figures import enlarged, figure_png, image_png
+
+_CELL = 56  # pixels of a small image on a sheet
+_PAPER, _INK, _GRID = "#ffffff", "#222222", "#dddddd"
+_MARKERS = "osD^v<>ph*PX"
+_LEGEND_LINE = 0.19  # inches
+_NAMED_CLASSES = 40  # up to so many fit under a chart by name
+
+Line = Sequence[tuple[float, float, float]]  # x, mean, standard deviation of each point
+
+
+def _style(k: int) -> dict:
+    """Colour and marker of the k-th name, the same in all pictures of a comparison."""
+    colour = colormaps["tab20"](2 * k % 20 + k // 10 % 2)  # ten dark ones, then the light ones
+    return {"color": colour, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4}
+
+
+def shared_head(methods: Collection[str]) -> str:
+    """What all of several recipes' names begin with and a picture need not repeat.
+
+    Ends with ":" or ",": "a:row," of "a:row,cda" and "a:row,sre2l"; empty if there is none.
+    """
+    if len(methods) < 2:
+        return ""
+    equal = itertools.takewhile(lambda at: len(set(at)) == 1, zip(*methods, strict=False))
+    return re.sub(r"[^:,]*$", "", "".join(at[0] for at in equal))
+
+
+def _short(x: float) -> str:
+    return f"{x:,g}" if x < 1e6 else f"{x:.2g}"
+
+
+def accuracy_chart(
+    panels: Mapping[str, Mapping[str, Line]], baselines: Collection[str], xlabel: str
+) -> bytes:
+    """Accuracy over images per class or over image-iterations, a panel for each kind of labels.
+
+    Args:
+      panels: lines by name, by the panel's title; every point x, mean and deviation, ascending.
+      baselines: names to be drawn dashed; the others are recipes'.
+      xlabel: what x is; logarithmic, linear next to 0 if that occurs.
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    head = shared_head([name for name in names if name not in baselines])
+    labels = [name.replace(head, "") for name in names]
+    height = max(3.6, _LEGEND_LINE * len(names) + 0.3)
+    figure = Figure(figsize=(1.5 + 3.6 * len(panels), height), facecolor=_PAPER)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    values = sorted({x for lines in panels.values() for line in lines.values() for x, _, _ in line})
+    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, line in lines.items():
+            x, mean, std = zip(*line, strict=True)
+            dashes = "--" if name in baselines else "-"
+            if len(set(x)) == 1:  # points above one another
+                dashes = ""
+            style = _style(names.index(name))
+            ax.errorbar(x, mean, std, label=name, linestyle=dashes, capsize=2, lw=1.2, **style)
+        if values[0] > 0:
+            ax.set_xscale("log")
+        elif values[-1] > 0:
+            ax.set_xscale("symlog", linthresh=values[1], linscale=0.4)
+            decades = [d for d in 10.0 ** np.arange(12) if 2 * values[1] <= d <= values[-1]]
+            ticks = [0, values[1], *decades]
+            ax.set_xticks(ticks, [_short(x) for x in ticks])
+        apart = all(b >= 2 * a for a, b in itertools.pairwise(filter(None, values)))
+        if len(values) <= 6 and apart:
+            ax.set_xticks(values, [_short(x) for x in values])
+            ax.minorticks_off()
+        ax.tick_params(labelsize=8)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(xlabel, fontsize=9)
+        ax.grid(color=_GRID, linewidth=0.5)
+    axes[0].set_ylabel("accuracy after the last epoch", fontsize=9)
+    known = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    axes[-1].legend(
+        [known[n] for n in names], labels, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
+    )
+    return figure_png(figure)
+
+
+def diversity_chart(
+    panels: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str]
+) -> bytes:
+    """Within-class similarity of every class: a panel per IPC, a mark per method, real ones a bar.
+
+    Beyond 40 classes as curves, classes in descending order of the first set's.
+
+    Args:
+      panels: float [classes] by name ("real" for the yardstick), by the panel's title; NaN where
+        there is none.
+      class_names: one per class.
+    """
+    names = [n for n in dict.fromkeys(n for v in panels.values() for n in v) if n != "real"]
+    head = shared_head(names)
+    height = max(2.6, _LEGEND_LINE * (1 + len(names)) + 0.5)
+    figure = Figure(figsize=(8, 0.6 + height * len(panels)), facecolor=_PAPER)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    places, many = np.arange(len(class_names)), len(class_names) > _NAMED_CLASSES
+    for ax, (title, sets) in zip(axes, panels.items(), strict=True):
+        order = np.argsort(-next(iter(sets.values())), kind="stable") if many else places
+        for name, values in sets.items():
+            label = f"{name.replace(head, '')} (mean {np.nanmean(values):.3f})"
+            if name == "real":
+                ax.bar(places, values[order], 0.8, color=_GRID, label=label, zorder=0)
+                continue
+            k, style = names.index(name), _style(names.index(name))
+            if many:
+                ax.plot(places, values[order], label=label, lw=0.8, **style | {"marker": ""})
+            else:
+                left = places + (k - (len(names) - 1) / 2) * 0.7 / len(names)
+                ax.plot(left, values, label=label, linestyle="", **style)
+        lowest = min(float(np.nanmin(values)) for values in sets.values())
+        ax.set_ylim(max(0.0, lowest - 0.1), 1)
+        ax.set_title(title, fontsize=10)
+        ax.set_ylabel("cosine similarity", fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    if many:
+        axes[-1].set_xlabel("classes in descending order of the first")
+    else:
+        axes[-1].set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+    return figure_png(figure)
+
+
+def side_by_side(rows: Mapping[str, np.ndarray], class_names: Sequence[str]) -> bytes:
+    """The same classes of several sets: a set per row, n images of each class beside one another.
+
+    Args:
+      rows: uint8 [classes, n, S, S, C] by the set's name, all of one shape.
+      class_names: one per class.
+    """
+    classes, count, size = next(iter(rows.values())).shape[:3]
+    cell, gap, between = size * max(1, _CELL // size), 2, 10
+    font = ImageFont.load_default(13)
+    head = shared_head([name for name in rows if name != "real"])
+    rows = {name.replace(head, ""): images for name, images in rows.items()}
+    margin = 12 + max(int(font.getlength(name)) for name in rows)
+    step = max(
+        count * (cell + gap) + between,
+        *(int(font.getlength(name)) + between for name in class_names),
+    )
+    top = 24
+    page = Image.new("RGB", (margin + classes * step, top + len(rows) * (cell + gap + 4)), _PAPER)
+    pen = ImageDraw.Draw(page)
+    for c, name in enumerate(class_names):
+        middle = margin + c * step + count * (cell + gap) // 2
+        if count * (cell + gap) < font.getlength(name):  # begins with its images
+            pen.text((margin + c * step, 4), name, fill=_INK, font=font)
+        else:
+            pen.text((middle, 4), name, fill=_INK, font=font, anchor="mt")
+    for r, (name, images) in enumerate(rows.items()):
+        y = top + r * (cell + gap + 4)
+        pen.text((4, y + cell // 2), name, fill=_INK, font=font, anchor="lm")
+        for c in range(classes):
+            for i, image in enumerate(images[c]):
+                page.paste(enlarged(image, cell), (margin + c * step + i * (cell + gap), y))
+    return image_png(page)

@@ -1,0 +1,311 @@
+"""From the finished cells of a grid, recipes by images per class, to tables, charts and a page."""
+
+import csv
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax.comparison import figures as comparison_figures
+from delt_jax.data import TEST_IMAGES
+from delt_jax.evaluation.metrics import Row
+from delt_jax.labels import soft_labels
+from delt_jax.reporting import page as report_page
+from delt_jax.reporting import tables
+from delt_jax.reporting.tables import Section, Table
+from delt_jax.store import files
+
+_SETS = ("recovered", "start", "real")  # whose similarity a run measures
+_CAPTIONS = {  # of each picture, in order; sheets come after them
+    "accuracy_ipc.png": "Accuracy over images per class; dashed: real images.",
+    "accuracy_compute.png": "Accuracy over the image-iterations of synthesis, which real images do "
+    "without.",
+    "diversity.png": "Similarity of teacher features within a class; lower is more diverse.",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished run of the grid.
+
+    Attributes:
+      method: name of its recipe.
+      name: of its folder.
+      summary: content of its summary.json.
+      label_bytes: of its labels on disk by regime: "fixed", and "stored" where it has those.
+    """
+
+    method: str
+    name: str
+    summary: dict[str, Any]
+    label_bytes: dict[str, int]
+
+    @property
+    def ipc(self) -> int:
+        """Images per class of its whole set."""
+        return self.summary["ipc"]
+
+    @property
+    def scored_on(self) -> str:
+        """What its accuracies are of."""
+        return self.summary.get("scored_on", TEST_IMAGES)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table of accuracies.
+
+    Attributes:
+      row: its scores; `images` is the method, or the name of a baseline.
+      cell: that holds them; of a baseline, the first that does.
+      is_baseline: whether it is about real images.
+    """
+
+    row: Row
+    cell: Cell
+    is_baseline: bool
+
+
+def read(folder: Path, method: str) -> Cell:
+    """A finished cell.
+
+    Args:
+      folder: a work directory whose stages are all done.
+      method: name of its recipe.
+
+    Raises:
+      UserError: if a file is missing or damaged.
+    """
+    labels = files.read_json(folder / soft_labels.FOLDER / "manifest.json")
+    sizes = {"fixed": labels["bytes"]}
+    if "stored" in labels:
+        sizes["stored"] = labels["stored"]["bytes"]
+    return Cell(method, folder.name, files.read_json(folder / "summary.json"), sizes)
+
+
+def lines(cells: Sequence[Cell]) -> list[Line]:
+    """Every row of every cell by student, labels and IPC, methods before baselines.
+
+    A baseline is there once for all cells that share its scores. Where those of several cells
+    differ, as teachers or protocols do, its name says whose it is.
+    """
+    found: list[Line] = []
+    shared: dict[tuple, dict[tuple[str, ...], list[tuple[Row, Cell]]]] = {}
+    for cell in cells:
+        for row in (Row(**r) for r in cell.summary["scores"]):
+            if row.images == "recovered":
+                part = "" if row.ipc == cell.ipc else f", first of {cell.ipc}"
+                found.append(Line(replace(row, images=cell.method + part), cell, False))
+            else:
+                same = shared.setdefault((row.student, row.regime, row.images, row.ipc), {})
+                same.setdefault(tuple(row.scores), []).append((row, cell))
+    for same in shared.values():
+        for members in same.values():
+            row, cell = members[0]
+            if len(same) > 1:
+                whose = list(dict.fromkeys(c.method for _, c in members))
+                if len(whose) > 2:
+                    whose = [f"{whose[0]} and {len(whose) - 1} more"]
+                row = replace(row, images=f"{row.images} (of {', '.join(whose)})")
+            found.append(Line(row, cell, True))
+    students = list(dict.fromkeys(line.row.student for line in found))
+    regimes = list(dict.fromkeys(line.row.regime for line in found))
+    return sorted(
+        found,
+        key=lambda line: (
+            students.index(line.row.student),
+            regimes.index(line.row.regime),
+            line.row.ipc or np.inf,  # all images come last
+            line.is_baseline,
+        ),
+    )
+
+
+def sections(cells: Sequence[Cell], missing: Sequence[str] = ()) -> list[Section]:
+    """All tables.
+
+    Args:
+      cells: that are finished.
+      missing: names of those that are not.
+    """
+    listed = lines(cells)
+    rows = [line.row for line in listed]
+    scored = tables.scores(rows, ids=True)
+    named = tables.accuracy_on(" and ".join(dict.fromkeys(cell.scored_on for cell in cells)))
+    accuracy = Table(
+        (*scored.head, "cell"),
+        [(*cells_, line.cell.name) for cells_, line in zip(scored.body, listed, strict=True)],
+    )
+    baselines = dict.fromkeys(line.row.images for line in listed if line.is_baseline)
+    kinds = f"Real images: {', '.join(baselines)}; all else are recipes." if baselines else ""
+    unfinished = f"Not finished: {', '.join(missing)}." if missing else ""
+    machines = dict.fromkeys(
+        f"{cell.summary['made']['machine']}, {cell.summary['made']['date']}" for cell in cells
+    )
+    side_by_side = Section(
+        "Students side by side",
+        [f"{named} after the last epoch in %."],
+        tables.across_students(rows),
+        [],
+    )
+    synthesis = [
+        f"Made on {'; '.join(machines)}.",
+        "Similarity is the mean cosine of teacher features within a class: of the recovered "
+        "images, of those they started from, and of real ones; lower is more diverse. Labels are "
+        "bytes on disk: one per image (fixed), of augmented views (stored); online ones are asked "
+        "of the teacher while a student trains, hard ones are the classes.",
+    ]
+    commands = Table(("cell", "command"), [(c.name, c.summary["command"]) for c in cells])
+    return [
+        Section(
+            "Accuracy",
+            [
+                *tables.protocols(rows),
+                f"{named} in %, mean ± sample standard deviation.",
+                *filter(None, [kinds, unfinished]),
+            ],
+            accuracy,
+            [],
+        ),
+        *([side_by_side] if side_by_side.table.body else []),
+        Section("Synthesis", synthesis, _synthesis(cells), []),
+        Section("Commands", ["What makes each cell again."], commands, []),
+    ]
+
+
+def _synthesis(cells: Sequence[Cell]) -> Table:
+    """What each set cost, and how alike its images are."""
+    head = ("method", "IPC", *(f"similarity {name}" for name in _SETS), "seconds")
+    head += ("image-iterations", "of full", "fixed labels", "stored labels", "teacher", "cell")
+    body = []
+    for cell in sorted(cells, key=lambda c: c.ipc):
+        s = cell.summary
+        similar = s["within_class_similarity"] or {}
+        teacher = s["teacher"]
+        body.append(
+            (
+                cell.method,
+                str(cell.ipc),
+                *(f"{similar[n]:.3f}" if n in similar else "–" for n in _SETS),
+                f"{s['seconds']['recover']:.1f}",
+                f"{s['image_iterations']:,}",
+                f"{100 * s['fraction_of_full']:.2f} %",
+                f"{cell.label_bytes['fixed']:,}",
+                f"{cell.label_bytes['stored']:,}" if "stored" in cell.label_bytes else "–",
+                f"{teacher['model']} {100 * teacher['accuracy']:.2f} % ({teacher['hash']})",
+                cell.name,
+            )
+        )
+    return Table(head, body)
+
+
+def as_markdown(parts: Sequence[Section]) -> str:
+    """All tables with their titles."""
+    texts = ["# Comparison"]
+    for part in parts:
+        texts += ["", f"## {part.title}", *tables.as_text([part])]
+    return "\n".join(texts) + "\n"
+
+
+def as_csv(cells: Sequence[Cell]) -> bytes:
+    """A line per row in full: accuracies as fractions, then its cell's figures, ids, and command.
+
+    Label bytes are those of the row's regime, empty where labels are asked of the teacher; what
+    belongs to a synthetic set is empty for baselines.
+    """
+    of_row = ["student", "regime", "ipc", "learning_rate", "seeds", "last_mean", "last_std"]
+    of_row += ["best_mean", "best_std", "calibration", "protocol"]
+    of_set = [*(f"similarity_{name}" for name in _SETS), "recover_seconds", "image_iterations"]
+    of_set += ["fraction_of_full", "label_bytes", "distilled"]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    ends = ["teacher", "teacher_accuracy", "cell", "scored_on", "scores", "command"]
+    out.writerow(["images", "is_baseline", *of_row, *of_set, *ends])
+    for line in lines(cells):
+        s, row = line.cell.summary, line.row
+        similar = s["within_class_similarity"] or {}
+        made = [similar.get(name) for name in _SETS]
+        made += [s["seconds"]["recover"], s["image_iterations"], s["fraction_of_full"]]
+        made += [_label_bytes(row.regime, line.cell), s["distilled"]]
+        if line.is_baseline:
+            made = [None] * len(of_set)
+        known = [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
+        values = [getattr(row, name) for name in of_row]
+        known += [line.cell.scored_on, " ".join(row.scores), s["command"]]
+        out.writerow([row.images, int(line.is_baseline), *values, *made, *known])
+    return text.getvalue().encode()
+
+
+def _label_bytes(regime: str, cell: Cell) -> int | None:
+    return 0 if regime in ("hard", "plain") else cell.label_bytes.get(regime)
+
+
+def charts(cells: Sequence[Cell]) -> dict[str, bytes]:
+    """PNG by file name: accuracy of the first student over IPC and over compute; diversity."""
+    listed = lines(cells)
+    first = [line for line in listed if line.row.student == listed[0].row.student and line.row.ipc]
+    baselines = {line.row.images for line in first if line.is_baseline}
+    whole = [line for line in first if line.is_baseline or line.row.ipc == line.cell.ipc]
+    pictures = {}
+    if first:
+        pictures["accuracy_ipc.png"] = comparison_figures.accuracy_chart(
+            _panels(first, lambda line: line.row.ipc), baselines, "images per class"
+        )
+        pictures["accuracy_compute.png"] = comparison_figures.accuracy_chart(
+            _panels(whole, _paid), baselines, "image-iterations"
+        )
+    classes = cells[0].summary["class_names"]
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for cell in sorted(cells, key=lambda c: c.ipc):
+        similar = cell.summary["similarity_per_class"]
+        if similar and cell.summary["class_names"] == classes:
+            panel = panels.setdefault(f"IPC {cell.ipc}", {})
+            panel.setdefault("real", np.array(similar["real"], float))
+            panel[cell.method] = np.array(similar["recovered"], float)
+    if panels:
+        pictures["diversity.png"] = comparison_figures.diversity_chart(panels, classes)
+    return pictures
+
+
+def _paid(line: Line) -> int:
+    """Image-iterations of synthesis."""
+    return 0 if line.is_baseline else line.cell.summary["image_iterations"]
+
+
+def _panels(
+    listed: Sequence[Line], x: Callable[[Line], float]
+) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    """Points by name, by kind of labels."""
+    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for line in listed:
+        points = panels.setdefault(f"{line.row.student}, {line.row.regime}", {})
+        point = (x(line), line.row.last_mean, line.row.last_std)
+        points.setdefault(line.row.images, []).append(point)
+    return panels
+
+
+def page(parts: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
+    """One HTML file of tables and pictures.
+
+    Args:
+      parts: the tables.
+      pictures: PNG by file name: the charts, and sheets of images.
+    """
+    captions = {name: text for name, text in _CAPTIONS.items() if name in pictures}
+    captions |= {name: sheet_caption(name) for name in pictures if name not in captions}
+    body = ["<h1>Comparison</h1>", *map(report_page.section, parts[:1])]
+    for name, text in captions.items():
+        title = html.escape(text.split(";")[0].split(",")[0].rstrip("."))
+        body += [f"<h2>{title}</h2>", report_page.picture(pictures[name], text)]
+    body += map(report_page.section, parts[1:])
+    return report_page.document("delt_jax: comparison", body)
+
+
+def sheet_caption(name: str) -> str:
+    """Of a sheet, by the name of its file."""
+    ipc = name.removeprefix("sheet_ipc").removesuffix(".png")
+    return f"Images at IPC {ipc}, those that join first on the left of each class."

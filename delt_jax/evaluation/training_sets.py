@@ -1,0 +1,146 @@
+"""What students can be trained on: the distilled set, parts of it, and baselines of equal IPC."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import softmax
+
+from delt_jax.core.progress import progress
+from delt_jax.data import Source, read
+from delt_jax.evaluation import coresets
+from delt_jax.formats import distilled
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.labels import labelling, soft_labels
+from delt_jax.recipe import Recipe
+from delt_jax.recovery import ranking as ranking_store
+from delt_jax.recovery.selection import random_images, select
+from delt_jax.store import files
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
+from delt_jax.training import protocols
+from delt_jax.training.protocols import Trial
+from delt_jax.training.student_step import Images
+
+_CORESETS: dict[str, Callable[..., np.ndarray]] = {
+    "herding": coresets.herding,
+    "kmeans": coresets.kmeans,
+}
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images to learn from, and their hash."""
+
+    images: Images
+    hash: str
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Makes training sets by name, each once.
+
+    Attributes:
+      recipe, source, workdir: of the run.
+      judges: teachers whose mean is the soft label.
+    """
+
+    recipe: Recipe
+    source: Source
+    workdir: WorkDir
+    judges: tuple[Teacher, ...]
+    _made: dict[tuple, TrainingSet] = field(default_factory=dict)
+
+    @functools.cached_property
+    def distilled(self) -> DistilledSet:
+        """The distilled set, checked against the data."""
+        synthetic = distilled.read(self.workdir.path / "distilled")
+        teacher.check_class_names("The distilled set", synthetic.class_names, self.source)
+        return synthetic
+
+    @property
+    def ipc(self) -> int:
+        """Images per class of the distilled set."""
+        return self.distilled.ipc
+
+    def get(self, name: str, ipc: int, seed: int) -> TrainingSet:
+        """A set by its name (see `EvaluateRecipe.images`).
+
+        Args:
+          name: "recovered", "random", "selected", "herding" or "kmeans".
+          ipc: images per class; fewer than there are takes the first of each.
+          seed: of a student, which draws the "random" images.
+        """
+        key = name, ipc, seed if self.differs(name) else 0
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
+
+    def differs(self, name: str) -> bool:
+        """Whether every student has a set of its own."""
+        return name == "random"
+
+    def _make(self, name: str, ipc: int, seed: int) -> TrainingSet:
+        classes = len(self.source.class_names)
+        if name == "recovered":
+            synthetic = self.distilled
+            positions = np.arange(len(synthetic.images)).reshape(classes, synthetic.ipc)
+            chosen = positions[:, :ipc].reshape(-1)
+            return self._set(
+                synthetic.images[chosen], synthetic.labels[chosen], self._stored_logits[chosen]
+            )
+        indices = self._real(name, ipc, seed).reshape(-1)
+        return self._set(read(self.source.train, indices), self.source.train.labels[indices], None)
+
+    def _real(self, name: str, ipc: int, seed: int) -> np.ndarray:
+        """Indices of training images, int [classes, ipc]."""
+        classes, labels = len(self.source.class_names), self.source.train.labels
+        if name == "random":
+            return random_images(labels, ipc, classes, self.recipe.seed + seed)
+        if name == "selected":
+            ranking = ranking_store.read(self.workdir.path, self.judges[0].hash)
+            return select(ranking, self.recipe.select.rule, ipc, classes, self.recipe.seed)
+        made_of = f"{name}-{self.judges[0].hash}-{self.source.fingerprint}-{ipc}"
+        path = self.workdir.path / "cache" / f"{made_of}.npz"
+        return files.cached_npz(path, lambda: {"indices": self._coreset(name, ipc)})["indices"]
+
+    def _coreset(self, name: str, ipc: int) -> np.ndarray:
+        """Indices of training images by the teacher's features, int [classes, ipc]."""
+        labels, rows = self.source.train.labels, []
+        with progress(len(labels), name, "image") as shown:
+            for c in range(len(self.source.class_names)):  # features of one class at a time
+                members = np.flatnonzero(labels == c)
+                features = teacher.features_of_examples(self.judges[0], self.source.train, members)
+                found = _CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
+                rows.append(members[found[0]])
+                shown.update(len(members))
+        return np.stack(rows)
+
+    @functools.cached_property
+    def _stored_logits(self) -> np.ndarray:
+        labelled = self.workdir.needed("soft_labels/manifest.json", "relabel")
+        teacher.check_class_names("The soft labels", tuple(labelled["class_names"]), self.source)
+        hash_ = self.distilled.manifest["hash"]
+        return soft_labels.read(self.workdir.path / soft_labels.FOLDER, hash_)
+
+    def _set(
+        self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray | None
+    ) -> TrainingSet:
+        targets = None
+        if "fixed" in self.recipe.evaluate.regimes:
+            if logits is None:
+                logits = labelling.fixed_logits(self.judges, pixels)
+            first = Trial(
+                self.recipe.evaluate.students[0],
+                len(self.source.class_names),
+                self.recipe.ipc,
+                self.source.image_size,
+            )
+            temperature = protocols.settle(self.recipe, first).temperature
+            targets = softmax(logits / temperature, axis=1).astype(np.float32)
+        labels = labels.astype(np.int32)
+        return TrainingSet(
+            Images(pixels, labels, targets), files.content_hash(pixels.tobytes(), labels.tobytes())
+        )

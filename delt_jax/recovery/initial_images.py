@@ -1,0 +1,273 @@
+"""The images that recovery starts from."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from delt_jax.core import keys
+from delt_jax.core.progress import progress, say
+from delt_jax.data import Normalisation, Source, read
+from delt_jax.errors import UserError
+from delt_jax.recipe import Recipe
+from delt_jax.recovery import mosaics as mosaic
+from delt_jax.recovery.mosaics import Patches
+from delt_jax.recovery.selection import Ranking, select
+from delt_jax.store import files
+from delt_jax.teachers.teacher import Teacher
+
+_PATCHES = "patches.npz"
+_PIECE = 256  # images brought to pixels at a time
+
+
+class Starts(Protocol):
+    """Where every image (class * ipc + rank) of a set starts."""
+
+    @property
+    def seconds(self) -> float:
+        """That it took to find them."""
+
+    def images(self, wanted: Sequence[int]) -> np.ndarray:
+        """Some of them in the teacher's input space, float32 [n, S, S, C]."""
+
+    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+        """The same as uint8."""
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """What a manifest says of them; longer lists are written beside it."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Training images; `selected` is int [classes, ipc], the best start first."""
+
+    source: Source
+    normalisation: Normalisation
+    selected: np.ndarray
+    seconds: float = 0.0
+
+    def images(self, wanted: Sequence[int]) -> np.ndarray:
+        """As they are."""
+        chosen = self.selected.reshape(-1)[list(wanted)]
+        return np.asarray(self.normalisation(self.source.train.images(chosen)))
+
+    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+        """The same as uint8."""
+        return read(self.source.train, self.selected.reshape(-1)[list(wanted)])
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Their indices."""
+        return {"split": "train", "indices": self.selected.tolist()}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """N(0, 1) clipped to valid pixels, as SRe2L's."""
+
+    source: Source
+    normalisation: Normalisation
+    seed: int
+    seconds: float = 0.0
+
+    def images(self, wanted: Sequence[int]) -> np.ndarray:
+        """Each drawn from the seed and its place in the set."""
+        shape = (self.source.image_size, self.source.image_size, self.source.channels)
+        low, high = self.normalisation.bounds()
+
+        def noise(i):
+            return jax.random.normal(keys.stream(self.seed, "start", i), shape)
+
+        return np.stack([np.clip(np.asarray(noise(i)), low, high) for i in wanted])
+
+    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+        """The same as uint8."""
+        return _pixels(self, self.normalisation, wanted)
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """The seed."""
+        return {"noise_seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Mosaics:
+    """RDED's: `factor` x `factor` patches each."""
+
+    source: Source
+    normalisation: Normalisation
+    patches: Patches
+    factor: int
+    seconds: float = 0.0
+
+    def images(self, wanted: Sequence[int]) -> np.ndarray:
+        """Cut out anew from the training images."""
+        return mosaic.render(
+            self.patches, tuple(wanted), self.factor, self.source.train, self.normalisation
+        )
+
+    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+        """The same as uint8."""
+        return _pixels(self, self.normalisation, wanted)
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """The patches are in a file of their own."""
+        files.write_npz(folder / _PATCHES, **vars(self.patches))
+        return {"split": "train", "mosaic": self.factor, "patches": _PATCHES}
+
+
+def _pixels(starts: Starts, normalisation: Normalisation, wanted: Sequence[int]) -> np.ndarray:
+    pieces = (wanted[i : i + _PIECE] for i in range(0, len(wanted), _PIECE))
+    return np.concatenate([normalisation.to_pixels(starts.images(p)) for p in pieces])
+
+
+def prepare(
+    recipe: Recipe, source: Source, judge: Teacher, ranking: Ranking, partial: Path
+) -> Starts:
+    """The starts that `recipe.select` asks for.
+
+    Args:
+      recipe, source, judge: of the run.
+      ranking: by the teacher.
+      partial: folder of the unfinished recovery, where what takes long is kept.
+    """
+    return _KINDS[recipe.select.start].prepare(recipe, source, judge, ranking, partial)
+
+
+def _real(recipe, source, judge, ranking, partial) -> Starts:
+    classes = len(source.class_names)
+    selected = select(ranking, recipe.select.rule, recipe.ipc, classes, recipe.seed)
+    return RealImages(source, judge.normalisation, selected)
+
+
+def _noise(recipe, source, judge, ranking, partial) -> Starts:
+    return Noise(source, judge.normalisation, recipe.seed)
+
+
+def _mosaics(recipe, source, judge, ranking, partial) -> Starts:
+    path, factor = partial / _PATCHES, mosaic.factor_of(recipe.select, source.image_size)
+    if not path.exists():
+        started = time.perf_counter()
+        found = _found(recipe, source, judge, factor)
+        files.write_npz(path, seconds=time.perf_counter() - started, **vars(found))
+    kept = files.read_npz(path, "recover")
+    seconds = float(kept.pop("seconds"))
+    return Mosaics(source, judge.normalisation, Patches(**kept), factor, seconds)
+
+
+def _found(recipe: Recipe, source: Source, judge: Teacher, factor: int) -> Patches:
+    classes = len(source.class_names)
+    with progress(_drawn(recipe, source), "crops", "image") as shown:
+        patches = mosaic.find(
+            judge,
+            source.train,
+            classes,
+            recipe.ipc * factor**2,
+            recipe.select,
+            recipe.seed,
+            shown.update,
+        )
+    say(
+        f"  took the best {patches.images.size} of {forward_passes(recipe, source)} crops; their "
+        f"mean cross-entropy is {patches.cross_entropy.mean():.3f}"
+    )
+    return patches
+
+
+def _drawn(recipe: Recipe, source: Source) -> int:
+    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    return int(np.minimum(counts, recipe.select.candidates).sum())
+
+
+def forward_passes(recipe: Recipe, source: Source) -> int:
+    """Images that the teacher sees to find the starts."""
+    return _KINDS[recipe.select.start].forward_passes(recipe, source)
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings of `recipe.select` that these starts depend on, under their names."""
+    names = _KINDS[recipe.select.start].settings
+    return {f"select.{name}": getattr(recipe.select, name) for name in names}
+
+
+def version(name: str) -> int:
+    """Version of a value of `select.start`."""
+    return _KINDS[name].version
+
+
+def check(recipe: Recipe, source: Source) -> None:
+    """Checks the settings against the data before anything runs.
+
+    Raises:
+      UserError: naming what cannot work.
+    """
+    _KINDS[recipe.select.start].check(recipe, source)
+
+
+def _check_mosaics(recipe: Recipe, source: Source) -> None:
+    factor = mosaic.factor_of(recipe.select, source.image_size)
+    if source.image_size % factor:
+        raise UserError(
+            f"select.mosaic ({factor}) must divide the images' side, which is "
+            f"{source.image_size} px."
+        )
+    needed = recipe.ipc * factor**2
+    wanted = f"ipc {recipe.ipc} takes {needed} crops of different images of a class (select.mosaic"
+    wanted += f" is {factor})"
+    if needed > recipe.select.candidates:
+        raise UserError(
+            f"{wanted}, but select.candidates is {recipe.select.candidates}; raise it to {needed} "
+            f"or more."
+        )
+    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    smallest = int(counts.argmin())
+    if needed > counts[smallest]:
+        raise UserError(
+            f"{wanted}, but class {source.class_names[smallest]!r} has only {counts[smallest]} "
+            f"training images; lower ipc or select.mosaic."
+        )
+
+
+def recorded(
+    manifest: dict[str, Any], folder: Path, source: Source, normalisation: Normalisation
+) -> Starts:
+    """The starts that the manifest of a distilled set tells of.
+
+    Args:
+      manifest: its entry "start", as `Starts.record` made it.
+      folder: of the set.
+      source: of the real images.
+      normalisation: the set's.
+    """
+    if "indices" in manifest:
+        return RealImages(source, normalisation, np.array(manifest["indices"]))
+    if "patches" in manifest:
+        patches = Patches(**files.read_npz(folder / manifest["patches"], "recover"))
+        return Mosaics(source, normalisation, patches, manifest["mosaic"])
+    return Noise(source, normalisation, manifest["noise_seed"])
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A value of `select.start`: its settings, and what it does for the functions above."""
+
+    version: int  # part of the identity of the images; raise it when these starts change
+    settings: tuple[str, ...]
+    prepare: Callable[[Recipe, Source, Teacher, Ranking, Path], Starts]
+    check: Callable[[Recipe, Source], None] = lambda recipe, source: None
+    forward_passes: Callable[[Recipe, Source], int] = lambda recipe, source: 0
+
+
+_KINDS = {
+    "real": _Kind(1, ("rule", "start"), _real),
+    "noise": _Kind(1, ("rule", "start"), _noise),
+    "rded": _Kind(
+        1,
+        ("start", "candidates", "crops", "mosaic"),
+        _mosaics,
+        _check_mosaics,
+        lambda recipe, source: _drawn(recipe, source) * recipe.select.crops,
+    ),
+}

@@ -1,0 +1,71 @@
+"""The ranking on disk: one CSV row per training image, and a manifest with its hash."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax.errors import UserError
+from delt_jax.recovery.selection import Ranking
+from delt_jax.store import files
+
+TABLE = "ranking.csv"
+MANIFEST = "ranking.json"
+_COLUMNS = ("index", "name", "label", "class_name", "probability")
+
+
+def write(
+    folder: Path,
+    ranking: Ranking,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    manifest: dict[str, Any],
+) -> None:
+    """Writes ranking.csv, then the manifest that makes it valid."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    rows = zip(names, ranking.labels, ranking.probabilities, strict=True)
+    for i, (name, label, p) in enumerate(rows):
+        writer.writerow((i, name, label, class_names[label], repr(float(p))))
+    content = table.getvalue().encode()
+    files.write_bytes(folder / TABLE, content)
+    files.write_json(
+        folder / MANIFEST,
+        {
+            **manifest,
+            "class_names": list(class_names),
+            "hash": files.content_hash(content),
+        },
+    )
+
+
+def read(folder: Path, teacher_hash: str) -> Ranking:
+    """Reads what `write` wrote.
+
+    Args:
+      folder: the work directory.
+      teacher_hash: of the teacher that the ranking must come from.
+
+    Raises:
+      UserError: if the table is missing, altered or another teacher's.
+    """
+    manifest = files.read_json(folder / MANIFEST)
+    if manifest["inputs"]["teacher"] != teacher_hash:
+        raise UserError(f"{folder / TABLE} is another teacher's; run the rank stage again.")
+    try:
+        content = (folder / TABLE).read_bytes()
+    except OSError as e:
+        raise UserError(f"{folder / TABLE} is missing; run the rank stage again.") from e
+    if files.content_hash(content) != manifest.get("hash"):
+        raise UserError(
+            f"{folder / TABLE} was changed since it was written; run the rank stage again."
+        )
+    rows = list(csv.DictReader(io.StringIO(content.decode())))
+    return Ranking(
+        labels=np.array([int(r["label"]) for r in rows], np.int32),
+        probabilities=np.array([float(r["probability"]) for r in rows], np.float32),
+    )

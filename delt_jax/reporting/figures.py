@@ -1,0 +1,274 @@
+"""Pictures of a run, as PNG bytes; pure functions of arrays."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from delt_jax.recovery.schedule import BatchSchedule
+from delt_jax.recovery.types import Losses
+
+_CELL = 56  # pixels of a small image on a sheet
+_INK, _PAPER, _GRID = "#222222", "#ffffff", "#dddddd"
+_COLOURS = {
+    "real": "#7f7f7f",
+    "full": "#7f7f7f",
+    "start": "#e69f00",
+    "random": "#e69f00",
+    "recovered": "#0072b2",
+}
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # the axes
+_NAMED_CLASSES = 40  # up to so many fit under a chart by name
+_COUNTED_CLASSES = 12  # up to so many leave room for numbers in a matrix
+
+
+def image_png(image: Image.Image) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A chart as a file; the same bytes for the same chart."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def enlarged(image: np.ndarray, side: int) -> Image.Image:
+    """Pixels uint8 [S, S, 1 or 3] as squares, in RGB, `side` pixels wide."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+
+
+def sheet(
+    start: np.ndarray,
+    recovered: np.ndarray,
+    class_names: Sequence[str],
+    iterations: Sequence[int],
+) -> bytes:
+    """Each class as two rows, in joining order: start images above recovered ones.
+
+    Args:
+      start, recovered: uint8 [classes, n, S, S, C].
+      class_names: one per class.
+      iterations: optimisation steps that each of the n images of a class got; empty where that
+        is not known.
+    """
+    return _paired(start, recovered, class_names, [f"{n}" for n in iterations], "iterations")
+
+
+def nearest_sheet(
+    synthetic: np.ndarray, real: np.ndarray, rms: np.ndarray, class_names: Sequence[str]
+) -> bytes:
+    """Each class as two rows: synthetic images above the nearest real ones, and how near.
+
+    Args:
+      synthetic, real: uint8 [classes, n, S, S, C].
+      rms: float [classes, n], root mean square difference of pixels in [0, 1], shown beneath.
+      class_names: one per class.
+    """
+    beneath = [[f"{value:.3f}" for value in line] for line in rms]
+    return _paired(synthetic, real, class_names, beneath=beneath)
+
+
+def _paired(
+    above: np.ndarray,
+    below: np.ndarray,
+    class_names: Sequence[str],
+    columns: Sequence[str] = (),
+    columns_are: str = "",
+    beneath: Sequence[Sequence[str]] = (),
+) -> bytes:
+    """Pairs of images, a line of pairs per class, with words over the columns or under the pairs.
+
+    Args:
+      above, below: uint8 [classes, n, S, S, C].
+      class_names: one per class.
+      columns: n words over the columns, or none.
+      columns_are: what these are.
+      beneath: [classes][n] words under the pairs, or none.
+    """
+    classes, count, size = below.shape[:3]
+    scale = max(1, _CELL // size)
+    cell, gap = size * scale, 4
+    font = ImageFont.load_default(13)
+    margin = 12 + max(int(font.getlength(name)) for name in (*class_names, "recovered"))
+    top, pair = 22, 2 * cell + gap + (24 if beneath else 12)
+    width = margin + count * (cell + gap)
+    page = Image.new("RGB", (width, top + classes * pair), _PAPER)
+    pen = ImageDraw.Draw(page)
+    for i, word in enumerate(columns):
+        x = margin + i * (cell + gap) + cell // 2
+        pen.text((x, 4), word, fill=_INK, font=font, anchor="mt")
+    if columns:
+        pen.text((4, 4), columns_are, fill=_INK, font=font)
+    for c in range(classes):
+        y = top + c * pair
+        pen.text((4, y + cell - 8), class_names[c], fill=_INK, font=font)
+        for row, images in enumerate((above[c], below[c])):
+            for i, image in enumerate(images):
+                place = (margin + i * (cell + gap), y + row * (cell + gap // 2))
+                page.paste(enlarged(image, cell), place)
+        for i, word in enumerate(beneath[c] if beneath else ()):
+            x = margin + i * (cell + gap) + cell // 2
+            pen.text((x, y + 2 * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
+    return image_png(page)
+
+
+def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
+    """Terms of the objective over iterations, mean over batches.
+
+    Args:
+      losses: float [batches, iterations] each; NaN beyond a shorter batch's end.
+      joins: iterations at which groups join.
+    """
+    shown = losses._asdict()
+    if not np.nan_to_num(losses.further).any():
+        del shown["further"]
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    axes = figure.subplots(1, len(shown))
+    length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
+    for ax, (name, values) in zip(axes, shown.items(), strict=True):
+        ax.plot(np.nanmean(values[:, :length], axis=0), color=_COLOURS["recovered"], linewidth=0.8)
+        for join in joins:
+            ax.axvline(join, color=_GRID, linewidth=0.8, zorder=0)
+        title = {"bn": "BN matching", "further": "further terms"}.get(name, name.replace("_", "-"))
+        ax.set_title(title, fontsize=10)
+        ax.set_yscale("log")
+        ax.set_xlabel("iteration", fontsize=9)
+        ax.tick_params(labelsize=8)
+    figure.tight_layout()
+    return figure_png(figure)
+
+
+def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
+    """The first batch's schedule: one bar per image over the iterations it is optimised."""
+    batch = batches[0]
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    ax = figure.subplots()
+    for r in batch.rounds:
+        ax.barh(
+            r.active,
+            [r.iterations] * len(r.active),
+            left=r.start,
+            height=1.0,
+            color=_COLOURS["recovered"],
+            edgecolor=_PAPER,
+            linewidth=0.3,
+        )
+    ax.invert_yaxis()
+    ax.set_xlim(0, batch.iterations)
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("image, in joining order")
+    share = batch.image_iterations / (len(batch.images) * batch.iterations)
+    ax.set_title(f"EarlyLate, first batch: {share:.2%} of its image-iterations are paid", size=10)
+    return figure_png(figure)
+
+
+def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
+    """Within-class cosine similarity per class, for real, start and recovered images."""
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    ax = figure.subplots()
+    places = np.arange(len(class_names))
+    for k, (name, values) in enumerate(similarity.items()):
+        ax.bar(
+            places + (k - 1) * 0.27,
+            values,
+            0.27,
+            label=f"{name} (mean {np.nanmean(values):.3f})",
+            color=_COLOURS[name],
+        )
+    ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+    ax.set_ylabel("cosine similarity")
+    lowest = np.nanmin([np.nanmin(v) for v in similarity.values()])
+    ax.set_ylim(max(0.0, lowest - 0.1) if np.isfinite(lowest) else 0, 1)
+    ax.legend(fontsize=8)
+    return figure_png(figure)
+
+
+def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
+    """Accuracy of every class for each set of images trained on.
+
+    Beyond 40 classes as curves, classes in descending order of the first set's accuracy.
+
+    Args:
+      accuracies: float [classes] in [0, 1] by the set's name, a key of the colours; NaN for a
+        class without test images.
+      class_names: one per class.
+    """
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    ax = figure.subplots()
+    places = np.arange(len(class_names))
+    many = len(class_names) > _NAMED_CLASSES
+    order = np.argsort(-next(iter(accuracies.values())), kind="stable") if many else places
+    width = 0.8 / len(accuracies)
+    for k, (name, values) in enumerate(accuracies.items()):
+        label, colour = f"{name} (mean {np.nanmean(values):.3f})", _COLOURS[name]
+        if many:
+            ax.plot(places, values[order], linewidth=0.8, label=label, color=colour)
+        else:
+            left = places + (k - (len(accuracies) - 1) / 2) * width
+            ax.bar(left, values, width, label=label, color=colour)
+    if many:
+        ax.set_xlabel("classes in descending order of the first")
+    else:
+        ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("accuracy")
+    ax.legend(fontsize=8, **_BESIDE)
+    return figure_png(figure)
+
+
+def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """Share of each class's images by answer; a row is a class.
+
+    Args:
+      confusion: int [classes, classes], counts [class][answer].
+      class_names: one per class.
+    """
+    counts = confusion.sum(axis=1, keepdims=True)
+    shares = confusion / np.maximum(counts, 1)
+    figure = Figure(figsize=(6.4, 5.6), facecolor=_PAPER)
+    ax = figure.subplots()
+    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = np.arange(len(class_names))
+    if len(class_names) <= _NAMED_CLASSES:
+        ax.set_xticks(places, class_names, rotation=45, ha="right", fontsize=8)
+        ax.set_yticks(places, class_names, fontsize=8)
+    if len(class_names) <= _COUNTED_CLASSES:
+        for c in range(len(shares)):
+            for answer in range(len(shares)):
+                ink = _PAPER if shares[c, answer] > 0.5 else _INK
+                text = f"{100 * shares[c, answer]:.0f}"
+                ax.text(answer, c, text, ha="center", va="center", fontsize=8, color=ink)
+    ax.set_xlabel("answer")
+    ax.set_ylabel("class")
+    figure.colorbar(drawn, label="share of the class")
+    return figure_png(figure)
+
+
+def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
+    """Accuracy over images per class, with the standard deviation.
+
+    Args:
+      lines: (IPC, mean, standard deviation) of each point, ascending, by the line's name.
+    """
+    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
+    ax = figure.subplots()
+    for name, points in lines.items():
+        ipcs, means, stds = zip(*points, strict=True)
+        ax.errorbar(ipcs, means, stds, label=name, marker="o", markersize=4, capsize=3)
+    ax.set_xscale("log")
+    ticks = sorted({point[0] for points in lines.values() for point in points})
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel("images per class")
+    ax.set_ylabel("accuracy")
+    ax.grid(color=_GRID, linewidth=0.5)
+    ax.legend(fontsize=8, **_BESIDE)
+    return figure_png(figure)

@@ -1,0 +1,158 @@
+"""The report's page: one HTML file that holds its pictures."""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from delt_jax.recovery.schedule import chart
+from delt_jax.reporting import tables
+from delt_jax.reporting.tables import Section
+
+_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem; color: #222; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
+img { max-width: 100%; }
+figure { margin: 1.5rem 0; }
+figcaption { color: #555; }
+pre { overflow-x: auto; line-height: 1.15; }"""
+# Title and caption of each picture of the scores, in order.
+_SCORE_CHARTS = {
+    "per_class.png": (
+        "Classes",
+        "Accuracy of each class after the last epoch: first student, first labels.",
+    ),
+    "confusion.png": (
+        "Confusion",
+        "Answers of the first student on recovered images after the last epoch, % of each class.",
+    ),
+    "ipc.png": (
+        "Fewer images",
+        "Accuracy after the last epoch, trained on the first images of every class.",
+    ),
+}
+
+
+def page(
+    name: str,
+    summary: Mapping[str, Any],
+    sections: Sequence[Section],
+    pictures: Mapping[str, bytes],
+) -> str:
+    """The whole page.
+
+    Args:
+      name: of the data.
+      summary: content of summary.json.
+      sections: tables of the scores.
+      pictures: PNG by file name; sections of pictures that are not there are left out.
+    """
+    teacher, command = summary["teacher"], summary["command"]
+    spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
+    parts = [
+        f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
+        f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % of the "
+        f"{html.escape(summary['scored_on'])}; {html.escape(_others(summary))}"
+        f"{html.escape(_making(summary))}; {spent}.</p>",
+        *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
+        *map(section, sections),
+        *(
+            f"<h2>{title}</h2>\n{picture(pictures[file], caption)}"
+            for file, (title, caption) in _SCORE_CHARTS.items()
+            if file in pictures
+        ),
+        *_images(summary, pictures),
+    ]
+    return document(f"delt_jax: {name}", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML file of these parts."""
+    body = "\n".join(parts)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>
+{_STYLE}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def _others(summary: Mapping[str, Any]) -> str:
+    """The run's other teachers, where it has any."""
+    named = [
+        f"{other['model']} {100 * other['accuracy']:.2f} %"
+        for other in summary.get("other_teachers", ())
+    ]
+    return f"other teachers {', '.join(named)}; " if named else ""
+
+
+def _making(summary: Mapping[str, Any]) -> str:
+    if "imported" in summary:
+        return f"the set was imported from the layout {summary['imported'].get('layout')}"
+    if not summary["image_iterations"]:
+        return "nothing was optimised: the images are those that recovery would start from"
+    return (
+        f"{summary['image_iterations']:,} image-iterations, "
+        f"{100 * summary['fraction_of_full']:.2f} % of full optimisation"
+    )
+
+
+def section(part: Section) -> str:
+    """A table with its title and words."""
+
+    def lines(texts: Sequence[str]) -> str:
+        return "".join(f"<p>{html.escape(text)}</p>\n" for text in texts)
+
+    return (
+        f"<h2>{html.escape(part.title)}</h2>\n{lines(part.above)}"
+        f'<div class="wide">{tables.as_html(part.table)}</div>\n{lines(part.below)}'
+    )
+
+
+def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[str]:
+    """Sections of the images and of how they were made."""
+    imported = "imported" in summary
+    above = (
+        "Random real images above those of the set."
+        if imported
+        else "Start images above recovered ones, in joining order."
+    )
+    parts = ["<h2>Images</h2>", picture(pictures["sheet.png"], above)]
+    if "nearest.png" in pictures:
+        n = summary["nearest"]
+        caption = (
+            f"Synthetic images above the real training images nearest in pixels, and the root mean "
+            f"square difference of pixels in [0, 1]: below {n['threshold']} for "
+            f"{100 * n['near_copies']:.1f} % of the synthetic images (median "
+            f"{n['median_rms']:.3f}), and for {100 * n['near_copies_among_real']:.1f} % of "
+            f"{n['real_sample']} real ones among themselves (median "
+            f"{n['median_rms_among_real']:.3f})."
+        )
+        parts += ["<h2>Nearest real images</h2>", picture(pictures["nearest.png"], caption)]
+    if "schedule.png" in pictures:
+        r = summary["recover"]
+        drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
+        bars = "Iterations in which each image of the first batch is optimised."
+        curves = "Terms of the objective, mean over batches; grey lines: a group joins."
+        parts += [
+            f"<h2>Schedule</h2>\n<pre>{drawn}</pre>",
+            picture(pictures["schedule.png"], bars),
+            f"<h2>Losses</h2>\n{picture(pictures['losses.png'], curves)}",
+        ]
+    if "diversity.png" in pictures:
+        caption = "Similarity of teacher features within a class; lower is more diverse."
+        parts.append(f"<h2>Diversity</h2>\n{picture(pictures['diversity.png'], caption)}")
+    return parts
+
+
+def picture(content: bytes, caption: str) -> str:
+    """A PNG that the page holds."""
+    data = base64.b64encode(content).decode()
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )

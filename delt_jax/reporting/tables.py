@@ -1,0 +1,234 @@
+"""Tables of a run's scores: what stands in them, as Markdown, HTML and CSV."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from delt_jax.data import TEST_IMAGES
+from delt_jax.evaluation.dd_ranking import RankCorrelation, Robustness
+from delt_jax.evaluation.metrics import Row
+
+
+class Table(NamedTuple):
+    """Cells as text.
+
+    Attributes:
+      head: names of the columns.
+      body: rows of as many cells.
+    """
+
+    head: tuple[str, ...]
+    body: Sequence[tuple[str, ...]]
+
+
+class Section(NamedTuple):
+    """A table with its words.
+
+    Attributes:
+      title: of the section.
+      above: lines over the table.
+      table: in its middle.
+      below: lines under it.
+    """
+
+    title: str
+    above: list[str]
+    table: Table
+    below: list[str]
+
+
+def sections(
+    rows: Sequence[Row],
+    robust: Sequence[Robustness],
+    ranks: Sequence[RankCorrelation],
+    ids: bool = False,
+    scored: str = TEST_IMAGES,
+) -> list[Section]:
+    """All tables of a run; those with nothing to say are left out.
+
+    Args:
+      rows, robust, ranks: what they hold.
+      ids: whether rows end with the ids of their scores.
+      scored: what the accuracies are of, as of `Source`.
+    """
+    accuracy = accuracy_on(scored)
+    found = [
+        Section(
+            "Scores",
+            [*protocols(rows), f"{accuracy} in %, mean ± sample standard deviation."],
+            scores(rows, ids),
+            [],
+        ),
+        Section(
+            "Students side by side",
+            [f"{accuracy} after the last epoch in %."],
+            across_students(rows),
+            [],
+        ),
+        Section(
+            "Robustness",
+            ["Scores of DD-Ranking, from accuracies as fractions: lower HLR, higher others."],
+            robustness(robust),
+            missing(robust),
+        ),
+        Section(
+            "Order of architectures",
+            ["Rank correlation between training on recovered and on all real images."],
+            correlations(ranks),
+            [],
+        ),
+    ]
+    return [section for section in found if section.table.body]
+
+
+def accuracy_on(scored: str) -> str:
+    """What an accuracy is called, by what it is of."""
+    return "Test accuracy" if scored == TEST_IMAGES else f"Accuracy on {scored},"
+
+
+def protocols(rows: Sequence[Row]) -> list[str]:
+    """A line for each distinct protocol in order, numbered if there are several."""
+    lines = list(dict.fromkeys(r.protocol for r in rows))
+    if len(lines) == 1:
+        return [f"Protocol {lines[0]}."]
+    return [f"Protocol {i}, {line}." for i, line in enumerate(lines, 1)]
+
+
+def scores(rows: Sequence[Row], ids: bool = False) -> Table:
+    """A row each, accuracies and calibration error in %.
+
+    Args:
+      rows: of all configurations.
+      ids: whether to end each with the ids of its scores.
+    """
+    lines = list(dict.fromkeys(r.protocol for r in rows))
+    head = ["student", "labels", "images", "IPC", "last epoch", "best epoch", "calibration"]
+    head += ["seeds"]
+    body = []
+    for r in rows:
+        cells = [r.student, r.regime, r.images, str(r.ipc or "all")]
+        cells += [_percent(r.last_mean, r.last_std), _percent(r.best_mean, r.best_std)]
+        cells += [f"{100 * r.calibration:.2f}", str(r.seeds)]
+        if len(lines) > 1:
+            cells.append(str(1 + lines.index(r.protocol)))
+        if ids:
+            cells.append(" ".join(r.scores))
+        body.append(tuple(cells))
+    if len(lines) > 1:
+        head.append("protocol")
+    if ids:
+        head.append("scores")
+    return Table(tuple(head), body)
+
+
+def across_students(rows: Sequence[Row]) -> Table:
+    """Accuracy after the last epoch in %, students side by side; empty for a single student."""
+    students = list(dict.fromkeys(r.student for r in rows))
+    if len(students) < 2:
+        return Table(("labels", "images", "IPC", *students), [])
+    cells: dict[tuple[str, str, int], dict[str, str]] = {}
+    for r in rows:
+        line = cells.setdefault((r.regime, r.images, r.ipc), {})
+        line[r.student] = _percent(r.last_mean, r.last_std)
+    body = [
+        (regime, images, str(ipc or "all"), *(line.get(s, "–") for s in students))
+        for (regime, images, ipc), line in cells.items()
+    ]
+    return Table(("labels", "images", "IPC", *students), body)
+
+
+def robustness(values: Sequence[Robustness]) -> Table:
+    """Scores of DD-Ranking, fractions."""
+    head = ("student", "epoch", "HLR", "IOR", "IOR's labels", "LRS", "ARS")
+    body = [
+        (
+            v.student,
+            v.epoch,
+            _number(v.hlr),
+            _number(v.ior),
+            v.regime or "–",
+            _number(v.lrs),
+            _number(v.ars),
+        )
+        for v in values
+    ]
+    return Table(head, body)
+
+
+def missing(values: Sequence[Robustness]) -> list[str]:
+    """Why some scores are not there, a line for each student and reason."""
+    return [
+        f"{v.student} has no {name}: {why}."
+        for v in values
+        if v.epoch == values[0].epoch  # the same for both
+        for name, why in v.missing.items()
+    ]
+
+
+def correlations(values: Sequence[RankCorrelation]) -> Table:
+    """Rank correlations of architectures."""
+    head = ("labels", "epoch", "students", "Spearman", "Kendall")
+    body = [
+        (v.regime, v.epoch, str(len(v.students)), _number(v.spearman), _number(v.kendall))
+        for v in values
+    ]
+    return Table(head, body)
+
+
+def markdown(table: Table) -> list[str]:
+    """An aligned text table that is also Markdown."""
+    lines = [table.head, *table.body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    ruler = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return [line(table.head), ruler, *map(line, table.body)]
+
+
+def as_text(parts: Sequence[Section]) -> list[str]:
+    """Sections as lines of Markdown, without their titles."""
+    lines: list[str] = []
+    for part in parts:
+        # Lines of a paragraph would run together in Markdown, so each is one of its own.
+        paragraphs = [[line] for line in part.above]
+        paragraphs += [markdown(part.table)]
+        paragraphs += [[line] for line in part.below]
+        for paragraph in paragraphs:
+            lines += ["", *paragraph] if lines else paragraph
+    return lines
+
+
+def as_html(table: Table) -> str:
+    """The same for a page."""
+
+    def row(cells: tuple[str, ...], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    body = "\n".join(row(cells, "td") for cells in table.body)
+    return f"<table>{row(table.head, 'th')}\n{body}</table>"
+
+
+def as_csv(rows: Sequence[Row]) -> bytes:
+    """All of the rows in full, accuracies as fractions; the ids of the scores last."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    names = ["student", "regime", "images", "ipc", "learning_rate", "seeds", "last_mean"]
+    names += ["last_std", "best_mean", "best_std", "calibration", "protocol"]
+    lines.writerow([*names, "scores"])
+    for r in rows:
+        lines.writerow([*(getattr(r, name) for name in names), " ".join(r.scores)])
+    return text.getvalue().encode()
+
+
+def _percent(mean: float, std: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.4f}"

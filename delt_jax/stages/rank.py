@@ -1,0 +1,55 @@
+"""Stage 2, rank: the teacher's probability of the true class for every training image."""
+
+import time
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from delt_jax.core.progress import progress, say
+from delt_jax.data import Source, batches
+from delt_jax.recipe import Recipe
+from delt_jax.recovery import ranking as store
+from delt_jax.recovery.selection import Ranking
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
+
+
+def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """What the ranking is made from."""
+    return {
+        "data": source.fingerprint,
+        "class_names": source.class_names,
+        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+    }
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes WORKDIR/ranking.csv."""
+    started = time.perf_counter()
+    judge = teacher.load(workdir.path / "teacher")
+    teacher.check_against(judge, source, say)
+
+    labels = source.train.labels
+    answers, probabilities = np.empty_like(labels), np.empty(len(labels), np.float32)
+    with progress(len(labels), "rank", "image") as shown:
+        # Batch by batch: the logits of 1.28 million images would be 5 GB.
+        for indices, pixels in batches(source.train, teacher.BATCH):
+            logits = teacher.logits_of(judge, pixels)
+            answers[indices] = logits.argmax(-1)
+            rows = np.arange(len(indices))
+            probabilities[indices] = softmax(logits, axis=1)[rows, labels[indices]]
+            shown.update(len(indices))
+    teacher.check_classes(judge, answers, labels)
+    store.write(
+        workdir.path,
+        Ranking(labels, probabilities),
+        source.train.names,
+        source.class_names,
+        {
+            "inputs": inputs(recipe, source, workdir),
+            "seconds": round(time.perf_counter() - started, 1),
+        },
+    )
+    workdir.log.write("rank", len(labels), mean_probability=float(probabilities.mean()))
+    say(f"  ranked {len(labels)} training images; mean p(true class) {probabilities.mean():.3f}")

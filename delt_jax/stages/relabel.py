@@ -1,0 +1,165 @@
+"""Stage 4, relabel: the teachers' soft labels of the distilled images.
+
+The fixed regime and whoever has no teacher use one label per image as it is; the stored regime,
+where `evaluate.regimes` has it, labels of some epochs of augmented views.
+"""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from delt_jax.core.progress import progress, say
+from delt_jax.data import Source
+from delt_jax.errors import UserError
+from delt_jax.formats import distilled
+from delt_jax.labels import label_store, labelling, soft_labels
+from delt_jax.labels.label_store import LabelPlan
+from delt_jax.labels.labelling import EpochLabeller
+from delt_jax.recipe import Recipe
+from delt_jax.stages.costs import amount
+from delt_jax.store import files
+from delt_jax.store.identity import versions
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
+from delt_jax.training import protocols
+from delt_jax.training.protocols import Trial
+
+ARTEFACT = soft_labels.FOLDER
+MANIFEST = f"{ARTEFACT}/manifest.json"
+_STORED = "stored "  # begins the names of inputs that only stored labels of views have
+_DIGEST = hashlib.sha256().digest_size
+
+
+def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """What the soft labels are made from.
+
+    Stored labels of views that no regime asks for now stay as they are: the stage runs again to
+    make missing ones, and never to be rid of them.
+    """
+    made_from = _made_from(recipe, source, workdir)
+    if plan_of(recipe, source) is None:
+        held = (workdir.manifest(MANIFEST) or {}).get("inputs", {})
+        made_from |= {name: v for name, v in held.items() if name.startswith(_STORED)}
+    return made_from
+
+
+def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    made_from = {
+        "class_names": source.class_names,
+        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
+    }
+    if recipe.relabel.teachers:
+        more = labelling.described(recipe.relabel.teachers, source)
+        made_from["relabel.teachers"] = [judge.hash for judge in more]
+    made_from |= labelling.ensemble_inputs(recipe, workdir)
+    plan = plan_of(recipe, source)
+    if plan is not None:
+        settings = plan.as_dict() | versions(plan.views.versions())
+        del settings["trained_epochs"]  # which only the naive size depends on
+        made_from |= {f"{_STORED}{name}": value for name, value in settings.items()}
+    return made_from
+
+
+def plan_of(recipe: Recipe, source: Source) -> LabelPlan | None:
+    """What is stored for the stored regime; None where no student is to learn by it."""
+    if "stored" not in recipe.evaluate.regimes:
+        return None
+    student = recipe.evaluate.students[0]
+    trial = Trial(student, len(source.class_names), recipe.ipc, source.image_size)
+    return protocols.label_plan(recipe, trial)
+
+
+def size_line(plan: LabelPlan) -> str:
+    """The size of stored labels beside the naive one, in a line."""
+    kept = f"the {plan.top_k} largest" if plan.top_k else "all"
+    naive = label_store.naive_bytes(plan)
+    return (
+        f"stored labels: {amount(label_store.stored_bytes(plan), 'B')} ({plan.epochs} epochs x "
+        f"{plan.images} images, {kept} of {plan.num_classes} {plan.form}), "
+        f"{label_store.ratio(plan):.3g} of the {amount(naive, 'B')} of all outputs for "
+        f"{plan.trained_epochs} epochs in float16"
+    )
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes WORKDIR/soft_labels; labelled epochs survive a kill in soft_labels.partial."""
+    started = time.perf_counter()
+    made_from = _made_from(recipe, source, workdir)
+    r = recipe.relabel
+    judges = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
+    synthetic = distilled.read(workdir.path / "distilled")
+    teacher.check_class_names("The distilled set", synthetic.class_names, source)
+    plan = plan_of(recipe, source)
+    partial = workdir.partial(ARTEFACT, made_from)
+    if plan is not None:
+        say(f"  {size_line(plan)}")
+        _label_epochs(EpochLabeller(judges, synthetic.images, plan), plan, partial)
+    logits = labelling.fixed_logits(judges, synthetic.images)
+    agreement = float((logits.argmax(-1) == synthetic.labels).mean())
+    manifest = {
+        "inputs": made_from,
+        "class_names": list(source.class_names),
+        "teacher": {"hash": judges[0].hash, "accuracy": judges[0].accuracy},
+        "more_teachers": [{"hash": j.hash, "accuracy": j.accuracy} for j in judges[1:]],
+        "distilled": synthetic.manifest["hash"],
+        "views": "none: logits.npz has one label per image as it is",
+        "teacher_accuracy_on_distilled": agreement,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+        if plan is not None:
+            digests = label_store.write(folder, plan, _finished(partial, plan))
+            manifest["stored"] = label_store.describe(plan, digests, [j.hash for j in judges])
+        soft_labels.write(folder, logits, manifest)
+    shutil.rmtree(partial)
+    who = "the teacher agrees" if len(judges) == 1 else f"the mean of {len(judges)} teachers agrees"
+    say(f"  labelled {len(logits)} images; {who} with {agreement:.1%} of the classes")
+    figures: dict[str, float] = {"teacher_accuracy_on_distilled": agreement}
+    if plan is not None:
+        size = (workdir.path / ARTEFACT / label_store.FILE).stat().st_size
+        figures |= {"stored_bytes": size, "naive_bytes": label_store.naive_bytes(plan)}
+        say(f"  labelled {plan.epochs} epochs of views; {label_store.FILE} has {size:,} bytes")
+    workdir.log.write("relabel", len(logits), **figures)
+
+
+def _part(partial: Path, epoch: int) -> Path:
+    """File of a labelled epoch: its bytes, then their SHA-256."""
+    return partial / f"epoch_{epoch:06}.bin"
+
+
+def _read_part(partial: Path, epoch: int) -> bytes | None:
+    """A labelled epoch; None if it is not there, or not as it was written."""
+    try:
+        content = _part(partial, epoch).read_bytes()
+    except OSError:
+        return None
+    block, digest = content[:-_DIGEST], content[-_DIGEST:]
+    return block if hashlib.sha256(block).digest() == digest else None
+
+
+def _finished(partial: Path, plan: LabelPlan) -> Iterator[bytes]:
+    for epoch in range(plan.epochs):
+        block = _read_part(partial, epoch)
+        if block is None:
+            raise UserError(
+                f"{_part(partial, epoch)} was damaged after it was written; the same command "
+                f"labels that epoch again."
+            )
+        yield block
+
+
+def _label_epochs(labeller: EpochLabeller, plan: LabelPlan, partial: Path) -> None:
+    """Labels every epoch that has no labels yet."""
+    missing = [e for e in range(plan.epochs) if _read_part(partial, e) is None]
+    done = (plan.epochs - len(missing)) * plan.images
+    if done:
+        say(f"  {plan.epochs - len(missing)} of {plan.epochs} epochs were labelled before")
+    with progress(plan.epochs * plan.images, "relabel", "view", done) as shown:
+        for epoch in missing:
+            labels = labeller.label(epoch, shown.update)
+            block = label_store.to_bytes(labels)
+            files.write_bytes(_part(partial, epoch), block + hashlib.sha256(block).digest())

@@ -1,0 +1,307 @@
+"""Stage 6, report: sheets, curves, diversity and scores in one self-contained page."""
+
+import datetime
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax import __version__
+from delt_jax.core.progress import progress, say
+from delt_jax.data import TEST_IMAGES, Normalisation, Source, read
+from delt_jax.evaluation import dd_ranking as scores
+from delt_jax.evaluation.metrics import Row, Score, or_none, score_of, within_class_similarity
+from delt_jax.formats import distilled
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.recipe import Recipe
+from delt_jax.recovery.initial_images import recorded
+from delt_jax.recovery.schedule import BatchSchedule, join_rounds, make_schedule
+from delt_jax.recovery.selection import random_images
+from delt_jax.recovery.types import Losses
+from delt_jax.reporting import figures, nearest, tables
+from delt_jax.reporting import page as report_page
+from delt_jax.runtime import devices as parallel
+from delt_jax.store import files
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher
+from delt_jax.teachers.teacher import Teacher
+
+ARTEFACT = "report"
+_REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
+
+
+def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """What the report is made from."""
+    settings = {f"report.{k}": v for k, v in asdict(recipe.report).items()}
+    judge = workdir.needed("teacher/manifest.json", "squeeze")
+    if judge.get("others"):
+        settings["other teachers"] = [other["hash"] for other in judge["others"]]
+    return settings | {
+        "version": __version__,
+        "evaluation": workdir.needed("evaluation/manifest.json", "evaluate")["hash"],
+        "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
+        "teacher": judge["hash"],
+    }
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes WORKDIR/report and WORKDIR/summary.json, and prints the score table."""
+    started = time.perf_counter()
+    judge = teacher.load(workdir.path / "teacher")
+    synthetic = distilled.read(workdir.path / "distilled")
+    evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
+    teacher.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
+    rows = [Row(**row) for row in evaluation["rows"]]
+    robust, ranks = scores.robustness_scores(rows), scores.rank_correlations(rows)
+    starts = _start_pixels(recipe, source, workdir, synthetic)
+    similarity = _similarity(judge, source, synthetic, starts)
+    pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
+    if synthetic.ipc > 1:  # one image has nothing to be similar to
+        pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
+    if _is_optimised(synthetic):
+        stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
+        losses = Losses.stored(stored)
+        schedule = _schedule(synthetic)
+        pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
+        pictures["schedule.png"] = figures.schedule_chart(schedule)
+    pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
+    summary = _summary(workdir, judge, synthetic, evaluation, similarity)
+    summary["robustness"] = [asdict(r) for r in robust]
+    summary["rank_correlations"] = [asdict(r) for r in ranks]
+    lists = {"scores.csv": tables.as_csv(rows)}
+    if recipe.report.nearest:
+        ours, real = _neighbours(judge, source, synthetic)
+        summary["nearest"] = nearest.summary(ours, real)
+        pictures["nearest.png"] = _nearest_sheet(recipe, source, synthetic, ours)
+        lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
+    scored = summary["scored_on"]
+    traced = tables.sections(rows, robust, ranks, ids=True, scored=scored)
+    lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
+    lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
+    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+        for name, content in (pictures | lists).items():
+            files.write_bytes(folder / name, content)
+        files.write_json(
+            folder / "manifest.json",
+            {
+                "inputs": inputs(recipe, source, workdir),
+                "seconds": round(time.perf_counter() - started, 1),
+            },
+        )
+    files.write_json(workdir.path / "summary.json", summary)
+    say("")
+    for line in tables.as_text(tables.sections(rows, robust, ranks, scored=scored)):
+        say(line)
+    say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
+
+
+def _scores(workdir: WorkDir) -> dict[str, Score]:
+    """Every training by its id."""
+    listed = files.read_json(workdir.path / "evaluation" / "scores.json")
+    return {s["id"]: score_of(s) for s in listed}
+
+
+def _is_imported(synthetic: DistilledSet) -> bool:
+    return "imported" in synthetic.manifest
+
+
+def _is_optimised(synthetic: DistilledSet) -> bool:
+    """Whether it was here, in any iterations; of imported sets that is not known."""
+    return not _is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
+
+
+def _start_pixels(
+    recipe: Recipe, source: Source, workdir: WorkDir, synthetic: DistilledSet
+) -> np.ndarray:
+    """The images that recovery started from, uint8 in the set's order.
+
+    In their place, random real images of the same classes for an imported set.
+    """
+    if _is_imported(synthetic):
+        classes, ipc = len(synthetic.class_names), synthetic.ipc
+        drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
+        return read(source.train, drawn.reshape(-1))
+    normalisation = Normalisation(
+        *(tuple(synthetic.manifest["normalisation"][k]) for k in ("mean", "std"))
+    )
+    folder = workdir.path / "distilled"
+    starts = recorded(synthetic.manifest["start"], folder, source, normalisation)
+    return starts.pixels(range(len(synthetic.images)))
+
+
+def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
+    """The schedule as it ran, from the set's own settings."""
+    settings = synthetic.manifest["settings"]["recover"]
+    return make_schedule(
+        len(synthetic.class_names),
+        synthetic.manifest["ipc"],
+        settings["iterations"],
+        settings["round_iterations"],
+        settings["batch_size"],
+        synthetic.manifest["schedule"]["class_iterations"],
+        settings.get("layout", "class_major"),  # of sets made before there was a choice
+    )
+
+
+def _similarity(
+    judge: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray
+) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    sample = np.concatenate(
+        [
+            draw.permutation(np.flatnonzero(source.train.labels == c))[:_REAL_PER_CLASS]
+            for c in range(len(source.class_names))
+        ]
+    )
+    sets = {
+        "real": (read(source.train, sample), source.train.labels[sample]),
+        "start": (starts, synthetic.labels),
+        "recovered": (synthetic.images, synthetic.labels),
+    }
+    if _is_imported(synthetic):
+        del sets["start"]
+    return {
+        name: within_class_similarity(teacher.features_of(judge, pixels), labels)
+        for name, (pixels, labels) in sets.items()
+    }
+
+
+def _shown(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+    """How many classes the sheets show, and which ranks of each, int [n]."""
+    ipc, count = synthetic.ipc, recipe.report.per_class
+    columns = np.unique(np.linspace(0, ipc - 1, min(count, ipc)).astype(int))
+    return min(recipe.report.classes, len(synthetic.class_names)), columns
+
+
+def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes:
+    ipc, classes = synthetic.ipc, len(synthetic.class_names)
+    rows, columns = _shown(recipe, synthetic)
+    iterations = []
+    if _is_optimised(synthetic):
+        r = synthetic.manifest["settings"]["recover"]
+        step = r["round_iterations"] or r["iterations"]
+        joins = join_rounds(ipc, r["iterations"] // step)
+        iterations = [r["iterations"] - joins[i] * step for i in columns]
+
+    def cells(images):
+        return images.reshape(classes, ipc, *images.shape[1:])[:rows, columns]
+
+    return figures.sheet(
+        cells(starts),
+        cells(synthetic.images),
+        synthetic.class_names[:rows],
+        iterations,
+    )
+
+
+def _score_charts(
+    rows: list[Row], trained: dict[str, Score], class_names: tuple[str, ...]
+) -> dict[str, bytes]:
+    """Charts of the first student on the recovered set in its first regime, and of all IPC."""
+    ipc = scores.whole_ipc(rows)
+    first = next((r for r in rows if (r.images, r.ipc) == ("recovered", ipc)), None)
+    if first is None:
+        return {}
+    beside = {
+        r.images: np.array(r.per_class, float)
+        for r in reversed(rows)  # of full images with several labels, the first
+        if r.student == first.student
+        and ((r.images, r.regime, r.ipc) == ("random", first.regime, ipc) or r.images == "full")
+    }
+    accuracies = {"recovered": np.array(first.per_class, float)}
+    accuracies |= {name: beside[name] for name in ("random", "full") if name in beside}
+    charts = {"per_class.png": figures.per_class_chart(accuracies, class_names)}
+    counts = [trained[i].confusion for i in first.scores]
+    if all(counts):
+        charts["confusion.png"] = figures.confusion_chart(np.sum(counts, axis=0), class_names)
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for r in sorted((r for r in rows if r.images == "recovered"), key=lambda r: r.ipc):
+        line = lines.setdefault(f"{r.student}, {r.regime}", [])
+        line.append((r.ipc, r.last_mean, r.last_std))
+    lines = {name: line for name, line in lines.items() if len(line) > 1}
+    if lines:
+        charts["ipc.png"] = figures.ipc_chart(lines)
+    return charts
+
+
+def _neighbours(
+    judge: Teacher, source: Source, synthetic: DistilledSet
+) -> tuple[nearest.Nearest, nearest.Nearest]:
+    with progress(len(source.train), "nearest", "image") as shown:
+        return nearest.with_yardstick(
+            judge, source.train, synthetic.images, synthetic.labels, shown.update
+        )
+
+
+def _nearest_sheet(
+    recipe: Recipe, source: Source, synthetic: DistilledSet, found: nearest.Nearest
+) -> bytes:
+    rows, columns = _shown(recipe, synthetic)
+    places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
+    shape = (rows, len(columns))
+    real = read(source.train, found.pixels_any.indices[places])
+    return figures.nearest_sheet(
+        synthetic.images[places].reshape(*shape, *real.shape[1:]),
+        real.reshape(*shape, *real.shape[1:]),
+        found.pixels_any.distances[places].reshape(shape),
+        synthetic.class_names[:rows],
+    )
+
+
+def _named(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the summary says of another teacher of the run."""
+    return {"model": Path(folder).name} | {k: manifest[k] for k in ("accuracy", "hash")}
+
+
+def _summary(
+    workdir: WorkDir,
+    judge: Teacher,
+    synthetic: DistilledSet,
+    evaluation: dict[str, Any],
+    similarity: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    made = synthetic.manifest
+    if _is_imported(synthetic):
+        making = {"imported": made["imported"]}
+    else:
+        making = {
+            "image_iterations": made["schedule"]["image_iterations"],
+            "fraction_of_full": made["schedule"]["fraction"],
+            "recover": made["settings"]["recover"],
+            "select": made["settings"]["select"],
+        }
+    squeezed = workdir.manifest("teacher/manifest.json") or {}
+    others = {
+        other["folder"]: workdir.needed(f"{other['folder']}/manifest.json", "squeeze")
+        for other in squeezed.get("others", ())
+    }
+    spent = [made["seconds"] for made in (squeezed, *others.values()) if "seconds" in made]
+    seconds = {
+        "squeeze": round(sum(spent), 1) if spent else None,
+        "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
+        "recover": None if _is_imported(synthetic) else made["cost_seconds"],
+        "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
+        "evaluate": evaluation["seconds"],
+    }
+    diverse = made["ipc"] > 1  # one image has nothing to be similar to
+    return {
+        "version": __version__,
+        "class_names": list(synthetic.class_names),
+        "ipc": made["ipc"],
+        "teacher": {"model": judge.spec.name, "accuracy": judge.accuracy, "hash": judge.hash},
+        **({"other_teachers": [_named(*other) for other in others.items()]} if others else {}),
+        "distilled": made["hash"],
+        **making,
+        "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
+        if diverse
+        else None,
+        "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
+        "command": evaluation["command"],
+        "protocols": evaluation["protocols"],
+        "scored_on": evaluation.get("scored_on", TEST_IMAGES),
+        "scores": evaluation["rows"],
+        "seconds": seconds,
+        "made": {"date": datetime.date.today().isoformat(), "machine": parallel.describe()},
+    }

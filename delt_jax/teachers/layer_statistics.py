@@ -1,0 +1,227 @@
+"""Statistics of what goes into a network's layers: of synthetic images, and of all real ones.
+
+Mean and biased variance per channel of what goes into every BatchNorm and every convolution;
+of the latter also per cell of a grid over the image (G-VBSM, arXiv 2311.17950).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from delt_jax.core.losses import Moments
+from delt_jax.core.progress import progress
+from delt_jax.data import Source, batches
+from delt_jax.errors import UserError
+from delt_jax.models.tap import apply_tapped
+from delt_jax.store import files
+from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers.teacher import Teacher
+
+_LARGE = 128  # pixels from which on cells are large, as published for ImageNet
+
+
+class Statistics(NamedTuple):
+    """Of some layers in forward order; leaves [..., channels], or [..., cells] for `cells`.
+
+    Attributes:
+      norms: of what goes into every BatchNorm.
+      convs: of what goes into every convolution.
+      cells: the same per cell, over all its pixels and channels.
+    """
+
+    norms: tuple[Moments, ...]
+    convs: tuple[Moments, ...]
+    cells: tuple[Moments, ...]
+
+
+class Real(NamedTuple):
+    """Of the real images: per class with a leading axis [classes], and how many each has."""
+
+    by_class: Statistics
+    counts: np.ndarray
+
+
+def cell_side(image_size: int) -> int:
+    """Pixels along a cell's side, in every layer."""
+    return 4 if image_size < _LARGE else 16
+
+
+def in_cells(x: chex.Array, side: int) -> chex.Array:
+    """Cuts x [n, h, w, c] into cells [n, cells, side * side * c], row by row.
+
+    First h and w are rounded up to multiples of `side`, by bilinear interpolation.
+    """
+    n, h, w, c = x.shape
+    rows, columns = -(-h // side), -(-w // side)
+    if (h, w) != (rows * side, columns * side):
+        x = jax.image.resize(x, (n, rows * side, columns * side, c), "bilinear")
+    x = x.reshape(n, rows, side, columns, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, rows * columns, side * side * c)
+
+
+def of_images(
+    norm_inputs: Sequence[chex.Array], conv_inputs: Sequence[chex.Array], side: int
+) -> Statistics:
+    """Statistics of every image by itself, leaves float32 [n, ...].
+
+    Args:
+      norm_inputs, conv_inputs: as of `delt_jax.models.tap.Pass`.
+      side: of a cell.
+    """
+
+    def wide(x):
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def channels(x):
+        axes = tuple(range(1, x.ndim - 1))
+        return Moments(wide(x).mean(axes), wide(x).var(axes))
+
+    def cells(x):
+        cut = in_cells(wide(x), side)
+        return Moments(cut.mean(-1), cut.var(-1))
+
+    return Statistics(
+        tuple(channels(x) for x in norm_inputs),
+        tuple(channels(x) for x in conv_inputs),
+        tuple(cells(x) for x in conv_inputs),
+    )
+
+
+def each(fn: Callable[..., Moments], *statistics: Statistics) -> Statistics:
+    """Applies a function of `Moments` to the layers."""
+    return jax.tree.map(fn, *statistics, is_leaf=lambda x: isinstance(x, Moments))
+
+
+def over_images(alone: Statistics) -> Statistics:
+    """Of a batch as a whole, from those of its images: the law of total variance."""
+    return each(lambda m: Moments(m.mean.mean(0), m.variance.mean(0) + m.mean.var(0)), alone)
+
+
+def of_batch(
+    norm_inputs: Sequence[chex.Array], conv_inputs: Sequence[chex.Array], image_size: int
+) -> Statistics:
+    """Of a batch of images of this size as a whole, with the cells that go with it."""
+    return over_images(of_images(norm_inputs, conv_inputs, cell_side(image_size)))
+
+
+def over_classes(real: Real) -> Statistics:
+    """Of all real images, exactly, from those of the classes; float32."""
+    share = (real.counts / real.counts.sum())[:, None]
+
+    def total(m: Moments) -> Moments:
+        means, variances = (np.asarray(x, np.float64) for x in m)
+        mean = (share * means).sum(0)
+        variance = (share * (variances + (means - mean) ** 2)).sum(0)
+        return Moments(mean.astype(np.float32), variance.astype(np.float32))
+
+    return each(total, real.by_class)
+
+
+def of_real_images(teacher: Teacher, source: Source, cache: Path) -> Real:
+    """What a teacher's layers are given by the training images, without augmentation.
+
+    The images are read once, batch by batch; what is found is kept in `cache`, under a name
+    made of the hashes of teacher and data. The variance of a class includes that between its
+    images, which the means of batches' variances of the released code lack.
+    """
+    side = cell_side(source.image_size)
+    path = cache / f"statistics-{teacher.hash}-{source.fingerprint}.npz"
+    leaves, structure = jax.tree.flatten(_shapes(teacher, side))
+    classes = len(source.class_names)
+    with contextlib.suppress(UserError, KeyError):  # missing or damaged: it is made again
+        stored = files.read_npz(path, "recover")
+        found = [stored[f"leaf_{i}"] for i in range(len(leaves))]
+        if [x.shape for x in found] == [(classes, *leaf.shape[1:]) for leaf in leaves]:
+            return Real(jax.tree.unflatten(structure, found), stored["counts"])
+    real = _measured(teacher, source, side)
+    arrays = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(real.by_class))}
+    with files.explained(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    files.write_npz_fast(path, counts=real.counts, **arrays)
+    return real
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _look(model, variables, pixels, normalisation, side):
+    tapped = apply_tapped(model, variables, normalisation(pixels))
+    return of_images(tapped.norm_inputs, tapped.conv_inputs, side)
+
+
+def _shapes(teacher: Teacher, side: int) -> Any:
+    spec = teacher.spec
+    pixels = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.uint8)
+    look = functools.partial(_look, teacher.model)
+    return jax.eval_shape(
+        lambda v, x: look(v, x, teacher.normalisation, side), teacher.variables, pixels
+    )
+
+
+def _measured(teacher: Teacher, source: Source, side: int) -> Real:
+    labels, classes = source.train.labels, len(source.class_names)
+    sums = _Sums(classes)
+    variables = jax.tree.map(jnp.asarray, teacher.variables)
+    with progress(len(labels), f"statistics of {teacher.spec.name}", "image") as shown:
+        for indices, read in batches(source.train, teacher_lib.BATCH):
+            done = 0
+            for pixels in teacher_lib.in_batches(read):
+                count, short = len(pixels), teacher_lib.batch_size(read.shape[1]) - len(pixels)
+                # Padded, so that every batch is one program; what is padded does not count.
+                padded = np.pad(pixels, ((0, max(short, 0)), (0, 0), (0, 0), (0, 0)))
+                alone = _look(teacher.model, variables, padded, teacher.normalisation, side)
+                sums.add(labels[indices[done : done + count]], alone)
+                done += count
+                shown.update(count)
+    return sums.total()
+
+
+class _Sums:
+    """Float64 sums over the images of every class."""
+
+    def __init__(self, classes: int):
+        self._classes = classes
+        self._counts = np.zeros(classes, np.int64)
+        self._totals: Any = None
+
+    def add(self, labels: np.ndarray, alone: Statistics) -> None:
+        """Adds the first len(labels) images."""
+        order = np.argsort(labels, kind="stable")
+        present, starts = np.unique(labels[order], return_index=True)
+        self._counts += np.bincount(labels, minlength=self._classes)
+
+        def summed(m: Moments) -> tuple[np.ndarray, ...]:
+            mean, variance = (np.asarray(x, np.float64)[order] for x in m)
+            parts = (mean, mean**2, variance)
+            return tuple(np.add.reduceat(part, starts, axis=0) for part in parts)
+
+        parts = [summed(m) for m in _layers(alone)]
+        if self._totals is None:
+            self._structure = each(lambda m: Moments(np.zeros(0), np.zeros(0)), alone)
+            self._totals = [
+                tuple(np.zeros((self._classes, part.shape[1])) for part in layer) for layer in parts
+            ]
+        for totals, layer in zip(self._totals, parts, strict=True):
+            for total, part in zip(totals, layer, strict=True):
+                total[present] += part
+
+    def total(self) -> Real:
+        """Mean and variance of every class, float32; zeros for a class without images."""
+        counts = np.maximum(self._counts, 1)[:, None]
+        found = []
+        for means, squares, variances in self._totals:
+            mean = means / counts
+            between = np.maximum(squares / counts - mean**2, 0)
+            found += [mean, variances / counts + between]
+        structure = jax.tree.structure(self._structure)
+        leaves = [leaf.astype(np.float32) for leaf in found]
+        return Real(jax.tree.unflatten(structure, leaves), self._counts)
+
+
+def _layers(statistics: Statistics) -> list[Moments]:
+    return jax.tree.leaves(statistics, is_leaf=lambda x: isinstance(x, Moments))
