@@ -24,7 +24,7 @@ from delt_jax.recovery.run import driver as waves
 from delt_jax.recovery.schedule import cost
 from delt_jax.stages import recover
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.py"))
 METHODS = sorted(path.stem for path in CONFIGS.glob("methods/*.py"))
 

@@ -12,7 +12,7 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.labels import soft_labels
 from delt_jax.store import files
 
-PAGE = (Path(__file__).parent.parent / "docs/distilled_set.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/distilled_set.md").read_text()
 
 
 def block(after: str) -> str:
@@ -74,7 +74,7 @@ def test_without_delt_jax(digits):
 
 
 def test_every_layout_is_described():
-    page = (Path(__file__).parent.parent / "docs/formats.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
     for name in formats.FORMATS:
         assert f"| `{name}` |" in page
         assert f"`{name}`" in PAGE

@@ -301,7 +301,7 @@ def test_lock_holds_between_processes_and_ends_with_them(tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "run")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     try:
         assert other.stdout.readline() == b"open\n"

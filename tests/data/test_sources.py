@@ -27,7 +27,7 @@ from delt_jax.stages import costs, pipeline, plan, rank, squeeze
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.py"))
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
 
 
 # --- one ranking from three sources ---
@@ -306,8 +306,8 @@ if __name__ == "__main__":
     (tmp_path / "read.py").write_text(script)
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "read.py")],
-        cwd=Path(__file__).parents[1],
-        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

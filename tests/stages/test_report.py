@@ -23,7 +23,7 @@ from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher
 from delt_jax.teachers.teacher import Teacher
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import readme_table
 
 CLASSES = ("cat & dog", "bird", "<fish>")

@@ -217,7 +217,7 @@ def test_neither_tensorflow_nor_the_network_is_needed(prepared):
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(2, 6, 6, 3) []", "[]"]

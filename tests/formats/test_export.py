@@ -24,7 +24,7 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.labels import soft_labels
 from delt_jax.store import files
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAMES = ("T-shirt/top", "ant bear", "日本")
 
 

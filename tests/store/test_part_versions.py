@@ -2,7 +2,7 @@
 
 `part_versions.json` records version and source of every part. After a change, either raise the
 part's version, if it gives other results, or leave it, if the results stay the same; then run
-`python tests/test_part_versions.py` and commit the new record with the change.
+`python tests/store/test_part_versions.py` and commit the new record with the change.
 """
 
 import ast
@@ -100,5 +100,5 @@ def test_every_statement_that_computes_counts(tmp_path):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     RECORD.write_text(json.dumps(record(), indent=1) + "\n")

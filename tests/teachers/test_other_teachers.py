@@ -122,7 +122,7 @@ def test_names_of_folders_are_distinct_and_say_what_they_hold(made):
 def test_what_cannot_be_a_teacher_is_refused_before_anything_runs(
     entry, message, source, monkeypatch
 ):
-    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(UserError, match=message):
         pipeline.check(with_others(entry), source)
 
