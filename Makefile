@@ -17,6 +17,7 @@ lint: .venv/installed-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	.venv/bin/lint-imports
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

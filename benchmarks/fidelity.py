@@ -101,12 +101,12 @@ def recover(
 def train(recording: replays.Recording, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Losses of every step, and final logits in eval mode, in PyTorch."""
     record, arrays = recording
-    student, judge = (
+    student, teacher = (
         network(record["arch"], replays.state_dict(record["arch"], record[f"{who}_seed"]), dtype)
         for who in ("student", "teacher")
     )
     student.train()
-    judge.eval()
+    teacher.eval()
     images = torch.tensor(arrays["images"]).to(dtype)
     decayed = [p for p in student.parameters() if p.ndim > 1]
     others = [p for p in student.parameters() if p.ndim <= 1]
@@ -127,7 +127,7 @@ def train(recording: replays.Recording, dtype: torch.dtype) -> tuple[np.ndarray,
         else:
             mixed = step["lambda"] * images + (1 - step["lambda"]) * partner
         with torch.no_grad():
-            targets = functional.softmax(judge(mixed) / temperature, dim=1)
+            targets = functional.softmax(teacher(mixed) / temperature, dim=1)
         predicted = functional.log_softmax(student(mixed) / temperature, dim=1)
         loss = functional.kl_div(predicted, targets, reduction="batchmean")
         for group in optimiser.param_groups:

@@ -131,16 +131,16 @@ def prepare(config: ml_collections.ConfigDict, chosen: argparse.Namespace) -> li
     """
     out, folders = Path(chosen.out).absolute(), []
     given = Path(chosen.workdir).absolute() if chosen.workdir else None
-    judge = str(given / "teacher") if given else config.teacher.weights
+    teacher = str(given / "teacher") if given else config.teacher.weights
     for ipc in chosen.ipc:
         folder = out / f"ipc{ipc}"
         if given and ipc == config.ipc:
             take(given, folder)
         else:
             settings = config.copy_and_resolve_references()
-            settings.ipc, settings.teacher.weights = ipc, judge
+            settings.ipc, settings.teacher.weights = ipc, teacher
             main.run(settings, str(folder), _MAKE, command=_command())
-        judge = judge or str(folder / "teacher")
+        teacher = teacher or str(folder / "teacher")
         folders.append(folder)
     return folders
 

@@ -22,7 +22,7 @@ from delt_jax import models
 from delt_jax.data import Normalisation, batches, open_source
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import DataRecipe
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 DISTINCT = 50
 
@@ -62,17 +62,17 @@ def bare(examples, workers: int) -> None:
 
 
 def streamed(examples) -> None:
-    for _ in batches(examples, teacher.BATCH):
+    for _ in batches(examples, teacher_lib.BATCH):
         pass
 
 
 def ranked(examples, side: int) -> None:
     spec = ModelSpec("conv3", 10, side, 3, 4)
     model = models.create(spec)
-    variables = teacher.init_shapes(spec)
+    variables = teacher_lib.init_shapes(spec)
     variables = {k: _zeros(v) for k, v in variables.items()}
-    images = (pixels for _, pixels in batches(examples, teacher.BATCH))
-    teacher.predict(model, variables, Normalisation((0.5,) * 3, (0.2,) * 3), images)
+    images = (pixels for _, pixels in batches(examples, teacher_lib.BATCH))
+    teacher_lib.predict(model, variables, Normalisation((0.5,) * 3, (0.2,) * 3), images)
 
 
 def _zeros(tree):

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import measured
 import search_table
-from search_trials import TRIALS, Trial
+from search_trials import TRIALS, EvalSetting
 
 from delt_jax import main as single
 from delt_jax.comparison import cells as grid
@@ -85,9 +85,9 @@ class Options(NamedTuple):
     settings: Sequence[str]
 
 
-def chosen_trials(groups: Sequence[str]) -> dict[str, Trial]:
+def chosen_trials(groups: Sequence[str]) -> dict[str, EvalSetting]:
     """The trials of some groups by name, the base first."""
-    listed = [Trial(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
+    listed = [EvalSetting(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
     return {trial.name: trial for trial in listed}
 
 
@@ -98,7 +98,7 @@ def given_settings(options: Options) -> dict[str, str]:
 
 
 def cell_of(
-    trial: Trial, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
+    trial: EvalSetting, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
 ) -> grid.Cell:
     """A trial as a run of the command line, checked; writes nothing.
 
@@ -312,7 +312,7 @@ def begin(options: Options) -> list[dict[str, Any]]:
             f"--workdir {options.folder} is a search with another --config or other settings (see "
             f"its search.json); choose another folder."
         )
-    with files.explained(options.folder):
+    with files.disk_errors_as_user_errors(options.folder):
         options.folder.mkdir(parents=True, exist_ok=True)
     files.write_json(marker, asked_for)
     return files.read_json(kept) if kept.exists() else []

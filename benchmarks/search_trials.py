@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 
-class Trial(NamedTuple):
+class EvalSetting(NamedTuple):
     """A change to the recipe.
 
     Attributes:
@@ -17,21 +17,21 @@ class Trial(NamedTuple):
     method: str = ""
 
 
-def _each(setting: str, *values: Any) -> list[Trial]:
+def _each(setting: str, *values: Any) -> list[EvalSetting]:
     """A trial for each value of a setting, named after both."""
     short = setting.rpartition(".")[2]
-    return [Trial(f"{short}_{value}", {setting: value}) for value in values]
+    return [EvalSetting(f"{short}_{value}", {setting: value}) for value in values]
 
 
-def _rounds(iterations: int, round_iterations: int) -> Trial:
+def _rounds(iterations: int, round_iterations: int) -> EvalSetting:
     """Other T and R."""
     settings = {"recover.iterations": iterations, "recover.round_iterations": round_iterations}
-    return Trial(f"t{iterations}_r{round_iterations}", settings)
+    return EvalSetting(f"t{iterations}_r{round_iterations}", settings)
 
 
-def _term(name: str, weight: float) -> Trial:
+def _term(name: str, weight: float) -> EvalSetting:
     """A further term of the objective, beside the others."""
-    return Trial(f"{name}_{weight}", {"recover.terms": (f"{name}={weight}",)})
+    return EvalSetting(f"{name}_{weight}", {"recover.terms": (f"{name}={weight}",)})
 
 
 _LARGE_STEPS = {
@@ -50,12 +50,12 @@ _EDC = {  # EDC's matching in place of DELT's
 
 # What is tried. The recipe's own values are those of `base`: a rate of 0.01, T 400 and R 50, and
 # else DELT's, which delt_jax/recipe.py lists.
-TRIALS: dict[str, list[Trial]] = {
+TRIALS: dict[str, list[EvalSetting]] = {
     "rate": _each("recover.learning_rate", 0.005, 0.02, 0.05, 0.25),
     "rounds": [_rounds(200, 25), _rounds(800, 100), _rounds(400, 0), _rounds(400, 200)],
     "steps": [  # as the row `study` of configs/fashion_mnist.py
-        Trial("large_steps", _LARGE_STEPS),
-        Trial("large_steps_half", _LARGE_STEPS | {"recover.min_scale": 0.5}),
+        EvalSetting("large_steps", _LARGE_STEPS),
+        EvalSetting("large_steps_half", _LARGE_STEPS | {"recover.min_scale": 0.5}),
     ],
     "bn": [
         *_each("recover.bn_weight", 0.0, 0.001, 0.1, 1.0),
@@ -65,7 +65,7 @@ TRIALS: dict[str, list[Trial]] = {
         *_each("recover.min_scale", 0.25, 0.5, 0.8, 1.0),
         *_each("recover.milestone", 0.0, 0.5),
         *_each("recover.curriculum", "linear"),
-        Trial("step_at_half", {"recover.curriculum": "step", "recover.milestone": 0.5}),
+        EvalSetting("step_at_half", {"recover.curriculum": "step", "recover.milestone": 0.5}),
     ],
     "layout": _each("recover.layout", "one_per_class"),
     "clock": _each("recover.clock", "image"),
@@ -74,7 +74,7 @@ TRIALS: dict[str, list[Trial]] = {
         *_each("select.start", "rded", "noise"),
     ],
     "view": [
-        Trial("crop_per_image", {"recover.crop": "image"}),
+        EvalSetting("crop_per_image", {"recover.crop": "image"}),
         *_each("recover.jitter", 2, 4),
     ],
     "residual": _each("recover.residual", 0.25, 0.5),
@@ -83,12 +83,12 @@ TRIALS: dict[str, list[Trial]] = {
         *[_term("barycentre", weight) for weight in (0.1, 1)],
         _term("class_statistics", 0.005),
     ],
-    "teacher": [Trial(f"teacher_width_{w}", {"teacher.width": w}) for w in (32, 64)],
+    "teacher": [EvalSetting(f"teacher_width_{w}", {"teacher.width": w}) for w in (32, 64)],
     "turns": [
-        Trial("turns", _TURNS),
-        Trial("turns_edc", _TURNS | _EDC),
-        Trial("turns_large_steps", _TURNS | _LARGE_STEPS),
-        Trial("turns_edc_large_steps", _TURNS | _EDC | _LARGE_STEPS),
+        EvalSetting("turns", _TURNS),
+        EvalSetting("turns_edc", _TURNS | _EDC),
+        EvalSetting("turns_large_steps", _TURNS | _LARGE_STEPS),
+        EvalSetting("turns_edc_large_steps", _TURNS | _EDC | _LARGE_STEPS),
     ],
-    "method": [Trial(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
+    "method": [EvalSetting(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
 }

@@ -61,7 +61,7 @@ class Ours:
         self._problem, self._stack = problem, stack
         self._model = models.create(problem.spec)
         self._variables = jax.tree.map(jnp.asarray, problem.variables)
-        self._guides = (engine.Guide(self._variables),)
+        self._guides = (engine.TeacherVariables(self._variables),)
         self._compiled = functools.lru_cache(maxsize=None)(self._compile)
         self._chunk_steps = 1 if jax.default_backend() == "cpu" else 50
 

@@ -52,7 +52,7 @@ class Training:
     """A student that learns from what a teacher says of views.
 
     Args:
-      student, judge: networks, on their device.
+      student, teacher: networks, on their device.
       protocol: with KL, CutMix or no mixing, half-cosine, no accumulation or averaging.
       batches: of an epoch.
       layout: memory format.
@@ -62,7 +62,7 @@ class Training:
     def __init__(
         self,
         student: nn.Module,
-        judge: nn.Module,
+        teacher: nn.Module,
         protocol: Protocol,
         batches: Callable[[], Iterable[torch.Tensor]],
         layout: torch.memory_format,
@@ -70,7 +70,7 @@ class Training:
     ):
         self._layout, self._protocol, self._batches = layout, protocol, batches
         self._student = student.to(memory_format=layout)
-        self._judge = judge.eval().requires_grad_(False).to(memory_format=layout)
+        self._teacher = teacher.eval().requires_grad_(False).to(memory_format=layout)
         self._device = next(student.parameters()).device
         self._bfloat16 = bfloat16
         decayed = [p for p in student.parameters() if p.ndim > 1]
@@ -89,7 +89,7 @@ class Training:
         temperature = self._protocol.temperature
         images = images.contiguous(memory_format=self._layout)
         with torch.no_grad():
-            targets = functional.softmax(self._judge(images) / temperature, dim=1)
+            targets = functional.softmax(self._teacher(images) / temperature, dim=1)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
             logits = self._student.train()(images)
         predicted = functional.log_softmax(logits.float() / temperature, dim=1)

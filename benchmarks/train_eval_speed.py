@@ -52,14 +52,14 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     model, _, size = name.partition("/")
     spec = ModelSpec(model, CLASSES, int(size), CASES[name], dtype=chosen.dtype)
     problem = make_problem(spec, chosen.ipc, chosen.epochs + 1)
-    course = problem.course
+    program = problem.program
     cases.say(f"{name}: choosing PyTorch's layout, compiling")
     layout = faster_layout(problem, device)
     one, three = Ours(problem, 1), Ours(problem, SEEDS)
     rivals = {
         kind: Rival(problem, kind, chosen.workers, device, layout) for kind in train_table.RIVALS
     }
-    shape = (course.batch, course.student.image_size, course.student.image_size, CASES[name])
+    shape = (program.batch, program.student.image_size, program.student.image_size, CASES[name])
     views = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     losses = one.loss(views), rivals["tensor"].loss(views)
 
@@ -78,15 +78,15 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
         latest = ", ".join(f"{side} {values[-1]:.0f}" for side, values in speeds.items())
         cases.say(f"{name}: pass {len(view_seconds)}, images/s: {latest}")
     ours = speeds["ours"]
-    shares = [s * speed / course.count for s, speed in zip(view_seconds, ours, strict=True)]
+    shares = [s * speed / program.count for s, speed in zip(view_seconds, ours, strict=True)]
     return {
         "case": name,
         "dtype": chosen.dtype,
         "ipc": chosen.ipc,
         "allocator": "kept" if _KEPT else "default",
-        "protocol": course.protocol.text(),
-        "images": course.count,
-        "batch": course.batch,
+        "protocol": program.protocol.text(),
+        "images": program.count,
+        "batch": program.batch,
         "epochs": chosen.epochs,
         "passes": len(ours),
         "ours": measured.summary(ours),

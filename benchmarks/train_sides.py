@@ -24,13 +24,13 @@ from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import EvaluateRecipe, Recipe
-from delt_jax.runtime.signals import Deferral
+from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.training import protocols
 from delt_jax.training import student_loop as student_training
 from delt_jax.training import student_step as learning
-from delt_jax.training.protocols import Trial
-from delt_jax.training.student_loop import Lesson, Student
-from delt_jax.training.student_step import Course, Images
+from delt_jax.training.protocols import EvalSetting
+from delt_jax.training.student_loop import Student, StudentTask
+from delt_jax.training.student_step import Images, StudentProgram
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TESTED = 20  # images that our side looks at after the last epoch, which is not timed
@@ -40,15 +40,15 @@ class Problem(NamedTuple):
     """What all sides are given.
 
     Attributes:
-      course: of a student, as the evaluate stage makes it for DELT's protocol, online.
+      program: of a student, as the evaluate stage makes it for DELT's protocol, online.
       learning_rate: its peak.
-      judge: variables of the teacher, random.
+      teacher: variables of the teacher, random.
       images: random pixels in class order.
     """
 
-    course: Course
+    program: StudentProgram
     learning_rate: float
-    judge: dict[str, Any]
+    teacher: dict[str, Any]
     images: Images
 
 
@@ -61,16 +61,18 @@ def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
       epochs: of a training.
     """
     recipe = Recipe(ipc=ipc, evaluate=EvaluateRecipe(epochs=epochs, eval_every=epochs))
-    protocol = protocols.settle(recipe, Trial(spec.name, spec.num_classes, ipc, spec.image_size))
+    protocol = protocols.settle(
+        recipe, EvalSetting(spec.name, spec.num_classes, ipc, spec.image_size)
+    )
     normalisation = Normalisation(_MEAN[: spec.channels], _STD[: spec.channels])
-    count, judge = spec.num_classes * ipc, replace(spec, dtype="float32")
-    course = Course(
+    count, teacher = spec.num_classes * ipc, replace(spec, dtype="float32")
+    program = StudentProgram(
         student=spec,
-        judges=(judge,),
+        teachers=(teacher,),
         protocol=protocol,
         regime="online",
         normalisation=normalisation,
-        judge_normalisations=(normalisation,),
+        teacher_normalisations=(normalisation,),
         count=count,
         group_size=protocol.batch_size,
     )
@@ -78,13 +80,13 @@ def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
     pixels = jax.random.randint(keys.stream(0, "images"), shape, 0, 256).astype(jnp.uint8)
     labels = np.repeat(np.arange(spec.num_classes, dtype=np.int32), ipc)
     images = Images(np.asarray(pixels), labels, None)
-    variables = learning.init_student(course, keys.stream(0, "weights")).variables
-    return Problem(course, protocol.learning_rate, jax.device_get(variables), images)
+    variables = learning.init_student(program, keys.stream(0, "weights")).variables
+    return Problem(program, protocol.learning_rate, jax.device_get(variables), images)
 
 
 def rate(problem: Problem, seconds: float, epochs: int, students: int = 1) -> float:
     """Images per second."""
-    return students * epochs * problem.course.count / seconds
+    return students * epochs * problem.program.count / seconds
 
 
 class Ours:
@@ -92,9 +94,9 @@ class Ours:
 
     def __init__(self, problem: Problem, students: int):
         self._problem = problem
-        course, images = problem.course, problem.images
+        program, images = problem.program, problem.images
         test = ArrayExamples(images.pixels[:_TESTED], images.labels[:_TESTED], [""] * _TESTED)
-        self._lesson = Lesson(course, (problem.judge,), images, None, test)
+        self._task = StudentTask(program, (problem.teacher,), images, None, test)
         self._students = [
             Student(f"student{seed}", (0, seed), problem.learning_rate, None)
             for seed in range(students)
@@ -111,7 +113,7 @@ class Ours:
 
         students, away = self._students, Path("never_written")
         student_training.train(
-            self._lesson, students, len(students), away, float("inf"), on_epochs, Deferral()
+            self._task, students, len(students), away, float("inf"), on_epochs, DeferredSignal()
         )
         # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
         # of the epoch before it.
@@ -120,7 +122,7 @@ class Ours:
 
     def view_seconds(self) -> float:
         """Seconds that the views of an epoch take alone, over the epochs of a training."""
-        epochs = self._problem.course.protocol.epochs
+        epochs = self._problem.program.protocol.epochs
 
         def draw() -> None:
             for number in range(epochs):
@@ -130,17 +132,17 @@ class Ours:
         return _timed(draw) / epochs
 
     def _draw(self, epoch: int) -> None:
-        course, key = self._problem.course, keys.stream(0, "views", epoch)
-        plan = _plan(key, course.count, course.group_size)
-        batches = [_views(key, self._pixels, plan, start, course) for start in course.starts]
+        program, key = self._problem.program, keys.stream(0, "views", epoch)
+        plan = _plan(key, program.count, program.group_size)
+        batches = [_views(key, self._pixels, plan, start, program) for start in program.starts]
         jax.block_until_ready(batches)
 
     def loss(self, views: np.ndarray) -> float:
         """KL of the first student, as it begins, on normalised views [B, S, S, C]."""
-        course, judge = self._problem.course, self._problem.judge
-        state, temperature = _fresh(self._problem), course.protocol.temperature
-        taught = jnp.asarray(models.create(course.judges[0]).apply(judge, views, train=False))
-        student = models.create(course.student)
+        program, teacher = self._problem.program, self._problem.teacher
+        state, temperature = _fresh(self._problem), program.protocol.temperature
+        taught = jnp.asarray(models.create(program.teachers[0]).apply(teacher, views, train=False))
+        student = models.create(program.student)
         logits, _ = student.apply(state.variables, views, train=True, mutable=["batch_stats"])
         return float(
             objective.kl_divergence(logits, jax.nn.softmax(taught / temperature), temperature)
@@ -151,17 +153,17 @@ _plan = jax.jit(plan_epoch, static_argnums=(1, 2))
 
 
 @functools.partial(jax.jit, static_argnames="course")
-def _views(key, pixels, plan, start, course: Course):
+def _views(key, pixels, plan, start, program: StudentProgram):
     """The first batch's size of mixed views, from a position of the epoch on."""
-    spec, aligned = course.protocol.views, course.batch % course.group_size == 0
+    spec, aligned = program.protocol.views, program.batch % program.group_size == 0
     return student_views(
-        key, pixels, course.normalisation, plan, start, course.batch, spec, aligned
+        key, pixels, program.normalisation, plan, start, program.batch, spec, aligned
     )
 
 
 def _fresh(problem: Problem):
     """The state from which our first student begins."""
-    return learning.init_student(problem.course, keys.stream(0, "student", 0))
+    return learning.init_student(problem.program, keys.stream(0, "student", 0))
 
 
 class Rival:
@@ -179,25 +181,25 @@ class Rival:
         self, problem: Problem, kind: str, workers: int, device: torch.device, layout: str
     ):
         self._problem, self._device = problem, device
-        course, pixels = problem.course, problem.images.pixels
-        if course.protocol.views.rand_augment not in ("", torch_views.POLICY):
-            raise ValueError(f"the rival has no {course.protocol.views.rand_augment}")
-        spec, own = course.protocol.views, course.normalisation
+        program, pixels = problem.program, problem.images.pixels
+        if program.protocol.views.rand_augment not in ("", torch_views.POLICY):
+            raise ValueError(f"the rival has no {program.protocol.views.rand_augment}")
+        spec, own = program.protocol.views, program.normalisation
         if kind == "PIL":
             batches = torch_training.worker_batches(
-                torch_views.PilViews(pixels, spec, own), course.batch, workers, device
+                torch_views.PilViews(pixels, spec, own), program.batch, workers, device
             )
         else:
             placed = torch.tensor(pixels.transpose(0, 3, 1, 2)).contiguous().to(device)
             views = torch_views.TensorViews(placed, spec, own)
-            batches = torch_training.device_batches(views, course.count, course.batch, device)
+            batches = torch_training.device_batches(views, program.count, program.batch, device)
         self._training = torch_training.Training(
-            self._network(jax.device_get(_fresh(problem).variables), course.student),
-            self._network(problem.judge, course.judges[0]),
-            course.protocol,
+            self._network(jax.device_get(_fresh(problem).variables), program.student),
+            self._network(problem.teacher, program.teachers[0]),
+            program.protocol,
             batches,
             torch_recovery.LAYOUTS[layout],
-            course.student.dtype == "bfloat16",
+            program.student.dtype == "bfloat16",
         )
 
     def _network(self, variables: dict[str, Any], spec: ModelSpec) -> torch.nn.Module:

@@ -139,7 +139,7 @@ def run(options: Options) -> None:
 def _write(options: Options, content: DistilledSet) -> str:
     """Writes the set and returns a line on how well it was kept."""
     layout, out = formats.FORMATS[options.to], options.out
-    with files.explained(out):
+    with files.disk_errors_as_user_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     if not layout.suffix:
         with files.replacing_folder(out) as folder:
@@ -147,14 +147,14 @@ def _write(options: Options, content: DistilledSet) -> str:
             return loss_line(content, formats.load(folder), options.quality)
     # A folder of its own, so that a file appears only once it has been read back.
     folder = out.with_name(f".{out.name}.new")
-    with files.explained(folder):
+    with files.disk_errors_as_user_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     try:
         path = folder / f"set{layout.suffix}"
         layout.write(path, content, options.quality)
         line = loss_line(content, formats.load(path), options.quality)
-        with files.explained(out):
+        with files.disk_errors_as_user_errors(out):
             path.replace(out)
         return line
     finally:

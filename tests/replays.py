@@ -148,7 +148,9 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     labels, init = arrays["labels"], nhwc(arrays["init"])
     spec = spec_of(record["teacher"]["arch"], dtype)
     model = models.create(spec)
-    guide = engine.Guide(_cast(torch_weights.from_torch(teacher_state(record), spec), dtype))
+    guide = engine.TeacherVariables(
+        _cast(torch_weights.from_torch(teacher_state(record), spec), dtype)
+    )
     recipe = RecoverRecipe(
         iterations=record["iterations"],
         round_iterations=record["round_iterations"],
@@ -204,7 +206,7 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
     images = jnp.asarray(nhwc(arrays["images"]), dtype)
     spec = spec_of(record["arch"], dtype)
     model = models.create(spec)
-    student, judge = (
+    student, teacher = (
         _cast(torch_weights.from_torch(state_dict(spec.name, record[f"{who}_seed"]), spec), dtype)
         for who in ("student", "teacher")
     )
@@ -216,8 +218,8 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
     temperature = record["temperature"]
 
     @functools.partial(jax.jit, compiler_options=COMPILER[dtype])
-    def step_on(state, judge, mixed):
-        targets = jax.nn.softmax(model.apply(judge, mixed, train=False) / temperature)
+    def step_on(state, teacher, mixed):
+        targets = jax.nn.softmax(model.apply(teacher, mixed, train=False) / temperature)
 
         def loss(logits):
             return objective.kl_divergence(logits, targets, temperature)
@@ -233,7 +235,7 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
             mixed, _ = mix.cutmix(images, images[permutation], rows, columns)
         else:
             mixed, _ = mix.mixup(images, images[permutation], step["lambda"])
-        state, loss = step_on(state, judge, mixed)
+        state, loss = step_on(state, teacher, mixed)
         losses.append(float(loss))
     logits = jax.jit(functools.partial(model.apply, train=False))(state.variables, images)
     chex.assert_type(logits, jnp.dtype(dtype))

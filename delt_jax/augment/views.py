@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from delt_jax.augment import crop, mix, rand_augment, shuffle
 from delt_jax.core import keys
-from delt_jax.data import Normalisation
+from delt_jax.core.normalisation import Normalisation
 
 
 @dataclass(frozen=True)

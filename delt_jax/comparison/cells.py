@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from delt_jax import main as single
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse as sharing
 from delt_jax.comparison import tables as comparison
@@ -75,7 +74,7 @@ class Cell:
         sharing.adopt(self.recipe, self.source, self.folder, others)
         a = self.arguments
         try:
-            single.run(a.config, a.workdir, command=a.command)
+            run_lib.run(a.config, a.workdir, command=a.command)
         finally:
             compile_cache.let_go()
 
@@ -125,7 +124,7 @@ def plan(
         run.check()
         if recipe.data not in sources:
             cache = run.path / "cache"
-            sources[recipe.data] = single.open_data(recipe.data, cache, dry_run)
+            sources[recipe.data] = run_lib.open_data(recipe.data, cache, dry_run)
         source = sources[recipe.data]
         recipe, _ = derive.complete(recipe, source)
         if not ipc:
@@ -170,7 +169,7 @@ def check(folder: Path) -> None:
 
 def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:
     """Makes a folder a comparison's, and says which cells it asks for."""
-    with files.explained(folder):
+    with files.disk_errors_as_user_errors(folder):
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
     listed = [{"name": c.name, "method": c.method, "ipc": c.recipe.ipc} for c in cells]
     files.write_json(folder / MARKER, {"format": _FORMAT, "command": command, "cells": listed})
@@ -224,19 +223,19 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
     for (ipc, _), members in sorted(groups.items(), key=lambda group: group[0][0]):
         recipe, source = members[0].recipe, members[0].source
         classes = len(source.class_names)
-        shown = min(recipe.report.classes, classes)
+        bar = min(recipe.report.classes, classes)
         ranks = np.unique(np.linspace(0, ipc - 1, min(_SHOWN, ipc)).astype(int))
-        places = (np.arange(shown)[:, None] * ipc + ranks).reshape(-1)
+        places = (np.arange(bar)[:, None] * ipc + ranks).reshape(-1)
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
-        rows = {"real": read(source.train, drawn[:shown, : len(ranks)].reshape(-1))}
+        rows = {"real": read(source.train, drawn[:bar, : len(ranks)].reshape(-1))}
         for cell in members:
             rows[cell.method] = distilled.read_images(cell.folder.path / "distilled", places)
         rows = {
-            name: images.reshape(shown, len(ranks), *images.shape[1:])
+            name: images.reshape(bar, len(ranks), *images.shape[1:])
             for name, images in rows.items()
         }
         name = f"sheet_ipc{ipc}.png"
         if name in pictures:  # of other data
             name = f"sheet_ipc{ipc}_{folder_of(members[0].method)}.png"
-        pictures[name] = comparison_figures.side_by_side(rows, source.class_names[:shown])
+        pictures[name] = comparison_figures.side_by_side(rows, source.class_names[:bar])
     return pictures

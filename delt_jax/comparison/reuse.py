@@ -57,7 +57,7 @@ def _adopt_teacher(
     wanted = as_json(squeeze.inputs(recipe, source, workdir) if first else made_from)
     alike = (o for o in lenders if _inputs(o, f"{folder}/manifest.json") == wanted)
     lender = next(alike, lenders[0])
-    with files.explained(workdir.path / folder):
+    with files.disk_errors_as_user_errors(workdir.path / folder):
         (workdir.path / folder).parent.mkdir(exist_ok=True)
     _link(workdir, lender, folder)
     shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
@@ -107,6 +107,6 @@ def _adopt_decoded(source: Source, workdir: WorkDir, other: WorkDir) -> None:
     theirs, ours = other.path / "cache", workdir.path / "cache"
     for file in theirs.iterdir() if theirs.is_dir() else ():
         if not file.name.startswith(".") and not (ours / file.name).exists():
-            with files.explained(ours):
+            with files.disk_errors_as_user_errors(ours):
                 ours.mkdir(exist_ok=True)
             files.link(file, ours / file.name)

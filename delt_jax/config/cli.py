@@ -42,7 +42,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 
 _T = TypeVar("_T")
 
 
-class Job(NamedTuple):
+class ProcessFlags(NamedTuple):
     """Which processes work together; nothing is asked for by default."""
 
     auto: bool = False
@@ -58,7 +58,7 @@ class Arguments(NamedTuple):
     workdir: str
     stages: list[str]
     dry_run: bool
-    job: Job
+    job: ProcessFlags
     command: str
 
 
@@ -84,9 +84,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
     return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job(), command)
 
 
-def _job() -> Job:
+def _job() -> ProcessFlags:
     """The flags about other processes, all of them or none."""
-    job = Job(
+    job = ProcessFlags(
         _DISTRIBUTED.value == "auto", _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
     by_hand = [value is not None for value in job[1:]]

@@ -71,11 +71,11 @@ class Progress:
 @contextlib.contextmanager
 def progress(total: int, name: str, unit: str, done: int = 0) -> Iterator[Progress]:
     """A `Progress` that is closed however the work ends."""
-    shown = Progress(total, name, unit, done)
+    bar = Progress(total, name, unit, done)
     try:
-        yield shown
+        yield bar
     finally:
-        shown.close()
+        bar.close()
 
 
 def _line(**values: Any) -> str:

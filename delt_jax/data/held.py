@@ -65,12 +65,12 @@ class HeldExamples(Kept):
         shape = (len(self), self.image_size, self.image_size, self.channels)
         pixels = load(self.path, shape)
         if pixels is None:
-            with progress(len(self), "decode", "image") as shown:
+            with progress(len(self), "decode", "image") as bar:
 
                 def decoded() -> Iterator[np.ndarray]:
                     for _, images in batches(self.examples, _BATCH):
                         yield images
-                        shown.update(len(images))
+                        bar.update(len(images))
 
                 write(self.path, shape, decoded())
             pixels = load(self.path, shape)
@@ -112,6 +112,6 @@ def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def write(path: Path, shape: tuple[int, ...], blocks) -> None:
     """Keeps an array that comes in blocks along its first axis."""
-    with files.explained(path):
+    with files.disk_errors_as_user_errors(path):
         path.parent.mkdir(exist_ok=True)
     files.write_npy(path, shape, blocks)

@@ -46,8 +46,8 @@ def leave_out(
 def _check(examples: EncodedExamples) -> np.ndarray:
     files = Readable(examples.encoded, examples.labels, examples.names, examples.workers)
     outcomes = []
-    with progress(len(files), "check files", "image") as shown:
+    with progress(len(files), "check files", "image") as bar:
         for _, outcome in batches(files, _BATCH):
             outcomes.append(outcome)
-            shown.update(len(outcome))
+            bar.update(len(outcome))
     return np.concatenate(outcomes)

@@ -257,8 +257,8 @@ def _labels(
         return np.asarray(known), name
     labels = _Labels(records, np.zeros(count, np.int32), workers)
     read = []
-    with progress(count, f"read {split} labels", "record") as shown:
+    with progress(count, f"read {split} labels", "record") as bar:
         for _, some in batches(labels, _BATCH):
             read.append(some)
-            shown.update(len(some))
+            bar.update(len(some))
     return np.concatenate(read), name

@@ -6,7 +6,7 @@ from delt_jax.data import Source
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.training import protocols
-from delt_jax.training.protocols import Protocol, Trial
+from delt_jax.training.protocols import EvalSetting, Protocol
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
 
 def settle(recipe: Recipe, source: Source, row: Row, rate: float | None = None) -> Protocol:
     """The protocol that a row is trained by."""
-    trial = Trial(row.student, len(source.class_names), row.ipc, source.image_size)
+    trial = EvalSetting(row.student, len(source.class_names), row.ipc, source.image_size)
     return protocols.settle(recipe, trial, rate)

@@ -18,10 +18,10 @@ from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.selection import random_images, select
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import protocols
-from delt_jax.training.protocols import Trial
+from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_step import Images
 
 _CORESETS: dict[str, Callable[..., np.ndarray]] = {
@@ -44,20 +44,20 @@ class Sets:
 
     Attributes:
       recipe, source, workdir: of the run.
-      judges: teachers whose mean is the soft label.
+      teachers: teachers whose mean is the soft label.
     """
 
     recipe: Recipe
     source: Source
     workdir: WorkDir
-    judges: tuple[Teacher, ...]
+    teachers: tuple[Teacher, ...]
     _made: dict[tuple, TrainingSet] = field(default_factory=dict)
 
     @functools.cached_property
     def distilled(self) -> DistilledSet:
         """The distilled set, checked against the data."""
         synthetic = distilled.read(self.workdir.path / "distilled")
-        teacher.check_class_names("The distilled set", synthetic.class_names, self.source)
+        teacher_lib.check_class_names("The distilled set", synthetic.class_names, self.source)
         return synthetic
 
     @property
@@ -100,28 +100,32 @@ class Sets:
         if name == "random":
             return random_images(labels, ipc, classes, self.recipe.seed + seed)
         if name == "selected":
-            ranking = ranking_store.read(self.workdir.path, self.judges[0].hash)
+            ranking = ranking_store.read(self.workdir.path, self.teachers[0].hash)
             return select(ranking, self.recipe.select.rule, ipc, classes, self.recipe.seed)
-        made_of = f"{name}-{self.judges[0].hash}-{self.source.fingerprint}-{ipc}"
+        made_of = f"{name}-{self.teachers[0].hash}-{self.source.fingerprint}-{ipc}"
         path = self.workdir.path / "cache" / f"{made_of}.npz"
         return files.cached_npz(path, lambda: {"indices": self._coreset(name, ipc)})["indices"]
 
     def _coreset(self, name: str, ipc: int) -> np.ndarray:
         """Indices of training images by the teacher's features, int [classes, ipc]."""
         labels, rows = self.source.train.labels, []
-        with progress(len(labels), name, "image") as shown:
+        with progress(len(labels), name, "image") as bar:
             for c in range(len(self.source.class_names)):  # features of one class at a time
                 members = np.flatnonzero(labels == c)
-                features = teacher.features_of_examples(self.judges[0], self.source.train, members)
+                features = teacher_lib.features_of_examples(
+                    self.teachers[0], self.source.train, members
+                )
                 found = _CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
                 rows.append(members[found[0]])
-                shown.update(len(members))
+                bar.update(len(members))
         return np.stack(rows)
 
     @functools.cached_property
     def _stored_logits(self) -> np.ndarray:
         labelled = self.workdir.needed("soft_labels/manifest.json", "relabel")
-        teacher.check_class_names("The soft labels", tuple(labelled["class_names"]), self.source)
+        teacher_lib.check_class_names(
+            "The soft labels", tuple(labelled["class_names"]), self.source
+        )
         hash_ = self.distilled.manifest["hash"]
         return soft_labels.read(self.workdir.path / soft_labels.FOLDER, hash_)
 
@@ -131,8 +135,8 @@ class Sets:
         targets = None
         if "fixed" in self.recipe.evaluate.regimes:
             if logits is None:
-                logits = labelling.fixed_logits(self.judges, pixels)
-            first = Trial(
+                logits = labelling.fixed_logits(self.teachers, pixels)
+            first = EvalSetting(
                 self.recipe.evaluate.students[0],
                 len(self.source.class_names),
                 self.recipe.ipc,

@@ -20,7 +20,7 @@ from delt_jax.labels.compact import Compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 
@@ -43,14 +43,14 @@ def teachers(
     Raises:
       UserError: naming the folder of a teacher that is missing, damaged or of other classes.
     """
-    judges = [teacher.load(first), *(teacher.load_others(first) if ensemble else ())]
-    for judge in judges:
-        teacher.check_against(judge, source, say)
+    teachers = [teacher_lib.load(first), *(teacher_lib.load_others(first) if ensemble else ())]
+    for teacher in teachers:
+        teacher_lib.check_against(teacher, source, say)
     for folder in more:
         with _named(folder):
-            judges.append(teacher.load(Path(folder)))
-            teacher.check_against(judges[-1], source, say)
-    return tuple(judges)
+            teachers.append(teacher_lib.load(Path(folder)))
+            teacher_lib.check_against(teachers[-1], source, say)
+    return tuple(teachers)
 
 
 def described(more: Sequence[str], source: Source) -> list[Teacher]:
@@ -59,12 +59,12 @@ def described(more: Sequence[str], source: Source) -> list[Teacher]:
     Raises:
       UserError: naming the folder of one that is missing or of other classes.
     """
-    judges = []
+    teachers = []
     for folder in more:
         with _named(folder):
-            judges.append(teacher.describe(Path(folder)))
-            teacher.check_class_names("The teacher", judges[-1].class_names, source)
-    return judges
+            teachers.append(teacher_lib.describe(Path(folder)))
+            teacher_lib.check_class_names("The teacher", teachers[-1].class_names, source)
+    return teachers
 
 
 def ensemble_inputs(recipe: Recipe, workdir: WorkDir) -> dict[str, Any]:
@@ -122,24 +122,24 @@ def _renormalised(images: chex.Array, before: Normalisation, after: Normalisatio
     return (unit - jnp.asarray(after.mean)) / jnp.asarray(after.std)
 
 
-def fixed_logits(judges: Sequence[Teacher], pixels: np.ndarray) -> np.ndarray:
+def fixed_logits(teachers: Sequence[Teacher], pixels: np.ndarray) -> np.ndarray:
     """Averaged logits float32 [N, classes] of pixels uint8 [N, S, S, C] as they are."""
-    logits = [teacher.logits_of(judge, pixels) for judge in judges]
+    logits = [teacher_lib.logits_of(teacher, pixels) for teacher in teachers]
     return np.mean(np.stack(logits), axis=0)
 
 
 class EpochLabeller:
     """Labels whole epochs of views; teachers and images stay on the device."""
 
-    def __init__(self, judges: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
+    def __init__(self, teachers: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
         """Takes the teachers, the set uint8 [N, S, S, C] and what is to be labelled."""
-        self._judges, self._plan = judges, plan
-        self._models = tuple(judge.model for judge in judges)
-        self._normalisations = tuple(judge.normalisation for judge in judges)
-        self._variables = jax.device_put([judge.variables for judge in judges])
+        self._teachers, self._plan = teachers, plan
+        self._models = tuple(teacher.model for teacher in teachers)
+        self._normalisations = tuple(teacher.normalisation for teacher in teachers)
+        self._variables = jax.device_put([teacher.variables for teacher in teachers])
         self._pixels = jax.device_put(pixels)
         # Chunks of whole groups, where they are not too large: partners' views are drawn once.
-        most, group = teacher.batch_size(pixels.shape[1]), plan.group_size
+        most, group = teacher_lib.batch_size(pixels.shape[1]), plan.group_size
         self._aligned = group <= most
         self._chunk = most // group * group if self._aligned else most
 

@@ -124,50 +124,50 @@ def _pixels(starts: Starts, normalisation: Normalisation, wanted: Sequence[int])
 
 
 def prepare(
-    recipe: Recipe, source: Source, judge: Teacher, ranking: Ranking, partial: Path
+    recipe: Recipe, source: Source, teacher: Teacher, ranking: Ranking, partial: Path
 ) -> Starts:
     """The starts that `recipe.select` asks for.
 
     Args:
-      recipe, source, judge: of the run.
+      recipe, source, teacher: of the run.
       ranking: by the teacher.
       partial: folder of the unfinished recovery, where what takes long is kept.
     """
-    return _KINDS[recipe.select.start].prepare(recipe, source, judge, ranking, partial)
+    return _KINDS[recipe.select.start].prepare(recipe, source, teacher, ranking, partial)
 
 
-def _real(recipe, source, judge, ranking, partial) -> Starts:
+def _real(recipe, source, teacher, ranking, partial) -> Starts:
     classes = len(source.class_names)
     selected = select(ranking, recipe.select.rule, recipe.ipc, classes, recipe.seed)
-    return RealImages(source, judge.normalisation, selected)
+    return RealImages(source, teacher.normalisation, selected)
 
 
-def _noise(recipe, source, judge, ranking, partial) -> Starts:
-    return Noise(source, judge.normalisation, recipe.seed)
+def _noise(recipe, source, teacher, ranking, partial) -> Starts:
+    return Noise(source, teacher.normalisation, recipe.seed)
 
 
-def _mosaics(recipe, source, judge, ranking, partial) -> Starts:
+def _mosaics(recipe, source, teacher, ranking, partial) -> Starts:
     path, factor = partial / _PATCHES, mosaic.factor_of(recipe.select, source.image_size)
     if not path.exists():
         started = time.perf_counter()
-        found = _found(recipe, source, judge, factor)
+        found = _found(recipe, source, teacher, factor)
         files.write_npz(path, seconds=time.perf_counter() - started, **vars(found))
     kept = files.read_npz(path, "recover")
     seconds = float(kept.pop("seconds"))
-    return Mosaics(source, judge.normalisation, Patches(**kept), factor, seconds)
+    return Mosaics(source, teacher.normalisation, Patches(**kept), factor, seconds)
 
 
-def _found(recipe: Recipe, source: Source, judge: Teacher, factor: int) -> Patches:
+def _found(recipe: Recipe, source: Source, teacher: Teacher, factor: int) -> Patches:
     classes = len(source.class_names)
-    with progress(_drawn(recipe, source), "crops", "image") as shown:
+    with progress(_drawn(recipe, source), "crops", "image") as bar:
         patches = mosaic.find(
-            judge,
+            teacher,
             source.train,
             classes,
             recipe.ipc * factor**2,
             recipe.select,
             recipe.seed,
-            shown.update,
+            bar.update,
         )
     say(
         f"  took the best {patches.images.size} of {forward_passes(recipe, source)} crops; their "

@@ -15,7 +15,7 @@ from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.data import Examples, Normalisation, batches
 from delt_jax.recipe import SelectRecipe
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 _MIN_SCALE = 0.08  # smallest area of a crop
@@ -87,7 +87,7 @@ def best_crops(
     labels: chex.Array,
     boxes: chex.Array,
     side: int,
-    judge: Callable[[chex.Array], chex.Array],
+    teacher: Callable[[chex.Array], chex.Array],
 ) -> tuple[chex.Array, chex.Array]:
     """The crop of each image that the teacher finds most like its class.
 
@@ -96,14 +96,14 @@ def best_crops(
       labels: int [n].
       boxes: int32 [n, crops, 4].
       side: of a patch; the teacher sees it amid zeros, which are the mean colour.
-      judge: logits [m, classes] of normalised images [m, S, S, C].
+      teacher: logits [m, classes] of normalised images [m, S, S, C].
 
     Returns:
       Boxes int32 [n, 4] and the teacher's cross-entropies float32 [n]; the first of equal ones.
     """
     count, crops = boxes.shape[:2]
     patches = patches_of(jnp.repeat(images, crops, axis=0), boxes.reshape(-1, 4), side)
-    logits = judge(centred(patches, images.shape[1])).astype(jnp.float32)
+    logits = teacher(centred(patches, images.shape[1])).astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.repeat(labels, crops))
     losses = losses.reshape(count, crops)
     best, rows = losses.argmin(axis=1), jnp.arange(count)
@@ -126,12 +126,12 @@ def _score(
     """`best_crops` of pixels uint8 [n, S, S, C], drawn by the images' indices."""
     own = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
     boxes = jax.vmap(lambda k: random_boxes(k, pixels.shape[1], crops))(own)
-    judge = functools.partial(model.apply, variables, train=False)
-    return best_crops(normalisation(pixels), labels, boxes, side, judge)
+    teacher = functools.partial(model.apply, variables, train=False)
+    return best_crops(normalisation(pixels), labels, boxes, side, teacher)
 
 
 def find(
-    judge: Teacher,
+    teacher: Teacher,
     examples: Examples,
     classes: int,
     keep: int,
@@ -144,7 +144,7 @@ def find(
     Images are read once, batch by batch; only boxes and losses stay.
 
     Args:
-      judge: the teacher.
+      teacher: the teacher.
       examples: training images; every class needs `keep` of them.
       classes: their number.
       keep: crops per class, at most `recipe.candidates`.
@@ -152,23 +152,26 @@ def find(
       seed: of the draws, which depend on it and on an image's index alone.
       seen: called with the number of images after each batch.
     """
-    size = judge.spec.image_size
+    size = teacher.spec.image_size
     side = size // factor_of(recipe, size)
     chosen = candidates(examples.labels, recipe.candidates, classes, seed)
-    key, batch = keys.stream(seed, "mosaic crops"), max(1, teacher.batch_size(size) // recipe.crops)
+    key, batch = (
+        keys.stream(seed, "mosaic crops"),
+        max(1, teacher_lib.batch_size(size) // recipe.crops),
+    )
     boxes: list[np.ndarray] = []
     losses: list[np.ndarray] = []
     for indices, pixels in batches(examples, batch, chosen):
         count = len(indices)
         padded = np.resize(indices, batch)  # so that every batch is one program
         found = _score(
-            judge.variables,
+            teacher.variables,
             jnp.pad(pixels, ((0, batch - count), (0, 0), (0, 0), (0, 0))),
             examples.labels[padded],
             padded,
             key,
-            model=judge.model,
-            normalisation=judge.normalisation,
+            model=teacher.model,
+            normalisation=teacher.normalisation,
             crops=recipe.crops,
             side=side,
         )

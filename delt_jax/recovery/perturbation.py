@@ -18,7 +18,7 @@ from flax import linen as nn
 from delt_jax.core import losses as objective
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.types import Active, Guide, Job, Losses, RecoverState
+from delt_jax.recovery.types import Active, Job, Losses, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 
 _TINY = 1e-12
@@ -117,7 +117,7 @@ def _compiled(
 def run_chunk(
     state: RecoverState,
     job_and_weights: tuple[Job, tuple[Mapping, ...]],
-    guides: tuple[Guide, ...],
+    guides: tuple[TeacherVariables, ...],
     **settings: Any,
 ) -> tuple[RecoverState, Losses]:
     """`engine.run_chunk` with teachers whose params are the batch's own."""

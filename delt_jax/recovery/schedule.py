@@ -61,7 +61,7 @@ class BatchSchedule:
         )
 
 
-def numbered(labels: Sequence[int]) -> tuple[int, ...]:
+def relabel_from_zero(labels: Sequence[int]) -> tuple[int, ...]:
     """Numbers classes from 0 in the order in which they come.
 
     >>> numbered((7, 7, 3, 7, 5))

@@ -22,21 +22,21 @@ from delt_jax.core import losses as objective
 from delt_jax.models.tap import Pass, apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import residual
-from delt_jax.recovery.schedule import numbered
-from delt_jax.recovery.types import Active, Further, Guide, Job, Losses, RecoverState
-from delt_jax.terms import Seen
+from delt_jax.recovery.schedule import relabel_from_zero
+from delt_jax.recovery.types import Active, Job, Losses, RecoverState, TeacherVariables, TermInputs
+from delt_jax.terms import TeacherOutputs
 
 _adam = optax.scale_by_adam(b1=0.5, b2=0.9, eps=1e-8)
 
 
-def init_state(images: chex.Array, carried: Any = ()) -> RecoverState:
+def init_state(images: chex.Array, term_state: Any = ()) -> RecoverState:
     """The state before the first iteration; images [B, S, S, C]."""
     chex.assert_rank(images, 4)
     zeros = jnp.zeros_like(images)
-    return RecoverState(jnp.int32(0), images, zeros, jnp.zeros_like(images), carried)
+    return RecoverState(jnp.int32(0), images, zeros, jnp.zeros_like(images), term_state)
 
 
-def init_carried(recipe: RecoverRecipe, constants: Sequence[Sequence[Any]]) -> Any:
+def init_term_state(recipe: RecoverRecipe, constants: Sequence[Sequence[Any]]) -> Any:
     """What further terms carry before the first iteration; constants by teacher and term."""
     asked = terms.asked(recipe.terms)
     if not asked:
@@ -82,7 +82,7 @@ def loss(
     variables: Mapping,
     model: nn.Module,
     recipe: RecoverRecipe,
-    further: Further | None = None,
+    further: TermInputs | None = None,
 ) -> tuple[chex.Array, tuple[Losses, chex.Array, tuple[Any, ...]]]:
     """CE + alpha_BN * BN matching + further terms of the viewed images.
 
@@ -98,21 +98,21 @@ def loss(
     total = ce + recipe.bn_weight * bn if recipe.bn_weight else ce
     if further is None:
         return total, (Losses(total, ce, bn, jnp.zeros_like(ce)), layers, ())
-    more, carried = _further_terms(viewed, labels, tapped, recipe, further)
+    more, term_state = _further_terms(viewed, labels, tapped, recipe, further)
     total = total + more
-    return total, (Losses(total, ce, bn, more), layers, carried)
+    return total, (Losses(total, ce, bn, more), layers, term_state)
 
 
 def _further_terms(
-    viewed: chex.Array, labels: chex.Array, tapped: Pass, recipe: RecoverRecipe, further: Further
+    viewed: chex.Array, labels: chex.Array, tapped: Pass, recipe: RecoverRecipe, further: TermInputs
 ) -> tuple[chex.Array, tuple[Any, ...]]:
     """Weighted sum of the terms that the recipe asks for, and what they carry on."""
-    total, carried = jnp.float32(0), []
+    total, term_state = jnp.float32(0), []
     asked = terms.asked(recipe.terms)
     for (name, weight), constants, before in zip(
-        asked, further.constants, further.carried, strict=True
+        asked, further.constants, further.term_state, strict=True
     ):
-        seen = Seen(
+        seen = TeacherOutputs(
             images=viewed,
             labels=labels,
             ranks=further.ranks,
@@ -125,8 +125,8 @@ def _further_terms(
         )
         value, after = terms.find(name).value(seen, constants, before)
         total = total + weight * value
-        carried.append(after)
-    return total, tuple(carried)
+        term_state.append(after)
+    return total, tuple(term_state)
 
 
 def adam_step(
@@ -210,22 +210,22 @@ def first_look(
 def _further(
     state: RecoverState,
     job: Job,
-    guide: Guide,
+    guide: TeacherVariables,
     recipe: RecoverRecipe,
     active: Active,
     classes: tuple[int, ...],
     teacher: int,
-) -> Further | None:
+) -> TermInputs | None:
     """What this iteration's further terms are given; None where there are none."""
     if not recipe.terms:
         return None
     chosen = range(active) if isinstance(active, int) else active
-    return Further(
+    return TermInputs(
         ranks=_rows(job.ranks, active),
-        classes=numbered([classes[i] for i in chosen]),
+        classes=relabel_from_zero([classes[i] for i in chosen]),
         key=jax.random.fold_in(job.key, state.step),
         constants=guide.constants,
-        carried=state.carried[teacher],
+        term_state=state.term_state[teacher],
     )
 
 
@@ -233,7 +233,7 @@ def update(
     state: RecoverState,
     job: Job,
     view: crop.View,
-    guide: Guide,
+    guide: TeacherVariables,
     model: nn.Module,
     recipe: RecoverRecipe,
     active: Active,
@@ -262,15 +262,15 @@ def update(
     )
     rate = learning_rate(recipe.learning_rate, done, total)
     images, mu, nu = adam_step(images, grads, mu, nu, age, rate, job.low, job.high)
-    carried = state.carried
+    term_state = state.term_state
     if further is not None:
-        carried = (*carried[:teacher], after, *carried[teacher + 1 :])
+        term_state = (*term_state[:teacher], after, *term_state[teacher + 1 :])
     next_state = RecoverState(
         step=state.step + 1,
         images=_with_rows(state.images, images, active),
         mu=_with_rows(state.mu, mu, active),
         nu=_with_rows(state.nu, nu, active),
-        carried=carried,
+        term_state=term_state,
     )
     return next_state, losses, layers
 
@@ -278,7 +278,7 @@ def update(
 def run_chunk(
     state: RecoverState,
     job: Job,
-    guides: tuple[Guide, ...],
+    guides: tuple[TeacherVariables, ...],
     *,
     models: tuple[nn.Module, ...],
     recipe: RecoverRecipe,

@@ -18,7 +18,7 @@ class RecoverState(struct.PyTreeNode):
       step: int32 scalar, iterations done.
       images: normalised float32 [B, S, S, C].
       mu, nu: Adam's moments of the images, same shape.
-      carried: what further terms carry from one iteration to the next, for each teacher and of
+      term_state: what further terms carry from one iteration to the next, for each teacher and of
         it for each term; () where there are none.
     """
 
@@ -26,7 +26,7 @@ class RecoverState(struct.PyTreeNode):
     images: chex.Array
     mu: chex.Array
     nu: chex.Array
-    carried: Any = ()
+    term_state: Any = ()
 
 
 class Job(NamedTuple):
@@ -53,7 +53,7 @@ class Job(NamedTuple):
     starts: chex.Array | None = None
 
 
-class Guide(NamedTuple):
+class TeacherVariables(NamedTuple):
     """What a teacher brings to all batches.
 
     Attributes:
@@ -65,21 +65,21 @@ class Guide(NamedTuple):
     constants: tuple[Any, ...] = ()
 
 
-class Further(NamedTuple):
+class TermInputs(NamedTuple):
     """What an iteration's further terms are given besides the teacher's look at the images.
 
     Attributes:
       ranks: int32 [n], of the active images.
       classes: static, of each active image a number from 0 that its class has in the batch.
       key: typed PRNG key of the batch and the iteration.
-      constants, carried: of each term.
+      constants, term_state: of each term.
     """
 
     ranks: chex.Array
     classes: tuple[int, ...]
     key: chex.PRNGKey
     constants: tuple[Any, ...]
-    carried: tuple[Any, ...]
+    term_state: tuple[Any, ...]
 
 
 class Losses(NamedTuple):

@@ -127,13 +127,13 @@ def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
       losses: float [batches, iterations] each; NaN beyond a shorter batch's end.
       joins: iterations at which groups join.
     """
-    shown = losses._asdict()
+    bar = losses._asdict()
     if not np.nan_to_num(losses.further).any():
-        del shown["further"]
+        del bar["further"]
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    axes = figure.subplots(1, len(shown))
+    axes = figure.subplots(1, len(bar))
     length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
-    for ax, (name, values) in zip(axes, shown.items(), strict=True):
+    for ax, (name, values) in zip(axes, bar.items(), strict=True):
         ax.plot(np.nanmean(values[:, :length], axis=0), color=_COLOURS["recovered"], linewidth=0.8)
         for join in joins:
             ax.axvline(join, color=_GRID, linewidth=0.8, zorder=0)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delt_jax.data import Examples, batches, read
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 NEAR_COPY = 0.05  # RMS of pixels in [0, 1] below which two images are near-copies
@@ -51,7 +51,7 @@ class Nearest:
 
 
 def find(
-    judge: Teacher,
+    teacher: Teacher,
     examples: Examples,
     pixels: np.ndarray,
     labels: np.ndarray,
@@ -61,7 +61,7 @@ def find(
     """Reads all examples once, in batches, and keeps the nearest.
 
     Args:
-      judge: whose features are compared.
+      teacher: whose features are compared.
       examples: to look among.
       pixels: uint8 [M, S, S, C], the images to find neighbours of.
       labels: int [M], their classes.
@@ -70,13 +70,13 @@ def find(
     """
     own = np.full(len(pixels), -1) if own is None else own
     side = int(np.prod(pixels.shape[1:]))
-    size = min(teacher.BATCH, max(8, _BYTES // (4 * side)))
-    by_features = _Search(_unit_features(judge, pixels), labels, own)
+    size = min(teacher_lib.BATCH, max(8, _BYTES // (4 * side)))
+    by_features = _Search(_unit_features(teacher, pixels), labels, own)
     by_pixels = _Search(pixels.reshape(len(pixels), side), labels, own)
     for indices, images in batches(examples, size):
         images = np.asarray(images)
         classes = examples.labels[indices]
-        by_features.look_at(_unit_features(judge, images), classes, indices, size)
+        by_features.look_at(_unit_features(teacher, images), classes, indices, size)
         by_pixels.look_at(images.reshape(len(images), side), classes, indices, size)
         on_images(len(indices))
     to_rms = 1 / (255 * np.sqrt(side))
@@ -84,7 +84,7 @@ def find(
 
 
 def with_yardstick(
-    judge: Teacher,
+    teacher: Teacher,
     examples: Examples,
     pixels: np.ndarray,
     labels: np.ndarray,
@@ -97,7 +97,7 @@ def with_yardstick(
     drawn = np.sort(np.random.default_rng(0).permutation(len(examples))[:_SAMPLE])
     own = np.concatenate([np.full(len(pixels), -1), drawn])
     both = find(
-        judge,
+        teacher,
         examples,
         np.concatenate([pixels, read(examples, drawn)]),
         np.concatenate([labels, examples.labels[drawn]]),
@@ -197,7 +197,7 @@ def _closest(queries, query_labels, own, images, labels, indices):
     return jnp.where(both.any(-1), distances, jnp.inf), places
 
 
-def _unit_features(judge: Teacher, pixels: np.ndarray) -> np.ndarray:
+def _unit_features(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:
     """Teacher features of length 1, float32 [N, D]."""
-    features = teacher.features_of(judge, pixels)
+    features = teacher_lib.features_of(teacher, pixels)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

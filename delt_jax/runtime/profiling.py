@@ -23,7 +23,7 @@ class Profile:
         self._seen += 1
         if self._seen == 1:
             jax.block_until_ready(result)
-            with files.explained(self._folder):
+            with files.disk_errors_as_user_errors(self._folder):
                 jax.profiler.start_trace(str(self._folder))
         elif self._seen == 1 + self._calls:
             jax.block_until_ready(result)
@@ -33,6 +33,6 @@ class Profile:
         """Ends a trace that is under way."""
         if self._calls and self._seen:
             self._calls = 0
-            with files.explained(self._folder):
+            with files.disk_errors_as_user_errors(self._folder):
                 jax.profiler.stop_trace()
             say(f"  profile: {self._folder}")

@@ -13,7 +13,7 @@ class Terminated(BaseException):
     """SIGTERM arrived; not an Exception, so that nothing handles it by accident."""
 
 
-class Deferral:
+class DeferredSignal:
     """What has been asked for while stopping was put off."""
 
     def __init__(self) -> None:
@@ -54,14 +54,14 @@ def raising():
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Deferral]:
+def deferred() -> Iterator[DeferredSignal]:
     """Within, a first SIGTERM or Ctrl-C is only noted; a second Ctrl-C stops at once."""
-    deferral = Deferral()
+    deferred_signal = DeferredSignal()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if deferral.asked is not None and number == signal.SIGINT:
+        if deferred_signal.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        deferral.asked = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        deferred_signal.asked = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
     with _handled({signal.SIGTERM: note, signal.SIGINT: note}):
-        yield deferral
+        yield deferred_signal

@@ -11,7 +11,7 @@ from delt_jax.augment import crop
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery.step import loss as recover_loss
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 # Peak FLOP/s of the arithmetic that JAX uses for float32 matrix products by default: TF32 without
 # sparsity on NVIDIA, bfloat16 on TPU; the makers' figures.
@@ -36,7 +36,7 @@ class ModelCost:
 
 def model_cost(spec: ModelSpec) -> ModelCost:
     """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
-    model, shapes = models.create(spec), teacher.init_shapes(spec)
+    model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
     lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(shapes, image)
     flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
@@ -49,7 +49,7 @@ def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:
     The teacher, five copies of the images (pixels, gradient, two moments, view) and what the
     forward pass keeps for the backward pass.
     """
-    model, shapes = models.create(spec), teacher.init_shapes(spec)
+    model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
     images = jax.ShapeDtypeStruct(
         (batch, spec.image_size, spec.image_size, spec.channels), jnp.float32
     )

@@ -22,13 +22,13 @@ from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import real_images as supervised
 from delt_jax.training import student_loop as student_training
 from delt_jax.training.protocols import Protocol
-from delt_jax.training.student_loop import Lesson, Student, Trained
-from delt_jax.training.student_step import PLAIN, Course
+from delt_jax.training.student_loop import Student, StudentTask, Trained
+from delt_jax.training.student_step import PLAIN, StudentProgram
 
 ARTEFACT = "evaluation"
 SCORES = "scores"  # folder of finished scores by their id
@@ -83,13 +83,13 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     baselines of another run are found again; unfinished ones are in evaluation.partial.
     """
     r = recipe.relabel
-    judges = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
+    teachers = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
     made_from = _made_from(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
-    evaluation = _Evaluation(recipe, source, workdir, judges, partial)
+    evaluation = _Evaluation(recipe, source, workdir, teachers, partial)
     scores = evaluation.scores()
     rows = aggregate(scores)
-    more = [{"hash": j.hash, "accuracy": j.accuracy} for j in judges[1:]]
+    more = [{"hash": j.hash, "accuracy": j.accuracy} for j in teachers[1:]]
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         if recipe.evaluate.keep_students:
             shutil.copytree(partial / _KEPT, folder / _KEPT)
@@ -100,7 +100,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
                 "inputs": made_from,
                 "command": workdir.command,
                 "protocols": list(dict.fromkeys(r.protocol for r in rows)),
-                "teacher": {"hash": judges[0].hash, "accuracy": judges[0].accuracy},
+                "teacher": {"hash": teachers[0].hash, "accuracy": teachers[0].accuracy},
                 **({"more_teachers": more} if more else {}),
                 "distilled": made_from["distilled"],
                 "class_names": list(source.class_names),
@@ -134,14 +134,14 @@ class _Evaluation:
         recipe: Recipe,
         source: Source,
         workdir: WorkDir,
-        judges: tuple[Teacher, ...],
+        teachers: tuple[Teacher, ...],
         partial: Path,
     ):
         self._recipe, self._source, self._workdir = recipe, source, workdir
-        self._judges, self._partial = judges, partial
-        self._sets = Sets(recipe, source, workdir, judges)
+        self._teachers, self._partial = teachers, partial
+        self._sets = Sets(recipe, source, workdir, teachers)
         self._folder = Path(recipe.evaluate.scores_folder or workdir.path / SCORES)
-        with files.explained(self._folder):
+        with files.disk_errors_as_user_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._store: LabelStore | None = None
         if "stored" in recipe.evaluate.regimes:
@@ -159,24 +159,26 @@ class _Evaluation:
         each = e.seeds * max(1, len(e.learning_rates))
         total = sum(each * settle(self._recipe, self._source, row).epochs for row in small)
         scores = []
-        with progress(total, "evaluate", "epoch") as shown, interrupts.deferred() as deferral:
+        with progress(total, "evaluate", "epoch") as bar, interrupts.deferred() as deferred_signal:
             for row in small:
-                scores += self._row(row, shown, deferral)
-                deferral.leave_if_asked()
+                scores += self._row(row, bar, deferred_signal)
+                deferred_signal.leave_if_asked()
         for row in rows:
             if row.images == "full":
                 scores.append(self._full(row))
         return scores
 
-    def _row(self, row: Row, shown: Progress, deferral: interrupts.Deferral) -> list[Score]:
+    def _row(
+        self, row: Row, bar: Progress, deferred_signal: interrupts.DeferredSignal
+    ) -> list[Score]:
         e = self._recipe.evaluate
         rates = e.learning_rates or (settle(self._recipe, self._source, row).learning_rate,)
         planned = [self._plan(row, seed, rate) for rate in rates for seed in range(e.seeds)]
         missing = [one for one in planned if not self._is_scored(row, one)]
         epochs = settle(self._recipe, self._source, row).epochs
-        shown.update(epochs * (len(planned) - len(missing)))
+        bar.update(epochs * (len(planned) - len(missing)))
         if missing:
-            self._train(row, planned, missing, shown, deferral)
+            self._train(row, planned, missing, bar, deferred_signal)
         scores = [self._read(one.id, row) for one in planned]
         for score in scores:
             self._workdir.log.write("evaluate", epochs, **asdict(score))
@@ -184,19 +186,19 @@ class _Evaluation:
 
     def _plan(self, row: Row, seed: int, rate: float) -> _Planned:
         data = self._sets.get(row.images, row.ipc, seed)
-        course = self._course(row, len(data.images.labels))
+        program = self._program(row, len(data.images.labels))
         depends = {
-            "course": replace(course, devices=1).as_dict(),
+            "course": replace(program, devices=1).as_dict(),
             "rate": rate,
             "seeds": (self._recipe.seed, seed),
             "data": data.hash,
-            "teachers": [judge.hash for judge in self._judges],
+            "teachers": [teacher.hash for teacher in self._teachers],
             "test": self._source.fingerprint,
             "devices": (self._recipe.evaluate.devices_per_student, _norm(self._recipe)),
         }
-        return _Planned(seed, rate, data, identity(depends | versions(course.versions())))
+        return _Planned(seed, rate, data, identity(depends | versions(program.versions())))
 
-    def _course(self, row: Row, count: int) -> Course:
+    def _program(self, row: Row, count: int) -> StudentProgram:
         e = self._recipe.evaluate
         protocol = settle(self._recipe, self._source, row)
         labels_views = row.regime == "online" or (
@@ -207,13 +209,13 @@ class _Evaluation:
             protocol = replace(protocol, views=plan.views, temperature=plan.temperature)
         if row.regime == "plain":
             protocol = replace(protocol, views=PLAIN)
-        return Course(
+        return StudentProgram(
             student=student_spec(self._recipe, row.student, self._source),
-            judges=tuple(judge.spec for judge in self._judges) if labels_views else (),
+            teachers=tuple(teacher.spec for teacher in self._teachers) if labels_views else (),
             protocol=replace(protocol, learning_rate=1.0),  # every student has its own
             regime=row.regime,
-            normalisation=self._judges[0].normalisation,
-            judge_normalisations=tuple(judge.normalisation for judge in self._judges),
+            normalisation=self._teachers[0].normalisation,
+            teacher_normalisations=tuple(teacher.normalisation for teacher in self._teachers),
             count=count,
             group_size=plan.group_size if plan is not None else protocol.batch_size,
             plan=plan,
@@ -230,16 +232,16 @@ class _Evaluation:
         row: Row,
         planned: Sequence[_Planned],
         missing: Sequence[_Planned],
-        shown: Progress,
-        deferral: interrupts.Deferral,
+        bar: Progress,
+        deferred_signal: interrupts.DeferredSignal,
     ) -> None:
         own = self._sets.differs(row.images)
-        course = self._course(row, len(missing[0].data.images.labels))
-        student_training.check(course)
-        use_store = self._store is not None and course.plan is not None and not course.judges
-        lesson = Lesson(
-            course,
-            tuple(judge.variables for judge in self._judges) if course.judges else (),
+        program = self._program(row, len(missing[0].data.images.labels))
+        student_training.check(program)
+        use_store = self._store is not None and program.plan is not None and not program.teachers
+        task = StudentTask(
+            program,
+            tuple(teacher.variables for teacher in self._teachers) if program.teachers else (),
             None if own else missing[0].data.images,
             self._store.read if use_store and self._store is not None else None,
             self._source.test,
@@ -250,22 +252,22 @@ class _Evaluation:
             )
             for one in missing
         ]
-        stack = student_training.at_once(course, self._recipe.evaluate.seeds_at_once, len(planned))
+        stack = student_training.at_once(program, self._recipe.evaluate.seeds_at_once, len(planned))
         label = f"{row.student} {row.regime} {row.images}"
         results = student_training.train(
-            lesson,
+            task,
             students,
             stack,
             self._partial,
             60 * self._recipe.evaluate.save_minutes,
-            lambda epochs, loss: shown.update(epochs, training=label, loss=loss),
-            deferral,
+            lambda epochs, loss: bar.update(epochs, training=label, loss=loss),
+            deferred_signal,
         )
         for one, student, trained in zip(missing, students, results, strict=True):
             protocol = settle(self._recipe, self._source, row, one.rate)
             score = make_score(one, row, protocol, trained, self._source)
             if self._recipe.evaluate.keep_students:
-                self._keep(row, one, course, trained, score)
+                self._keep(row, one, program, trained, score)
             files.write_json(self._score_file(one.id), asdict(score))
             student_training.forget(self._partial, student)
 
@@ -275,8 +277,8 @@ class _Evaluation:
         The teacher itself, where it was trained here and is of that kind.
         """
         spec, started = student_spec(self._recipe, row.student, self._source), time.perf_counter()
-        judge, source = self._judges[0], self._source
-        ours = not self._recipe.teacher.weights and spec == judge.spec
+        teacher, source = self._teachers[0], self._source
+        ours = not self._recipe.teacher.weights and spec == teacher.spec
         # What it is trained with, which an imported teacher need not share.
         normalisation = measure_normalisation(self._recipe.data, source)
         depends = {
@@ -286,18 +288,18 @@ class _Evaluation:
             "flip": self._recipe.data.flip,
             "seed": self._recipe.seed,
             "data": source.fingerprint,
-            "teacher": judge.hash if ours else None,
+            "teacher": teacher.hash if ours else None,
         }
         id_ = identity(depends | versions({f"model.{spec.name}": models.version(spec.name)}))
         if not self._score_file(id_).exists():
-            variables = judge.variables
+            variables = teacher.variables
             if not ours:
                 partial = self._partial / f"full_{id_}"
                 partial.mkdir(exist_ok=True)
                 variables, _ = supervised.train(
                     self._recipe, source, spec, partial, "full", self._workdir.log
                 )
-            logits = teacher.logits_of_examples(
+            logits = teacher_lib.logits_of_examples(
                 models.create(spec), variables, normalisation, source.test
             )
             accuracy = float((logits.argmax(-1) == source.test.labels).mean())
@@ -337,19 +339,19 @@ class _Evaluation:
         return has_weights and self._score_file(one.id).exists()
 
     def _keep(
-        self, row: Row, one: _Planned, course: Course, trained: Trained, score: Score
+        self, row: Row, one: _Planned, program: StudentProgram, trained: Trained, score: Score
     ) -> None:
-        judge = self._judges[0]
+        teacher = self._teachers[0]
         kept = Teacher(
-            course.student,
+            program.student,
             trained.variables,
-            judge.normalisation,
+            teacher.normalisation,
             self._source.class_names,
             score.last,
         )
         made_from = _made_from(self._recipe, self._source, self._workdir)
         with files.replacing_folder(self._weights(row, one)) as folder:
-            teacher.save(folder, kept, {"inputs": made_from, "score": asdict(score)})
+            teacher_lib.save(folder, kept, {"inputs": made_from, "score": asdict(score)})
 
 
 def _training(recipe: Recipe) -> dict[str, Any]:

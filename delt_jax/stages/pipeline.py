@@ -22,7 +22,7 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.stages import evaluate as students
 from delt_jax.stages import rank, recover, relabel, report, squeeze
 from delt_jax.store.workdir import WorkDir, changes
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir
             f"The classes in {folder} are only numbered; import it again with --class_names=FILE, "
             f"which lists their names in the order of its labels, one a line."
         )
-    teacher.check_class_names("The distilled set", class_names, source)
+    teacher_lib.check_class_names("The distilled set", class_names, source)
 
 
 def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tuple[bool, str]:

@@ -82,7 +82,7 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
     row("recover", model, f * scored + guided * passes, f"{images} images{found}")
     labelled = relabel.plan_of(recipe, source)
     more = labelling.described(recipe.relabel.teachers, source)
-    judging = [model, *(model_cost(judge.spec) for judge in more)]
+    judging = [model, *(model_cost(teacher.spec) for teacher in more)]
     judging += [cost for _, _, cost in further] if recipe.relabel.ensemble else []
     judged = sum(cost.forward_flops for cost in judging)
     if labelled is not None:

@@ -12,7 +12,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking as store
 from delt_jax.recovery.selection import Ranking
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
@@ -27,20 +27,20 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/ranking.csv."""
     started = time.perf_counter()
-    judge = teacher.load(workdir.path / "teacher")
-    teacher.check_against(judge, source, say)
+    teacher = teacher_lib.load(workdir.path / "teacher")
+    teacher_lib.check_against(teacher, source, say)
 
     labels = source.train.labels
     answers, probabilities = np.empty_like(labels), np.empty(len(labels), np.float32)
-    with progress(len(labels), "rank", "image") as shown:
+    with progress(len(labels), "rank", "image") as bar:
         # Batch by batch: the logits of 1.28 million images would be 5 GB.
-        for indices, pixels in batches(source.train, teacher.BATCH):
-            logits = teacher.logits_of(judge, pixels)
+        for indices, pixels in batches(source.train, teacher_lib.BATCH):
+            logits = teacher_lib.logits_of(teacher, pixels)
             answers[indices] = logits.argmax(-1)
             rows = np.arange(len(indices))
             probabilities[indices] = softmax(logits, axis=1)[rows, labels[indices]]
-            shown.update(len(indices))
-    teacher.check_classes(judge, answers, labels)
+            bar.update(len(indices))
+    teacher_lib.check_classes(teacher, answers, labels)
     store.write(
         workdir.path,
         Ranking(labels, probabilities),

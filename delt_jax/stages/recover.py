@@ -20,7 +20,7 @@ from delt_jax.recovery.run import checkpoint as kept
 from delt_jax.recovery.run import driver as waves
 from delt_jax.recovery.run import execution
 from delt_jax.recovery.run.driver import Work
-from delt_jax.recovery.run.execution import Execution
+from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.recovery.types import Losses
 from delt_jax.runtime import processes as hosts
@@ -28,7 +28,7 @@ from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, as_json
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 ARTEFACT = "distilled"
@@ -125,7 +125,7 @@ def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Recovers this process's share, once the first process has begun."""
     made_from = inputs(recipe, source, workdir)
     partial = workdir.path / f"{ARTEFACT}.partial"
-    settled: list[Execution] = []
+    settled: list[ExecutionPlan] = []
 
     def is_over_or_begun():
         folder = workdir.path / ARTEFACT
@@ -142,7 +142,7 @@ def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         _finish(work, hosts.share(work.in_plan_order()), settled[0])
 
 
-def _wait_for_others(work: Work, indices: list[int], settled: Execution) -> None:
+def _wait_for_others(work: Work, indices: list[int], settled: ExecutionPlan) -> None:
     """Until all batches are done; those of a process that has fallen silent are finished here."""
     silence = _SAVES_MISSED * 60 * work.recipe.recover.save_minutes
 
@@ -164,12 +164,12 @@ def _wait_for_others(work: Work, indices: list[int], settled: Execution) -> None
 
 
 def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Work:
-    judge = teacher.load(workdir.path / "teacher")
-    teacher.check_against(judge, source, say)
-    ranking = ranking_store.read(workdir.path, judge.hash)
-    starts = start.prepare(recipe, source, judge, ranking, partial)
+    teacher = teacher_lib.load(workdir.path / "teacher")
+    teacher_lib.check_against(teacher, source, say)
+    ranking = ranking_store.read(workdir.path, teacher.hash)
+    starts = start.prepare(recipe, source, teacher, ranking, partial)
     schedule = schedule_of(recipe, len(source.class_names))
-    teachers = (judge, *_others(recipe, source, workdir, judge))
+    teachers = (teacher, *_others(recipe, source, workdir, teacher))
     finds = [terms.find(name) for name, _ in terms.asked(recipe.recover.terms)]
     cache = workdir.path / "cache"
     constants = tuple(
@@ -179,7 +179,7 @@ def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Wo
 
 
 def _others(
-    recipe: Recipe, source: Source, workdir: WorkDir, judge: Teacher
+    recipe: Recipe, source: Source, workdir: WorkDir, teacher: Teacher
 ) -> tuple[Teacher, ...]:
     """The run's further teachers, where they take turns with the first.
 
@@ -188,28 +188,28 @@ def _others(
     """
     if not recipe.recover.round_robin:
         return ()
-    others = teacher.load_others(workdir.path / "teacher")
+    others = teacher_lib.load_others(workdir.path / "teacher")
     for other in others:
-        teacher.check_against(other, source, say)
-        if other.normalisation != judge.normalisation:
+        teacher_lib.check_against(other, source, say)
+        if other.normalisation != teacher.normalisation:
             raise UserError(
                 f"The further teacher {other.spec.name} takes images with mean "
                 f"{other.normalisation.mean} and std {other.normalisation.std}, the first one "
-                f"with {judge.normalisation.mean} and {judge.normalisation.std}; recovery in turn "
-                f"needs teachers of one normalisation."
+                f"with {teacher.normalisation.mean} and {teacher.normalisation.std}; recovery in "
+                f"turn needs teachers of one normalisation."
             )
     return others
 
 
-def _settle(work: Work) -> Execution:
+def _settle(work: Work) -> ExecutionPlan:
     """How this recovery runs: as it began, or as suits this machine."""
     settled = execution.read(work.partial)
     if settled is None:
         recover = work.recipe.recover
         settled = execution.choose(recover, work.teachers, work.schedule, work.constants)
-        for judge, constants in zip(work.teachers, work.constants, strict=True):
+        for teacher, constants in zip(work.teachers, work.constants, strict=True):
             settled = execution.checked(
-                settled, recover, judge, work.job(0), work.start(0), constants, work.classes(0)
+                settled, recover, teacher, work.job(0), work.start(0), constants, work.classes(0)
             )
         execution.write(work.partial, settled)
     return settled
@@ -219,12 +219,12 @@ def _step_of(work: Work, index: int) -> int:
     """Where a batch goes on; a damaged one starts anew."""
     try:
         return kept.step_of(work.partial, index)
-    except kept.Damaged as e:
+    except kept.CorruptCheckpoint as e:
         e.drop()
         return 0
 
 
-def _finish(work: Work, indices: list[int], settled: Execution) -> None:
+def _finish(work: Work, indices: list[int], settled: ExecutionPlan) -> None:
     """Recovers the batches of these indices that are not done."""
     remaining = [i for i in indices if not kept.part(work.partial, i).exists()]
     steps = {i: _step_of(work, i) for i in remaining}
@@ -235,17 +235,20 @@ def _finish(work: Work, indices: list[int], settled: Execution) -> None:
             f"done, {begun} begun"
         )
     left = sum(work.schedule[i].image_iterations_after(s) for i, s in steps.items())
-    with progress(left, "recover", "image-iteration") as shown, interrupts.deferred() as deferral:
-        waves.finish(work, remaining, settled, shown, deferral)
+    with (
+        progress(left, "recover", "image-iteration") as bar,
+        interrupts.deferred() as deferred_signal,
+    ):
+        waves.finish(work, remaining, settled, bar, deferred_signal)
 
 
-def _described(judge: Teacher) -> dict[str, Any]:
-    return {"hash": judge.hash, "accuracy": judge.accuracy, "spec": judge.spec.as_dict()}
+def _described(teacher: Teacher) -> dict[str, Any]:
+    return {"hash": teacher.hash, "accuracy": teacher.accuracy, "spec": teacher.spec.as_dict()}
 
 
-def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None:
+def _assemble(work: Work, settled: ExecutionPlan, made_from: dict[str, Any]) -> None:
     recipe, source, schedule = work.recipe, work.source, work.schedule
-    judge, *others = work.teachers
+    teacher, *others = work.teachers
     size, channels = source.image_size, source.channels
     count = len(source.class_names) * recipe.ipc
     images = np.zeros((count, size, size, channels), np.uint8)
@@ -267,8 +270,8 @@ def _assemble(work: Work, settled: Execution, made_from: dict[str, Any]) -> None
         "ipc": recipe.ipc,
         "image_size": size,
         "channels": channels,
-        "normalisation": judge.normalisation.as_dict(),
-        "teacher": _described(judge),
+        "normalisation": teacher.normalisation.as_dict(),
+        "teacher": _described(teacher),
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
         "execution": asdict(settled) | {"batches_per_device": sorted(stacks)},

@@ -23,9 +23,9 @@ from delt_jax.stages.costs import amount
 from delt_jax.store import files
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import protocols
-from delt_jax.training.protocols import Trial
+from delt_jax.training.protocols import EvalSetting
 
 ARTEFACT = soft_labels.FOLDER
 MANIFEST = f"{ARTEFACT}/manifest.json"
@@ -54,7 +54,7 @@ def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, An
     }
     if recipe.relabel.teachers:
         more = labelling.described(recipe.relabel.teachers, source)
-        made_from["relabel.teachers"] = [judge.hash for judge in more]
+        made_from["relabel.teachers"] = [teacher.hash for teacher in more]
     made_from |= labelling.ensemble_inputs(recipe, workdir)
     plan = plan_of(recipe, source)
     if plan is not None:
@@ -69,7 +69,7 @@ def plan_of(recipe: Recipe, source: Source) -> LabelPlan | None:
     if "stored" not in recipe.evaluate.regimes:
         return None
     student = recipe.evaluate.students[0]
-    trial = Trial(student, len(source.class_names), recipe.ipc, source.image_size)
+    trial = EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
     return protocols.label_plan(recipe, trial)
 
 
@@ -90,21 +90,21 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     started = time.perf_counter()
     made_from = _made_from(recipe, source, workdir)
     r = recipe.relabel
-    judges = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
+    teachers = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
     synthetic = distilled.read(workdir.path / "distilled")
-    teacher.check_class_names("The distilled set", synthetic.class_names, source)
+    teacher_lib.check_class_names("The distilled set", synthetic.class_names, source)
     plan = plan_of(recipe, source)
     partial = workdir.partial(ARTEFACT, made_from)
     if plan is not None:
         say(f"  {size_line(plan)}")
-        _label_epochs(EpochLabeller(judges, synthetic.images, plan), plan, partial)
-    logits = labelling.fixed_logits(judges, synthetic.images)
+        _label_epochs(EpochLabeller(teachers, synthetic.images, plan), plan, partial)
+    logits = labelling.fixed_logits(teachers, synthetic.images)
     agreement = float((logits.argmax(-1) == synthetic.labels).mean())
     manifest = {
         "inputs": made_from,
         "class_names": list(source.class_names),
-        "teacher": {"hash": judges[0].hash, "accuracy": judges[0].accuracy},
-        "more_teachers": [{"hash": j.hash, "accuracy": j.accuracy} for j in judges[1:]],
+        "teacher": {"hash": teachers[0].hash, "accuracy": teachers[0].accuracy},
+        "more_teachers": [{"hash": j.hash, "accuracy": j.accuracy} for j in teachers[1:]],
         "distilled": synthetic.manifest["hash"],
         "views": "none: logits.npz has one label per image as it is",
         "teacher_accuracy_on_distilled": agreement,
@@ -113,10 +113,14 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         if plan is not None:
             digests = label_store.write(folder, plan, _finished(partial, plan))
-            manifest["stored"] = label_store.describe(plan, digests, [j.hash for j in judges])
+            manifest["stored"] = label_store.describe(plan, digests, [j.hash for j in teachers])
         soft_labels.write(folder, logits, manifest)
     shutil.rmtree(partial)
-    who = "the teacher agrees" if len(judges) == 1 else f"the mean of {len(judges)} teachers agrees"
+    who = (
+        "the teacher agrees"
+        if len(teachers) == 1
+        else f"the mean of {len(teachers)} teachers agrees"
+    )
     say(f"  labelled {len(logits)} images; {who} with {agreement:.1%} of the classes")
     figures: dict[str, float] = {"teacher_accuracy_on_distilled": agreement}
     if plan is not None:
@@ -158,8 +162,8 @@ def _label_epochs(labeller: EpochLabeller, plan: LabelPlan, partial: Path) -> No
     done = (plan.epochs - len(missing)) * plan.images
     if done:
         say(f"  {plan.epochs - len(missing)} of {plan.epochs} epochs were labelled before")
-    with progress(plan.epochs * plan.images, "relabel", "view", done) as shown:
+    with progress(plan.epochs * plan.images, "relabel", "view", done) as bar:
         for epoch in missing:
-            labels = labeller.label(epoch, shown.update)
+            labels = labeller.label(epoch, bar.update)
             block = label_store.to_bytes(labels)
             files.write_bytes(_part(partial, epoch), block + hashlib.sha256(block).digest())

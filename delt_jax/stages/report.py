@@ -25,7 +25,7 @@ from delt_jax.reporting import page as report_page
 from delt_jax.runtime import devices as parallel
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 ARTEFACT = "report"
@@ -35,28 +35,28 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """What the report is made from."""
     settings = {f"report.{k}": v for k, v in asdict(recipe.report).items()}
-    judge = workdir.needed("teacher/manifest.json", "squeeze")
-    if judge.get("others"):
-        settings["other teachers"] = [other["hash"] for other in judge["others"]]
+    teacher = workdir.needed("teacher/manifest.json", "squeeze")
+    if teacher.get("others"):
+        settings["other teachers"] = [other["hash"] for other in teacher["others"]]
     return settings | {
         "version": __version__,
         "evaluation": workdir.needed("evaluation/manifest.json", "evaluate")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
-        "teacher": judge["hash"],
+        "teacher": teacher["hash"],
     }
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/report and WORKDIR/summary.json, and prints the score table."""
     started = time.perf_counter()
-    judge = teacher.load(workdir.path / "teacher")
+    teacher = teacher_lib.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
-    teacher.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
+    teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
     rows = [Row(**row) for row in evaluation["rows"]]
     robust, ranks = scores.robustness_scores(rows), scores.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
-    similarity = _similarity(judge, source, synthetic, starts)
+    similarity = _similarity(teacher, source, synthetic, starts)
     pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
     if synthetic.ipc > 1:  # one image has nothing to be similar to
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
@@ -67,12 +67,12 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
         pictures["schedule.png"] = figures.schedule_chart(schedule)
     pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
-    summary = _summary(workdir, judge, synthetic, evaluation, similarity)
+    summary = _summary(workdir, teacher, synthetic, evaluation, similarity)
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
     lists = {"scores.csv": tables.as_csv(rows)}
     if recipe.report.nearest:
-        ours, real = _neighbours(judge, source, synthetic)
+        ours, real = _neighbours(teacher, source, synthetic)
         summary["nearest"] = nearest.summary(ours, real)
         pictures["nearest.png"] = _nearest_sheet(recipe, source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
@@ -146,7 +146,7 @@ def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
 
 
 def _similarity(
-    judge: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray
+    teacher: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray
 ) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
     sample = np.concatenate(
@@ -163,12 +163,12 @@ def _similarity(
     if _is_imported(synthetic):
         del sets["start"]
     return {
-        name: within_class_similarity(teacher.features_of(judge, pixels), labels)
+        name: within_class_similarity(teacher_lib.features_of(teacher, pixels), labels)
         for name, (pixels, labels) in sets.items()
     }
 
 
-def _shown(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+def _bar(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
     """How many classes the sheets show, and which ranks of each, int [n]."""
     ipc, count = synthetic.ipc, recipe.report.per_class
     columns = np.unique(np.linspace(0, ipc - 1, min(count, ipc)).astype(int))
@@ -177,7 +177,7 @@ def _shown(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
 
 def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes:
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
-    rows, columns = _shown(recipe, synthetic)
+    rows, columns = _bar(recipe, synthetic)
     iterations = []
     if _is_optimised(synthetic):
         r = synthetic.manifest["settings"]["recover"]
@@ -227,18 +227,18 @@ def _score_charts(
 
 
 def _neighbours(
-    judge: Teacher, source: Source, synthetic: DistilledSet
+    teacher: Teacher, source: Source, synthetic: DistilledSet
 ) -> tuple[nearest.Nearest, nearest.Nearest]:
-    with progress(len(source.train), "nearest", "image") as shown:
+    with progress(len(source.train), "nearest", "image") as bar:
         return nearest.with_yardstick(
-            judge, source.train, synthetic.images, synthetic.labels, shown.update
+            teacher, source.train, synthetic.images, synthetic.labels, bar.update
         )
 
 
 def _nearest_sheet(
     recipe: Recipe, source: Source, synthetic: DistilledSet, found: nearest.Nearest
 ) -> bytes:
-    rows, columns = _shown(recipe, synthetic)
+    rows, columns = _bar(recipe, synthetic)
     places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
     shape = (rows, len(columns))
     real = read(source.train, found.pixels_any.indices[places])
@@ -257,7 +257,7 @@ def _named(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(
     workdir: WorkDir,
-    judge: Teacher,
+    teacher: Teacher,
     synthetic: DistilledSet,
     evaluation: dict[str, Any],
     similarity: dict[str, np.ndarray],
@@ -290,7 +290,7 @@ def _summary(
         "version": __version__,
         "class_names": list(synthetic.class_names),
         "ipc": made["ipc"],
-        "teacher": {"model": judge.spec.name, "accuracy": judge.accuracy, "hash": judge.hash},
+        "teacher": {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash},
         **({"other_teachers": [_named(*other) for other in others.items()]} if others else {}),
         "distilled": made["hash"],
         **making,

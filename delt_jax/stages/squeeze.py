@@ -17,7 +17,7 @@ from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, as_json
 from delt_jax.teachers import ensemble as others
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import real_images as supervised
 
@@ -30,7 +30,7 @@ _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refus
 def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     """Architecture of the teacher: that of the folder it is taken from, or as configured."""
     if recipe.teacher.weights and Path(recipe.teacher.weights).is_dir():
-        return teacher.describe(Path(recipe.teacher.weights)).spec
+        return teacher_lib.describe(Path(recipe.teacher.weights)).spec
     return ModelSpec(
         recipe.teacher.model,
         len(source.class_names),
@@ -58,13 +58,13 @@ def check_head_classes(recipe: Recipe, source: Source) -> None:
 def check_others(recipe: Recipe, source: Source) -> None:
     """Raises a UserError unless every one of teacher.others can be a teacher of the data."""
     first = recipe.teacher.weights
-    hashes = [teacher.describe(Path(first)).hash] if first and Path(first).is_dir() else []
+    hashes = [teacher_lib.describe(Path(first)).hash] if first and Path(first).is_dir() else []
     for name, alone in others.recipes(recipe).items():
         try:
             folder = alone.teacher.weights
             if folder:
-                described = teacher.describe(Path(folder))
-                teacher.check_fits(described, source)
+                described = teacher_lib.describe(Path(folder))
+                teacher_lib.check_fits(described, source)
                 if described.hash in hashes:
                     raise UserError(f"{folder} is listed before; list it once.")
                 hashes.append(described.hash)
@@ -75,7 +75,7 @@ def check_others(recipe: Recipe, source: Source) -> None:
 
 def check_norm(spec: ModelSpec) -> None:
     """Raises a UserError unless the architecture is there, takes the images and has BatchNorm."""
-    if "batch_stats" not in teacher.init_shapes(spec):
+    if "batch_stats" not in teacher_lib.init_shapes(spec):
         raise UserError(
             f"The teacher's {spec.name} has no BatchNorm, whose statistics recovery matches; "
             f"choose a teacher that has it, such as vgg11_bn for vgg11."
@@ -124,7 +124,7 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
     if weights and Path(weights).is_dir():
-        return made_from | {"teacher.weights": teacher.describe(Path(weights)).hash}
+        return made_from | {"teacher.weights": teacher_lib.describe(Path(weights)).hash}
     if weights:
         architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
@@ -166,7 +166,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         folder = f"{others.FOLDER}/{name}"
         say(f"  teacher {name}, {number} of {len(more)} others")
         if not _is_whole(workdir, folder, made_from[folder]):
-            with files.explained(workdir.path / others.FOLDER):
+            with files.disk_errors_as_user_errors(workdir.path / others.FOLDER):
                 (workdir.path / others.FOLDER).mkdir(exist_ok=True)
             of_it = made_from[folder]
             _make(alone, source, workdir, folder, of_it, {"inputs": of_it}, name)
@@ -189,7 +189,7 @@ def _is_whole(workdir: WorkDir, folder: str, made_from: dict[str, Any]) -> bool:
     if not is_made(workdir, folder, made_from):
         return False
     try:
-        kept = teacher.load(workdir.path / folder)
+        kept = teacher_lib.load(workdir.path / folder)
     except UserError as e:
         say(f"  {folder} is made again: {e}")
         return False
@@ -226,13 +226,13 @@ def _make(
         normalisation = measure_normalisation(recipe.data, source)
         made = Teacher(spec, variables, normalisation, source.class_names, accuracy)
     elif Path(recipe.teacher.weights).is_dir():
-        made = teacher.load(Path(recipe.teacher.weights))
-        teacher.check_against(made, source, say)
+        made = teacher_lib.load(Path(recipe.teacher.weights))
+        teacher_lib.check_against(made, source, say)
     else:
         made = _from_torch(recipe, source)
     manifest = {**about, "seconds": round(time.perf_counter() - started, 1)}
     with files.replacing_folder(workdir.path / folder) as new:
-        teacher.save(new, made, manifest)
+        teacher_lib.save(new, made, manifest)
     shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
     workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=made.accuracy)
     say(f"  {made.spec.name} teacher: {made.accuracy:.2%} of {len(source.test)} {source.scored}")
@@ -251,7 +251,7 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
     state = torch_files.read(weights)
     classes = recipe.teacher.head_classes or _imagenet_rows(state, spec, source)
     variables = torch_weights.from_torch(state, spec, classes)
-    measured = teacher.accuracy(models.create(spec), variables, normalisation, source.test)
+    measured = teacher_lib.accuracy(models.create(spec), variables, normalisation, source.test)
     if measured < _TIMES_CHANCE / len(source.class_names):
         raise UserError(
             f"The teacher of {weights} gets only {measured:.1%} of the {source.scored} right, "

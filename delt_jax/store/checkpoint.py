@@ -25,7 +25,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 def save(path: Path, tree: chex.ArrayTree) -> None:
     """Saves a pytree of arrays to a new folder; it appears only once it is whole."""
-    with files.explained(path), _checkpointer() as checkpointer:
+    with files.disk_errors_as_user_errors(path), _checkpointer() as checkpointer:
         checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree), force=True)
 
 

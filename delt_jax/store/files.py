@@ -17,7 +17,7 @@ from delt_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
     """Turns a failure of the disk into a sentence."""
     try:
         yield
@@ -31,7 +31,7 @@ def explained(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.tmp")
-    with explained(path):
+    with disk_errors_as_user_errors(path):
         try:
             with open(temporary, "wb") as f:
                 yield f
@@ -88,7 +88,7 @@ def write_npz_fast(path: Path, **arrays: Any) -> None:
 def link(source: Path, target: Path) -> None:
     """Gives a finished file a second name, atomically; copies it where disks know no such thing."""
     temporary = target.with_name(f".{target.name}.tmp")
-    with explained(target):
+    with disk_errors_as_user_errors(target):
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)
@@ -124,7 +124,7 @@ def cached_npz(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[st
         return read_npz(path, "")
     except UserError:
         made = make()
-    with explained(path):
+    with disk_errors_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_npz(path, **made)
     return made
@@ -148,17 +148,17 @@ def read_json(path: Path) -> Any:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder to fill; on success it takes the place of `path` as a whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with explained(path):
+    with disk_errors_as_user_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     try:
-        with explained(path):
+        with disk_errors_as_user_errors(path):
             yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     old = path.with_name(f".{path.name}.old")
-    with explained(path):
+    with disk_errors_as_user_errors(path):
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             os.replace(path, old)

@@ -30,10 +30,10 @@ class MetricsLog:
                 raise UserError(
                     "tensorboard=True needs the extra: pip install 'delt_jax[tensorboard]'."
                 ) from e
-            with files.explained(folder):
+            with files.disk_errors_as_user_errors(folder):
                 self._writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
         self._path = folder / "metrics.jsonl"
-        with files.explained(self._path):
+        with files.disk_errors_as_user_errors(self._path):
             whole = not self._path.exists() or not self._path.stat().st_size
             whole = whole or self._path.read_bytes().endswith(b"\n")
             self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
@@ -45,7 +45,7 @@ class MetricsLog:
         if self._file is None:
             return
         line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
-        with files.explained(self._path):
+        with files.disk_errors_as_user_errors(self._path):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
         if self._writer is not None:
@@ -56,7 +56,7 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes."""
         if self._file is not None:
-            with files.explained(self._path):
+            with files.disk_errors_as_user_errors(self._path):
                 self._file.close()
         if self._writer is not None:
             self._writer.close()

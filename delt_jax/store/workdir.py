@@ -67,7 +67,7 @@ class WorkDir:
           UserError: if the folder is foreign, not writable, or in use by another process.
         """
         self.check()
-        with files.explained(self.path):
+        with files.disk_errors_as_user_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self._take(".lock")
         settings = recipe_lib.flatten(recipe)
@@ -103,7 +103,7 @@ class WorkDir:
         return False
 
     def _take(self, name: str) -> None:
-        with files.explained(self.path):
+        with files.disk_errors_as_user_errors(self.path):
             self._lock = open(self.path / name, "w")  # noqa: SIM115 (held until exit)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,9 +150,9 @@ class WorkDir:
         """
         folder = self.path / f"{name}.partial"
         if folder.exists() and not self.is_partial(name, inputs):
-            with files.explained(folder):
+            with files.disk_errors_as_user_errors(folder):
                 shutil.rmtree(folder)
-        with files.explained(folder):
+        with files.disk_errors_as_user_errors(folder):
             folder.mkdir(exist_ok=True)
         files.write_json(folder / "inputs.json", inputs)
         return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from delt_jax import models
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, TeacherRecipe
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 FOLDER = "teachers"  # of a work directory, with a folder for each
 
@@ -41,7 +41,7 @@ def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
         return replace(plain, model=model, width=int(width)), f"{model}_{int(width)}"
     if entry and Path(entry).is_dir():
         try:
-            spec = teacher.describe(Path(entry)).spec
+            spec = teacher_lib.describe(Path(entry)).spec
         except UserError as e:
             raise UserError(f"teacher.others lists {entry}: {e}") from e
         return replace(plain, weights=entry), f"{spec.name}_{spec.width}".removesuffix("_0")

@@ -142,7 +142,7 @@ def of_real_images(teacher: Teacher, source: Source, cache: Path) -> Real:
             return Real(jax.tree.unflatten(structure, found), stored["counts"])
     real = _measured(teacher, source, side)
     arrays = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(real.by_class))}
-    with files.explained(cache):
+    with files.disk_errors_as_user_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     files.write_npz_fast(path, counts=real.counts, **arrays)
     return real
@@ -167,7 +167,7 @@ def _measured(teacher: Teacher, source: Source, side: int) -> Real:
     labels, classes = source.train.labels, len(source.class_names)
     sums = _Sums(classes)
     variables = jax.tree.map(jnp.asarray, teacher.variables)
-    with progress(len(labels), f"statistics of {teacher.spec.name}", "image") as shown:
+    with progress(len(labels), f"statistics of {teacher.spec.name}", "image") as bar:
         for indices, read in batches(source.train, teacher_lib.BATCH):
             done = 0
             for pixels in teacher_lib.in_batches(read):
@@ -177,7 +177,7 @@ def _measured(teacher: Teacher, source: Source, side: int) -> Real:
                 alone = _look(teacher.model, variables, padded, teacher.normalisation, side)
                 sums.add(labels[indices[done : done + count]], alone)
                 done += count
-                shown.update(count)
+                bar.update(count)
     return sums.total()
 
 

@@ -19,7 +19,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.teachers.teacher import Teacher
 
 
-class Seen(NamedTuple):
+class TeacherOutputs(NamedTuple):
     """A teacher's look at the active images of a batch.
 
     Attributes:
@@ -58,7 +58,7 @@ class Term(NamedTuple):
       version: part of the identity of the images; raise it when the term's values change.
     """
 
-    value: Callable[[Seen, Any, Any], tuple[chex.Array, Any]]
+    value: Callable[[TeacherOutputs, Any, Any], tuple[chex.Array, Any]]
     prepare: Callable[[Teacher, Source, Recipe, Path], Any] = lambda *_: ()
     init: Callable[[Any], Any] = lambda constants: ()
     version: int = 1

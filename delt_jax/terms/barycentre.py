@@ -13,9 +13,9 @@ from delt_jax.core.progress import progress
 from delt_jax.data import Source, batches
 from delt_jax.recipe import Recipe
 from delt_jax.store import files
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.terms import Seen, Term
+from delt_jax.terms import TeacherOutputs, Term
 
 
 def barycentre(features: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -43,14 +43,14 @@ def barycentre(features: np.ndarray, start: np.ndarray) -> np.ndarray:
     )
 
 
-def prepare(judge: Teacher, source: Source, recipe: Recipe, cache: Path) -> chex.Array:
+def prepare(teacher: Teacher, source: Source, recipe: Recipe, cache: Path) -> chex.Array:
     """Points of every class among the teacher's features of its training images.
 
     The training set is read once, and one class's features are in memory at a time. The points
     begin at N(0, 1), drawn from the seed and the class.
 
     Args:
-      judge: the teacher.
+      teacher: the teacher.
       source: of the real images.
       recipe: of the run.
       cache: folder where the points are kept.
@@ -58,20 +58,20 @@ def prepare(judge: Teacher, source: Source, recipe: Recipe, cache: Path) -> chex
     Returns:
       float32 [classes, ipc, D].
     """
-    made_of = (judge.hash, source.fingerprint, str(recipe.ipc), str(recipe.seed))
+    made_of = (teacher.hash, source.fingerprint, str(recipe.ipc), str(recipe.seed))
     path = cache / f"barycentre-{'-'.join(made_of)}.npz"
-    return files.cached_npz(path, lambda: {"points": _found(judge, source, recipe)})["points"]
+    return files.cached_npz(path, lambda: {"points": _found(teacher, source, recipe)})["points"]
 
 
-def _found(judge: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
+def _found(teacher: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
     points: list[np.ndarray] = []  # of the classes so far
     labels = source.train.labels
     counts = np.bincount(labels, minlength=len(source.class_names))
     waiting = np.zeros((0, 0), np.float32)
     class_by_class = np.argsort(labels, kind="stable")
-    with progress(len(labels), "barycentres", "image") as shown:
-        for indices, pixels in batches(source.train, teacher.BATCH, class_by_class):
-            features = teacher.features_of(judge, pixels)
+    with progress(len(labels), "barycentres", "image") as bar:
+        for indices, pixels in batches(source.train, teacher_lib.BATCH, class_by_class):
+            features = teacher_lib.features_of(teacher, pixels)
             waiting = np.concatenate([waiting, features]) if len(waiting) else features
             while len(points) < len(counts) and len(waiting) >= counts[len(points)]:
                 c = len(points)
@@ -79,17 +79,17 @@ def _found(judge: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
                 start = jax.random.normal(keys.stream(recipe.seed, "barycentre", c), shape)
                 points.append(barycentre(waiting[: counts[c]], np.asarray(start)))
                 waiting = waiting[counts[c] :]
-            shown.update(len(indices))
+            bar.update(len(indices))
     return np.stack(points).astype(np.float32)
 
 
-def value(seen: Seen, points: chex.Array, carried: tuple) -> tuple[chex.Array, tuple]:
+def value(seen: TeacherOutputs, points: chex.Array, term_state: tuple) -> tuple[chex.Array, tuple]:
     """Frobenius norm of what the images' features lack to the points of their class and rank.
 
     As released: plain, neither squared nor averaged (the paper sums squares).
     """
     chex.assert_rank([seen.features, points], [2, 3])
-    return objective.distance(seen.features, points[seen.labels, seen.ranks]), carried
+    return objective.distance(seen.features, points[seen.labels, seen.ranks]), term_state
 
 
 TERM = Term(value, prepare)

@@ -13,7 +13,7 @@ from delt_jax.teachers import layer_statistics as statistics
 from delt_jax.terms import Term
 
 
-def _value(seen, constants, carried):
+def _value(seen, constants, term_state):
     classes = np.array(seen.classes)
     members = classes == np.arange(classes.max() + 1)[:, None]
     share = jnp.asarray(members / members.sum(1, keepdims=True), jnp.float32)
@@ -29,7 +29,7 @@ def _value(seen, constants, carried):
         return sum(norms).mean()
 
     alone = statistics.of_images(seen.norm_inputs, (), 1).norms
-    return sum(off(a, b) for a, b in zip(alone, constants, strict=True)), carried
+    return sum(off(a, b) for a, b in zip(alone, constants, strict=True)), term_state
 
 
 def _prepare(teacher, source, recipe, cache):

@@ -13,9 +13,9 @@ from delt_jax.teachers import statistics_matching as matching
 from delt_jax.terms import Term
 
 
-def _value(seen, constants, carried):
+def _value(seen, constants, term_state):
     now = statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
-    matched, after = matching.follow(now, carried, constants.momentum)
+    matched, after = matching.follow(now, term_state, constants.momentum)
     real = jax.tree.map(lambda x: x[seen.labels].mean(0), constants.real)
     return matching.residual(matched, real, constants, seen.key), after
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delt_jax.models.layers import adaptive_average_pool
-from delt_jax.terms import Seen, Term
+from delt_jax.terms import TeacherOutputs, Term
 
 _SIDE = 32  # pixels; larger images are averaged down to it
 _TEMPERATURE = 4.0  # of the softened spectrum that the spectrum is drawn to
@@ -44,14 +44,14 @@ def densification(rows: chex.Array) -> chex.Array:
     return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(spectrum)))
 
 
-def value(seen: Seen, constants: tuple, carried: tuple) -> tuple[chex.Array, tuple]:
+def value(seen: TeacherOutputs, constants: tuple, term_state: tuple) -> tuple[chex.Array, tuple]:
     """Sum of `densification` over the classes of the batch, by the images' pixels as viewed."""
     images = seen.images
     if images.shape[1] > _SIDE:
         images = adaptive_average_pool(images, _SIDE)
     rows, of_class = images.reshape(len(images), -1), np.array(seen.classes)
     members = [np.flatnonzero(of_class == c) for c in sorted(set(seen.classes))]
-    return sum((densification(rows[m]) for m in members), jnp.float32(0.0)), carried
+    return sum((densification(rows[m]) for m in members), jnp.float32(0.0)), term_state
 
 
 TERM = Term(value)

@@ -19,7 +19,7 @@ _LARGE = 128  # px from which on RDED shuffles patches
 
 
 @dataclass(frozen=True)
-class Trial:
+class EvalSetting:
     """What is trained on what: all that a protocol may depend on."""
 
     student: str
@@ -120,14 +120,14 @@ _RATES = {
 }
 
 
-def _delt_rate(trial: Trial) -> float:
+def _delt_rate(trial: EvalSetting) -> float:
     if _is_conv3_of_cifar100(trial):
         return 2e-3
     rates = (rate for name, rate in _RATES.items() if trial.student.startswith(name))
     return next(rates, 1e-3)
 
 
-def _delt_batch(trial: Trial) -> int:
+def _delt_batch(trial: EvalSetting) -> int:
     """Published for IPC 1, 10, 20 and from 30 on; between them ours."""
     if _is_conv3_of_cifar100(trial):
         return 25
@@ -137,11 +137,11 @@ def _delt_batch(trial: Trial) -> int:
     return 2 * batch if trial.num_classes >= _MANY_CLASSES else batch
 
 
-def _is_conv3_of_cifar100(trial: Trial) -> bool:
+def _is_conv3_of_cifar100(trial: EvalSetting) -> bool:
     return (trial.student, trial.num_classes, trial.image_size) == ("conv3", 100, 32)
 
 
-def _delt(trial: Trial) -> Protocol:
+def _delt(trial: EvalSetting) -> Protocol:
     """DELT's (arXiv 2411.19946 and its code)."""
     return Protocol(
         name="delt",
@@ -160,14 +160,14 @@ def _delt(trial: Trial) -> Protocol:
     )
 
 
-def _rded(trial: Trial) -> Protocol:
+def _rded(trial: EvalSetting) -> Protocol:
     """RDED's (arXiv 2312.03526 and its code), looking at the test set as often as DELT."""
     factor = 2 if trial.image_size >= _LARGE else 1
     views = ViewSpec("", factor, 1 / factor, True, "cutmix", 1.0)
     return replace(_delt(trial), name="rded", views=views)
 
 
-def _sre2l(trial: Trial) -> Protocol:
+def _sre2l(trial: EvalSetting) -> Protocol:
     """SRe2L's for ImageNet-1K (arXiv 2306.13092 and its code)."""
     return replace(
         _delt(trial),
@@ -179,7 +179,7 @@ def _sre2l(trial: Trial) -> Protocol:
     )
 
 
-def _delt_jax(trial: Trial) -> Protocol:
+def _delt_jax(trial: EvalSetting) -> Protocol:
     """Ours: DELT's with crops of half the area and more, and for ConvNets four times its rate.
 
     Chosen on validation images of Fashion-MNIST, with ConvNet-3 alone (see docs/evaluation.md).
@@ -190,7 +190,7 @@ def _delt_jax(trial: Trial) -> Protocol:
     return replace(delt, name="delt_jax", views=views, learning_rate=rate)
 
 
-_PROTOCOLS: dict[str, Callable[[Trial], Protocol]] = {
+_PROTOCOLS: dict[str, Callable[[EvalSetting], Protocol]] = {
     "delt": _delt,
     "sre2l": _sre2l,
     "rded": _rded,
@@ -205,7 +205,7 @@ def version(name: str) -> int:
     return _VERSIONS.get(name, 1)
 
 
-def settle(recipe: Recipe, trial: Trial, learning_rate: float | None = None) -> Protocol:
+def settle(recipe: Recipe, trial: EvalSetting, learning_rate: float | None = None) -> Protocol:
     """The protocol of a recipe for a trial, with the recipe's own values in it.
 
     Args:
@@ -234,7 +234,7 @@ def settle(recipe: Recipe, trial: Trial, learning_rate: float | None = None) -> 
     return replace(settled, batch_size=batch, changed=tuple(differ))
 
 
-def label_plan(recipe: Recipe, trial: Trial) -> LabelPlan:
+def label_plan(recipe: Recipe, trial: EvalSetting) -> LabelPlan:
     """The stored labels of a recipe: of the views that the protocol of a trial learns from.
 
     Args:

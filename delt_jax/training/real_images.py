@@ -21,7 +21,7 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.store import checkpoint
 from delt_jax.store.log import MetricsLog
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import state as training
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60
@@ -92,19 +92,19 @@ def train(
     state, first_epoch = _resume(partial, state)
     saved = time.monotonic()
     per_epoch = steps * batch
-    with progress(settings.epochs * per_epoch, stage, "image", first_epoch * per_epoch) as shown:
+    with progress(settings.epochs * per_epoch, stage, "image", first_epoch * per_epoch) as bar:
         for epoch in range(first_epoch, settings.epochs):
             state, loss = _epoch(
-                recipe, source, model, optimiser, normalisation, state, epoch, batch, shown, name
+                recipe, source, model, optimiser, normalisation, state, epoch, batch, bar, name
             )
             log.write(stage, epoch + 1, model=spec.name, train_loss=loss)
-            shown.update(0, loss=loss)
+            bar.update(0, loss=loss)
             if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                 _keep(partial, state, epoch + 1)
                 saved = time.monotonic()
     variables = jax.tree.map(np.asarray, state.variables)
     checks.finite(variables, f"{spec.name}'s training diverged; lower teacher.learning_rate.")
-    measured = teacher.accuracy(model, variables, normalisation, source.test)
+    measured = teacher_lib.accuracy(model, variables, normalisation, source.test)
     return variables, measured
 
 
@@ -117,7 +117,7 @@ def _epoch(
     state,
     epoch: int,
     batch: int,
-    shown: Progress,
+    bar: Progress,
     name: str,
 ):
     settings: TeacherRecipe = recipe.teacher
@@ -140,7 +140,7 @@ def _epoch(
             jax.random.fold_in(epoch_key, step),
         )
         losses.append(loss)
-        shown.update(batch)
+        bar.update(batch)
     return state, float(np.mean(jax.device_get(losses)))
 
 

@@ -11,7 +11,7 @@ from delt_jax.store import files
 from delt_jax.training.state import TrainState
 
 
-class KeptTraining(NamedTuple):
+class TrainingCheckpoint(NamedTuple):
     """A training on the host.
 
     Attributes:
@@ -27,18 +27,18 @@ class KeptTraining(NamedTuple):
     seconds: float
 
 
-class Damaged(Exception):
+class CorruptCheckpoint(Exception):
     """A training cannot be read back."""
 
 
-def write(path: Path, kept: KeptTraining) -> None:
+def write(path: Path, kept: TrainingCheckpoint) -> None:
     """Keeps a training, in place of what was kept of it before."""
     leaves = {f"leaf_{i:05}": leaf for i, leaf in enumerate(jax.tree.leaves(kept.state))}
     looks = np.array(kept.history, np.float64).reshape(-1, 2)
     files.write_npz_fast(path, epoch=kept.epoch, seconds=kept.seconds, history=looks, **leaves)
 
 
-def read(path: Path, like: TrainState) -> KeptTraining:
+def read(path: Path, like: TrainState) -> TrainingCheckpoint:
     """Reads what `write` wrote.
 
     Args:
@@ -46,7 +46,7 @@ def read(path: Path, like: TrainState) -> KeptTraining:
       like: a state of the same student, arrays or shapes.
 
     Raises:
-      Damaged: if its checksums, shapes or types are not right.
+      CorruptCheckpoint: if its checksums, shapes or types are not right.
     """
     shapes, structure = jax.tree.flatten(like)
     try:
@@ -55,8 +55,8 @@ def read(path: Path, like: TrainState) -> KeptTraining:
         history = [(int(epoch), float(value)) for epoch, value in stored["history"]]
         epoch, seconds = int(stored["epoch"]), float(stored["seconds"])
     except (UserError, KeyError, ValueError) as e:
-        raise Damaged(str(e)) from e
+        raise CorruptCheckpoint(str(e)) from e
     for leaf, shape in zip(leaves, shapes, strict=True):
         if (leaf.shape, leaf.dtype) != (shape.shape, shape.dtype):
-            raise Damaged(f"{path} holds another network")
-    return KeptTraining(epoch, jax.tree.unflatten(structure, leaves), history, seconds)
+            raise CorruptCheckpoint(f"{path} holds another network")
+    return TrainingCheckpoint(epoch, jax.tree.unflatten(structure, leaves), history, seconds)

@@ -19,13 +19,13 @@ from delt_jax.errors import UserError
 from delt_jax.labels.compact import Compact
 from delt_jax.labels.compact import expand as expand_labels
 from delt_jax.runtime import devices as parallel
-from delt_jax.runtime.signals import Deferral
-from delt_jax.teachers import teacher
+from delt_jax.runtime.signals import DeferredSignal
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_checkpoint as kept
 from delt_jax.training import student_step as learning
 from delt_jax.training.state import TrainState
-from delt_jax.training.student_checkpoint import KeptTraining
-from delt_jax.training.student_step import Course, Images, Job, Shared
+from delt_jax.training.student_checkpoint import TrainingCheckpoint
+from delt_jax.training.student_step import Images, Job, Shared, StudentProgram
 
 _SMALL = 5e6  # parameters, up to which all students of a row fit on an accelerator at once
 
@@ -48,19 +48,19 @@ class Student:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class StudentTask:
     """What the students of a row share.
 
     Attributes:
-      course: all that is compiled in.
-      judges: variables of the teachers that label views.
+      program: all that is compiled in.
+      teachers: variables of the teachers that label views.
       images: the set, or None if every student has its own.
       stored: reads the stored labels of an epoch, or None.
       test: real images that accuracy is measured on.
     """
 
-    course: Course
-    judges: tuple[Any, ...]
+    program: StudentProgram
+    teachers: tuple[Any, ...]
     images: Images | None
     stored: Callable[[int], Compact] | None
     test: Examples
@@ -83,47 +83,47 @@ class Trained:
     seconds: float
 
 
-def at_once(course: Course, asked: int, students: int) -> int:
+def at_once(program: StudentProgram, asked: int, students: int) -> int:
     """Students that train together on a device.
 
     Args:
-      course: theirs.
+      program: theirs.
       asked: evaluate.seeds_at_once.
       students: of a row.
     """
-    if asked or course.devices > 1:
+    if asked or program.devices > 1:
         return asked or 1
     if _on_cpu():
         return 1
-    shapes = jax.eval_shape(lambda: learning.init_student(course, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: learning.init_student(program, jax.random.key(0)))
     return students if sum(p.size for p in jax.tree.leaves(shapes.params)) <= _SMALL else 1
 
 
-def check(course: Course) -> None:
+def check(program: StudentProgram) -> None:
     """Raises a UserError unless its devices can share its batches evenly."""
-    rest = course.count % course.batch
-    for batch in (course.batch, rest) if course.devices > 1 else ():
-        if batch % course.devices:
+    rest = program.count % program.batch
+    for batch in (program.batch, rest) if program.devices > 1 else ():
+        if batch % program.devices:
             raise UserError(
-                f"evaluate.devices_per_student is {course.devices}, which does not divide a batch "
+                f"evaluate.devices_per_student is {program.devices}, which does not divide a batch "
                 f"of {batch} images; set evaluate.batch_size to a multiple of it that divides "
-                f"{course.count}."
+                f"{program.count}."
             )
-    if course.devices > parallel.device_count():
+    if program.devices > parallel.device_count():
         raise UserError(
-            f"evaluate.devices_per_student is {course.devices}, but there are only "
+            f"evaluate.devices_per_student is {program.devices}, but there are only "
             f"{parallel.device_count()} devices."
         )
 
 
 def train(
-    lesson: Lesson,
+    task: StudentTask,
     students: Sequence[Student],
     stack: int,
     partial: Path,
     save_seconds: float,
     on_epochs: Callable[[int, float], None],
-    deferral: Deferral,
+    deferred_signal: DeferredSignal,
 ) -> list[Trained]:
     """Trains the students of a row, those that stand at the same epoch side by side.
 
@@ -131,28 +131,30 @@ def train(
     devices, on its companions, or on where it was interrupted.
 
     Args:
-      lesson: what they learn.
+      task: what they learn.
       students: of one row.
       stack: how many train together on a device, see `at_once`.
       partial: folder where unfinished ones are kept.
       save_seconds: between two saves.
       on_epochs: told how many student-epochs are done, and the latest loss.
-      deferral: a signal that came is obeyed at the end of an epoch, when all is saved.
+      deferred_signal: a signal that came is obeyed at the end of an epoch, when all is saved.
 
     Returns:
       One `Trained` for each, in order.
     """
-    begun = [_begin(lesson.course, student, partial) for student in students]
+    begun = [_begin(task.program, student, partial) for student in students]
     for state in begun:
         on_epochs(state.epoch, 0.0)
-    devices = 1 if lesson.course.devices > 1 else parallel.device_count()
+    devices = 1 if task.program.devices > 1 else parallel.device_count()
     done: dict[int, Trained] = {}
     for epoch in sorted({state.epoch for state in begun}, reverse=True):
         alike = [i for i, state in enumerate(begun) if state.epoch == epoch]
         width = min(devices, -(-len(alike) // stack))
         for wave in parallel.waves(alike, width * stack):
-            together = _Together(lesson, [students[i] for i in wave], width, stack, partial)
-            results = together.run([begun[i] for i in wave], save_seconds, on_epochs, deferral)
+            together = _Together(task, [students[i] for i in wave], width, stack, partial)
+            results = together.run(
+                [begun[i] for i in wave], save_seconds, on_epochs, deferred_signal
+            )
             done |= dict(zip(wave, results, strict=True))
     return [done[i] for i in range(len(students))]
 
@@ -166,27 +168,27 @@ def _file(partial: Path, student: Student) -> Path:
     return partial / f"{student.id}.npz"
 
 
-def _begin(course: Course, student: Student, partial: Path) -> KeptTraining:
+def _begin(program: StudentProgram, student: Student, partial: Path) -> TrainingCheckpoint:
     """A student as it was kept, or a fresh one."""
-    fresh = learning.init_student(course, keys.stream(student.seed[0], "student", student.seed[1]))
+    fresh = learning.init_student(program, keys.stream(student.seed[0], "student", student.seed[1]))
     path = _file(partial, student)
     if path.exists():
         try:
             return kept.read(path, fresh)
-        except kept.Damaged as e:
+        except kept.CorruptCheckpoint as e:
             say(f"  {path} is damaged ({e}); its student starts anew")
-    return KeptTraining(0, jax.tree.map(np.asarray, fresh), [], 0.0)
+    return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(course: Course, batch: int | None, width: int, stack: int):
+def _compiled(program: StudentProgram, batch: int | None, width: int, stack: int):
     """An epoch, or one batch of it, for so many students at once."""
     if batch is None:
-        call = functools.partial(learning.run_epoch, course=course)
+        call = functools.partial(learning.run_epoch, program=program)
     else:
-        call = functools.partial(learning.run_batch, course=course, batch=batch)
-    if course.devices > 1:
-        return parallel.share_job(call, course.devices)
+        call = functools.partial(learning.run_batch, program=program, batch=batch)
+    if program.devices > 1:
+        return parallel.share_job(call, program.devices)
     # vmap makes grouped convolutions of the students' weights, which CPUs are slow at.
     return parallel.map_jobs(call, width, stack, unroll=_on_cpu())
 
@@ -204,24 +206,24 @@ class _Together:
     """Students that stand at the same epoch, on `width` devices with `stack` on each."""
 
     def __init__(
-        self, lesson: Lesson, students: Sequence[Student], width: int, stack: int, partial: Path
+        self, task: StudentTask, students: Sequence[Student], width: int, stack: int, partial: Path
     ):
-        self._lesson, self._course = lesson, lesson.course
+        self._task, self._program = task, task.program
         self._students, self._partial = students, partial
         self._width, self._stack = width, stack
         self._shared = jax.tree.map(
             jnp.asarray,
-            Shared(lesson.judges, lesson.images, None, np.int32(0), np.int32(0)),
+            Shared(task.teachers, task.images, None, np.int32(0), np.int32(0)),
         )
 
     def run(
         self,
-        begun: Sequence[KeptTraining],
+        begun: Sequence[TrainingCheckpoint],
         save_seconds: float,
         on_epochs: Callable[[int, float], None],
-        deferral: Deferral,
+        deferred_signal: DeferredSignal,
     ) -> list[Trained]:
-        protocol, count = self._course.protocol, len(self._students)
+        protocol, count = self._program.protocol, len(self._students)
         states = self._placed([one.state for one in begun])
         jobs = self._placed([self._job(student) for student in self._students])
         histories = [list(one.history) for one in begun]
@@ -234,7 +236,7 @@ class _Together:
         def keep(epoch: int) -> None:
             for i, student in enumerate(self._students):
                 state = self._host(states, i)
-                now = KeptTraining(epoch, state, histories[i], seconds(i))
+                now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
                 kept.write(_file(self._partial, student), now)
 
         logits = [np.zeros(0)] * count
@@ -250,10 +252,10 @@ class _Together:
                     logits[i], accuracy = self._look(self._host(states, i))
                     histories[i].append((done, accuracy))
             due = time.monotonic() - saved > save_seconds
-            if done < protocol.epochs and (due or deferral.asked):
+            if done < protocol.epochs and (due or deferred_signal.asked):
                 keep(done)
                 saved = time.monotonic()
-                deferral.leave_if_asked()
+                deferred_signal.leave_if_asked()
         finished = [self._host(states, i) for i in range(count)]
         return [
             Trained(histories[i], learning.measured(state), logits[i], seconds(i))
@@ -262,18 +264,18 @@ class _Together:
 
     def _placed(self, trees: Sequence[Any]) -> Any:
         """On the devices: a student each, or copies of the one that they share."""
-        if self._course.devices > 1:
-            return parallel.stack_copies(trees[0], self._course.devices)
+        if self._program.devices > 1:
+            return parallel.stack_copies(trees[0], self._program.devices)
         return parallel.stack_jobs(trees, self._width, self._stack)
 
     def _host(self, states: TrainState, i: int) -> TrainState:
-        if self._course.devices > 1:
+        if self._program.devices > 1:
             return jax.tree.map(lambda leaf: np.asarray(leaf[0]), states)
         return parallel.job(states, i)
 
     def _job(self, student: Student) -> Job:
         run, own = student.seed
-        plan = self._course.plan
+        plan = self._program.plan
         # Stored labels are of views that all students learn from.
         views = plan.view_key if plan else keys.stream(run, "views", own)
         return Job(
@@ -284,25 +286,25 @@ class _Together:
         )
 
     def _epoch(self, states: TrainState, jobs: Job, epoch: int) -> tuple[TrainState, Any]:
-        course, stored = self._course, None
-        if self._lesson.stored is not None and course.plan is not None:
-            labels = self._lesson.stored(epoch)
-            plan = course.plan
+        program, stored = self._program, None
+        if self._task.stored is not None and program.plan is not None:
+            labels = self._task.stored(epoch)
+            plan = program.plan
             stored = _expand(labels, plan.num_classes, plan.form, plan.temperature)
         shared = self._shared._replace(stored=stored, epoch=jnp.int32(epoch))
         if not _on_cpu():
-            return _compiled(course, None, self._width, self._stack)(states, jobs, shared)
+            return _compiled(program, None, self._width, self._stack)(states, jobs, shared)
         losses = []
-        for start in course.starts:  # convolutions are slow inside a loop on a CPU
-            batch = min(course.batch, course.count - start)
-            run = _compiled(course, batch, self._width, self._stack)
+        for start in program.starts:  # convolutions are slow inside a loop on a CPU
+            batch = min(program.batch, program.count - start)
+            run = _compiled(program, batch, self._width, self._stack)
             states, loss = run(states, jobs, shared._replace(start=jnp.int32(start)))
             losses.append(loss)
         return states, jnp.stack(losses)
 
     def _look(self, state: TrainState) -> tuple[np.ndarray, float]:
         """Logits of the test images, and the accuracy."""
-        course, test = self._course, self._lesson.test
-        model, variables = models.create(course.student), learning.measured(state)
-        logits = teacher.logits_of_examples(model, variables, course.normalisation, test)
+        program, test = self._program, self._task.test
+        model, variables = models.create(program.student), learning.measured(state)
+        logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
         return logits, float((logits.argmax(-1) == test.labels).mean())

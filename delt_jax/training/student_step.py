@@ -30,16 +30,16 @@ PLAIN = ViewSpec("", 1, 1.0, False, "none", 1.0)  # images as they are
 
 
 @dataclass(frozen=True)
-class Course:
+class StudentProgram:
     """All of a student's training that is compiled in.
 
     Attributes:
       student: its architecture.
-      judges: architectures of the teachers that label views, empty if none does.
+      teachers: architectures of the teachers that label views, empty if none does.
       protocol: how it trains; its views count unless the regime is "plain".
       regime: where labels come from, as `metrics.Score` has it.
       normalisation: of its inputs, and of the first teacher's.
-      judge_normalisations: of every teacher's.
+      teacher_normalisations: of every teacher's.
       count: images in the set, N.
       group_size: images that are mixed among themselves.
       plan: of stored labels; in the "stored" regime views come again after its epochs, and what
@@ -49,11 +49,11 @@ class Course:
     """
 
     student: ModelSpec
-    judges: tuple[ModelSpec, ...]
+    teachers: tuple[ModelSpec, ...]
     protocol: Protocol
     regime: str
     normalisation: Normalisation
-    judge_normalisations: tuple[Normalisation, ...]
+    teacher_normalisations: tuple[Normalisation, ...]
     count: int
     group_size: int
     plan: LabelPlan | None = None
@@ -64,11 +64,11 @@ class Course:
         """The values under the names that identities have."""
         return {
             "student": self.student.as_dict(),
-            "judges": [spec.as_dict() for spec in self.judges],
+            "judges": [spec.as_dict() for spec in self.teachers],
             "protocol": self.protocol.as_dict(),
             "regime": self.regime,
             "normalisation": self.normalisation.as_dict(),
-            "judge_normalisations": [each.as_dict() for each in self.judge_normalisations],
+            "judge_normalisations": [each.as_dict() for each in self.teacher_normalisations],
             "count": self.count,
             "group_size": self.group_size,
             "plan": self.plan.as_dict() if self.plan else None,
@@ -78,7 +78,7 @@ class Course:
 
     def versions(self) -> dict[str, int]:
         """Versions of the named parts that this training uses."""
-        networks = {spec.name for spec in (self.student, *self.judges)}
+        networks = {spec.name for spec in (self.student, *self.teachers)}
         parts = {f"model.{name}": models.version(name) for name in networks}
         parts[f"protocol.{self.protocol.name}"] = protocols.version(self.protocol.name)
         return parts | self.protocol.views.versions()
@@ -121,24 +121,24 @@ class Shared(NamedTuple):
     """The same for all students.
 
     Attributes:
-      judges: variables of the teachers.
+      teachers: variables of the teachers.
       images: or None where every student has its own.
       stored: of the views of this epoch, by image, probabilities [N, classes]; or None.
       epoch: int32 scalar.
       start: int32 scalar, first position of the batch, for `run_batch`.
     """
 
-    judges: tuple[Any, ...]
+    teachers: tuple[Any, ...]
     images: Images | None
     stored: chex.Array | None
     epoch: chex.Array
     start: chex.Array
 
 
-def make_optimiser(course: Course) -> optax.GradientTransformation:
+def make_optimiser(program: StudentProgram) -> optax.GradientTransformation:
     """AdamW at a peak rate of 1; every student's own rate scales its updates."""
-    protocol = course.protocol
-    schedule = _SCHEDULES[protocol.schedule](1.0, protocol.epochs, len(course.starts))
+    protocol = program.protocol
+    schedule = _SCHEDULES[protocol.schedule](1.0, protocol.epochs, len(program.starts))
     # It counts batches, and the optimiser the steps taken on them.
     optimiser = training.adamw(
         lambda step: schedule(step * protocol.accumulate), protocol.weight_decay
@@ -148,12 +148,12 @@ def make_optimiser(course: Course) -> optax.GradientTransformation:
     return optax.MultiSteps(optimiser, protocol.accumulate).gradient_transformation()
 
 
-def init_student(course: Course, key: chex.PRNGKey) -> TrainState:
+def init_student(program: StudentProgram, key: chex.PRNGKey) -> TrainState:
     """A fresh student."""
-    spec = course.student
+    spec = program.student
     shape = (spec.image_size, spec.image_size, spec.channels)
-    state = training.init_state(models.create(spec), make_optimiser(course), key, shape)
-    if course.protocol.ema:
+    state = training.init_state(models.create(spec), make_optimiser(program), key, shape)
+    if program.protocol.ema:
         state = state.replace(average=jax.tree.map(jnp.array, state.variables))
     return state
 
@@ -164,82 +164,82 @@ def measured(state: TrainState) -> dict[str, Any]:
 
 
 def run_epoch(
-    state: TrainState, job: Job, shared: Shared, course: Course
+    state: TrainState, job: Job, shared: Shared, program: StudentProgram
 ) -> tuple[TrainState, chex.Array]:
     """All batches of an epoch; also returns the mean of their losses."""
-    epoch_key, plan = _plan(job, shared, course)
-    full = course.count // course.batch
+    epoch_key, plan = _plan(job, shared, program)
+    full = program.count // program.batch
 
     def one(state, start):
-        return _step(state, job, shared, course, epoch_key, plan, start, course.batch)
+        return _step(state, job, shared, program, epoch_key, plan, start, program.batch)
 
-    state, losses = jax.lax.scan(one, state, jnp.arange(full) * course.batch)
-    rest = course.count - full * course.batch
+    state, losses = jax.lax.scan(one, state, jnp.arange(full) * program.batch)
+    rest = program.count - full * program.batch
     if rest:
-        start = jnp.int32(full * course.batch)
-        state, loss = _step(state, job, shared, course, epoch_key, plan, start, rest)
+        start = jnp.int32(full * program.batch)
+        state, loss = _step(state, job, shared, program, epoch_key, plan, start, rest)
         losses = jnp.append(losses, loss)
     return state, losses.mean()
 
 
 def run_batch(
-    state: TrainState, job: Job, shared: Shared, course: Course, batch: int
+    state: TrainState, job: Job, shared: Shared, program: StudentProgram, batch: int
 ) -> tuple[TrainState, chex.Array]:
     """The batch of an epoch that begins at `shared.start`; also returns its loss."""
-    epoch_key, plan = _plan(job, shared, course)
-    return _step(state, job, shared, course, epoch_key, plan, shared.start, batch)
+    epoch_key, plan = _plan(job, shared, program)
+    return _step(state, job, shared, program, epoch_key, plan, shared.start, batch)
 
 
-def _plan(job: Job, shared: Shared, course: Course) -> tuple[chex.PRNGKey, EpochPlan]:
-    epoch = shared.epoch % course.plan.epochs if course.plan else shared.epoch
+def _plan(job: Job, shared: Shared, program: StudentProgram) -> tuple[chex.PRNGKey, EpochPlan]:
+    epoch = shared.epoch % program.plan.epochs if program.plan else shared.epoch
     key = jax.random.fold_in(job.view_key, epoch)
-    return key, plan_epoch(key, course.count, course.group_size)
+    return key, plan_epoch(key, program.count, program.group_size)
 
 
 def _step(
     state: TrainState,
     job: Job,
     shared: Shared,
-    course: Course,
+    program: StudentProgram,
     epoch_key: chex.PRNGKey,
     plan: EpochPlan,
     start: chex.Array,
     batch: int,
 ) -> tuple[TrainState, chex.Array]:
     """One gradient step on the views of positions start..start + batch of an epoch."""
-    protocol = course.protocol
+    protocol = program.protocol
     data = job.images or shared.images
     assert data is not None
     dropout_key = jax.random.fold_in(job.dropout_key, state.step)
     axis = None
-    if course.devices > 1:  # each takes its part of the batch
-        axis, batch = parallel.AXIS, batch // course.devices
+    if program.devices > 1:  # each takes its part of the batch
+        axis, batch = parallel.AXIS, batch // program.devices
         device = jax.lax.axis_index(axis)
         start, dropout_key = start + device * batch, jax.random.fold_in(dropout_key, device)
-    views = PLAIN if course.regime == "plain" else protocol.views
+    views = PLAIN if program.regime == "plain" else protocol.views
     # Then the groups of the mix are the student's batches, and partners need no second view.
-    aligned = course.devices == 1 and course.batch % course.group_size == 0
+    aligned = program.devices == 1 and program.batch % program.group_size == 0
     mixed = student_views(
-        epoch_key, data.pixels, course.normalisation, plan, start, batch, views, aligned
+        epoch_key, data.pixels, program.normalisation, plan, start, batch, views, aligned
     )
     positions = start + jnp.arange(batch)
     own, partners = plan.order[positions], plan.order[plan.partner[positions]]
-    classes = jax.nn.one_hot(data.labels, course.student.num_classes)
+    classes = jax.nn.one_hot(data.labels, program.student.num_classes)
     hard = mixed.labels(classes[own], classes[partners])
-    if course.regime == "fixed":
+    if program.regime == "fixed":
         assert data.targets is not None
         targets = mixed.labels(data.targets[own], data.targets[partners])
     elif shared.stored is not None:
         targets = shared.stored[own]
-    elif course.judges:
-        targets = _label(course, shared.judges, mixed.images)
+    elif program.teachers:
+        targets = _label(program, shared.teachers, mixed.images)
     else:
         targets = hard
-    with shared_over(axis if course.shared_norm else None):
+    with shared_over(axis if program.shared_norm else None):
         return training.update(
-            models.create(course.student),
-            make_optimiser(course),
-            lambda logits: _loss(course, logits, targets, hard),
+            models.create(program.student),
+            make_optimiser(program),
+            lambda logits: _loss(program, logits, targets, hard),
             state,
             mixed.images,
             dropout_key,
@@ -249,21 +249,23 @@ def _step(
         )
 
 
-def _label(course: Course, judges: tuple[Any, ...], images: chex.Array) -> chex.Array:
+def _label(program: StudentProgram, teachers: tuple[Any, ...], images: chex.Array) -> chex.Array:
     """Probabilities [B, classes] at the temperature, by the mean of the teachers' logits."""
-    networks = [models.create(spec) for spec in course.judges]
-    logits = labelling.mean_logits(networks, course.judge_normalisations, judges, images)
-    temperature = course.protocol.temperature
-    if course.plan is None:
+    networks = [models.create(spec) for spec in program.teachers]
+    logits = labelling.mean_logits(networks, program.teacher_normalisations, teachers, images)
+    temperature = program.protocol.temperature
+    if program.plan is None:
         return jax.nn.softmax(logits / temperature)
-    plan = course.plan
+    plan = program.plan
     labels = compact.compress(logits, plan.top_k, plan.form, plan.temperature)
     return compact.expand(labels, plan.num_classes, plan.form, plan.temperature)
 
 
-def _loss(course: Course, logits: chex.Array, targets: chex.Array, hard: chex.Array) -> chex.Array:
-    protocol = course.protocol
-    if course.regime in ("hard", "plain"):
+def _loss(
+    program: StudentProgram, logits: chex.Array, targets: chex.Array, hard: chex.Array
+) -> chex.Array:
+    protocol = program.protocol
+    if program.regime in ("hard", "plain"):
         return objective.kl_divergence(logits, hard, 1.0)
     if protocol.loss == "mse":
         loss = objective.logit_error(logits, targets, protocol.temperature)

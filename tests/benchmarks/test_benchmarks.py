@@ -326,8 +326,8 @@ def test_the_rivals_train_as_ours_does():
     assert ours.loss(views) == pytest.approx(rival.loss(views), rel=1e-3)
     assert min(ours.run(), rival.run(1), ours.view_seconds()) > 0
 
-    course, pixels = problem.course, problem.images.pixels
-    spec, own = course.protocol.views, course.normalisation
+    program, pixels = problem.program, problem.images.pixels
+    spec, own = program.protocol.views, program.normalisation
     torch.manual_seed(0)
     placed = torch.tensor(pixels.transpose(0, 3, 1, 2))
     by_tensor = torch_views.TensorViews(placed, spec, own)

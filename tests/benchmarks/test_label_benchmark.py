@@ -20,7 +20,7 @@ from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import Row
 from delt_jax.labels import label_store as store
 from delt_jax.recipe import Recipe, RelabelRecipe
-from delt_jax.training.protocols import Trial, label_plan
+from delt_jax.training.protocols import EvalSetting, label_plan
 
 
 def label_row(labels="stored", **changes):
@@ -79,7 +79,7 @@ def plan_ratio(size) -> float:
     recipe = Recipe(
         relabel=RelabelRecipe(stored_epochs=300 // size.uses, top_k=size.top_k, form=size.form)
     )
-    return store.ratio(label_plan(recipe, Trial("conv3", 10, 10, 28)))
+    return store.ratio(label_plan(recipe, EvalSetting("conv3", 10, 10, 28)))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from delt_jax.config import default_config, from_config
 from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import Row
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.training.protocols import Trial, settle
+from delt_jax.training.protocols import EvalSetting, settle
 
 
 def protocol_of(change):
@@ -27,7 +27,7 @@ def protocol_of(change):
     config.evaluate.protocol = change.protocol
     config.update_from_flattened_dict(change.settings)
     rates = change.settings.get("evaluate.learning_rates", (None,))
-    return settle(from_config(config), Trial("conv3", 10, 10, 28), *rates)
+    return settle(from_config(config), EvalSetting("conv3", 10, 10, 28), *rates)
 
 
 def test_every_change_is_of_known_settings_and_changes_the_protocol():

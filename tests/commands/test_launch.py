@@ -106,4 +106,4 @@ def test_jobset():
     words = command.split()
     assert words[:4] == ["exec", "python3", "-m", "delt_jax.main"]
     parsed = cli.parse(["main", *words[4:]])
-    assert parsed.job == cli.Job(False, f"{host}:12355", 4, 3)
+    assert parsed.job == cli.ProcessFlags(False, f"{host}:12355", 4, 3)

@@ -35,11 +35,11 @@ def test_say_prints_a_line_on_stdout(capsys):
 
 
 def test_at_most_a_line_every_15_seconds(clock, capsys):
-    with progress(3600, "squeeze", "image") as shown:
+    with progress(3600, "squeeze", "image") as bar:
         printed_at = []
         for _ in range(3600):  # an hour, a unit a second
             clock.now += 1
-            shown.update(1)
+            bar.update(1)
             if capsys.readouterr().err:
                 printed_at.append(clock.now)
     gaps = [b - a for a, b in itertools.pairwise(printed_at)]
@@ -49,45 +49,45 @@ def test_at_most_a_line_every_15_seconds(clock, capsys):
 
 
 def test_a_short_stage_prints_nothing(clock, capsys):
-    with progress(10, "rank", "image") as shown:
+    with progress(10, "rank", "image") as bar:
         for _ in range(10):
             clock.now += 1
-            shown.update(1)
+            bar.update(1)
     assert capsys.readouterr().err == ""
 
 
 def test_line_has_percentage_rate_eta_and_figures(clock, capsys):
-    shown = Progress(400, "recover", "iteration")
+    bar = Progress(400, "recover", "iteration")
     clock.now += 10
-    shown.update(50, loss=0.123456, bn_term=12.0)  # too early to print, but remembered
+    bar.update(50, loss=0.123456, bn_term=12.0)  # too early to print, but remembered
     clock.now += 10
-    shown.update(50)
+    bar.update(50)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "recover  25%  5 iterations/s  ETA 01:00  loss 0.1235  bn term 12"
 
 
 def test_figures_are_the_latest(clock, capsys):
-    shown = Progress(400, "recover", "iteration")
-    shown.update(1, loss=1.0)
+    bar = Progress(400, "recover", "iteration")
+    bar.update(1, loss=1.0)
     clock.now += 20
-    shown.update(1, loss=2.0, training="conv3 online")
+    bar.update(1, loss=2.0, training="conv3 online")
     line = capsys.readouterr().err
     assert "loss 2  conv3 online" in line
     assert "loss 1" not in line
 
 
 def test_a_resumed_stage_counts_only_its_own_work_as_rate(clock, capsys):
-    shown = Progress(1000, "squeeze", "image", done=500)
+    bar = Progress(1000, "squeeze", "image", done=500)
     clock.now += 20
-    shown.update(100)
+    bar.update(100)
     line = capsys.readouterr().err
     assert "squeeze  60%  5 images/s  ETA 01:20" in line
 
 
 def test_no_progress_yet_is_no_division_by_zero(clock, capsys):
-    shown = Progress(10, "squeeze", "image")
+    bar = Progress(10, "squeeze", "image")
     clock.now += 20
-    shown.update(0)
+    bar.update(0)
     assert "squeeze   0%  0 images/s  ETA" in capsys.readouterr().err
 
 
@@ -99,9 +99,9 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress(10, "squeeze", "image", done=4) as shown:
-        shown.update(6, loss=0.5)
-        shown._bar.refresh()
+    with progress(10, "squeeze", "image", done=4) as bar:
+        bar.update(6, loss=0.5)
+        bar._bar.refresh()
     text = terminal.getvalue()
     assert "squeeze" in text
     assert "10.0/10.0" in text
@@ -115,8 +115,8 @@ def test_the_bar_is_closed_when_the_work_fails(monkeypatch):
     kept = []
 
     def work():
-        with progress(10, "squeeze", "image") as shown:
-            kept.append(shown._bar)
+        with progress(10, "squeeze", "image") as bar:
+            kept.append(bar._bar)
             raise ValueError
 
     with pytest.raises(ValueError, match=r"^$"):

@@ -9,7 +9,7 @@ from delt_jax.data import ArrayExamples, Source, batches, device_budget, place, 
 from delt_jax.data.placed import PlacedExamples
 from delt_jax.models import ModelSpec, create
 from delt_jax.recovery.ranking import TABLE
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 
 def examples(count: int) -> ArrayExamples:
@@ -54,9 +54,9 @@ def test_a_teacher_sees_placed_images_alike(source):
     variables = jax.jit(lambda k: model.init(k, np.zeros((1, 8, 8, 1)), train=False))(
         jax.random.key(0)
     )
-    normalisation = teacher.Normalisation((0.5,), (0.25,))
+    normalisation = teacher_lib.Normalisation((0.5,), (0.25,))
     seen = [
-        teacher.predict(model, variables, normalisation, (p for _, p in batches(s.test, 8)))
+        teacher_lib.predict(model, variables, normalisation, (p for _, p in batches(s.test, 8)))
         for s in (source, place(source, 10**6))
     ]
     np.testing.assert_array_equal(*(logits for logits, _ in seen))
@@ -70,7 +70,9 @@ def test_a_run_on_placed_images_makes_the_same_teacher_and_ranking(tmp_path, mon
         run = tmp_path / name
         flags = ["--config=configs/digits.py", f"--workdir={run}", "--config.teacher.epochs=1"]
         assert main.main(["delt_jax", *flags, "--stages=squeeze,rank"]) == 0
-        made.append([(run / name).read_bytes() for name in (f"teacher/{teacher.WEIGHTS}", TABLE)])
+        made.append(
+            [(run / name).read_bytes() for name in (f"teacher/{teacher_lib.WEIGHTS}", TABLE)]
+        )
     assert made[0] == made[1]
 
 

@@ -25,7 +25,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import ranking
 from delt_jax.stages import costs, pipeline, plan, rank, squeeze
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
 
@@ -112,8 +112,8 @@ def test_the_same_images_rank_alike_from_every_source(three, ranked):
     for name, workdir in ranked.items():
         train = open_source(three[name]).train
         order = np.lexsort(train.images(np.arange(len(train))).reshape(len(train), -1).T)
-        judge = teacher.describe(workdir.path / "teacher")
-        read = ranking.read(workdir.path, judge.hash)
+        teacher = teacher_lib.describe(workdir.path / "teacher")
+        read = ranking.read(workdir.path, teacher.hash)
         tables[name] = (read.labels[order], read.probabilities[order])
     for name in ("npz", "tfds"):
         np.testing.assert_array_equal(tables[name][0], tables["folder"][0])
@@ -159,14 +159,16 @@ def test_ranking_sees_what_the_sample_could_not(three, ranked, tmp_path):
 
 def test_an_untrained_teacher_proves_nothing(three):
     """Its guesses may well go round in a ring."""
-    spec = teacher.ModelSpec("conv3", 3, 8, 3, 8)
-    judge = teacher.Teacher(spec, {}, teacher.Normalisation((0.5,), (0.5,)), tuple("abc"), 0.4)
+    spec = teacher_lib.ModelSpec("conv3", 3, 8, 3, 8)
+    teacher = teacher_lib.Teacher(
+        spec, {}, teacher_lib.Normalisation((0.5,), (0.5,)), tuple("abc"), 0.4
+    )
     labels = np.repeat(np.arange(3), 10)
-    teacher.check_classes(judge, (labels + 1) % 3, labels)
-    better = dataclasses.replace(judge, accuracy=0.9)
+    teacher_lib.check_classes(teacher, (labels + 1) % 3, labels)
+    better = dataclasses.replace(teacher, accuracy=0.9)
     with pytest.raises(UserError, match=r"3 classes of the data .*'a' looks like 'b'"):
-        teacher.check_classes(better, (labels + 1) % 3, labels)
-    teacher.check_classes(better, np.zeros(30, int), labels)  # bad, but no ring
+        teacher_lib.check_classes(better, (labels + 1) % 3, labels)
+    teacher_lib.check_classes(better, np.zeros(30, int), labels)  # bad, but no ring
 
 
 def test_one_command_with_a_path_alone(three, tmp_path, capsys):

@@ -100,12 +100,12 @@ def test_names_of_files(tmp_path):
         *(f"new{c:03}/class{c:03}_id{r:03}.png" for c in range(3) for r in range(2)),
     ]
     new000.rename(tmp_path / "kept")
-    numbered = written(tmp_path, content, "folder", quality=90)
-    assert files_of(numbered) == [
+    relabel_from_zero = written(tmp_path, content, "folder", quality=90)
+    assert files_of(relabel_from_zero) == [
         *(f"{c:05}/{r:05}.jpg" for c in range(3) for r in range(2)),
         "delt_jax.json",
     ]
-    assert Image.open(numbered / "00002/00001.jpg").size == (5, 5)
+    assert Image.open(relabel_from_zero / "00002/00001.jpg").size == (5, 5)
 
 
 def test_many_classes_sort_as_text(tmp_path):

@@ -22,7 +22,7 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.models import ModelSpec
 from delt_jax.stages import report
 from delt_jax.store import files
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 
@@ -388,7 +388,7 @@ def test_tfds_directory_of_others(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory) -> Path:
+def teacher(tmp_path_factory) -> Path:
     """A teacher's folder; it knows nothing, but says so."""
     folder = tmp_path_factory.mktemp("teacher")
     spec = ModelSpec("conv3", 10, 8, 1, 8)
@@ -398,15 +398,15 @@ def judge(tmp_path_factory) -> Path:
     variables = jax.tree.map(np.asarray, {k: variables[k] for k in ("params", "batch_stats")})
     names = tuple(map(str, range(10)))
     made = Teacher(spec, variables, Normalisation((0.3,), (0.4,)), names, accuracy=0.05)
-    teacher.save(folder, made, {"inputs": {}})
+    teacher_lib.save(folder, made, {"inputs": {}})
     return folder
 
 
-def recipe(judge: Path, **changes):
+def recipe(teacher: Path, **changes):
     config = config_lib.default_config()
     config.ipc = 2
     config.data.flip = False
-    config.teacher.weights = str(judge)
+    config.teacher.weights = str(teacher)
     config.teacher.model = "conv3"
     config.teacher.width = 8
     config.relabel.rand_augment = ""  # fewer operations to compile
@@ -437,13 +437,13 @@ def files_of(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_an_imported_set_is_relabelled_evaluated_and_reported(judge, tmp_path):
+def test_an_imported_set_is_relabelled_evaluated_and_reported(teacher, tmp_path):
     pixels = published(tmp_path / "theirs")
     workdir = tmp_path / "run"
     export.run(export.Options(tmp_path / "theirs", "distilled", workdir / "distilled"))
-    main.run(recipe(judge), str(workdir), STAGES)
+    main.run(recipe(teacher), str(workdir), STAGES)
     read = delt_jax.load(workdir)
-    expected = teacher.logits_of(teacher.load(judge), pixels)
+    expected = teacher_lib.logits_of(teacher_lib.load(teacher), pixels)
     np.testing.assert_array_equal(read.images, pixels)
     np.testing.assert_array_equal(read.soft_labels, expected)
     summary = files.read_json(workdir / "summary.json")
@@ -459,12 +459,14 @@ def test_an_imported_set_is_relabelled_evaluated_and_reported(judge, tmp_path):
         export.run(export.Options(workdir, to, out, overwrite=True))
         back = delt_jax.load(out)
         np.testing.assert_array_equal(back.soft_labels, expected)
-        np.testing.assert_array_equal(teacher.logits_of(teacher.load(judge), back.images), expected)
+        np.testing.assert_array_equal(
+            teacher_lib.logits_of(teacher_lib.load(teacher), back.images), expected
+        )
         if out.is_dir():
             out.rename(tmp_path / f"kept-{to}")
 
 
-def test_runs_that_do_not_fit_an_imported_set(judge, tmp_path):
+def test_runs_that_do_not_fit_an_imported_set(teacher, tmp_path):
     published(tmp_path / "theirs")
     workdir = tmp_path / "run"
     imported = export.Options(tmp_path / "theirs", "distilled", workdir / "distilled")
@@ -472,7 +474,7 @@ def test_runs_that_do_not_fit_an_imported_set(judge, tmp_path):
 
     def refuse(says, stages=STAGES, **changes):
         with pytest.raises(UserError, match=says):
-            main.run(recipe(judge, **changes), str(workdir), stages)
+            main.run(recipe(teacher, **changes), str(workdir), stages)
         assert files_of(workdir) == ["distilled"]
 
     refuse("was imported and the recover stage would replace it", ())
@@ -493,22 +495,22 @@ def test_runs_that_do_not_fit_an_imported_set(judge, tmp_path):
     refuse("disagree on 2 classes .2: '3' against '2'; 3: '2' against '3'")
 
 
-def test_numbered_classes_do_not_pass_for_named_ones(judge, tmp_path, monkeypatch):
+def test_numbered_classes_do_not_pass_for_named_ones(teacher, tmp_path, monkeypatch):
     published(tmp_path / "theirs")
     workdir = tmp_path / "run"
     export.run(export.Options(tmp_path / "theirs", "distilled", workdir / "distilled"))
-    source = data.open_source(config_lib.from_config(recipe(judge)).data)
+    source = data.open_source(config_lib.from_config(recipe(teacher)).data)
     named = replace(source, class_names=tuple("abcdefghij"))
     monkeypatch.setattr(data, "open_source", lambda recipe, cache: named)
     with pytest.raises(UserError, match="only numbered; import it again with --class_names=FILE"):
-        main.run(recipe(judge), str(workdir), STAGES)
+        main.run(recipe(teacher), str(workdir), STAGES)
 
 
-def test_a_foreign_set_does_not_make_a_folder_ours(judge, tmp_path):
+def test_a_foreign_set_does_not_make_a_folder_ours(teacher, tmp_path):
     (tmp_path / "distilled").mkdir()
     files.write_json(tmp_path / "distilled/manifest.json", {"inputs": {}})
     with pytest.raises(UserError, match="holds files that are not a delt_jax run's"):
-        main.run(recipe(judge), str(tmp_path), STAGES)
+        main.run(recipe(teacher), str(tmp_path), STAGES)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

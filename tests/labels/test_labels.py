@@ -21,7 +21,7 @@ from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import DataRecipe, EvaluateRecipe, Recipe, RelabelRecipe, TeacherRecipe
 from delt_jax.store import files
 from delt_jax.training import protocols
-from delt_jax.training.protocols import Trial
+from delt_jax.training.protocols import EvalSetting
 
 IPC, IMAGES = 3, 30
 RECIPE = Recipe(
@@ -285,7 +285,7 @@ def test_the_hash_of_soft_labels_stands_for_those_of_views_too(tmp_path):
 
 
 def test_the_plan_follows_the_protocol():
-    trial = Trial("conv3", 10, IPC, 8)
+    trial = EvalSetting("conv3", 10, IPC, 8)
     plan = protocols.label_plan(RECIPE, trial)
     settled = protocols.settle(RECIPE, trial)
     assert (plan.views, plan.group_size) == (settled.views, settled.batch_size)

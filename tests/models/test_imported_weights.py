@@ -15,7 +15,7 @@ from delt_jax import main, models
 from delt_jax.config import cli
 from delt_jax.data.classes import positions_in_imagenet, wanted_classes
 from delt_jax.models import ModelSpec, torch_files, torch_weights
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 WEIGHTS = "--config.teacher.weights="
 CONSTANTS = ("--config.data.mean=0.5,", "--config.data.std=0.5,")
@@ -39,7 +39,7 @@ def trained(tmp_path_factory) -> Path:
 
 def widen(trained: Path, count: int, places, path: Path) -> Path:
     """A file of its weights whose head has `count` outputs, the digits' at `places`."""
-    state = torch_files.read(trained / teacher.WEIGHTS)
+    state = torch_files.read(trained / teacher_lib.WEIGHTS)
     for name in ("classifier.weight", "classifier.bias"):
         rows = np.random.default_rng(0).standard_normal((count, *state[name].shape[1:]))
         rows[list(places)] = state[name]
@@ -71,7 +71,7 @@ def constants(folder: Path) -> list[str]:
 def test_a_wide_head_is_cut_to_the_teacher_it_was_made_from(trained, wide, tmp_path, capsys):
     arguments = (f"{WEIGHTS}{wide}", *constants(trained))
     assert command(tmp_path / "run", *arguments, HEAD) == 0
-    assert teacher.load(tmp_path / "run/teacher").hash == teacher.describe(trained).hash
+    assert teacher_lib.load(tmp_path / "run/teacher").hash == teacher_lib.describe(trained).hash
     capsys.readouterr()
     assert command(tmp_path / "run", *arguments, HEAD) == 0
     assert "squeeze: done, nothing changed" in capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_a_head_of_all_imagenet_is_cut_to_the_datas_wnids(trained, tmp_path, cap
     arguments = (f"{WEIGHTS}{head}", *constants(trained))
     assert command(tmp_path / "run", *arguments, names) == 0
     assert "10 of the teacher's 1000 outputs are kept" in capsys.readouterr().out
-    assert teacher.load(tmp_path / "run/teacher").hash == teacher.describe(trained).hash
+    assert teacher_lib.load(tmp_path / "run/teacher").hash == teacher_lib.describe(trained).hash
     refused(command(tmp_path / "other", *arguments), capsys, "classifier.weight (1000x")
 
 

@@ -260,8 +260,8 @@ def test_choices_of_an_accelerator(monkeypatch):
     class Judge:
         spec = SPEC
 
-    assert execution.choose(RecoverRecipe(), [Judge], BATCHES) == execution.Execution(
+    assert execution.choose(RecoverRecipe(), [Judge], BATCHES) == execution.ExecutionPlan(
         "float32", 4, 50
     )
     asked = RecoverRecipe(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
-    assert execution.choose(asked, [Judge], BATCHES) == execution.Execution("bfloat16", 3, 7)
+    assert execution.choose(asked, [Judge], BATCHES) == execution.ExecutionPlan("bfloat16", 3, 7)

@@ -11,7 +11,7 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import SelectRecipe
 from delt_jax.recovery import mosaics as mosaic
 from delt_jax.recovery.mosaics import Patches
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 PLAIN = Normalisation((0.0,), (1.0,))
@@ -73,11 +73,11 @@ def test_the_best_crop_has_the_lowest_cross_entropy():
     images = jnp.array([quarters, quarters])[..., None]
     corners = [[top, left, 2, 2] for top in (0, 2) for left in (0, 2)]
 
-    def judge(seen):
+    def teacher(seen):
         assert seen.shape == (8, 4, 4, 1)
         return jnp.stack([jnp.zeros(8), seen.sum(axis=(1, 2, 3))], axis=1)
 
-    boxes, losses = best_crops(images, jnp.array([0, 1]), jnp.array([corners, corners]), 2, judge)
+    boxes, losses = best_crops(images, jnp.array([0, 1]), jnp.array([corners, corners]), 2, teacher)
     assert np.asarray(boxes).tolist() == [corners[0], corners[1]]  # sums 0.4 and 1.6
     expected = [np.log(1 + np.exp(0.4)), np.log(1 + np.exp(-1.6))]
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
@@ -110,20 +110,20 @@ def test_rendering_cuts_the_boxes_out_of_the_images():
 
 
 @pytest.fixture(scope="module")
-def judge():
+def teacher():
     spec = ModelSpec("conv3", 2, 8, 1, width=8)
     variables = models.create(spec).init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)), train=False)
     host = jax.tree.map(np.asarray, {k: variables[k] for k in ("params", "batch_stats")})
     return Teacher(spec, host, PLAIN, ("a", "b"), 0.5)
 
 
-def test_finding_reads_once_and_keeps_the_best(judge, monkeypatch):
+def test_finding_reads_once_and_keeps_the_best(teacher, monkeypatch):
     draw = np.random.default_rng(1)
     pixels = draw.integers(0, 256, (40, 8, 8, 1), np.uint8)
     labels = np.array([0, 1] * 20, np.int32)
     examples = ArrayExamples(pixels, labels, [""] * 40)
     recipe, seen = SelectRecipe(start="rded", candidates=15, crops=3, mosaic=2), []
-    found = mosaic.find(judge, examples, 2, 8, recipe, 5, seen.append)
+    found = mosaic.find(teacher, examples, 2, 8, recipe, 5, seen.append)
     assert sum(seen) == 30
     assert found.images.shape == found.cross_entropy.shape == (2, 8)
     assert (labels[found.images] == np.arange(2)[:, None]).all()
@@ -131,12 +131,12 @@ def test_finding_reads_once_and_keeps_the_best(judge, monkeypatch):
     # Every loss is the teacher's on the crop amid zeros, by its ordinary forward pass.
     for c in range(2):
         patches = patches_of(PLAIN(pixels[found.images[c]]), found.boxes[c], 4)
-        logits = judge.model.apply(judge.variables, mosaic.centred(patches, 8), train=False)
+        logits = teacher.model.apply(teacher.variables, mosaic.centred(patches, 8), train=False)
         expected = -jax.nn.log_softmax(logits)[:, c]
         np.testing.assert_allclose(found.cross_entropy[c], expected, atol=1e-5)
         assert (np.diff(found.cross_entropy[c]) >= 0).all()
     # Batches of another size, as elsewhere, find the same.
-    monkeypatch.setattr(teacher, "batch_size", lambda _: 12)
-    again = mosaic.find(judge, examples, 2, 8, recipe, 5, lambda _: None)
+    monkeypatch.setattr(teacher_lib, "batch_size", lambda _: 12)
+    again = mosaic.find(teacher, examples, 2, 8, recipe, 5, lambda _: None)
     np.testing.assert_array_equal(again.images, found.images)
     np.testing.assert_array_equal(again.boxes, found.boxes)

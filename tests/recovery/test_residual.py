@@ -24,7 +24,7 @@ from delt_jax.recovery import residual
 from delt_jax.recovery import step as engine
 from delt_jax.recovery.run import checkpoint as kept
 from delt_jax.recovery.run import execution, memory
-from delt_jax.recovery.types import Guide
+from delt_jax.recovery.types import TeacherVariables
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
@@ -178,7 +178,7 @@ def test_recovery_by_hand(clock, begins):
             v[i] = 0.9 * v[i] + 0.1 * g[i] ** 2
             step = m[i] / (1 - 0.5 ** age[i])
             x[i] -= rate * step / (np.sqrt(v[i] / (1 - 0.9 ** age[i])) + 1e-8)
-        state, *_ = update(state, job, FULL, Guide(variables()), MODEL, recipe, active)
+        state, *_ = update(state, job, FULL, TeacherVariables(variables()), MODEL, recipe, active)
         np.testing.assert_allclose(state.images, x, atol=2e-4)
     assert np.abs(x - start).max() > 0.05
 
@@ -187,7 +187,7 @@ def test_without_a_residual_there_is_nothing_of_it(monkeypatch):
     def traced(job, **changes):
         recipe = dataclasses.replace(RECIPE, **changes)
         step = functools.partial(engine.update, model=MODEL, recipe=recipe, active=3)
-        return jax.make_jaxpr(step)(make_state(), job, FULL, Guide(variables()))
+        return jax.make_jaxpr(step)(make_state(), job, FULL, TeacherVariables(variables()))
 
     assert len(jax.tree.leaves(make_job())) == 7  # no starts
     mixed = traced(make_job()._replace(starts=make_state().images))
@@ -243,7 +243,7 @@ def test_bfloat16_is_tried_with_it(capsys):
         variables: dict
 
     images = np.asarray(make_state().images)
-    asked = execution.Execution("bfloat16", 1, 1)
+    asked = execution.ExecutionPlan("bfloat16", 1, 1)
     job = make_job()._replace(starts=images)
     settled = execution.checked(asked, RECIPE, Judge(variables()), job, images)
     assert settled == asked

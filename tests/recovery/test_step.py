@@ -18,7 +18,7 @@ from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery import step as engine
 from delt_jax.recovery.run.driver import active_of
-from delt_jax.recovery.types import Guide, Job, RecoverState
+from delt_jax.recovery.types import Job, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 
 SIZE, BATCH = 8, 4
@@ -55,7 +55,7 @@ def variables():
 
 
 def guides():
-    return (Guide(variables()),)
+    return (TeacherVariables(variables()),)
 
 
 def make_state(seed=0, step=0):
@@ -76,7 +76,9 @@ def make_job(seed=0, joins=(0, 0, 0, 0), bound=100.0):
 
 
 def step(state, job, active, recipe=RECIPE, view=FULL):
-    return update(state, job, view, Guide(variables()), model=MODEL, recipe=recipe, active=active)
+    return update(
+        state, job, view, TeacherVariables(variables()), model=MODEL, recipe=recipe, active=active
+    )
 
 
 def chunk(state, job, active, steps, recipe=RECIPE):

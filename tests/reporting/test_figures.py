@@ -167,8 +167,8 @@ def test_nearest_sheet_shows_pairs_and_distances():
         for i in range(3):
             x, y = margin + i * (cell + GAP), TOP + c * pair
             for images, top in ((above, y), (below, y + cell + GAP // 2)):
-                shown = page[top : top + cell, x : x + cell]
-                np.testing.assert_array_equal(shown, enlarged(images[c, i], 7))
+                bar = page[top : top + cell, x : x + cell]
+                np.testing.assert_array_equal(bar, enlarged(images[c, i], 7))
     # A distance stands under its pair and nowhere else.
     rms[1, 2] = 0.14
     changed = decode(figures.nearest_sheet(above, below, rms, ["a", "b"])) != page

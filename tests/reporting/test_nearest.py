@@ -12,14 +12,14 @@ from delt_jax import models
 from delt_jax.data import ArrayExamples, Normalisation
 from delt_jax.models import ModelSpec
 from delt_jax.reporting import nearest
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 KINDS = ("features_class", "features_any", "pixels_class", "pixels_any")
 
 
 @pytest.fixture(scope="module")
-def judge() -> Teacher:
+def teacher() -> Teacher:
     spec = ModelSpec("conv3", 3, 8, 1, 4)
     model = models.create(spec)
     variables = model.init(jax.random.key(0), np.zeros((2, 8, 8, 1), np.float32), train=False)
@@ -40,11 +40,11 @@ def queries(count=12):
     return other.pixels, other.labels
 
 
-def exhaustive(judge, real, pixels, labels, own=None):
+def exhaustive(teacher, real, pixels, labels, own=None):
     """All distances: [M, N] by kind, infinite where an image may not be chosen."""
 
     def unit(images):
-        features = teacher.features_of(judge, images).astype(np.float64)
+        features = teacher_lib.features_of(teacher, images).astype(np.float64)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
 
     def apart(a, b):
@@ -69,56 +69,56 @@ def check(found, expected):
 
 
 @pytest.mark.parametrize("kib", [1, 64 * 1024])  # in small pieces and in one
-def test_neighbours_are_those_of_an_exhaustive_search(judge, monkeypatch, kib):
+def test_neighbours_are_those_of_an_exhaustive_search(teacher, monkeypatch, kib):
     monkeypatch.setattr(nearest, "_BYTES", kib * 1024)
     real, (pixels, labels) = examples(), queries()
     seen = []
-    found = nearest.find(judge, real, pixels, labels, on_images=seen.append)
+    found = nearest.find(teacher, real, pixels, labels, on_images=seen.append)
     assert sum(seen) == len(real)
     assert (len(seen) > 1) == (kib == 1)
-    check(found, exhaustive(judge, real, pixels, labels))
+    check(found, exhaustive(teacher, real, pixels, labels))
     # Looking among more images cannot make the nearest farther.
     assert (found.pixels_any.distances <= found.pixels_class.distances).all()
 
 
-def test_a_copy_is_found_at_distance_zero(judge):
+def test_a_copy_is_found_at_distance_zero(teacher):
     real = examples()
-    found = nearest.find(judge, real, real.pixels[[7, 30]], real.labels[[7, 30]])
+    found = nearest.find(teacher, real, real.pixels[[7, 30]], real.labels[[7, 30]])
     for kind in KINDS:
         assert getattr(found, kind).indices.tolist() == [7, 30]
         assert getattr(found, kind).distances.max() < 1e-6
     assert found.pixels_any.distances.tolist() == [0, 0]
     # Of another class, the same image is only the nearest of any.
-    other = nearest.find(judge, real, real.pixels[[7]], (real.labels[[7]] + 1) % 3)
+    other = nearest.find(teacher, real, real.pixels[[7]], (real.labels[[7]] + 1) % 3)
     assert other.pixels_any.indices.tolist() == [7]
     assert other.pixels_class.indices[0] != 7
     assert other.pixels_class.distances[0] > 0.1
 
 
-def test_of_equal_images_the_first_is_named(judge):
+def test_of_equal_images_the_first_is_named(teacher):
     real = examples()
     twice = ArrayExamples(
         np.concatenate([real.pixels, real.pixels]), np.tile(real.labels, 2), ["x"] * 100
     )
     pixels, labels = queries()
-    found = nearest.find(judge, twice, pixels, labels)
-    check(found, exhaustive(judge, real, pixels, labels))
+    found = nearest.find(teacher, twice, pixels, labels)
+    check(found, exhaustive(teacher, real, pixels, labels))
 
 
-def test_no_image_of_the_class(judge):
+def test_no_image_of_the_class(teacher):
     real = examples()
-    found = nearest.find(judge, real, real.pixels[:1], np.array([5], np.int32))
+    found = nearest.find(teacher, real, real.pixels[:1], np.array([5], np.int32))
     assert np.isinf(found.pixels_class.distances[0])
     assert found.pixels_any.distances[0] == 0
 
 
-def test_real_images_among_themselves_are_the_yardstick(judge, monkeypatch):
+def test_real_images_among_themselves_are_the_yardstick(teacher, monkeypatch):
     monkeypatch.setattr(nearest, "_SAMPLE", 20)
     real, (pixels, labels) = examples(), queries()
-    ours, sample = nearest.with_yardstick(judge, real, pixels, labels)
-    check(ours, exhaustive(judge, real, pixels, labels))
+    ours, sample = nearest.with_yardstick(teacher, real, pixels, labels)
+    check(ours, exhaustive(teacher, real, pixels, labels))
     drawn = np.sort(np.random.default_rng(0).permutation(50)[:20])
-    check(sample, exhaustive(judge, real, real.pixels[drawn], real.labels[drawn], drawn))
+    check(sample, exhaustive(teacher, real, real.pixels[drawn], real.labels[drawn], drawn))
     assert (sample.pixels_any.distances > 0.1).all()  # none is its own neighbour
 
 
@@ -138,9 +138,9 @@ def test_summary_counts_near_copies():
     }
 
 
-def test_list_of_neighbours(judge):
+def test_list_of_neighbours(teacher):
     real = examples()
-    found = nearest.find(judge, real, real.pixels[[7, 30, 1, 2]], real.labels[[7, 30, 1, 2]])
+    found = nearest.find(teacher, real, real.pixels[[7, 30, 1, 2]], real.labels[[7, 30, 1, 2]])
     text = nearest.as_csv(found, 2, real.names).decode()
     lines = list(csv.DictReader(io.StringIO(text)))
     assert [(line["class"], line["rank"]) for line in lines] == [

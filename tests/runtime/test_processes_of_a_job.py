@@ -157,8 +157,10 @@ def test_nothing_is_started_unasked(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(hosts.jax.distributed, "initialize", never)
-    assert cli.parse(["main", "--config=configs/digits.py", "--workdir=x"]).job == cli.Job()
-    hosts.start(*cli.Job())
+    assert (
+        cli.parse(["main", "--config=configs/digits.py", "--workdir=x"]).job == cli.ProcessFlags()
+    )
+    hosts.start(*cli.ProcessFlags())
 
 
 def test_a_job_that_cannot_be_joined_is_a_sentence(monkeypatch):

@@ -12,7 +12,7 @@ from delt_jax import main
 from delt_jax.data import open_source
 from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_loop as student_training
 
 NAMES = [f"conv3-hard-{images}-{seed}" for images in ("recovered", "random") for seed in (0, 1)]
@@ -65,14 +65,14 @@ def evaluated(labelled, tmp_path_factory) -> Path:
 def test_every_student_is_written_with_all_that_its_use_takes(evaluated):
     assert kept(evaluated) == sorted(NAMES)
     source = open_source(config_lib.from_config(setting(True)).data)
-    judge = teacher.load(evaluated / "teacher")
+    teacher = teacher_lib.load(evaluated / "teacher")
     pixels = source.test.images(np.arange(len(source.test)))
     scores = read_json(evaluated / "evaluation/scores.json")
     for name, score in zip(NAMES, scores, strict=True):
-        student = teacher.load(evaluated / "evaluation/students" / name)
-        assert student.normalisation == judge.normalisation
+        student = teacher_lib.load(evaluated / "evaluation/students" / name)
+        assert student.normalisation == teacher.normalisation
         assert student.class_names == source.class_names
-        hits = teacher.logits_of(student, pixels).argmax(-1) == source.test.labels
+        hits = teacher_lib.logits_of(student, pixels).argmax(-1) == source.test.labels
         assert hits.mean() == student.accuracy == score["last"]
         manifest = read_json(evaluated / "evaluation/students" / name / "manifest.json")
         assert manifest["score"] == score
@@ -80,7 +80,7 @@ def test_every_student_is_written_with_all_that_its_use_takes(evaluated):
             manifest["inputs"]["distilled"]
             == (read_json(evaluated / "distilled/manifest.json")["hash"])
         )
-    hashes = {teacher.describe(evaluated / "evaluation/students" / n).hash for n in NAMES}
+    hashes = {teacher_lib.describe(evaluated / "evaluation/students" / n).hash for n in NAMES}
     assert len(hashes) == len(NAMES)
     assert not list(evaluated.glob("*.partial"))
 
@@ -88,7 +88,7 @@ def test_every_student_is_written_with_all_that_its_use_takes(evaluated):
 def test_a_student_can_be_the_teacher_of_another_run(evaluated, tmp_path):
     student = evaluated / "evaluation/students" / NAMES[0]
     main.run(tiny(**{"teacher.weights": str(student)}), str(tmp_path / "run"), ["squeeze"])
-    made, given = teacher.load(tmp_path / "run/teacher"), teacher.load(student)
+    made, given = teacher_lib.load(tmp_path / "run/teacher"), teacher_lib.load(student)
     assert (made.hash, made.accuracy) == (given.hash, given.accuracy)
 
 
@@ -105,8 +105,8 @@ def test_weights_are_made_once_asked_for_and_stay(evaluated, tmp_path, capsys):
     assert "redone because evaluate.keep_students is new" in capsys.readouterr().out
     assert kept(folder) == sorted(NAMES)
     for name in NAMES:  # bit for bit those of the first time
-        again = teacher.load(folder / "evaluation/students" / name)
-        assert again.hash == teacher.describe(evaluated / "evaluation/students" / name).hash
+        again = teacher_lib.load(folder / "evaluation/students" / name)
+        assert again.hash == teacher_lib.describe(evaluated / "evaluation/students" / name).hash
 
 
 @pytest.mark.parametrize(("before", "trained_again"), [(True, 0), (False, 1)])
@@ -131,7 +131,7 @@ def test_a_student_finished_before_a_kill_has_its_weights(
     assert len(rows) == 1 + trained_again
     assert kept(folder) == sorted(NAMES)
     for name in NAMES:
-        teacher.load(folder / "evaluation/students" / name)
+        teacher_lib.load(folder / "evaluation/students" / name)
 
 
 def test_equal_images_of_two_names_are_two_rows(labelled, tmp_path):

@@ -93,13 +93,15 @@ def test_recovery_moves_images_and_lowers_the_loss(finished):
         chex.assert_trees_all_close(
             losses["loss"], losses["cross_entropy"] + 0.01 * losses["bn"], rtol=1e-5
         )
-    judge = teacher_lib.load(finished / "teacher")
+    teacher = teacher_lib.load(finished / "teacher")
 
     def objective_of(pixels):
-        images = jnp.asarray(judge.normalisation(pixels))
+        images = jnp.asarray(teacher.normalisation(pixels))
         view, labels = crop.full_view(source.image_size), jnp.asarray(synthetic.labels)
         recover = config_lib.from_config(tiny()).recover
-        return float(engine.loss(images, labels, view, judge.variables, judge.model, recover)[0])
+        return float(
+            engine.loss(images, labels, view, teacher.variables, teacher.model, recover)[0]
+        )
 
     assert objective_of(synthetic.images) < objective_of(start)
 

@@ -22,7 +22,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.stages import plan, relabel, squeeze
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir, as_json
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 
 def silent(*_) -> None:
@@ -99,12 +99,12 @@ def test_stored_labels_are_the_teachers_of_the_same_views(workdir, source, form,
     assert "0.6 of the 3 kB of all outputs for 5 epochs" in out
     assert f"views.bin has {len(content):,} bytes" in out
     store = opened(workdir, source)
-    judge = teacher.load(workdir.path / "teacher")
+    teacher = teacher_lib.load(workdir.path / "teacher")
     pixels = distilled.read(workdir.path / "distilled").images
-    logits_of = jax.jit(lambda images: judge.model.apply(judge.variables, images, train=False))
+    logits_of = jax.jit(lambda images: teacher.model.apply(teacher.variables, images, train=False))
     labels = [expand(store.read(e), 10, form, 20.0) for e in range(3)]
     for epoch in range(3):
-        order, images = views_of(store, epoch, pixels, judge.normalisation, 6)
+        order, images = views_of(store, epoch, pixels, teacher.normalisation, 6)
         expected = jax.nn.softmax(logits_of(images) / 20.0)
         chex.assert_trees_all_close(labels[epoch][order], expected, atol=2e-4)
     assert np.abs(labels[0] - labels[1]).max() > 0.01
@@ -114,10 +114,10 @@ def test_stored_labels_are_the_teachers_of_the_same_views(workdir, source, form,
 def test_chunks_of_any_size_give_the_same_labels(workdir, source, monkeypatch, most):
     label(RECIPE, source, workdir)
     whole = opened(workdir, source)
-    monkeypatch.setattr(teacher, "batch_size", lambda size: most)
-    judge = teacher.load(workdir.path / "teacher")
+    monkeypatch.setattr(teacher_lib, "batch_size", lambda size: most)
+    teacher = teacher_lib.load(workdir.path / "teacher")
     pixels, counted = distilled.read(workdir.path / "distilled").images, []
-    labels = EpochLabeller([judge], pixels, whole.plan).label(0, counted.append)
+    labels = EpochLabeller([teacher], pixels, whole.plan).label(0, counted.append)
     assert counted == ([5] * 6 if most == 5 else [8, 8, 8, 6])
     np.testing.assert_array_equal(labels.classes, whole.read(0).classes)
     chex.assert_trees_all_close(labels.values, whole.read(0).values, rtol=2e-3, atol=2e-3)
@@ -151,29 +151,29 @@ def test_a_resumed_relabelling_has_the_same_bytes(workdir, source, monkeypatch, 
 
 def test_several_teachers_are_averaged(made, workdir, source):
     folder = workdir.path.parent / "third"
-    second = teacher.load(made / "second/teacher")
+    second = teacher_lib.load(made / "second/teacher")
     # A network that has learnt to read images of another normalisation.
     other = dataclasses.replace(second, normalisation=Normalisation((0.5,), (0.25,)), accuracy=0.1)
     folder.mkdir()
-    teacher.save(folder, other, {})
+    teacher_lib.save(folder, other, {})
     recipe = asking(top_k=0, teachers=(str(made / "second/teacher"), str(folder)))
     label(recipe, source, workdir)
-    first = teacher.load(workdir.path / "teacher")
+    first = teacher_lib.load(workdir.path / "teacher")
     pixels = distilled.read(workdir.path / "distilled").images
-    judges = (first, second, other)
+    teachers = (first, second, other)
     fixed = soft_labels.read(
         workdir.path / "soft_labels",
         files.read_json(workdir.path / "distilled/manifest.json")["hash"],
     )
-    expected = sum(teacher.logits_of(judge, pixels) for judge in judges) / 3
+    expected = sum(teacher_lib.logits_of(teacher, pixels) for teacher in teachers) / 3
     chex.assert_trees_all_close(fixed, expected, rtol=1e-5, atol=1e-5)
     store = opened(workdir, source)
     order, images = views_of(store, 2, pixels, first.normalisation, 30)
     unit = images * np.float32(first.normalisation.std) + np.float32(first.normalisation.mean)
     logits = [
-        judge.model.apply(judge.variables, (unit - mean) / std, train=False)
-        for judge in judges
-        for mean, std in [(judge.normalisation.mean[0], judge.normalisation.std[0])]
+        teacher.model.apply(teacher.variables, (unit - mean) / std, train=False)
+        for teacher in teachers
+        for mean, std in [(teacher.normalisation.mean[0], teacher.normalisation.std[0])]
     ]
     read_back = np.asarray(store.read(2).values, np.float32)[order]
     chex.assert_trees_all_close(read_back, sum(logits) / 3, rtol=2e-3, atol=2e-2)

@@ -20,7 +20,7 @@ from delt_jax.recovery.schedule import make_schedule
 from delt_jax.stages import report
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -81,7 +81,7 @@ def everything() -> list[Score]:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Teacher:
+def teacher() -> Teacher:
     spec = ModelSpec("conv3", 3, 8, 1, 4)
     blank = np.zeros((2, 8, 8, 1), np.float32)
     variables = models.create(spec).init(jax.random.key(0), blank, train=False)
@@ -91,7 +91,7 @@ def judge() -> Teacher:
 
 def workdir_of(
     folder: Path,
-    judge: Teacher,
+    teacher: Teacher,
     scores: list[Score],
     ipc: int = 4,
     imported: bool = False,
@@ -99,7 +99,7 @@ def workdir_of(
 ) -> WorkDir:
     """A run that lacks nothing but its report; each image is a start image made brighter."""
     (folder / "teacher").mkdir(parents=True)
-    teacher.save(folder / "teacher", judge, {"inputs": {}, "seconds": 3.0})
+    teacher_lib.save(folder / "teacher", teacher, {"inputs": {}, "seconds": 3.0})
     by_class = [np.flatnonzero(SOURCE.train.labels == c)[:ipc] for c in range(3)]
     starts = np.stack(by_class)
     images = np.minimum(SOURCE.train.pixels[starts.reshape(-1)], 245) + 10
@@ -149,17 +149,17 @@ def workdir_of(
     return WorkDir(folder)
 
 
-def made(folder: Path, judge: Teacher, scores, recipe: Recipe | None = None, **how):
+def made(folder: Path, teacher: Teacher, scores, recipe: Recipe | None = None, **how):
     """Runs the report; its folder, its page and the summary."""
-    workdir = workdir_of(folder, judge, scores, **how)
+    workdir = workdir_of(folder, teacher, scores, **how)
     report.run(recipe or Recipe(), SOURCE, workdir)
     page = (folder / "report/report.html").read_text()
     return folder / "report", page, json.loads((folder / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def complete(judge, tmp_path_factory):
-    return made(tmp_path_factory.mktemp("complete") / "run", judge, everything())
+def complete(teacher, tmp_path_factory):
+    return made(tmp_path_factory.mktemp("complete") / "run", teacher, everything())
 
 
 def test_every_file_is_there(complete):
@@ -227,8 +227,8 @@ def test_nearest_images_are_the_brightened_ones(complete):
     assert "below 0.05 for 100.0 % of the synthetic images" in page
 
 
-def test_the_tables_are_printed(judge, tmp_path, capsys):
-    made(tmp_path / "run", judge, everything())
+def test_the_tables_are_printed(teacher, tmp_path, capsys):
+    made(tmp_path / "run", teacher, everything())
     out = capsys.readouterr().out
     assert "| conv3   | online | recovered | 4   | 70.50 ± 0.71 |" in out
     assert "Protocol delt with epochs 2" in out
@@ -237,10 +237,10 @@ def test_the_tables_are_printed(judge, tmp_path, capsys):
     assert out.rstrip().endswith("report/report.html")
 
 
-def test_least_rows_of_one_image_per_class(judge, tmp_path):
+def test_least_rows_of_one_image_per_class(teacher, tmp_path):
     scores = [score("conv3", "hard", "recovered", 1)]
     recipe = Recipe(report=ReportRecipe(nearest=False))
-    folder, page, summary = made(tmp_path / "run", judge, scores, recipe, ipc=1, command="")
+    folder, page, summary = made(tmp_path / "run", teacher, scores, recipe, ipc=1, command="")
     assert "Scores made by" not in page
     assert sorted(p.name for p in folder.glob("*.png")) == [
         *("confusion.png", "losses.png", "per_class.png", "schedule.png", "sheet.png")
@@ -253,9 +253,9 @@ def test_least_rows_of_one_image_per_class(judge, tmp_path):
     assert "Students side by side" not in page
 
 
-def test_imported_set(judge, tmp_path):
+def test_imported_set(teacher, tmp_path):
     scores = [score(seed=seed) for seed in range(2)]
-    folder, page, summary = made(tmp_path / "run", judge, scores, imported=True)
+    folder, page, summary = made(tmp_path / "run", teacher, scores, imported=True)
     assert sorted(p.name for p in folder.glob("*.png")) == [
         *("confusion.png", "diversity.png", "nearest.png", "per_class.png", "sheet.png")
     ]
@@ -264,23 +264,23 @@ def test_imported_set(judge, tmp_path):
     assert summary["imported"] == {"layout": "new000"}
 
 
-def test_a_run_of_baselines_only_has_no_charts_of_scores(judge, tmp_path):
+def test_a_run_of_baselines_only_has_no_charts_of_scores(teacher, tmp_path):
     recipe = Recipe(report=ReportRecipe(nearest=False))
-    folder, page, summary = made(tmp_path / "run", judge, [score(images="random")], recipe)
+    folder, page, summary = made(tmp_path / "run", teacher, [score(images="random")], recipe)
     assert not {"confusion.png", "per_class.png"} & {p.name for p in folder.iterdir()}
     assert summary["robustness"] == []
     assert "random" in page
 
 
-def test_confusion_of_many_classes_is_left_out(judge, tmp_path):
+def test_confusion_of_many_classes_is_left_out(teacher, tmp_path):
     recipe = Recipe(report=ReportRecipe(nearest=False))
-    folder, _, _ = made(tmp_path / "run", judge, [replace(score(), confusion=[])], recipe)
+    folder, _, _ = made(tmp_path / "run", teacher, [replace(score(), confusion=[])], recipe)
     assert not (folder / "confusion.png").exists()
     assert (folder / "per_class.png").exists()
 
 
-def test_the_setting_is_an_input(judge, tmp_path):
-    workdir = workdir_of(tmp_path / "run", judge, [score()])
+def test_the_setting_is_an_input(teacher, tmp_path):
+    workdir = workdir_of(tmp_path / "run", teacher, [score()])
     with_it = report.inputs(Recipe(), SOURCE, workdir)
     without = report.inputs(Recipe(report=ReportRecipe(nearest=False)), SOURCE, workdir)
     assert {k for k in with_it if with_it[k] != without[k]} == {"report.nearest"}

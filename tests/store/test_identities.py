@@ -20,7 +20,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.stages.squeeze import parts
 from delt_jax.store.identity import identity, versions
 from delt_jax.training.protocols import Protocol
-from delt_jax.training.student_step import Course
+from delt_jax.training.student_step import StudentProgram
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
 VIEWS = ViewSpec("rand-m6-n2-mstd1.0", 1, 0.5, False, "cutmix", 1.0)
@@ -29,7 +29,7 @@ PROTOCOL = Protocol(
     "delt", VIEWS, 20.0, "kl", 0.0, 1.0, 0.01, "half_cosine", 300, 10, 1, 0.0, 10, ("epochs 300",)
 )
 STUDENT = ModelSpec("conv3", 10, 8, 1, 32)
-COURSE = Course(
+COURSE = StudentProgram(
     STUDENT, (STUDENT,), PROTOCOL, "stored", NORMALISATION, (NORMALISATION,), 20, 10, PLAN
 )
 

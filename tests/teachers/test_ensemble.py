@@ -15,7 +15,7 @@ from delt_jax.formats import distilled
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.stages import pipeline, plan
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_loop as student_training
 
 
@@ -51,9 +51,9 @@ def finished(tmp_path_factory):
     folder, lessons = tmp_path_factory.mktemp("ensemble") / "run", {}
     real = student_training.train
 
-    def train(lesson, *args):
-        lessons[lesson.course.regime] = lesson
-        return real(lesson, *args)
+    def train(task, *args):
+        lessons[task.program.regime] = task
+        return real(task, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(student_training, "train", train)
@@ -67,49 +67,49 @@ def source():
 
 
 @pytest.fixture(scope="module")
-def judges(finished):
+def teachers(finished):
     first = finished[0] / "teacher"
-    return teacher.load(first), *teacher.load_others(first)
+    return teacher_lib.load(first), *teacher_lib.load_others(first)
 
 
-def test_fixed_labels_are_the_mean(finished, judges):
+def test_fixed_labels_are_the_mean(finished, teachers):
     synthetic = distilled.read(finished[0] / "distilled")
     logits = soft_labels.read(finished[0] / "soft_labels", synthetic.manifest["hash"])
-    each = [teacher.logits_of(judge, synthetic.images) for judge in judges]
+    each = [teacher_lib.logits_of(teacher, synthetic.images) for teacher in teachers]
     assert len(each) == 2
     chex.assert_trees_all_close(logits, (each[0] + each[1]) / 2, rtol=1e-5, atol=1e-5)
     assert np.abs(each[0] - each[1]).max() > 0.1
 
 
-def test_stored_labels_are_of_the_same_teachers(finished, judges, source):
+def test_stored_labels_are_of_the_same_teachers(finished, teachers, source):
     synthetic = distilled.read(finished[0] / "distilled")
     store = label_store.open_store(
         finished[0] / "soft_labels", synthetic.manifest["hash"], source.class_names
     )
-    labelled = labelling.EpochLabeller(judges, synthetic.images, store.plan)
+    labelled = labelling.EpochLabeller(teachers, synthetic.images, store.plan)
     expected = labelled.label(0, lambda count: None)
     np.testing.assert_array_equal(store.read(0).values, expected.values)
-    by_one = labelling.EpochLabeller(judges[:1], synthetic.images, store.plan)
+    by_one = labelling.EpochLabeller(teachers[:1], synthetic.images, store.plan)
     assert (by_one.label(0, lambda count: None).values != expected.values).any()
 
 
-def test_online_labels_are_of_the_same_teachers(finished, judges):
-    lesson = finished[1]["online"]
-    assert lesson.course.judges == tuple(judge.spec for judge in judges)
-    chex.assert_trees_all_equal(lesson.judges, tuple(judge.variables for judge in judges))
-    assert len(lesson.course.judge_normalisations) == 2
-    assert finished[1]["stored"].course.judges == ()
+def test_online_labels_are_of_the_same_teachers(finished, teachers):
+    task = finished[1]["online"]
+    assert task.program.teachers == tuple(teacher.spec for teacher in teachers)
+    chex.assert_trees_all_equal(task.teachers, tuple(teacher.variables for teacher in teachers))
+    assert len(task.program.teacher_normalisations) == 2
+    assert finished[1]["stored"].program.teachers == ()
 
 
-def test_manifests_and_report_name_the_teachers(finished, judges):
-    folder, other = finished[0], judges[1]
+def test_manifests_and_report_name_the_teachers(finished, teachers):
+    folder, other = finished[0], teachers[1]
     named = {"hash": other.hash, "accuracy": other.accuracy}
     for stage in ("soft_labels", "evaluation"):
         manifest = read_json(folder / stage / "manifest.json")
         assert manifest["more_teachers"] == [named]
         assert manifest["inputs"]["relabel.ensemble"] == [other.hash]
     stored = read_json(folder / "soft_labels/manifest.json")["stored"]
-    assert stored["teachers"] == [judge.hash for judge in judges]
+    assert stored["teachers"] == [teacher.hash for teacher in teachers]
     summary = read_json(folder / "summary.json")
     assert summary["other_teachers"] == [{"model": "conv3_6", **named}]
     squeezed = [read_json(folder / n / "manifest.json") for n in ("teacher", "teachers/conv3_6")]

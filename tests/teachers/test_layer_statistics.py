@@ -21,7 +21,7 @@ from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.layer_statistics import Real, Statistics
 from delt_jax.teachers.statistics_matching import Target
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.terms import Seen, class_bn, class_statistics, find, global_statistics
+from delt_jax.terms import TeacherOutputs, class_bn, class_statistics, find, global_statistics
 
 SIZE, CLASSES = 8, 3
 SPEC = ModelSpec("conv3", CLASSES, SIZE, 1, width=4)
@@ -126,7 +126,7 @@ def seen_of(norms, convs, key=0):
     """A look at images of which only the inputs of layers count."""
     images = np.zeros((len(LABELS), SIZE, SIZE, 1), np.float32)
     nothing = np.zeros((len(LABELS), 2), np.float32)
-    return Seen(
+    return TeacherOutputs(
         images=images,
         labels=LABELS,
         ranks=np.zeros_like(LABELS),
@@ -183,11 +183,11 @@ def test_running_statistics_are_matched(name):
     real = real_statistics((CLASSES,) if name == "class_statistics" else ())
     aim = averaged(LABELS, real) if name == "class_statistics" else real
     constants = target(jax.tree.map(np.float32, real), momentum=0.7, first=3.0)
-    carried, average = term.init(constants), None
+    term_state, average = term.init(constants), None
 
     @jax.jit
-    def run(norms, convs, carried):
-        return term.value(seen_of(norms, convs), constants, carried)
+    def run(norms, convs, term_state):
+        return term.value(seen_of(norms, convs), constants, term_state)
 
     for t in range(3):
         now = numpy_statistics(*inputs(10 * t))
@@ -196,9 +196,9 @@ def test_running_statistics_are_matched(name):
             if average is None
             else jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, average, now)
         )
-        value, carried = run(*inputs(10 * t), carried)
+        value, term_state = run(*inputs(10 * t), term_state)
         assert float(value) == pytest.approx(numpy_residual(average, aim, 3.0), rel=1e-5)
-    chex.assert_trees_all_equal_shapes_and_dtypes(carried, term.init(constants))
+    chex.assert_trees_all_equal_shapes_and_dtypes(term_state, term.init(constants))
 
 
 @pytest.mark.parametrize("name", ["global_statistics", "class_statistics", "class_bn"])
@@ -219,13 +219,13 @@ def test_the_gradient_is_the_newest_statistics_whatever_the_momentum():
     with jax.enable_x64(True):
         constants = target(real)
         run = jax.jit(lambda n, c, before: term.value(seen_of(n, c), constants, before)[1])
-        carried = run(*inputs(10), term.init(constants))
+        term_state = run(*inputs(10), term.init(constants))
         given = [jnp.asarray(x) for group in inputs() for x in group]
 
         def value(x):
-            return term.value(seen_of(x[:2], x[2:]), constants, carried)[0]
+            return term.value(seen_of(x[:2], x[2:]), constants, term_state)[0]
 
-        after = run(given[:2], given[2:], carried)
+        after = run(given[:2], given[2:], term_state)
         fixed = jax.jit(lambda x: statistics.of_batch(x[:2], x[2:], SIZE))(given)
 
         def straight(x):
@@ -253,7 +253,7 @@ def test_convolutions_are_dropped_by_the_key():
 def test_each_class_against_its_own():
     norms, convs = inputs()
     real = real_statistics((CLASSES,)).norms
-    value, carried = class_bn.TERM.value(seen_of(norms, convs), real, ())
+    value, term_state = class_bn.TERM.value(seen_of(norms, convs), real, ())
     expected = 0.0
     for x, theirs in zip(norms, real, strict=True):
         for c in range(CLASSES):
@@ -261,7 +261,7 @@ def test_each_class_against_its_own():
             off = np.linalg.norm(mean - theirs.mean[c])
             expected += (off + np.linalg.norm(variance - theirs.variance[c])) / CLASSES
     assert float(value) == pytest.approx(expected, rel=1e-5)
-    assert carried == ()
+    assert term_state == ()
 
 
 def test_terms_are_prepared_from_teacher_and_data(tmp_path):

@@ -188,7 +188,7 @@ def test_the_first_teacher_is_the_one_of_a_run_without_others(made, source, tmp_
 def test_order_and_initialisation_are_other_draws(source, tmp_path, monkeypatch):
     seen: list[tuple] = []
 
-    def note(recipe, source, model, optimiser, normalisation, state, epoch, batch, shown, name):
+    def note(recipe, source, model, optimiser, normalisation, state, epoch, batch, bar, name):
         seen.append((name, np.sum(np.abs(state.variables["params"]["conv_0"]["kernel"]))))
         raise KeyboardInterrupt
 

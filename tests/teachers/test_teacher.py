@@ -16,7 +16,7 @@ from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
 from delt_jax.stages import squeeze
 from delt_jax.store import checkpoint, files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 RECIPE = Recipe(
@@ -44,30 +44,30 @@ def folder(source, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder) -> Teacher:
-    return teacher.load(folder)
+    return teacher_lib.load(folder)
 
 
 def silent(text: str) -> None:
     pass
 
 
-def permuted(judge: Teacher, order) -> Teacher:
+def permuted(teacher: Teacher, order) -> Teacher:
     """The same network with its outputs, but not its class names, in another order."""
-    variables = jax.tree.map(lambda a: a, judge.variables)
+    variables = jax.tree.map(lambda a: a, teacher.variables)
     head = variables["params"]["classifier"]
     variables["params"]["classifier"] = {
         "kernel": head["kernel"][:, order],
         "bias": head["bias"][order],
     }
-    return dataclasses.replace(judge, variables=variables)
+    return dataclasses.replace(teacher, variables=variables)
 
 
 # --- prediction ---
 
 
-def direct(judge: Teacher, pixels: np.ndarray):
-    logits, sown = judge.model.apply(
-        judge.variables, judge.normalisation(pixels), train=False, mutable=["features"]
+def direct(teacher: Teacher, pixels: np.ndarray):
+    logits, sown = teacher.model.apply(
+        teacher.variables, teacher.normalisation(pixels), train=False, mutable=["features"]
     )
     return np.asarray(logits), np.asarray(sown["features"]["pooled"][0])
 
@@ -75,43 +75,43 @@ def direct(judge: Teacher, pixels: np.ndarray):
 @pytest.mark.parametrize("count", [1, 499, 500, 501])
 def test_padded_batches_predict_what_the_model_says(trained, source, count):
     pixels = source.train.images(np.arange(count))
-    logits, features = teacher.predict(
-        trained.model, trained.variables, trained.normalisation, teacher.in_batches(pixels)
+    logits, features = teacher_lib.predict(
+        trained.model, trained.variables, trained.normalisation, teacher_lib.in_batches(pixels)
     )
     chex.assert_shape(logits, (count, 10))
     assert logits.dtype == features.dtype == np.float32
     chex.assert_trees_all_close((logits, features), direct(trained, pixels), rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(teacher.logits_of(trained, pixels), logits)
-    np.testing.assert_array_equal(teacher.features_of(trained, pixels), features)
+    np.testing.assert_array_equal(teacher_lib.logits_of(trained, pixels), logits)
+    np.testing.assert_array_equal(teacher_lib.features_of(trained, pixels), features)
 
 
 def test_features_are_the_last_layers_input(trained, source):
     pixels = source.test.images(np.arange(20))
     head = trained.variables["params"]["classifier"]
-    logits = teacher.features_of(trained, pixels) @ head["kernel"] + head["bias"]
-    np.testing.assert_allclose(logits, teacher.logits_of(trained, pixels), rtol=1e-4, atol=1e-4)
+    logits = teacher_lib.features_of(trained, pixels) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, teacher_lib.logits_of(trained, pixels), rtol=1e-4, atol=1e-4)
 
 
 def test_batches_of_any_size_are_joined_in_order(trained, source):
     pixels = source.train.images(np.arange(30))
-    whole = teacher.logits_of(trained, pixels)
+    whole = teacher_lib.logits_of(trained, pixels)
     pieces = (pixels[:7], pixels[7:8], pixels[8:])
-    logits, _ = teacher.predict(trained.model, trained.variables, trained.normalisation, pieces)
+    logits, _ = teacher_lib.predict(trained.model, trained.variables, trained.normalisation, pieces)
     np.testing.assert_allclose(logits, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_in_batches_cuts_without_loss():
     pixels = np.arange(1201, dtype=np.int64).reshape(-1, 1, 1, 1)
-    pieces = list(teacher.in_batches(pixels))
+    pieces = list(teacher_lib.in_batches(pixels))
     assert [len(p) for p in pieces] == [500, 500, 201]
     np.testing.assert_array_equal(np.concatenate(pieces), pixels)
 
 
 def test_accuracy_is_the_share_of_hits(trained, source):
-    measured = teacher.accuracy(
+    measured = teacher_lib.accuracy(
         trained.model, trained.variables, trained.normalisation, source.test
     )
-    hits = teacher.logits_of(trained, source.test.images(np.arange(len(source.test)))).argmax(1)
+    hits = teacher_lib.logits_of(trained, source.test.images(np.arange(len(source.test)))).argmax(1)
     assert measured == pytest.approx((hits == source.test.labels).mean(), abs=1e-9)
     assert measured == pytest.approx(trained.accuracy, abs=1e-9)
     assert measured > 0.8  # what the checks below rely on
@@ -128,12 +128,12 @@ def toy_source(names=("cat", "dog", "eel"), size=8, channels=1) -> Source:
 
 
 def test_class_names_that_agree():
-    assert teacher.check_class_names("The set", ("cat", "dog", "eel"), toy_source()) is None
+    assert teacher_lib.check_class_names("The set", ("cat", "dog", "eel"), toy_source()) is None
 
 
 def test_permuted_class_names_are_named():
     with pytest.raises(UserError) as e:
-        teacher.check_class_names("The set", ("dog", "cat", "eel"), toy_source())
+        teacher_lib.check_class_names("The set", ("dog", "cat", "eel"), toy_source())
     assert str(e.value) == (
         "The set and the data disagree on 2 classes (0: 'dog' against 'cat'; 1: 'cat' against "
         "'dog'); put the classes in the same order."
@@ -145,20 +145,20 @@ def test_at_most_five_classes_are_named():
     with pytest.raises(
         UserError, match=r"disagree on 8 classes \(0: 'c1' against 'c0'.*; \.\.\.\)"
     ):
-        teacher.check_class_names("It", (*names[1:8], names[0], names[8]), toy_source(names))
+        teacher_lib.check_class_names("It", (*names[1:8], names[0], names[8]), toy_source(names))
     with pytest.raises(UserError) as e:
-        teacher.check_class_names("It", (*names[1:8], names[0], names[8]), toy_source(names))
+        teacher_lib.check_class_names("It", (*names[1:8], names[0], names[8]), toy_source(names))
     assert str(e.value).count(" against ") == 5
 
 
 def test_another_number_of_classes():
     with pytest.raises(UserError, match="The set has 2 classes and the data have 3"):
-        teacher.check_class_names("The set", ("cat", "dog"), toy_source())
+        teacher_lib.check_class_names("The set", ("cat", "dog"), toy_source())
 
 
 def test_a_right_teacher_passes_and_says_so(trained, source):
     said = []
-    teacher.check_against(trained, source, said.append)
+    teacher_lib.check_against(trained, source, said.append)
     assert len(said) == 1
     accuracy = f"{100 * trained.accuracy:.1f}%"
     assert f"{accuracy} on {len(source.test)} test images ({accuracy} recorded)" in said[0]
@@ -168,7 +168,7 @@ def test_a_right_teacher_passes_and_says_so(trained, source):
 def test_permuted_outputs_are_noticed(trained, source, order):
     said = []
     with pytest.raises(UserError, match="teacher's classes are in another order") as e:
-        teacher.check_against(permuted(trained, np.array(order)), source, said.append)
+        teacher_lib.check_against(permuted(trained, np.array(order)), source, said.append)
     assert said == []
     wrong = [i for i in range(10) if order[i] != i]
     assert str(e.value).startswith(f"{len(wrong)} classes of the data are not those")
@@ -179,42 +179,42 @@ def test_permuted_outputs_are_noticed(trained, source, order):
 def test_permuted_class_names_of_a_teacher_are_noticed(trained, source):
     renamed = dataclasses.replace(trained, class_names=("1", "0", *trained.class_names[2:]))
     with pytest.raises(UserError, match="The teacher and the data disagree on 2 classes"):
-        teacher.check_against(renamed, source, silent)
+        teacher_lib.check_against(renamed, source, silent)
 
 
 def test_another_normalisation_is_noticed(trained, source):
     shifted = dataclasses.replace(trained, normalisation=Normalisation((0.9,), (0.05,)))
     with pytest.raises(UserError, match="scored"):
-        teacher.check_against(shifted, source, silent)
+        teacher_lib.check_against(shifted, source, silent)
 
 
 @pytest.mark.parametrize("change", [{"image_size": 16}, {"channels": 3}])
 def test_images_of_another_shape_are_noticed(trained, change):
     other = open_source(DataRecipe(name="digits", **change))
     with pytest.raises(UserError, match="The teacher takes 8 px images of 1 channels, but the"):
-        teacher.check_against(trained, other, silent)
+        teacher_lib.check_against(trained, other, silent)
 
 
 def test_a_weak_but_honest_teacher_passes(trained, source):
     variables = jax.tree.map(np.zeros_like, trained.variables)
     constant = dataclasses.replace(trained, variables=variables)
-    measured = teacher.accuracy(constant.model, variables, constant.normalisation, source.test)
+    measured = teacher_lib.accuracy(constant.model, variables, constant.normalisation, source.test)
     assert measured < 0.2
-    teacher.check_against(dataclasses.replace(constant, accuracy=measured), source, silent)
+    teacher_lib.check_against(dataclasses.replace(constant, accuracy=measured), source, silent)
 
 
 # --- storage ---
 
 
 def test_save_and_load_round_trip(trained, tmp_path):
-    teacher.save(tmp_path, trained, {"seconds": 3.5})
-    loaded = teacher.load(tmp_path)
+    teacher_lib.save(tmp_path, trained, {"seconds": 3.5})
+    loaded = teacher_lib.load(tmp_path)
     chex.assert_trees_all_equal(loaded.variables, trained.variables)
     for name in ("spec", "normalisation", "class_names", "accuracy", "hash"):
         assert getattr(loaded, name) == getattr(trained, name), name
     assert loaded.hash == checkpoint.tree_hash(trained.variables)
     assert files.read_json(tmp_path / "manifest.json")["seconds"] == 3.5
-    assert teacher.describe(tmp_path) == dataclasses.replace(loaded, variables={})
+    assert teacher_lib.describe(tmp_path) == dataclasses.replace(loaded, variables={})
 
 
 def test_a_network_without_batch_norm_is_saved_and_loaded(tmp_path):
@@ -222,42 +222,42 @@ def test_a_network_without_batch_norm_is_saved_and_loaded(tmp_path):
     drawn = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: drawn.standard_normal(a.shape).astype(np.float32),
-        teacher.init_shapes(spec)["params"],
+        teacher_lib.init_shapes(spec)["params"],
     )
     variables = {"params": params, "batch_stats": {}}  # as training leaves them
     normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    teacher.save(tmp_path, Teacher(spec, variables, normalisation, tuple("abcde"), 0.5), {})
-    loaded = teacher.load(tmp_path)
+    teacher_lib.save(tmp_path, Teacher(spec, variables, normalisation, tuple("abcde"), 0.5), {})
+    loaded = teacher_lib.load(tmp_path)
     chex.assert_trees_all_equal(loaded.variables, {"params": params})
     pixels = np.zeros((2, 32, 32, 3), np.uint8)
-    assert teacher.logits_of(loaded, pixels).shape == (2, 5)
+    assert teacher_lib.logits_of(loaded, pixels).shape == (2, 5)
 
 
 def test_altered_variables_are_refused(trained, tmp_path):
-    teacher.save(tmp_path, trained, {})
+    teacher_lib.save(tmp_path, trained, {})
     altered = jax.tree.map(np.copy, trained.variables)
     altered["batch_stats"]["norm_1"]["mean"][0] += 1e-6
     state = torch_weights.to_torch(altered, trained.spec)
     torch_files.write(tmp_path / "weights.safetensors", state)
     with pytest.raises(UserError, match="not those its manifest describes") as e:
-        teacher.load(tmp_path)
+        teacher_lib.load(tmp_path)
     assert str(tmp_path) in str(e.value)
 
 
 def test_variables_of_another_model_are_refused(trained, tmp_path):
-    teacher.save(tmp_path, trained, {})
+    teacher_lib.save(tmp_path, trained, {})
     manifest = files.read_json(tmp_path / "manifest.json")
     manifest["spec"]["width"] = 4
     files.write_json(tmp_path / "manifest.json", manifest)
     with pytest.raises(UserError, match=r"layers\.conv\.0\.weight"):
-        teacher.load(tmp_path)
+        teacher_lib.load(tmp_path)
 
 
 def test_missing_variables(trained, tmp_path):
-    teacher.save(tmp_path, trained, {})
+    teacher_lib.save(tmp_path, trained, {})
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(UserError, match=r"weights\.safetensors"):
-        teacher.load(tmp_path)
+        teacher_lib.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -278,20 +278,20 @@ def test_a_manifest_that_is_no_teachers(folder, tmp_path, edit):
     edit(manifest)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"manifest\.json is not a teacher's") as e:
-        teacher.describe(tmp_path)
+        teacher_lib.describe(tmp_path)
     assert str(tmp_path) in str(e.value)
 
 
 def test_no_teacher_at_all(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.json is missing"):
-        teacher.describe(tmp_path / "nowhere")
+        teacher_lib.describe(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(UserError, match=r"manifest\.json is not a teacher's"):
-        teacher.describe(tmp_path)
+        teacher_lib.describe(tmp_path)
 
 
 def test_init_shapes():
-    shapes = teacher.init_shapes(ModelSpec("conv3", 5, 8, 3, 4))
+    shapes = teacher_lib.init_shapes(ModelSpec("conv3", 5, 8, 3, 4))
     assert set(shapes) == {"params", "batch_stats"}
     assert jax.tree.map(lambda a: a.shape, shapes["params"]) == {
         "conv_0": {"kernel": (3, 3, 3, 4), "bias": (4,)},
@@ -304,5 +304,5 @@ def test_init_shapes():
 
 def test_init_shapes_are_those_of_a_trained_teacher(trained):
     chex.assert_trees_all_equal_shapes_and_dtypes(
-        teacher.init_shapes(trained.spec), trained.variables
+        teacher_lib.init_shapes(trained.spec), trained.variables
     )

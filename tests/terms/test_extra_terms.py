@@ -27,8 +27,8 @@ from delt_jax.recovery import step as engine
 from delt_jax.recovery.run import checkpoint as kept
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.run.checkpoint import Kept
-from delt_jax.recovery.step import Further
-from delt_jax.recovery.types import Guide, Losses, RecoverState
+from delt_jax.recovery.step import TermInputs
+from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
@@ -45,15 +45,15 @@ FULL = crop.full_view(SIZE)
 run_chunk = jax.jit(engine.run_chunk, static_argnames=STATIC)
 
 
-def drift_value(seen, constants, carried):
+def drift_value(seen, constants, term_state):
     """Distance of the features' running mean from a constant, with noise, over local classes."""
     groups = max(seen.classes) + 1
     mean = sum(seen.features[i].mean() * (c + 1) for i, c in enumerate(seen.classes)) / groups
     mean = mean + seen.ranks.sum() + 0.1 * jax.random.normal(seen.key)
     mean = mean + sum(x.astype(jnp.float32).mean() for x in seen.conv_inputs + seen.norm_inputs)
-    now = jnp.where(carried["begun"], 0.8 * carried["mean"] + 0.2 * mean, mean)
+    now = jnp.where(term_state["begun"], 0.8 * term_state["mean"] + 0.2 * mean, mean)
     value = (now + (mean - jax.lax.stop_gradient(mean)) - constants.mean()) ** 2
-    return value, {"begun": jnp.ones_like(carried["begun"]), "mean": now}
+    return value, {"begun": jnp.ones_like(term_state["begun"]), "mean": now}
 
 
 DRIFT = Term(
@@ -77,13 +77,16 @@ def other_variables():
 
 
 def guides(count=1):
-    given = (Guide(variables(), (np.float32(3),)), Guide(other_variables(), (np.float32(1),)))
+    given = (
+        TeacherVariables(variables(), (np.float32(3),)),
+        TeacherVariables(other_variables(), (np.float32(1),)),
+    )
     return given[:count]
 
 
 def state_of(count=1):
-    carried = engine.init_carried(RECIPE, [g.constants for g in guides(count)])
-    return make_state().replace(carried=carried)
+    term_state = engine.init_term_state(RECIPE, [g.constants for g in guides(count)])
+    return make_state().replace(term_state=term_state)
 
 
 def job():
@@ -123,7 +126,7 @@ def test_the_tap_sees_what_convolutions_and_the_last_layer_are_given():
 def test_a_term_is_weighed_differentiated_and_carried_on():
     plain = dataclasses.replace(RECIPE, terms=())
     images, labels, key = make_state().images, job().labels, jax.random.key(3)
-    (carried,) = state_of().carried
+    (term_state,) = state_of().term_state
     constants = guides()[0].constants
 
     @functools.partial(jax.jit, static_argnames=("weight",))
@@ -133,7 +136,7 @@ def test_a_term_is_weighed_differentiated_and_carried_on():
                 images, labels, FULL, variables(), MODEL, plain
             )
         recipe = dataclasses.replace(RECIPE, terms=(f"drift={weight}",))
-        further = Further(job().ranks, CLASSES, key, constants, carried)
+        further = TermInputs(job().ranks, CLASSES, key, constants, term_state)
         return jax.value_and_grad(engine.loss, has_aux=True)(
             images, labels, FULL, variables(), MODEL, recipe, further
         )
@@ -154,7 +157,7 @@ def test_a_term_is_weighed_differentiated_and_carried_on():
 def test_what_is_carried_changes_the_next_iteration():
     state, losses = chunk(state_of(), 2)
     first, alone = chunk(state_of(), 1)
-    fresh = first.replace(carried=state_of().carried)
+    fresh = first.replace(term_state=state_of().term_state)
     again, forgotten = chunk(fresh, 1)
     chex.assert_trees_all_close(losses.further[0], alone.further[0], rtol=1e-4)
     assert abs(float(losses.further[1] - forgotten.further[0])) > 1e-4
@@ -173,17 +176,19 @@ def test_teachers_take_turns():
     expected = jax.tree.map(lambda *x: jnp.concatenate(x), *alone)
     chex.assert_trees_all_close(losses, expected, rtol=1e-3)
     chex.assert_trees_all_close(together.images, state.images, rtol=1e-3, atol=1e-3)
-    chex.assert_trees_all_close(together.carried, state.carried, rtol=1e-3)
+    chex.assert_trees_all_close(together.term_state, state.term_state, rtol=1e-3)
 
 
 def test_a_turn_is_that_teachers_alone():
-    alone = Guide(other_variables(), guides(2)[1].constants)
-    state = make_state().replace(carried=(state_of(2).carried[1],))
+    alone = TeacherVariables(other_variables(), guides(2)[1].constants)
+    state = make_state().replace(term_state=(state_of(2).term_state[1],))
     settings = {"recipe": RECIPE, "flip": True, "active": 3, "classes": CLASSES, "steps": 1}
     expected, _ = run_chunk(state, job(), (alone,), models=(OTHER,), **settings)
     ours, _ = chunk(state_of(2), 1, first=1, count=2, active=3)
     chex.assert_trees_all_equal(ours.images, expected.images)
-    chex.assert_trees_all_equal(ours.carried, (state_of(2).carried[0], expected.carried[0]))
+    chex.assert_trees_all_equal(
+        ours.term_state, (state_of(2).term_state[0], expected.term_state[0])
+    )
 
 
 def test_variances_count_as_often_as_asked():
@@ -213,19 +218,19 @@ def test_terms_are_asked_for_by_name_and_weight():
 # What is kept
 
 
-def kept_batch(carried):
+def kept_batch(term_state):
     images = normal(2, 4, 4, 1)
     curves = Losses(*(normal(3, seed=i) for i in range(4)))
-    return Kept(RecoverState(np.int32(3), images, images + 1, images + 2, carried), curves, 1.5)
+    return Kept(RecoverState(np.int32(3), images, images + 1, images + 2, term_state), curves, 1.5)
 
 
 def test_what_is_carried_is_kept_bit_for_bit(tmp_path):
-    carried = (({"a": normal(5), "b": np.ones((), bool)}, ()), ({"a": normal(2, 2)},))
-    batch = kept_batch(carried)
+    term_state = (({"a": normal(5), "b": np.ones((), bool)}, ()), ({"a": normal(2, 2)},))
+    batch = kept_batch(term_state)
     kept.write(tmp_path, 4, batch)
-    like = jax.tree.map(np.zeros_like, carried)
+    like = jax.tree.map(np.zeros_like, term_state)
     chex.assert_trees_all_equal(kept.read(tmp_path, 4, like), batch)
-    with pytest.raises(kept.Damaged):
+    with pytest.raises(kept.CorruptCheckpoint):
         kept.read(tmp_path, 4, (*like, (np.zeros(1),)))
 
 

@@ -16,9 +16,9 @@ from delt_jax.data import ArrayExamples, Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.terms import Seen, barycentre, densification
+from delt_jax.terms import TeacherOutputs, barycentre, densification
 
 SPEC = ModelSpec("conv3", 3, 8, 1, width=4)
 
@@ -30,7 +30,7 @@ def normal(*shape, seed=0):
 def seen(labels, ranks=None, features=None, images=None):
     """What a teacher sees of some images; what is not given is not looked at."""
     n = len(labels)
-    return Seen(
+    return TeacherOutputs(
         images=jnp.zeros((n, 4, 4, 1)) if images is None else jnp.asarray(images),
         labels=jnp.array(labels, jnp.int32),
         ranks=jnp.zeros(n, jnp.int32) if ranks is None else jnp.array(ranks, jnp.int32),
@@ -56,10 +56,10 @@ def test_terms_by_name():
 def test_the_distance_to_the_points_of_class_and_rank():
     points = normal(3, 2, 4)
     look = seen([2, 0, 2], [1, 0, 0], normal(3, 4, seed=1))
-    total, carried = barycentre.TERM.value(look, points, ())
+    total, term_state = barycentre.TERM.value(look, points, ())
     lacking = np.asarray(look.features) - np.stack([points[2, 1], points[0, 0], points[2, 0]])
     np.testing.assert_allclose(total, np.sqrt((lacking.astype(np.float64) ** 2).sum()), rtol=1e-6)
-    assert carried == ()
+    assert term_state == ()
 
 
 def test_the_distance_has_a_gradient_everywhere():
@@ -99,7 +99,7 @@ def test_clouds_of_unequal_size_share_a_point():
 
 
 @pytest.fixture(scope="module")
-def judge():
+def teacher():
     model = models.create(SPEC)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
     variables = jax.tree.map(np.asarray, {k: variables[k] for k in ("params", "batch_stats")})
@@ -116,11 +116,11 @@ def source():
     return Source("toy", ("a", "b", "c"), 8, 1, train, train, "pixels")
 
 
-def test_points_of_every_class(judge, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "BATCH", 3)  # classes lie across batches
+def test_points_of_every_class(teacher, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_lib, "BATCH", 3)  # classes lie across batches
     recipe = Recipe(ipc=2)
-    points = barycentre.TERM.prepare(judge, source, recipe, tmp_path / "cache")
-    features = teacher.features_of(judge, source.train.pixels)
+    points = barycentre.TERM.prepare(teacher, source, recipe, tmp_path / "cache")
+    features = teacher_lib.features_of(teacher, source.train.pixels)
     assert (points.dtype, points.shape) == (np.float32, (3, 2, features.shape[1]))
     for c in range(3):
         # Points of equal mass: together they have the mean of their class.
@@ -131,19 +131,19 @@ def test_points_of_every_class(judge, source, tmp_path, monkeypatch):
     np.testing.assert_allclose(np.sort(points[1], 0), np.sort(members, 0), atol=1e-6)
 
 
-def test_points_are_found_once(judge, source, tmp_path, monkeypatch):
+def test_points_are_found_once(teacher, source, tmp_path, monkeypatch):
     recipe, cache = Recipe(ipc=2), tmp_path / "cache"
-    first = barycentre.TERM.prepare(judge, source, recipe, cache)
+    first = barycentre.TERM.prepare(teacher, source, recipe, cache)
     (file,) = cache.iterdir()
     assert file.name == "barycentre-weights-pixels-2-0.npz"
     with monkeypatch.context() as patched:
-        patched.setattr(teacher, "features_of", None)
-        again = barycentre.TERM.prepare(judge, source, recipe, cache)
+        patched.setattr(teacher_lib, "features_of", None)
+        again = barycentre.TERM.prepare(teacher, source, recipe, cache)
         np.testing.assert_array_equal(again, first)
     file.write_bytes(file.read_bytes()[:100])
-    np.testing.assert_array_equal(barycentre.TERM.prepare(judge, source, recipe, cache), first)
-    other = dataclasses.replace(judge, hash="others")
-    for changed in ((other, recipe), (judge, Recipe(ipc=1)), (judge, Recipe(ipc=2, seed=1))):
+    np.testing.assert_array_equal(barycentre.TERM.prepare(teacher, source, recipe, cache), first)
+    other = dataclasses.replace(teacher, hash="others")
+    for changed in ((other, recipe), (teacher, Recipe(ipc=1)), (teacher, Recipe(ipc=2, seed=1))):
         barycentre.TERM.prepare(changed[0], source, changed[1], cache)
     assert len(list(cache.iterdir())) == 4
 
@@ -165,13 +165,13 @@ def by_hand(rows, temperature=4.0):
 def test_the_spectra_of_classes():
     """Per class, whatever the order of the images."""
     images = 0.3 * normal(5, 4, 4, 1)
-    total, carried = densification.TERM.value(seen([1, 0, 1, 2, 1], images=images), (), ())
+    total, term_state = densification.TERM.value(seen([1, 0, 1, 2, 1], images=images), (), ())
     rows = images.reshape(5, -1)
     assert by_hand(rows[[1]]) == by_hand(rows[[3]]) == 0  # an image alone
     np.testing.assert_allclose(total, by_hand(rows[[0, 2, 4]]), rtol=1e-5)
     total, _ = densification.TERM.value(seen([1, 0, 1, 0, 1], images=images), (), ())
     np.testing.assert_allclose(total, by_hand(rows[[0, 2, 4]]) + by_hand(rows[[1, 3]]), rtol=1e-5)
-    assert carried == ()
+    assert term_state == ()
 
 
 @pytest.mark.parametrize("size", [64, 40])

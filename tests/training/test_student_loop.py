@@ -18,13 +18,13 @@ from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
-from delt_jax.runtime.signals import Deferral, Terminated
-from delt_jax.teachers import teacher
+from delt_jax.runtime.signals import DeferredSignal, Terminated
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_loop as student_training
 from delt_jax.training import student_step as learning
 from delt_jax.training.protocols import Protocol
-from delt_jax.training.student_loop import Lesson, Student
-from delt_jax.training.student_step import Course, Images, Job, Shared
+from delt_jax.training.student_loop import Student, StudentTask
+from delt_jax.training.student_step import Images, Job, Shared, StudentProgram
 
 SPEC = ModelSpec("conv3", 3, 8, 1, width=4)
 NORMALISATION = Normalisation((0.4,), (0.3,))
@@ -45,7 +45,7 @@ PROTOCOL = Protocol(
     ema=0.0,
     eval_every=2,
 )
-COURSE = Course(SPEC, (), PROTOCOL, "hard", NORMALISATION, (NORMALISATION,), COUNT, 4)
+COURSE = StudentProgram(SPEC, (), PROTOCOL, "hard", NORMALISATION, (NORMALISATION,), COUNT, 4)
 
 
 def images(seed=0, count=COUNT):
@@ -56,7 +56,7 @@ def images(seed=0, count=COUNT):
 
 
 @functools.cache
-def judge():
+def teacher():
     shapes = models.create(SPEC).init(jax.random.key(9), jnp.zeros((1, 8, 8, 1)), train=False)
     return {k: jax.device_get(shapes[k]) for k in ("params", "batch_stats")}
 
@@ -66,24 +66,24 @@ def examples():
     return ArrayExamples(test.pixels, test.labels, [str(i) for i in range(12)])
 
 
-def lesson(course=COURSE, own=False, stored=None):
-    judges = (judge(),) * len(course.judges)
-    return Lesson(course, judges, None if own else images(), stored, examples())
+def task(program=COURSE, own=False, stored=None):
+    teachers = (teacher(),) * len(program.teachers)
+    return StudentTask(program, teachers, None if own else images(), stored, examples())
 
 
 def students(count=3, own=False):
     return [Student(f"s{i}", (0, i), 0.01, images(20 + i) if own else None) for i in range(count)]
 
 
-def train(folder, course=COURSE, count=3, stack=1, own=False, deferral=None, stored=None):
+def train(folder, program=COURSE, count=3, stack=1, own=False, deferred_signal=None, stored=None):
     return student_training.train(
-        lesson(course, own, stored),
+        task(program, own, stored),
         students(count, own),
         stack,
         folder,
         1e9,
         lambda epochs, loss: None,
-        deferral or Deferral(),
+        deferred_signal or DeferredSignal(),
     )
 
 
@@ -114,7 +114,7 @@ def assert_close(ours, theirs):
         assert far_off(a.variables, b.variables) < 0.03
 
 
-class StopAfter(Deferral):
+class StopAfter(DeferredSignal):
     """SIGTERM arrives in the n-th epoch."""
 
     def __init__(self, epochs):
@@ -128,16 +128,16 @@ class StopAfter(Deferral):
 
 
 def stopped(folder, epochs, **how):
-    deferral = StopAfter(epochs)
+    deferred_signal = StopAfter(epochs)
     with pytest.raises(Terminated):
         student_training.train(
-            lesson(how.get("course", COURSE), how.get("own", False)),
+            task(how.get("course", COURSE), how.get("own", False)),
             students(how.get("count", 3), how.get("own", False)),
             how.get("stack", 1),
             folder,
             1e9,
-            deferral.count,
-            deferral,
+            deferred_signal.count,
+            deferred_signal,
         )
 
 
@@ -175,7 +175,7 @@ def test_a_damaged_training_starts_anew_with_a_sentence(tmp_path, capsys, damage
     other = replace(COURSE, student=replace(SPEC, width=8))
     if damage == "of another network":
         (tmp_path / "other").mkdir()
-        stopped(tmp_path / "other", 2, course=other)
+        stopped(tmp_path / "other", 2, program=other)
         content = (tmp_path / "other/s1.npz").read_bytes()
     path.write_bytes({"cut": content[:-50], "empty": b""}.get(damage, content))
     assert_same(train(tmp_path), whole)
@@ -188,27 +188,27 @@ def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, o
 
     Unrolled and batch by batch, or vmapped and the whole epoch at once, as on an accelerator.
     """
-    course = replace(COURSE, protocol=replace(PROTOCOL, epochs=2))
-    alone = train(tmp_path, course)
+    program = replace(COURSE, protocol=replace(PROTOCOL, epochs=2))
+    alone = train(tmp_path, program)
     student_training._compiled.cache_clear()
     monkeypatch.setattr(student_training, "_on_cpu", lambda: on_cpu)
-    assert_close(train(tmp_path, course, stack=3), alone)
+    assert_close(train(tmp_path, program, stack=3), alone)
     student_training._compiled.cache_clear()
 
 
-def run_epoch_by(course, how):
-    state = learning.init_student(course, jax.random.key(1))
+def run_epoch_by(program, how):
+    state = learning.init_student(program, jax.random.key(1))
     job = Job(keys.stream(0, "views"), keys.stream(0, "dropout"), jnp.float32(0.01), None)
-    data = images(count=course.count)
-    shared = Shared((judge(),) * len(course.judges), data, None, jnp.int32(2), jnp.int32(0))
+    data = images(count=program.count)
+    shared = Shared((teacher(),) * len(program.teachers), data, None, jnp.int32(2), jnp.int32(0))
     if how == "epoch":
-        return jax.jit(functools.partial(learning.run_epoch, course=course))(state, job, shared)
+        return jax.jit(functools.partial(learning.run_epoch, program=program))(state, job, shared)
     run = jax.jit(learning.run_batch, static_argnames=("course", "batch"))
     losses = []
-    for start in course.starts:
-        batch = min(course.batch, course.count - start)
+    for start in program.starts:
+        batch = min(program.batch, program.count - start)
         here = shared._replace(start=jnp.int32(start))
-        state, loss = run(state, job, here, course=course, batch=batch)
+        state, loss = run(state, job, here, program=program, batch=batch)
         losses.append(loss)
     return state, jnp.stack(losses).mean()
 
@@ -216,10 +216,10 @@ def run_epoch_by(course, how):
 @pytest.mark.parametrize("regime", ["fixed", "online"])
 def test_an_epoch_is_its_batches(regime):
     """Of which the last is smaller."""
-    judges = (SPEC,) if regime == "online" else ()
-    course = replace(COURSE, regime=regime, judges=judges, count=10)
-    whole, loss = run_epoch_by(course, "epoch")
-    pieces, losses = run_epoch_by(course, "batches")
+    teachers = (SPEC,) if regime == "online" else ()
+    program = replace(COURSE, regime=regime, teachers=teachers, count=10)
+    whole, loss = run_epoch_by(program, "epoch")
+    pieces, losses = run_epoch_by(program, "batches")
     assert int(whole.step) == int(pieces.step) == 3
     assert far_off(whole.variables, pieces.variables) < 0.03
     chex.assert_trees_all_close(loss, losses, rtol=1e-4)
@@ -229,9 +229,9 @@ def test_an_epoch_is_its_batches(regime):
 def test_devices_that_share_a_batch(tmp_path, norm):
     """With shared statistics they are one device; with their own they are not."""
     protocol = replace(PROTOCOL, epochs=1, batch_size=8, eval_every=1)
-    course = replace(COURSE, protocol=protocol)
-    alone = train(tmp_path, course, count=1)
-    shared = replace(course, devices=2, shared_norm=norm == "shared")
+    program = replace(COURSE, protocol=protocol)
+    alone = train(tmp_path, program, count=1)
+    shared = replace(program, devices=2, shared_norm=norm == "shared")
     together = train(tmp_path, shared, count=1)
     off = far_off(alone[0].variables, together[0].variables)
     assert off < 0.01 if norm == "shared" else off > 0.03
@@ -253,8 +253,8 @@ def label_plan(**changes):
 def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path):
     """The views of an epoch, labelled before, teach what labelling them in the step does."""
     plan = label_plan()
-    course = replace(COURSE, regime="stored", plan=plan)
-    asking = replace(course, judges=(SPEC,))
+    program = replace(COURSE, regime="stored", plan=plan)
+    asking = replace(program, teachers=(SPEC,))
     in_place = train(tmp_path, asking, count=2)
 
     @jax.jit
@@ -263,7 +263,7 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
         mixed = learning.student_views(
             key, jnp.asarray(images().pixels), NORMALISATION, drawn, 0, COUNT, VIEWS, False
         )
-        return drawn, models.create(SPEC).apply(judge(), mixed.images, train=False)
+        return drawn, models.create(SPEC).apply(teacher(), mixed.images, train=False)
 
     def stored(epoch):
         drawn, logits = label(plan.epoch(epoch).key)
@@ -271,17 +271,17 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
         back = np.argsort(drawn.order)
         return compact.Compact(*(np.asarray(part)[back] for part in labels))
 
-    before = train(tmp_path, course, count=2, stored=stored)
+    before = train(tmp_path, program, count=2, stored=stored)
     assert_close(before, in_place)
 
 
 def test_views_come_again_after_the_labelled_epochs():
-    course = replace(COURSE, plan=label_plan(epochs=2), regime="stored")
+    program = replace(COURSE, plan=label_plan(epochs=2), regime="stored")
 
     def plan_of(epoch):
         shared = Shared((), images(), None, jnp.int32(epoch), jnp.int32(0))
-        job = Job(course.plan.view_key, keys.stream(0, "d"), jnp.float32(1), None)
-        return learning._plan(job, shared, course)[1].order
+        job = Job(program.plan.view_key, keys.stream(0, "d"), jnp.float32(1), None)
+        return learning._plan(job, shared, program)[1].order
 
     chex.assert_trees_all_equal(plan_of(0), plan_of(2))
     assert not np.array_equal(plan_of(0), plan_of(1))
@@ -293,14 +293,14 @@ def test_averaged_weights_are_measured(tmp_path):
     a, b = averaged[0].variables["params"], last[0].variables["params"]
     assert any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
     model = models.create(SPEC)
-    logits = teacher.logits_of_examples(model, averaged[0].variables, NORMALISATION, examples())
+    logits = teacher_lib.logits_of_examples(model, averaged[0].variables, NORMALISATION, examples())
     np.testing.assert_array_equal(logits, averaged[0].logits)
 
 
 def test_accumulated_batches_are_one_gradient_step():
-    course = replace(COURSE, protocol=replace(PROTOCOL, accumulate=2))
-    before = learning.init_student(course, jax.random.key(1))
-    state, _ = run_epoch_by(course, "batches")
+    program = replace(COURSE, protocol=replace(PROTOCOL, accumulate=2))
+    before = learning.init_student(program, jax.random.key(1))
+    state, _ = run_epoch_by(program, "batches")
     inner = state.opt_state.inner_opt_state
     counts = [leaf for leaf in jax.tree.leaves(inner) if leaf.dtype == jnp.int32]
     assert counts

@@ -30,7 +30,7 @@ class Kept(NamedTuple):
     seconds: float
 
 
-class Damaged(Exception):
+class CorruptCheckpoint(Exception):
     """An unfinished batch cannot be read back."""
 
     def __init__(self, path: Path):
@@ -57,7 +57,7 @@ def step_of(partial: Path, index: int) -> int:
     """Iterations of an unfinished batch that are kept; 0 if none are.
 
     Raises:
-      Damaged: if its file has no such number.
+      CorruptCheckpoint: if its file has no such number.
     """
     path = _unfinished(partial, index)
     try:
@@ -66,13 +66,13 @@ def step_of(partial: Path, index: int) -> int:
     except FileNotFoundError:
         return 0
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
-        raise Damaged(path) from e
+        raise CorruptCheckpoint(path) from e
 
 
 def write(partial: Path, index: int, kept: Kept) -> None:
     """Keeps a batch, in place of what was kept of it before."""
     state = {name: getattr(kept.state, name) for name in _STATE}
-    leaves = jax.tree.leaves(kept.state.carried)
+    leaves = jax.tree.leaves(kept.state.term_state)
     state |= {_leaf(i): leaf for i, leaf in enumerate(leaves)}
     path = _unfinished(partial, index)
     files.write_npz_fast(path, seconds=kept.seconds, **state, **kept.losses._asdict())
@@ -82,27 +82,27 @@ def _leaf(number: int) -> str:
     return f"carried_{number}"
 
 
-def read(partial: Path, index: int, carried: Any = ()) -> Kept:
+def read(partial: Path, index: int, term_state: Any = ()) -> Kept:
     """Reads what `write` wrote.
 
     Args:
       partial: the folder.
       index: of the batch.
-      carried: what further terms carry at the start, for its structure.
+      term_state: what further terms carry at the start, for its structure.
 
     Raises:
-      Damaged: if its checksums or arrays are not right.
+      CorruptCheckpoint: if its checksums or arrays are not right.
     """
     path = _unfinished(partial, index)
     try:
         stored = files.read_npz(path, "recover")
-        leaves, structure = jax.tree.flatten(carried)
+        leaves, structure = jax.tree.flatten(term_state)
         found = [stored[_leaf(i)] for i in range(len(leaves))]
         found = jax.tree.unflatten(structure, found)
-        state = RecoverState(**{name: stored[name] for name in _STATE}, carried=found)
+        state = RecoverState(**{name: stored[name] for name in _STATE}, term_state=found)
         return Kept(state, Losses.stored(stored), float(stored["seconds"]))
     except (UserError, KeyError) as e:
-        raise Damaged(path) from e
+        raise CorruptCheckpoint(path) from e
 
 
 def forget(partial: Path, index: int) -> None:

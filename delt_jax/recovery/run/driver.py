@@ -25,14 +25,14 @@ from delt_jax.recovery.initial_images import Starts
 from delt_jax.recovery.run import checkpoint as kept
 from delt_jax.recovery.run import execution
 from delt_jax.recovery.run.checkpoint import Kept
-from delt_jax.recovery.run.execution import Execution
+from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.loss_history import History, mean_last
-from delt_jax.recovery.schedule import BatchSchedule, Round, numbered
-from delt_jax.recovery.types import Active, Guide, Job, Losses, RecoverState
+from delt_jax.recovery.schedule import BatchSchedule, Round, relabel_from_zero
+from delt_jax.recovery.types import Active, Job, Losses, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.profiling import Profile
-from delt_jax.runtime.signals import Deferral
+from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.teacher import Teacher
@@ -80,7 +80,7 @@ class Work:
     partial: Path
 
     @property
-    def judge(self) -> Teacher:
+    def teacher(self) -> Teacher:
         """The run's own teacher, whose normalisation is the images'."""
         return self.teachers[0]
 
@@ -101,12 +101,12 @@ class Work:
 
         Only further terms read it; () without them, so that more batches are alike.
         """
-        return numbered(self.schedule[index].labels) if self.recipe.recover.terms else ()
+        return relabel_from_zero(self.schedule[index].labels) if self.recipe.recover.terms else ()
 
     def job(self, index: int) -> Job:
         """What the engine reads for a batch; its key depends on seed and batch index only."""
         batch = self.schedule[index]
-        low, high = self.judge.normalisation.bounds()
+        low, high = self.teacher.normalisation.bounds()
         return Job(
             labels=np.array(batch.labels, np.int32),
             ranks=np.array(batch.images, np.int32) % np.int32(self.recipe.ipc),
@@ -124,22 +124,22 @@ class Work:
 
     def begin(self, index: int, step: int) -> Kept:
         """A batch as it was kept after `step` iterations; at its start where that is 0."""
-        carried = engine.init_carried(self.recipe.recover, self.constants)
-        carried = jax.tree.map(np.asarray, carried)
+        term_state = engine.init_term_state(self.recipe.recover, self.constants)
+        term_state = jax.tree.map(np.asarray, term_state)
         if step:
-            return kept.read(self.partial, index, carried)
+            return kept.read(self.partial, index, term_state)
         images, none = self.start(index), np.zeros(0, np.float32)
         zeros = np.zeros_like(images)
-        state = RecoverState(np.int32(0), images, zeros, zeros, carried)
+        state = RecoverState(np.int32(0), images, zeros, zeros, term_state)
         return Kept(state, Losses(none, none, none, none), 0.0)
 
 
 def finish(
     work: Work,
     indices: Sequence[int],
-    settled: Execution,
-    shown: Progress,
-    deferral: Deferral,
+    settled: ExecutionPlan,
+    bar: Progress,
+    deferred_signal: DeferredSignal,
 ) -> None:
     """Recovers the batches that have no part yet, from where each was kept.
 
@@ -153,8 +153,10 @@ def finish(
             while remaining := [i for i in indices if not kept.part(work.partial, i).exists()]:
                 try:
                     for wave, width in _waves(work, remaining, settled.batches_per_device):
-                        _Wave(work, wave, width, settled, shown, deferral, writer, profile).run()
-                except kept.Damaged as e:
+                        _Wave(
+                            work, wave, width, settled, bar, deferred_signal, writer, profile
+                        ).run()
+                except kept.CorruptCheckpoint as e:
                     e.drop()
                 except jax.errors.JaxRuntimeError as e:
                     settled = _halved(settled, e)
@@ -163,7 +165,7 @@ def finish(
             profile.close()
 
 
-def _halved(settled: Execution, error: Exception) -> Execution:
+def _halved(settled: ExecutionPlan, error: Exception) -> ExecutionPlan:
     """Half as many batches per device, where the error says that memory ran out."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
@@ -237,15 +239,15 @@ class _Wave:
         work: Work,
         wave: list[int],
         width: int,
-        settled: Execution,
-        shown: Progress,
-        deferral: Deferral,
+        settled: ExecutionPlan,
+        bar: Progress,
+        deferred_signal: DeferredSignal,
         writer: ThreadPoolExecutor,
         profile: Profile,
     ):
         """Brings the batches to the devices."""
         self._work, self._wave, self._settled = work, wave, settled
-        self._shown, self._deferral = shown, deferral
+        self._bar, self._deferred_signal = bar, deferred_signal
         self._writer, self._profile = writer, profile
         self._writing: Future | None = None
         self._started = self._saved = time.monotonic()
@@ -265,8 +267,8 @@ class _Wave:
         recover = program_of(work.recipe.recover)
         dtype, classes = self._settled.dtype, work.classes(self._wave[0])
         teachers = tuple(models.create(replace(t.spec, dtype=dtype)) for t in work.teachers)
-        variables = [judge.variables for judge in work.teachers]
-        guides = jax.tree.map(jnp.asarray, tuple(map(Guide, variables, work.constants)))
+        variables = [teacher.variables for teacher in work.teachers]
+        guides = jax.tree.map(jnp.asarray, tuple(map(TeacherVariables, variables, work.constants)))
         jobs, rounds = self._jobs, work.schedule[self._wave[0]].rounds
         if recover.perturbation and rounds:
             starts, stack = [work.start(i) for i in self._wave], self._settled.batches_per_device
@@ -310,7 +312,7 @@ class _Wave:
         latest = self._history.add(losses, lag=1)
         figures = mean_last(latest, jobs, further=bool(self._work.recipe.recover.terms))
         self._profile.after_call(losses)
-        self._shown.update(steps * len(rnd.active) * jobs, **figures)
+        self._bar.update(steps * len(rnd.active) * jobs, **figures)
         if round_ends:
             self._work.workdir.log.write(
                 "recover",
@@ -321,10 +323,10 @@ class _Wave:
             )
         if last and round_ends:
             return
-        if self._deferral.asked is not None:
+        if self._deferred_signal.asked is not None:
             self._save()
             self._wait_for_writer()
-            self._deferral.leave_if_asked()
+            self._deferred_signal.leave_if_asked()
         since = time.monotonic() - self._saved
         if since >= 60 * self._work.recipe.recover.save_minutes or (
             round_ends and since >= _SECONDS_BETWEEN_SAVES
@@ -364,7 +366,7 @@ class _Wave:
             )
             files.write_npz_fast(
                 kept.part(work.partial, index),
-                images=work.judge.normalisation.to_pixels(state.images, truncate=truncate),
+                images=work.teacher.normalisation.to_pixels(state.images, truncate=truncate),
                 seconds=seconds,
                 batches_per_device=self._settled.batches_per_device,
                 **losses._asdict(),

@@ -18,7 +18,7 @@ from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.schedule import BatchSchedule
-from delt_jax.recovery.types import Guide, Job
+from delt_jax.recovery.types import Job, TeacherVariables
 from delt_jax.store import files
 from delt_jax.teachers.teacher import Teacher
 
@@ -29,7 +29,7 @@ _TOLERANCE = 0.05  # of the loss, for bfloat16 against float32
 
 
 @dataclass(frozen=True)
-class Execution:
+class ExecutionPlan:
     """What `RecoverRecipe` leaves open, settled.
 
     Attributes:
@@ -48,7 +48,7 @@ def choose(
     teachers: Sequence[Teacher],
     schedule: Sequence[BatchSchedule],
     constants: Sequence[tuple[Any, ...]] = (),
-) -> Execution:
+) -> ExecutionPlan:
     """Fills in what the recipe leaves to the machine, if anything is to be optimised.
 
     Args:
@@ -58,40 +58,40 @@ def choose(
       constants: of further terms, by teacher.
     """
     if not recipe.iterations:
-        return Execution("float32", 1, 1)
+        return ExecutionPlan("float32", 1, 1)
     backend = jax.default_backend()
     stack = recipe.batches_per_device or 1
     if not recipe.batches_per_device and backend != "cpu":
-        specs = [replace(judge.spec, dtype=recipe.dtype) for judge in teachers]
+        specs = [replace(teacher.spec, dtype=recipe.dtype) for teacher in teachers]
         stack = max(memory.per_stack(recipe, specs, schedule, constants))
     steps = recipe.chunk_steps or _CHUNK_STEPS.get(backend, 0)
     if not steps:  # whole turns of all teachers, so that calls are alike
         steps = -(-_CHUNK_STEPS_ELSEWHERE // len(teachers)) * len(teachers)
-    return Execution(recipe.dtype, stack, steps)
+    return ExecutionPlan(recipe.dtype, stack, steps)
 
 
 def checked(
-    execution: Execution,
+    execution: ExecutionPlan,
     recipe: RecoverRecipe,
-    judge: Teacher,
+    teacher: Teacher,
     job: Job,
     images: np.ndarray,
     constants: tuple[Any, ...] = (),
     classes: tuple[int, ...] = (),
-) -> Execution:
+) -> ExecutionPlan:
     """The same, but in float32 if a bfloat16 step does not do what a float32 one does.
 
     Args:
       execution: what was chosen.
       recipe: of the recovery.
-      judge: a teacher.
+      teacher: a teacher.
       job, images: of the batch that is tried; normalised float32 [B, S, S, C].
       constants: of each further term with this teacher.
       classes: of each image a number from 0 that its class has in the batch.
     """
     if execution.dtype == "float32":
         return execution
-    tried = (recipe, judge, job, images, constants, classes)
+    tried = (recipe, teacher, job, images, constants, classes)
     wide, wide_finite = _one_step("float32", *tried)
     try:
         narrow, finite = _one_step(execution.dtype, *tried)
@@ -112,7 +112,7 @@ def checked(
 def _one_step(
     dtype: str,
     recipe: RecoverRecipe,
-    judge: Teacher,
+    teacher: Teacher,
     job: Job,
     images: np.ndarray,
     constants: tuple[Any, ...],
@@ -122,7 +122,7 @@ def _one_step(
 
     @jax.jit
     def step(state, job, guide):
-        model = models.create(replace(judge.spec, dtype=dtype))
+        model = models.create(replace(teacher.spec, dtype=dtype))
         return engine.run_chunk(
             state,
             job,
@@ -135,19 +135,19 @@ def _one_step(
             classes=classes,
         )
 
-    start = engine.init_state(images, engine.init_carried(recipe, [constants]))
-    state, losses = step(start, job, Guide(judge.variables, constants))
+    start = engine.init_state(images, engine.init_term_state(recipe, [constants]))
+    state, losses = step(start, job, TeacherVariables(teacher.variables, constants))
     loss = float(losses.loss[0])
     return loss, bool(np.isfinite(loss) and np.isfinite(np.asarray(state.images)).all())
 
 
-def read(partial: Path) -> Execution | None:
+def read(partial: Path) -> ExecutionPlan | None:
     """What was settled for an unfinished recovery, if it has begun."""
     if not (partial / _FILE).exists():
         return None
-    return Execution(**files.read_json(partial / _FILE))
+    return ExecutionPlan(**files.read_json(partial / _FILE))
 
 
-def write(partial: Path, execution: Execution) -> None:
+def write(partial: Path, execution: ExecutionPlan) -> None:
     """Settles it."""
     files.write_json(partial / _FILE, asdict(execution))

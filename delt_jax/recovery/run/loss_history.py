@@ -38,5 +38,5 @@ def mean_last(losses: Losses | None, jobs: int, further: bool) -> dict[str, floa
     """Terms of the newest iteration, averaged over the wave's jobs; `further` if there are any."""
     if losses is None:
         return {}
-    shown = [name for name in Losses._fields if further or name != "further"]
-    return {name: float(getattr(losses, name)[:jobs, -1].mean()) for name in shown}
+    bar = [name for name in Losses._fields if further or name != "further"]
+    return {name: float(getattr(losses, name)[:jobs, -1].mean()) for name in bar}

@@ -12,10 +12,10 @@ from delt_jax import models
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.schedule import BatchSchedule, numbered
-from delt_jax.recovery.types import Guide, Job, RecoverState
+from delt_jax.recovery.schedule import BatchSchedule, relabel_from_zero
+from delt_jax.recovery.types import Job, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
-from delt_jax.teachers import teacher
+from delt_jax.teachers import teacher as teacher_lib
 
 _USABLE = 0.85  # of the device's memory; the allocator needs room of its own
 _MOST = 1024
@@ -48,9 +48,9 @@ def of_chunk(
         return jax.ShapeDtypeStruct((stack, *dims), dtype)
 
     images = shape((batch, spec.image_size, spec.image_size, spec.channels))
-    carried = jax.eval_shape(lambda: engine.init_carried(recipe, [constants]))
-    carried = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), carried)
-    states = RecoverState(shape((), jnp.int32), images, images, images, carried)
+    term_state = jax.eval_shape(lambda: engine.init_term_state(recipe, [constants]))
+    term_state = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), term_state)
+    states = RecoverState(shape((), jnp.int32), images, images, images, term_state)
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), stack))
     bound = shape((spec.channels,))
     labels = shape((batch,), jnp.int32)
@@ -70,7 +70,7 @@ def of_chunk(
     quick: dict[str, str | bool] | None = (
         {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
     )
-    guide = Guide(teacher.init_shapes(spec), constants)
+    guide = TeacherVariables(teacher_lib.init_shapes(spec), constants)
     compiled = stacked.lower(states, jobs, (guide,)).compile(quick)
     plan = compiled.memory_analysis()
     if plan is None:
@@ -132,10 +132,10 @@ def _of_turns(
 ) -> int:
     """Peak bytes while teachers take turns: of the greediest, and what the others hold."""
     batch, active = largest(schedule)
-    classes = numbered(_largest(schedule).labels)
+    classes = relabel_from_zero(_largest(schedule).labels)
     held, peaks = [], []
     for spec, each in zip(specs, constants or [()] * len(specs), strict=True):
         peaks.append(of_chunk(recipe, spec, batch, active, stack, each, classes))
-        leaves = jax.tree.leaves((teacher.init_shapes(spec), each))
+        leaves = jax.tree.leaves((teacher_lib.init_shapes(spec), each))
         held.append(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
     return max(peak + sum(held) - own for peak, own in zip(peaks, held, strict=True))
