@@ -22,6 +22,7 @@ from delt_jax.reporting import tables
 from delt_jax.runtime import compile_cache
 from delt_jax.stages import evaluate as students
 from delt_jax.stages import pipeline, recover, squeeze
+from delt_jax.stages import run as run_lib
 from delt_jax.store import files
 from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir
