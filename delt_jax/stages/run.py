@@ -68,8 +68,8 @@ def run(
         return
     folder.open(settings)
     try:
-        source = data.hold(source, settings.data.memory_mib, cache)
-        source = data.place(source, data.device_budget())
+        source = data.cache_in_memory(source, settings.data.memory_mib, cache)
+        source = data.put_on_device(source, data.device_budget())
         for note in notes:
             say(note)
         pipeline.run(settings, source, folder, stages)

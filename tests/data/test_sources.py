@@ -298,7 +298,7 @@ import sys, time
 from delt_jax.data import batches, open_source, stream
 from delt_jax.recipe import DataRecipe
 if __name__ == "__main__":
-    stream._WORTH_WORKERS = 0.0
+    stream.SECONDS_WORTH_WORKERS = 0.0
     source = open_source(DataRecipe(name="folder", path={str(tmp_path / "set")!r}, workers=2))
     for i, _ in enumerate(batches(source.train, 32)):
         if i == 2:

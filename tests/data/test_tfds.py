@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax.data import Source, batches, hold, measure_normalisation, open_source
+from delt_jax.data import Source, batches, cache_in_memory, measure_normalisation, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -241,8 +241,8 @@ def test_a_class_list_chooses_and_orders(prepared, tmp_path):
 
 def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     first = open_tfds(prepared)
-    hold(first, 0, tmp_path / "cache")
-    monkeypatch.setattr("delt_jax.data.tfds._Labels", None)
+    cache_in_memory(first, 0, tmp_path / "cache")
+    monkeypatch.setattr("delt_jax.data.tfds.batches", None)
     recipe = DataRecipe(name="tfds", path=str(prepared), dataset="tiny_animals")
     again = open_source(recipe, tmp_path / "cache")
     assert again.fingerprint == first.fingerprint
@@ -262,7 +262,7 @@ def test_an_unreadable_image_stops_or_is_skipped(tmp_path):
 
 
 def test_workers_read_the_same(prepared, monkeypatch):
-    monkeypatch.setattr("delt_jax.data.stream._WORTH_WORKERS", 0.0)
+    monkeypatch.setattr("delt_jax.data.stream.SECONDS_WORTH_WORKERS", 0.0)
     order = np.tile(np.arange(9)[::-1], 12)
     helped = open_tfds(prepared, workers=2).train
     images = np.concatenate([pixels for _, pixels in batches(helped, 50, order)])
