@@ -157,7 +157,7 @@ def run_trial(cell: grid.Cell) -> None:
     try:
         single.run(a.config, a.workdir, STAGES_OF_A_TRIAL, command=a.command)
     finally:
-        compile_cache.let_go()
+        compile_cache.free()
 
 
 def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ class Cell:
         try:
             run_lib.run(a.config, a.workdir, command=a.command)
         finally:
-            compile_cache.let_go()
+            compile_cache.free()
 
 
 def method_of(config: str) -> str:
