@@ -15,7 +15,7 @@ from delt_jax import models
 from delt_jax.core import losses as objective
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, layers, torch_weights
-from delt_jax.models.tap import apply_with_moments
+from delt_jax.models.tap import apply_tapped
 from delt_jax.training import state as training
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
@@ -76,7 +76,7 @@ def test_recorded_numbers(path):
             logits = model.apply(variables, x, train=False)
             cross_entropy = objective.cross_entropy(logits, recorded["labels"])
             return cross_entropy, (logits, jnp.zeros(0), cross_entropy)
-        logits, batch, running = apply_with_moments(model, variables, x)
+        logits, batch, running, *_ = apply_tapped(model, variables, x)
         terms = objective.bn_terms(batch, running)
         cross_entropy = objective.cross_entropy(logits, recorded["labels"])
         loss = cross_entropy + 0.01 * objective.bn_matching(terms, 10.0)
@@ -123,7 +123,7 @@ def test_contract_of_every_model(name):
             variables["batch_stats"]
         )
         _, batch, running = jax.eval_shape(
-            lambda v, x: apply_with_moments(model, v, x), variables, images
+            lambda v, x: apply_tapped(model, v, x)[:3], variables, images
         )
         assert 2 * len(batch) == 2 * len(running) == len(jax.tree.leaves(variables["batch_stats"]))
 
