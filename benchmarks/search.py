@@ -29,7 +29,7 @@ from search_trials import TRIALS, EvalSetting
 
 from delt_jax import main as single
 from delt_jax.comparison import cells as grid
-from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import reuse
 from delt_jax.config import cli, derive, from_config
 from delt_jax.core.progress import say
 from delt_jax.data import Source
@@ -152,7 +152,7 @@ def run_trial(cell: grid.Cell) -> None:
     beside = cell.folder.path.parent
     paths = sorted(beside.iterdir()) if beside.exists() else []
     others = [WorkDir(path) for path in paths if path != cell.folder.path]
-    sharing.adopt(cell.recipe, cell.source, cell.folder, others)
+    reuse.link_finished(cell.recipe, cell.source, cell.folder, others)
     a = cell.arguments
     try:
         single.run(a.config, a.workdir, STAGES_OF_A_TRIAL, command=a.command)
