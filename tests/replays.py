@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import golden_dir
 from seeded import seeded_state
 
@@ -65,6 +66,18 @@ class Training(NamedTuple):
     losses: np.ndarray
     variances: list[np.ndarray]
     logits: np.ndarray
+
+
+def cases(folder):
+    """One test per recorded file."""
+    return [
+        pytest.param(path, id=path.stem) for path in sorted((golden_dir() / folder).glob("*.json"))
+    ]
+
+
+def float64_file(path):
+    """PyTorch's float64 run of the same case; there are few."""
+    return FLOAT64 / f"{path.stem}.npz"
 
 
 def read(path: Path) -> Recording:

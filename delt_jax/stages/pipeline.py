@@ -132,7 +132,8 @@ def _check_students(recipe: Recipe, source: Source) -> None:
         if num_images > batch and num_images % batch == 1:
             raise UserError(
                 f"Batches of {batch} leave a last one of a single image of the {num_images}, on "
-                f"which BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or {batch + 1}."
+                f"which BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or "
+                f"{batch + 1}."
             )
 
 

@@ -23,7 +23,7 @@ from delt_jax.comparison import cells as grid
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison
-from delt_jax.comparison.tables import Cell
+from delt_jax.comparison.tables import CellResult
 from delt_jax.config import cli
 from delt_jax.data import open_source
 from delt_jax.data.digits import open_digits
@@ -66,7 +66,7 @@ def row(images, ipc, scores, last=0.5, regime="hard", protocol="p: 1 epoch"):
 
 def cell(method, ipc, rows, iterations=100, **label_bytes):
     similar = {"real": [0.5, 0.7], "start": [0.5, None], "recovered": [0.6, 0.4]}
-    return Cell(
+    return CellResult(
         method,
         f"{method}-ipc{ipc}",
         {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tfds import png, prepare, tfds
+from tfds_sets import png, prepare, tfds
 
 from delt_jax import main
 from delt_jax.config import default_config, derive, from_config

@@ -10,6 +10,7 @@ import pytest
 from conftest import golden_dir
 from flax import linen as nn
 from seeded import seeded_state
+from small_models import small
 
 from delt_jax import models
 from delt_jax.core import losses as objective
@@ -20,15 +21,6 @@ from delt_jax.training import state as training
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 TOLERANCE = 1e-3
-# Small versions: (width, image size) where they are not (8, 32).
-SMALL = {
-    "alexnet": (8, 64),
-    "conv6": (8, 64),
-    "shufflenet_v2_x0_5": (12, 32),
-    "shufflenet_v2_x1_0": (12, 32),
-    "swin_v2_t": (32, 40),
-    "vit_b_16": (64, 32),
-}
 WITHOUT_BN = ("alexnet", "swin_v2_t", "vgg11", "vit_b_16")
 WITH_DROPOUT = (
     "alexnet",
@@ -38,11 +30,6 @@ WITH_DROPOUT = (
     "vgg11",
     "vgg11_bn",
 )
-
-
-def small(name: str, dtype: str = "float32") -> ModelSpec:
-    width, image_size = SMALL.get(name, (8, 32))
-    return ModelSpec(name, 5, image_size, 3, width, dtype)
 
 
 def shapes(model, images):
