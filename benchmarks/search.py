@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import measured
 import search_table
-from search_trials import TRIALS, EvalSetting
+from search_trials import TRIALS, Trial
 
 from delt_jax import main as single
 from delt_jax.comparison import cells as grid
@@ -85,9 +85,9 @@ class Options(NamedTuple):
     settings: Sequence[str]
 
 
-def chosen_trials(groups: Sequence[str]) -> dict[str, EvalSetting]:
+def chosen_trials(groups: Sequence[str]) -> dict[str, Trial]:
     """The trials of some groups by name, the base first."""
-    listed = [EvalSetting(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
+    listed = [Trial(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
     return {trial.name: trial for trial in listed}
 
 
@@ -98,7 +98,7 @@ def given_settings(options: Options) -> dict[str, str]:
 
 
 def cell_of(
-    trial: EvalSetting, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
+    trial: Trial, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
 ) -> grid.Cell:
     """A trial as a run of the command line, checked; writes nothing.
 

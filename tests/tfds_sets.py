@@ -11,6 +11,16 @@ tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
 
 
+NAMES = ("ant", "bee", "cat")
+
+
+def pixels_of(number: int, shape=(6, 8, 3)) -> np.ndarray:
+    """The image that the data sets below hold under this number; red is the number."""
+    pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+    pixels[..., 0] = number
+    return pixels
+
+
 def png(pixels: np.ndarray) -> io.BytesIO:
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
@@ -37,3 +47,14 @@ def prepare(folder: Path, name: str, features: dict, splits: dict) -> None:
 
     Tiny.name = name
     Tiny(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def features(shape=(6, 8, 3)) -> dict:
+    return {
+        "image": tfds.features.Image(shape=shape),
+        "label": tfds.features.ClassLabel(names=list(NAMES)),
+    }
+
+
+def examples(numbers, shape=(6, 8, 3)) -> list[dict]:
+    return [{"image": png(pixels_of(n, shape)), "label": n % 3} for n in numbers]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
-from delt_jax.data import TEST_IMAGES
 from delt_jax.evaluation.metrics import Row
 from delt_jax.labels import soft_labels
 from delt_jax.reporting import page as report_page
@@ -52,7 +51,7 @@ class CellResult:
     @property
     def scored_on(self) -> str:
         """Split the accuracies were measured on."""
-        return self.summary.get("scored_on", TEST_IMAGES)
+        return self.summary["scored_on"]
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def cell(method, ipc, rows, iterations=100, **label_bytes):
             "command": f"make <{method}> {ipc}",
             "scores": [asdict(r) for r in rows],
             "seconds": {"recover": 12.34},
+            "scored_on": "test images",
             "made": {"machine": "1 x cpu", "date": "2026-11-22"},
         },
         {"fixed": 40} | label_bytes,

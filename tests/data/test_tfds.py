@@ -12,31 +12,11 @@ import chex
 import numpy as np
 import pytest
 from PIL import Image
-from tfds_sets import png, prepare, tfds
+from tfds_sets import NAMES, examples, features, pixels_of, prepare, tfds
 
 from delt_jax.data import Source, batches, cache_in_memory, measure_normalisation, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-
-NAMES = ("ant", "bee", "cat")
-
-
-def pixels_of(number: int, shape=(6, 8, 3)) -> np.ndarray:
-    """The image that the data sets below hold under this number; red is the number."""
-    pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
-    pixels[..., 0] = number
-    return pixels
-
-
-def features(shape=(6, 8, 3)) -> dict:
-    return {
-        "image": tfds.features.Image(shape=shape),
-        "label": tfds.features.ClassLabel(names=list(NAMES)),
-    }
-
-
-def examples(numbers, shape=(6, 8, 3)) -> list[dict]:
-    return [{"image": png(pixels_of(n, shape)), "label": n % 3} for n in numbers]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tfds_sets import NAMES, examples, features, pixels_of, prepare
 
 import delt_jax
 from delt_jax import config as config_lib
@@ -369,8 +370,6 @@ def test_damaged_parquet(tmp_path):
 
 
 def test_tfds_directory_of_others(tmp_path):
-    from test_tfds import NAMES, examples, features, pixels_of, prepare
-
     prepare(tmp_path, "tiny", features(), {"train": examples(range(9))})
     content = delt_jax.load(tmp_path / "tiny/1.0.0")
     assert content.class_names == NAMES

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recovery_cases import BATCH, FULL, MODEL, SIZE, make_job, make_state, variables
+from test_step import BATCH, FULL, MODEL, SIZE, make_job, make_state, variables
 from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib

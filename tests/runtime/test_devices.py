@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from recovery_cases import MODEL, RECIPE, guides, make_job, make_state
+from test_step import MODEL, RECIPE, guides, make_job, make_state
 
 from delt_jax.recovery import step as engine
 from delt_jax.runtime import devices as parallel

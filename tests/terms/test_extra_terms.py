@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recovery_cases import BATCH, MODEL, SIZE, STATIC, make_job, make_state, normal, variables
+from test_step import BATCH, MODEL, SIZE, STATIC, make_job, make_state, normal, variables
 from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
