@@ -10,7 +10,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.stages import pipeline, squeeze
 from delt_jax.store import files
-from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.store.workdir import WorkDir, changes
 
 
 def adopt(recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]) -> None:
@@ -54,8 +54,8 @@ def _adopt_teacher(
     if not lenders:
         return
     first = folder == squeeze.ARTEFACT
-    wanted = as_json(squeeze.inputs(recipe, source, workdir) if first else made_from)
-    alike = (o for o in lenders if _inputs(o, f"{folder}/manifest.json") == wanted)
+    wanted = squeeze.inputs(recipe, source, workdir) if first else made_from
+    alike = (o for o in lenders if _is_made_from(o, f"{folder}/manifest.json", wanted))
     lender = next(alike, lenders[0])
     with files.disk_errors_as_user_errors(workdir.path / folder):
         (workdir.path / folder).parent.mkdir(exist_ok=True)
@@ -75,12 +75,18 @@ def _adopt_ranking(
         return
     if not pipeline.status(stage, recipe, source, workdir)[0]:
         return
-    wanted = as_json(stage.inputs(recipe, source, workdir))
-    lender = next((o for o in others if _inputs(o, stage.manifest) == wanted), None)
+    wanted = stage.inputs(recipe, source, workdir)
+    lender = next((o for o in others if _is_made_from(o, stage.manifest, wanted)), None)
     if lender is not None:
         for name in (ranking.TABLE, ranking.MANIFEST):
             _link(workdir, lender, name)
         say(f"rank: taken from {lender.path.name}, made from the same inputs")
+
+
+def _is_made_from(workdir: WorkDir, manifest: str, inputs: dict[str, Any]) -> bool:
+    """Whether an artefact is there and was made from these inputs."""
+    found = _inputs(workdir, manifest)
+    return found is not None and not changes(found, inputs)
 
 
 def _inputs(workdir: WorkDir, manifest: str) -> dict | None:

@@ -11,9 +11,9 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from delt_jax import recipe
 from delt_jax.config import nearest
 from delt_jax.errors import UserError
+from delt_jax.recipe import SETTINGS
 from delt_jax.runtime import host_memory
 from delt_jax.runtime import signals as interrupts
 
@@ -122,7 +122,7 @@ def _parse_afresh(arguments: Sequence[str]) -> list[str]:
 
 def _check_overrides(arguments: Sequence[str]) -> None:
     """Names a misspelt --config.NAME in full, with the nearest setting there is."""
-    known = list(recipe.flatten(recipe.Recipe()))
+    known = list(SETTINGS)
     for argument in arguments:
         match = re.match(r"--?config\.([^=]*)", argument)
         if match and match[1] not in known:
@@ -159,7 +159,7 @@ def sentence(error: BaseException) -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     unknown = re.search(r'Key "(\w+)" does not exist', text)
     if unknown:
-        hint = nearest(unknown[1], list(recipe.flatten(recipe.Recipe())))
+        hint = nearest(unknown[1], list(SETTINGS))
         return f"The --config file sets {unknown[1]!r}, but there is no such setting{hint}"
     if "get_config() takes 0 positional arguments" in text:
         return "This recipe has no variants; leave out the colon and what follows it."

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
-from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble as others
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -101,8 +100,11 @@ def parts(recipe: Recipe, source: Source) -> dict[str, dict[str, Any]]:
 
 def is_made(workdir: WorkDir, folder: str, made_from: dict[str, Any]) -> bool:
     """Whether a folder holds the teacher that is made from this, whatever others there are."""
-    held = (workdir.manifest(f"{folder}/manifest.json") or {}).get("inputs", {})
-    return {k: v for k, v in held.items() if k != _OTHERS} == as_json(made_from)
+    manifest = workdir.manifest(f"{folder}/manifest.json")
+    if manifest is None:
+        return False
+    own = {name: value for name, value in manifest["inputs"].items() if name != _OTHERS}
+    return not changes(own, made_from)
 
 
 def missing(workdir: WorkDir) -> str | None:
@@ -135,7 +137,7 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
         file = Path(weights)
         content = files.content_hash(file.read_bytes()) if file.is_file() else weights
         return made_from | constants | architecture | {"teacher.weights": content}
-    settings = {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
+    settings = affecting("teacher", recipe, "teacher")
     del settings["teacher.head_classes"]  # only weights that are imported have those
     del settings[_OTHERS]
     return (
