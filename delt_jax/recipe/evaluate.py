@@ -92,7 +92,7 @@ class EvaluateRecipe:
 
     protocol: str = setting(
         "delt",
-        "Published recipe of training, which the settings below can change.",
+        "Recipe of training by its name, which the settings below and those of relabel change.",
         affects=_VIEWS,
         allowed=one_of("delt", "sre2l", "rded", "delt_jax"),
     )
