@@ -1,4 +1,4 @@
-"""The border between config files, which fill a `ConfigDict`, and the `Recipe` of a run."""
+"""Config files fill a `ConfigDict`; from_config() checks it and makes a `Recipe` of it."""
 
 import dataclasses
 import difflib
@@ -44,7 +44,7 @@ def vary(
     presets: dict[str, dict[str, Any]],
     file: str,
 ) -> None:
-    """Applies what follows the colon in --config=FILE:VARIANTS, e.g. "ipc10,cda,folder=/data/x".
+    """Applies the text after the colon in --config=FILE:VARIANTS, e.g. "ipc10,cda,folder=/data/x".
 
     Args:
       config: changed in place.
@@ -79,7 +79,7 @@ def vary(
 
 
 def _apply(method: Path, config: ml_collections.ConfigDict) -> None:
-    """Runs a method's file and lets it change the config."""
+    """Runs a method's file and calls its `apply` with the config."""
     apply = runpy.run_path(str(method)).get("apply")
     if apply is None:
         raise ValueError(f"{method} has no function apply(config).")
