@@ -33,10 +33,10 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "started them.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "Or by hand: host:port of process 0, the same for every process."
+    "coordinator_address", None, "host:port of process 0, if not using --distributed=auto."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", 0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
 
 
 _T = TypeVar("_T")

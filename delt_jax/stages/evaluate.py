@@ -41,13 +41,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
     So the stage runs again to make missing weights, but never to remove them.
     """
-    made_from = _made_from(recipe, source, workdir)
+    stage_inputs = _score_inputs(recipe, source, workdir)
     if recipe.evaluate.keep_students and not (workdir.path / ARTEFACT / _KEPT).is_dir():
-        made_from["evaluate.keep_students"] = True
-    return made_from
+        stage_inputs["evaluate.keep_students"] = True
+    return stage_inputs
 
 
-def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """Settings and hashes that the scores depend on."""
     settings = affecting("scores", recipe, "evaluate") | affecting("scores", recipe, "relabel")
     del settings["relabel.ensemble"]  # the hashes of its teachers count
     settings |= labelling.ensemble_inputs(recipe, workdir)
@@ -75,7 +76,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """
     r = recipe.relabel
     teachers = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
-    made_from = _made_from(recipe, source, workdir)
+    made_from = _score_inputs(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
     evaluation = _Evaluation(recipe, source, workdir, teachers, partial)
     scores = evaluation.scores()
@@ -340,7 +341,7 @@ class _Evaluation:
             self._source.class_names,
             score.last,
         )
-        made_from = _made_from(self._recipe, self._source, self._workdir)
+        made_from = _score_inputs(self._recipe, self._source, self._workdir)
         with files.replacing_folder(self._weights(row, one)) as folder:
             teacher_lib.save(folder, kept, {"inputs": made_from, "score": asdict(score)})
 

@@ -36,7 +36,7 @@ _SAVES_MISSED = 3  # by a process that is taken for dead
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the distilled set is made from."""
+    """Inputs of the distilled set."""
     settings = affecting("images", recipe, "recover")
     if not recipe.recover.residual:
         del settings["recover.residual_rounds"]  # nothing reads it

@@ -33,7 +33,7 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the report is made from."""
+    """Inputs of the report."""
     settings = affecting("report", recipe, "report")
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     if teacher.get("others"):
