@@ -49,7 +49,7 @@ _EDC = {  # EDC's matching in place of DELT's
 }
 
 # What is tried. The recipe's own values are those of `base`: a rate of 0.01, T 400 and R 50, and
-# else DELT's, which delt_jax/recipe.py lists.
+# else DELT's, which docs/settings.md lists.
 TRIALS: dict[str, list[Trial]] = {
     "rate": _each("recover.learning_rate", 0.005, 0.02, 0.05, 0.25),
     "rounds": [_rounds(200, 25), _rounds(800, 100), _rounds(400, 0), _rounds(400, 200)],

@@ -158,6 +158,7 @@ def recover(recording: Recording, dtype: str = "float32", steps: int | None = No
 
 def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     record, arrays = recording
+    assert record["steps"][0]["antialias"]  # the only way that recovery resizes
     labels, init = arrays["labels"], nhwc(arrays["init"])
     spec = spec_of(record["teacher"]["arch"], dtype)
     model = models.create(spec)
@@ -174,7 +175,6 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         curriculum=record["easy2hard"],
         milestone=float(record["milestone"]),
         jitter=record["jitter"],
-        antialias=record["steps"][0]["antialias"],
     )
     batch = schedule_of(recording)
     low, high = Normalisation(tuple(record["mean"]), tuple(record["std"])).bounds()

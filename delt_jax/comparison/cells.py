@@ -19,6 +19,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery.selection import random_images
 from delt_jax.reporting import tables
+from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
 from delt_jax.stages import evaluate as students
 from delt_jax.stages import pipeline, recover, squeeze
@@ -224,7 +225,7 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
     for (ipc, _), members in sorted(groups.items(), key=lambda group: group[0][0]):
         recipe, source = members[0].recipe, members[0].source
         classes = len(source.class_names)
-        bar = min(recipe.report.classes, classes)
+        bar = min(SHEET_CLASSES, classes)
         ranks = np.unique(np.linspace(0, ipc - 1, min(_SHOWN, ipc)).astype(int))
         places = (np.arange(bar)[:, None] * ipc + ranks).reshape(-1)
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)

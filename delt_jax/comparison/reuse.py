@@ -10,7 +10,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.stages import pipeline, squeeze
 from delt_jax.store import files
-from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.store.workdir import WorkDir, changes
 
 
 def link_finished(
@@ -51,8 +51,8 @@ def _reuse_teacher(
     if not having:
         return
     first = folder == squeeze.ARTEFACT
-    wanted = as_json(squeeze.inputs(recipe, source, workdir) if first else inputs)
-    equal = (other for other in having if _inputs(other, f"{folder}/manifest.json") == wanted)
+    wanted = squeeze.inputs(recipe, source, workdir) if first else inputs
+    equal = (o for o in having if _is_made_from(o, f"{folder}/manifest.json", wanted))
     origin = next(equal, having[0])
     with files.disk_errors_as_user_errors(workdir.path / folder):
         (workdir.path / folder).parent.mkdir(exist_ok=True)
@@ -72,12 +72,18 @@ def _reuse_ranking(
         return
     if not pipeline.status(stage, recipe, source, workdir)[0]:
         return
-    wanted = as_json(stage.inputs(recipe, source, workdir))
-    origin = next((o for o in others if _inputs(o, stage.manifest) == wanted), None)
+    wanted = stage.inputs(recipe, source, workdir)
+    origin = next((o for o in others if _is_made_from(o, stage.manifest, wanted)), None)
     if origin is not None:
         for name in (ranking.TABLE, ranking.MANIFEST):
             _link(workdir, origin, name)
         say(f"rank: taken from {origin.path.name}, made from the same inputs")
+
+
+def _is_made_from(workdir: WorkDir, manifest: str, inputs: dict[str, Any]) -> bool:
+    """Whether an artefact is there and was made from these inputs."""
+    found = _inputs(workdir, manifest)
+    return found is not None and not changes(found, inputs)
 
 
 def _inputs(workdir: WorkDir, manifest: str) -> dict[str, Any] | None:

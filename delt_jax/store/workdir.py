@@ -13,6 +13,7 @@ from delt_jax.store import files
 from delt_jax.store.log import MetricsLog
 
 _FORMAT = "delt_jax work directory, version 1"
+_NOT_A_SETTING = object()
 
 
 class WorkDir:
@@ -161,7 +162,8 @@ class WorkDir:
 
     def is_partial(self, name: str, inputs: dict[str, Any]) -> bool:
         """Whether a stage was begun with these inputs."""
-        return self._json(f"{name}.partial/inputs.json") == as_json(inputs)
+        found = self._json(f"{name}.partial/inputs.json")
+        return isinstance(found, dict) and not changes(found, inputs)
 
 
 def as_json(value: Any) -> Any:
@@ -170,17 +172,32 @@ def as_json(value: Any) -> Any:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Differences between two sets of inputs, as phrases; empty if there is none."""
+    """Differences between two sets of inputs, as phrases; empty if there is none.
+
+    Every decision that two artefacts are made from the same inputs is made here. A setting that
+    inputs do not name has its default, and one that was removed has the value that all runs now
+    have. So new and removed settings do not make finished runs run again.
+    """
     old, new = as_json(old), as_json(new)
     phrases = []
     for name in sorted(old.keys() | new.keys()):
+        unnamed = _unnamed(name)
+        if old.get(name, unnamed) == new.get(name, unnamed):
+            continue
         if name not in old:
             phrases.append(f"{name} is new")
         elif name not in new:
             phrases.append(f"{name} is gone")
-        elif old[name] != new[name]:
+        else:
             phrases.append(f"{name} was {_short(old[name])}, is {_short(new[name])}")
     return phrases
+
+
+def _unnamed(name: str) -> Any:
+    """What an input has where it is not named; equal to no JSON value if it is no setting."""
+    if name in recipe_lib.SETTINGS:
+        return as_json(recipe_lib.SETTINGS[name].default)
+    return recipe_lib.REMOVED.get(name, _NOT_A_SETTING)
 
 
 def _short(value: Any) -> str:

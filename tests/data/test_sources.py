@@ -243,7 +243,7 @@ def test_settings_derived_from_the_data(
 
 def get_config(path: Path, *variants):
     scope = runpy.run_path(str(path))
-    return scope["get_config"](*variants), scope.get("ROWS", {})
+    return scope["get_config"](*variants), scope.get("PRESETS", {})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
