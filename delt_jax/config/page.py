@@ -14,9 +14,10 @@ _PAGE = """\
 
 A recipe file sets them as `config.recover.iterations = 2000`, a command line as
 `--config.recover.iterations=2000`. Commas separate the entries of tuples:
-`--config.evaluate.students=conv3,conv4`, `--config.evaluate.smaller=1,5`. A misspelt name, a value
-of another type or one out of range ends the run before it starts, with a sentence that names the
-setting.
+`--config.evaluate.students=conv3,conv4`, `--config.evaluate.smaller=1,5`. Entries that are more
+than a plain word or number need quotes: `--config.recover.terms="'class_bn=10','barycentre=1'"`.
+A misspelt name, a value of another type or one out of range ends the run before it starts, with a
+sentence that names the setting.
 
 The tables have the defaults, which recipes and methods change. `None` stands for what the
 [protocol](evaluation.md#protocols) says. Rare settings come last in their group.

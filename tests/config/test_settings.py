@@ -1,12 +1,13 @@
 """What the fields say about settings, and what is made of it: inputs, sameness and the page."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from delt_jax import terms
-from delt_jax.config import page
+from delt_jax.config import cli, from_config, page
 from delt_jax.data import open_source
 from delt_jax.recipe import REMOVED, SETTINGS, Recipe, TeacherRecipe, affecting, choices
 from delt_jax.recipe.fields import RESULTS, SIDE_EFFECTS, at_least, setting, within
@@ -143,3 +144,14 @@ def test_a_teacher_is_made_whatever_settings_came_later(tmp_path):
     assert squeeze.is_made(WorkDir(tmp_path), "teacher", inputs)
     assert not squeeze.is_made(WorkDir(tmp_path), "teacher", inputs | {"teacher.momentum": 0.5})
     assert not squeeze.is_made(WorkDir(tmp_path), "teachers/conv3", inputs)
+
+
+def test_the_flags_that_the_page_shows_are_read():
+    shown = re.findall(r"`(--config\.[^`]+)`", page.page())
+    given = [shlex.split(flag)[0] for flag in shown]
+    file = DOCS.parent / "configs/digits.py"
+    recipe = from_config(cli.parse(["main", f"--config={file}", "--workdir=x", *given]).config)
+    assert recipe.recover.iterations == 2000
+    assert recipe.recover.terms == ("class_bn=10", "barycentre=1")
+    assert recipe.evaluate.students == ("conv3", "conv4")
+    assert recipe.evaluate.smaller == (1, 5)
