@@ -206,7 +206,7 @@ class Rival:
         return torch_models.load(network, torch_weights.to_torch(variables, spec)).to(self._device)
 
     def loss(self, views: np.ndarray) -> float:
-        """KL of the student as it is on normalised views [B, S, S, C]."""
+        """KL of the untrained student on normalised views [B, S, S, C]."""
         with torch.no_grad():
             placed = torch.tensor(views.transpose(0, 3, 1, 2)).to(self._device)
             return self._training.loss(placed).item()
