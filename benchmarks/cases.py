@@ -1,4 +1,4 @@
-"""What the scripts that time us and PyTorch in turns have in common: flags, and a row per case."""
+"""Shared by the scripts that time delt_jax and PyTorch in turns: flags, and a row per case."""
 
 import argparse
 import os
@@ -17,28 +17,28 @@ PAGE = "docs/performance.md"
 
 
 def parser(doc: str, cases: Iterable[str], seconds: float, dtype_of: str):
-    """The flags of all of them; defaults depend on the device.
+    """The flags that all of these scripts have; defaults depend on the device.
 
     Args:
-      doc: of the script, whose first line says what it does.
-      cases: all of them, ending with their pixels.
-      seconds: of measuring.
-      dtype_of: what has the type, for people.
+      doc: docstring of the script; its first line becomes the description.
+      cases: names of all cases, each ending with the side of its images in pixels.
+      seconds: default of --seconds.
+      dtype_of: what --dtype is the type of.
     """
     on_cpu = jax.default_backend() == "cpu"
     usual = [name for name in cases if not (on_cpu and name.endswith("/224"))]
     made = argparse.ArgumentParser(description=doc.splitlines()[0])
     add = made.add_argument
-    add("--cases", default=",".join(usual), help=f"by commas, of {', '.join(cases)}")
-    add("--seconds", type=float, default=seconds, help="of measuring, per case; at least 3 passes")
+    add("--cases", default=",".join(usual), help=f"some of {','.join(cases)}")
+    add("--seconds", type=float, default=seconds, help="to measure each case, at least 3 passes")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help=f"of {dtype_of}")
-    add("--default_malloc", action="store_true", help="leave the C library's allocator as it is")
-    add("--write", action="store_true", help=f"keep the results, fill {PAGE}")
+    add("--default_malloc", action="store_true", help="do not tune the C library's allocator")
+    add("--write", action="store_true", help=f"write the results and {PAGE}")
     return made
 
 
 def parse(made: argparse.ArgumentParser, cases: Iterable[str]) -> argparse.Namespace:
-    """Reads the flags; ends the script at a case that is not there."""
+    """Reads the flags; ends the script if a case does not exist."""
     chosen = made.parse_args()
     chosen.cases = chosen.cases.split(",")
     unknown = [name for name in chosen.cases if name not in cases]
@@ -57,11 +57,11 @@ def run(
     """Measures every case, prints their tables and, if asked, keeps and publishes them.
 
     Args:
-      script: its name, also of its results.
+      script: name of the script and of its results.
       chosen: its flags.
       measure: makes the row of a case.
-      tables: of rows, as lines.
-      key: columns that tell rows apart.
+      tables: formats rows as lines of Markdown.
+      key: columns that identify a row.
     """
     device = torch_recovery.prepare(len(os.sched_getaffinity(0)))
     if (device.type == "cpu") != (jax.default_backend() == "cpu"):

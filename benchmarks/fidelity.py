@@ -1,6 +1,6 @@
 """Replays the recordings in PyTorch and in delt_jax, in float32 and in float64.
 
-python benchmarks/fidelity.py                 prints how far everything is from everything
+python benchmarks/fidelity.py                 prints the deviations between all of them
 python benchmarks/fidelity.py --write=NAMES   also writes these recordings' PyTorch float64 runs
                                               to tests/float64/
 python benchmarks/fidelity.py --plot          also draws docs/drift.png
@@ -39,7 +39,7 @@ def network(arch: str, state: dict, dtype: torch.dtype) -> nn.Module:
 
 
 def bn_terms_of(net: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """BN matching, layer by layer, of what the hooks below have seen."""
+    """BN matching, layer by layer, on the inputs that the hooks below have recorded."""
     layers = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     terms = []
     for layer, x in zip(layers, inputs, strict=True):
@@ -54,7 +54,7 @@ def bn_terms_of(net: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor
 def recover(
     recording: replays.Recording, dtype: torch.dtype, count: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses of every (or the first) step, and images after it [N, S, S, C], in PyTorch."""
+    """Recovers in PyTorch; returns the losses of the first `count` steps, and images after them."""
     record, arrays = recording
     net = network(record["teacher"]["arch"], replays.teacher_state(record), dtype).eval()
     net.requires_grad_(False)
@@ -99,7 +99,7 @@ def recover(
 
 
 def train(recording: replays.Recording, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Losses of every step, and final logits in eval mode, in PyTorch."""
+    """Trains in PyTorch; returns the losses of every step, and final logits in eval mode."""
     record, arrays = recording
     student, teacher = (
         network(record["arch"], replays.state_dict(record["arch"], record[f"{who}_seed"]), dtype)
@@ -221,7 +221,7 @@ def compare_exports() -> None:
 
 
 def plot_drift(path: Path, target: Path) -> None:
-    """Draws losses, and their deviation, of a recovery with joins."""
+    """Draws losses and their deviation in a recovery whose images start one group after another."""
     from matplotlib.figure import Figure
 
     recording = replays.read(path)

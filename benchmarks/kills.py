@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py [--kills=20] [--terms=5] [--seed=0]
 
-Every trial starts anew and is killed once, at a random moment of its recovery, on 1, 2, 4 or 8
-virtual CPU devices or as two processes of four; it is finished on another of these. Prints a
+Every trial runs from the start and is killed once, at a random moment of its recovery, on 1, 2, 4
+or 8 virtual CPU devices or as two processes of four devices; another of these finishes it. Prints a
 line for each trial and ends with status 1 if a pixel or a loss differs.
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import processes
 
-MACHINES = (1, 2, 4, 8, "2 x 4")  # devices; or processes x devices
+MACHINES = (1, 2, 4, 8, "2 x 4")  # devices, or processes x devices
 
 
 def launch(workdir, machine):
@@ -31,7 +31,7 @@ def launch(workdir, machine):
 
 
 def finish(workdir, machine):
-    """Runs to the end; the seconds it took."""
+    """Runs to the end; returns the seconds it took."""
     started = time.monotonic()
     running = launch(workdir, machine)
     status, _, errors = processes.ended(running[0], seconds=600)
@@ -43,7 +43,7 @@ def finish(workdir, machine):
 
 
 def kill(workdir, machine, number, after):
-    """Sends the signal so many seconds after the recovery began; whether it was in time."""
+    """Sends a signal `after` seconds into the recovery; returns whether it still ran."""
     running = launch(workdir, machine)
     deadline = time.monotonic() + 300
     while not (workdir / "distilled.partial/execution.json").exists():
@@ -61,8 +61,8 @@ def kill(workdir, machine, number, after):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="of SIGKILL")
-    parser.add_argument("--terms", type=int, default=5, help="of SIGTERM")
+    parser.add_argument("--kills", type=int, default=20, help="number of trials with SIGKILL")
+    parser.add_argument("--terms", type=int, default=5, help="number of trials with SIGTERM")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)

@@ -39,11 +39,11 @@ from delt_jax.store import files
 
 PAGE, PICTURE = "docs/evaluation.md", "docs/labels.png"
 _CONFIG = measured.ROOT / "configs" / "fashion_mnist.py"
-_TAKEN = ("teacher", "distilled", "ranking.csv", "ranking.json")  # of a finished run
-_EPOCHS = 300  # of a student, where the settings leave it to the protocol
+_TAKEN = ("teacher", "distilled", "ranking.csv", "ranking.json")  # copied from a finished run
+_EPOCHS = 300  # of a student, if the settings leave them to the protocol
 _MAKE = ("squeeze", "rank", "recover")
 _SHOWN = "![Accuracy against the size of stored labels](labels.png)"
-# Of a trial of the script; what it finds out says nothing.
+# To try the script itself; the results mean nothing.
 _QUICK = {
     "teacher.epochs": 1,
     "recover.iterations": 16,
@@ -54,11 +54,11 @@ _QUICK = {
 
 @dataclass(frozen=True)
 class Size:
-    """Of a store.
+    """Size of a label store.
 
     Attributes:
-      uses: how often each labelled epoch is learnt from.
-      top_k: values kept of a label; 0: all.
+      uses: how many epochs of training use each labelled epoch.
+      top_k: largest values stored of a label; 0 stores all.
       form: "logits" or "probabilities".
     """
 
@@ -84,7 +84,7 @@ SIZES = (
 
 
 def settings_of(chosen: argparse.Namespace) -> ml_collections.ConfigDict:
-    """Settings of the finished run, or of the config, with the script's own in their place."""
+    """Settings of the finished run, or of the config, changed for this benchmark."""
     if chosen.workdir:
         config = finished_settings(Path(chosen.workdir))
     else:
@@ -102,7 +102,7 @@ def settings_of(chosen: argparse.Namespace) -> ml_collections.ConfigDict:
 
 
 def config_of(path: Path) -> ml_collections.ConfigDict:
-    """What a config file makes."""
+    """Settings of a config file."""
     spec = importlib.util.spec_from_file_location("config", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"--config {path} is no Python file; name one of configs/.")
@@ -112,7 +112,7 @@ def config_of(path: Path) -> ml_collections.ConfigDict:
 
 
 def finished_settings(workdir: Path) -> ml_collections.ConfigDict:
-    """Settings of a run, as far as there still are such settings."""
+    """Settings of a finished run, as far as they still exist."""
     missing = [name for name in (*_TAKEN, "config.json") if not (workdir / name).exists()]
     if missing:
         raise UserError(f"--workdir {workdir} has no {missing[0]}; name a run that has recovered.")
@@ -127,7 +127,7 @@ def finished_settings(workdir: Path) -> ml_collections.ConfigDict:
 def prepare(config: ml_collections.ConfigDict, chosen: argparse.Namespace) -> list[Path]:
     """Makes a work directory with a distilled set for every IPC.
 
-    The set of --workdir is taken as it is; others are recovered with the first one's teacher.
+    Takes the set of --workdir unchanged; recovers the other sets with the first one's teacher.
     """
     out, folders = Path(chosen.out).absolute(), []
     given = Path(chosen.workdir).absolute() if chosen.workdir else None

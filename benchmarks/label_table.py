@@ -12,7 +12,7 @@ _OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def kept(row: dict[str, Any]) -> str:
-    """What is kept of a label, e.g. "3 probabilities"."""
+    """The stored part of a label, e.g. "3 probabilities"."""
     return f"{row['top_k'] or 'all'} {row['form']}"
 
 

@@ -1,4 +1,4 @@
-"""Measurements: their statistics, rows of results kept in files, tables within pages."""
+"""Measurements: their statistics, their rows in result files, and their tables in pages."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def quotients(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Summary of the quotients of what was measured next to each other."""
+    """Summary of the quotients of measurements that were made right after each other."""
     return summary([a / b for a, b in zip(above, below, strict=True)])
 
 
@@ -31,7 +31,7 @@ def spread(values: dict[str, float], digits: int) -> str:
 def merge(
     kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], key: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Rows of earlier runs, but for those that the new ones measure again."""
+    """Rows of earlier runs except those that the new rows replace, and the new rows."""
     replaced = {tuple(row[k] for k in key) for row in new}
     return [row for row in kept if tuple(row[k] for k in key) not in replaced] + list(new)
 
@@ -39,10 +39,10 @@ def merge(
 def keep(
     script: str, suffix: str, new: Sequence[dict[str, Any]], key: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Writes rows to benchmarks/results/SCRIPT_SUFFIX.json, beside those of earlier runs.
+    """Merges rows into benchmarks/results/SCRIPT_SUFFIX.json.
 
     Returns:
-      The rows of all of the script's files.
+      All rows of this script, from all of its files.
     """
     path = _RESULTS / f"{script}_{suffix}.json"
     _RESULTS.mkdir(exist_ok=True)
@@ -53,21 +53,21 @@ def keep(
 
 
 def markers(name: str) -> tuple[str, str]:
-    """Lines between which a page has a script's tables."""
+    """The two lines of a page around a script's tables."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def fill(page: str, lines: Sequence[str], name: str, where: str) -> str:
-    """A page with these lines between a script's two markers.
+    """Puts lines between a script's two markers.
 
     Args:
-      page: its text.
-      lines: to be put in.
+      page: text of the page.
+      lines: the new lines.
       name: of the script.
-      where: the page is, for people.
+      where: path of the page, for the sentence.
 
     Raises:
-      UserError: if the markers are not there.
+      UserError: if the page lacks the markers.
     """
     begin, end = markers(name)
     before, found, rest = page.partition(begin)
@@ -78,6 +78,6 @@ def fill(page: str, lines: Sequence[str], name: str, where: str) -> str:
 
 
 def publish(where: str, lines: Sequence[str], name: str) -> None:
-    """Fills a page of the repository."""
+    """Puts lines into a page of the repository (see `fill`)."""
     path = ROOT / where
     files.write_bytes(path, fill(path.read_text(), lines, name, where).encode())

@@ -1,4 +1,4 @@
-"""What the device reaches at best: a large matrix product, and moving a large array."""
+"""Measured peaks of the device: a large matrix product, and moving a large array."""
 
 import time
 from typing import NamedTuple
@@ -10,13 +10,13 @@ _TRIES = 5
 
 
 class Peaks(NamedTuple):
-    """The best of several tries: operations and bytes per second."""
+    """Best of several tries, in operations and in bytes per second."""
 
     flops: float
     bytes: float
 
     def best(self, other: "Peaks") -> "Peaks":
-        """The larger of two measurements, each."""
+        """The larger value of each."""
         return Peaks(max(self.flops, other.flops), max(self.bytes, other.bytes))
 
 

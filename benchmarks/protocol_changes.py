@@ -1,11 +1,11 @@
-"""What each change to DELT's evaluation protocol brings, on the sets of a finished run.
+"""Measures changes to DELT's evaluation protocol on the sets of a finished run.
 
 python benchmarks/protocol_changes.py --workdir=runs/fashion           all changes, and delt_jax
 python benchmarks/protocol_changes.py --workdir=runs/fashion --write   also fills docs/evaluation.md
 
-Students learn online from the run's recovered images. To choose by, take a run made with
---config.data.validation_share=0.1, so that no test image is looked at; the table's caption says
-what was looked at. Finished students are kept in OUT/scores, so the same command goes on where it
+Students learn online from the run's recovered images. To choose a protocol, use a run made with
+--config.data.validation_share=0.1, so that no test image decides; the table's caption says which
+images did. Finished students are kept in OUT/scores, so the same command goes on where it
 was stopped.
 """
 
@@ -32,12 +32,12 @@ KEY = ("change", "data", "looked_at", "epochs", "student", "ipc")  # of a row
 
 
 class Change(NamedTuple):
-    """Of a protocol.
+    """A change to a protocol.
 
     Attributes:
-      name: for the table.
-      settings: by dotted name.
-      protocol: that is changed.
+      name: in the table.
+      settings: new values by dotted name.
+      protocol: name of the protocol that is changed.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""How fast a folder is read for ranking, against bare decoding, and in how much memory.
+"""Times reading a folder for ranking against bare decoding, and measures its memory.
 
     python benchmarks/read_speed.py [FILES [SIDE [WORKERS]]]
 
 Makes FILES JPEG files of 500x375 px in a temporary folder and brings them to SIDE px: with bare
-processes that decode and throw away, through `delt_jax.data.batches`, and through the rank stage
-with a small teacher.
+processes that decode and drop the pixels, through `delt_jax.data.batches`, and through the rank
+stage with a small teacher.
 """
 
 import multiprocessing
@@ -31,12 +31,12 @@ def make_folder(root: Path, count: int) -> None:
     draw = np.random.default_rng(0)
     y, x = np.mgrid[:375, :500]
     for i in range(DISTINCT):
-        waves = sum(
+        ripples = sum(
             np.sin(x * draw.uniform(0, 0.2) + y * draw.uniform(0, 0.2))[..., None]
             * draw.uniform(0, 40, 3)
             for _ in range(6)
         )
-        pixels = np.clip(128 + waves + draw.normal(0, 8, (375, 500, 3)), 0, 255).astype(np.uint8)
+        pixels = np.clip(128 + ripples + draw.normal(0, 8, (375, 500, 3)), 0, 255).astype(np.uint8)
         first = root / f"class {i % 10}" / f"{i:06}.jpg"
         first.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(first, quality=90)
@@ -51,7 +51,7 @@ def decode_all(examples, indices: np.ndarray) -> None:
 
 
 def bare(examples, workers: int) -> None:
-    """Processes that decode and give nothing back."""
+    """Decodes in processes that return nothing."""
     parts = np.array_split(np.arange(len(examples)), workers)
     context = multiprocessing.get_context("spawn")
     jobs = [context.Process(target=decode_all, args=(examples, part)) for part in parts]

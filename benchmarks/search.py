@@ -47,7 +47,7 @@ from delt_jax.store.workdir import WorkDir
 
 BASE = "base"
 STAGES_OF_A_TRIAL = ("squeeze", "rank", "recover", "relabel", "evaluate")
-# Of all trials: what they are judged by, and how cheaply.
+# Settings of all trials: how their sets are scored, and cheaply.
 COMMON: dict[str, Any] = {
     "data.validation_share": 0.1,
     "evaluate.students": ("conv3",),
@@ -58,12 +58,13 @@ COMMON: dict[str, Any] = {
 
 
 class Stage(NamedTuple):
-    """A stage of the search.
+    """A stage of the search, a round of successive halving.
 
     Attributes:
-      seeds: students a row.
-      epochs: of each.
-      trials: of every kind of labels, the best so many of the stage before take part; 0: all.
+      seeds: students per row.
+      epochs: of each student.
+      trials: how many of the best trials of the stage before, for every kind of labels, take
+        part; 0 takes all.
     """
 
     seeds: int
@@ -75,7 +76,7 @@ STAGES = {"short": Stage(1, 50, 0), "middle": Stage(2, 100, 4), "long": Stage(5,
 
 
 class Options(NamedTuple):
-    """What the command line asks for."""
+    """The command line, parsed."""
 
     folder: Path
     config: str
@@ -86,13 +87,13 @@ class Options(NamedTuple):
 
 
 def chosen_trials(groups: Sequence[str]) -> dict[str, Trial]:
-    """The trials of some groups by name, the base first."""
+    """Trials of the groups by name, `base` first."""
     listed = [Trial(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
     return {trial.name: trial for trial in listed}
 
 
 def given_settings(options: Options) -> dict[str, str]:
-    """What the command line sets for all trials, by dotted name, in place of stages and COMMON."""
+    """Settings of the command line by dotted name; they override stages and COMMON."""
     parts = (f.lstrip("-").removeprefix("config.").partition("=") for f in options.settings)
     return {name: value for name, _, value in parts}
 
@@ -103,10 +104,10 @@ def cell_of(
     """A trial as a run of the command line, checked; writes nothing.
 
     Args:
-      trial: what to change.
+      trial: the change.
       stage: its budget.
       options: of the search.
-      sources: the data by their recipe, which trials share.
+      sources: data that earlier trials have opened, by recipe; extended here.
 
     Raises:
       UserError: naming the trial, if it cannot work.
@@ -144,7 +145,7 @@ def cell_of(
 
 
 def run_trial(cell: grid.Cell) -> None:
-    """Makes teacher, set and scores of a trial, or takes what other trials have made.
+    """Makes teacher, set and scores of a trial, or reuses those of other trials.
 
     Raises:
       UserError: for whatever cannot work, such as images that diverge.
@@ -161,7 +162,7 @@ def run_trial(cell: grid.Cell) -> None:
 
 
 def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
-    """Results of a trial that is done, one for each kind of labels and images."""
+    """Results of a finished trial, a row for each kind of labels and image set."""
     path = cell.folder.path
     made = files.read_json(path / "distilled" / "manifest.json")
     scores = files.read_json(path / "evaluation" / "manifest.json")
@@ -193,7 +194,7 @@ def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
 
 
 def asked(cell: grid.Cell) -> str:
-    """Hash of the settings and data of a trial: results of others do not count for it."""
+    """Hash of a trial's settings and data, to tell its results from those of other settings."""
     settings = flatten(dataclasses.replace(cell.recipe, tensorboard=False))
     for name in ("evaluate.scores_folder", "data.workers", "data.memory_mib"):
         del settings[name]
@@ -203,7 +204,7 @@ def asked(cell: grid.Cell) -> str:
 def run_stage(
     name: str, cells: Sequence[grid.Cell], folder: Path, results: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Runs what a stage lacks, and writes results and tables after every trial.
+    """Runs the unfinished trials of a stage; writes results and tables after each.
 
     Args:
       name: of the stage.
@@ -237,7 +238,7 @@ def run_stage(
 
 
 def promoted(results: Sequence[dict[str, Any]], stage: str, count: int) -> list[str]:
-    """Names of the trials that are best for any kind of labels, `count` of each; the base first.
+    """Names of the `count` best trials for each kind of labels, after `base`.
 
     Raises:
       UserError: if the stage has no results.
@@ -288,7 +289,7 @@ def choose(argv: Sequence[str]) -> Options:
 
 
 def _some(parser: argparse.ArgumentParser, text: str, known: dict[str, Any]) -> list[str]:
-    """Names with commas between; all that are known for none."""
+    """Names separated by commas; all known names if the text is empty."""
     names = list(filter(None, text.split(",")))
     for name in names:
         if name not in known:
@@ -297,13 +298,13 @@ def _some(parser: argparse.ArgumentParser, text: str, known: dict[str, Any]) -> 
 
 
 def begin(options: Options) -> list[dict[str, Any]]:
-    """Makes the folder this search's.
+    """Creates the folder of the search, or goes on in it.
 
     Returns:
-      What it has found so far.
+      Results so far.
 
     Raises:
-      UserError: if it is of another recipe or other settings.
+      UserError: if the folder belongs to another recipe or other settings.
     """
     asked_for = {"config": options.config, "settings": list(options.settings)}
     marker, kept = options.folder / "search.json", options.folder / "results.json"

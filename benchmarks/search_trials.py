@@ -1,4 +1,4 @@
-"""What search.py tries: changes to the recipe, in groups."""
+"""The trials of search.py: changes to the recipe, in groups."""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +7,9 @@ class Trial(NamedTuple):
     """A change to the recipe.
 
     Attributes:
-      name: of its work directory, and in tables.
-      settings: by dotted name.
-      method: of configs/methods/; empty for the recipe's own.
+      name: of the trial's work directory and in tables.
+      settings: new values by dotted name.
+      method: name in configs/methods/; empty for the recipe's own.
     """
 
     name: str
@@ -24,13 +24,13 @@ def _each(setting: str, *values: Any) -> list[Trial]:
 
 
 def _rounds(iterations: int, round_iterations: int) -> Trial:
-    """Other T and R."""
+    """A trial of another T and R."""
     settings = {"recover.iterations": iterations, "recover.round_iterations": round_iterations}
     return Trial(f"t{iterations}_r{round_iterations}", settings)
 
 
 def _term(name: str, weight: float) -> Trial:
-    """A further term of the objective, beside the others."""
+    """A trial that adds a loss term."""
     return Trial(f"{name}_{weight}", {"recover.terms": (f"{name}={weight}",)})
 
 
@@ -39,17 +39,17 @@ _LARGE_STEPS = {
     "recover.round_iterations": 100,
     "recover.learning_rate": 0.05,
 }
-_TURNS = {  # of the teachers with which docs/study.md runs EDC
+_ROUND_ROBIN = {  # of the teachers with which docs/study.md runs EDC
     "teacher.others": ("conv4:32", "resnet18_modified:8"),
     "recover.round_robin": True,
 }
-_EDC = {  # EDC's matching in place of DELT's
+_EDC = {  # EDC's statistics matching instead of DELT's
     "recover.bn_weight": 0.0,
     "recover.terms": ("global_statistics=0.005", "class_statistics=0.005"),
 }
 
-# What is tried. The recipe's own values are those of `base`: a rate of 0.01, T 400 and R 50, and
-# else DELT's, which docs/settings.md lists.
+# `base` has the recipe's own values: a learning rate of 0.01, T 400 and R 50, and otherwise those
+# of DELT, which docs/settings.md lists.
 TRIALS: dict[str, list[Trial]] = {
     "rate": _each("recover.learning_rate", 0.005, 0.02, 0.05, 0.25),
     "rounds": [_rounds(200, 25), _rounds(800, 100), _rounds(400, 0), _rounds(400, 200)],
@@ -85,10 +85,10 @@ TRIALS: dict[str, list[Trial]] = {
     ],
     "teacher": [Trial(f"teacher_width_{w}", {"teacher.width": w}) for w in (32, 64)],
     "turns": [
-        Trial("turns", _TURNS),
-        Trial("turns_edc", _TURNS | _EDC),
-        Trial("turns_large_steps", _TURNS | _LARGE_STEPS),
-        Trial("turns_edc_large_steps", _TURNS | _EDC | _LARGE_STEPS),
+        Trial("turns", _ROUND_ROBIN),
+        Trial("turns_edc", _ROUND_ROBIN | _EDC),
+        Trial("turns_large_steps", _ROUND_ROBIN | _LARGE_STEPS),
+        Trial("turns_edc_large_steps", _ROUND_ROBIN | _EDC | _LARGE_STEPS),
     ],
     "method": [Trial(name, {}, name) for name in ("sre2l", "cda", "cda_real", "rded")],
 }

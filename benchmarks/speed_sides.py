@@ -26,7 +26,7 @@ _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
 
 
 class Problem(NamedTuple):
-    """What both sides are given.
+    """Input of both sides.
 
     Attributes:
       spec: the teacher's architecture; its dtype is that of the activations.

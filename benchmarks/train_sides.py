@@ -33,11 +33,11 @@ from delt_jax.training.student_loop import Student, StudentTask
 from delt_jax.training.student_step import Images, StudentProgram
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_TESTED = 20  # images that our side looks at after the last epoch, which is not timed
+_TESTED = 20  # images that our side is scored on after the last epoch, which is not timed
 
 
 class Problem(NamedTuple):
-    """What all sides are given.
+    """Input of all sides.
 
     Attributes:
       program: of a student, as the evaluate stage makes it for DELT's protocol, online.
@@ -206,7 +206,7 @@ class Rival:
         return torch_models.load(network, torch_weights.to_torch(variables, spec)).to(self._device)
 
     def loss(self, views: np.ndarray) -> float:
-        """KL of the student as it is on normalised views [B, S, S, C]."""
+        """KL of the untrained student on normalised views [B, S, S, C]."""
         with torch.no_grad():
             placed = torch.tensor(views.transpose(0, 3, 1, 2)).to(self._device)
             return self._training.loss(placed).item()

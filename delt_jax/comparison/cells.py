@@ -224,20 +224,20 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
     pictures = {}
     for (ipc, _), members in sorted(groups.items(), key=lambda group: group[0][0]):
         recipe, source = members[0].recipe, members[0].source
-        classes = len(source.class_names)
-        bar = min(SHEET_CLASSES, classes)
+        num_classes = len(source.class_names)
+        num_shown = min(SHEET_CLASSES, num_classes)
         ranks = np.unique(np.linspace(0, ipc - 1, min(_SHOWN, ipc)).astype(int))
-        places = (np.arange(bar)[:, None] * ipc + ranks).reshape(-1)
-        drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
-        rows = {"real": read(source.train, drawn[:bar, : len(ranks)].reshape(-1))}
+        indices = (np.arange(num_shown)[:, None] * ipc + ranks).reshape(-1)
+        drawn = random_images(source.train.labels, ipc, num_classes, recipe.seed)
+        rows = {"real": read(source.train, drawn[:num_shown, : len(ranks)].reshape(-1))}
         for cell in members:
-            rows[cell.method] = distilled.read_images(cell.folder.path / "distilled", places)
+            rows[cell.method] = distilled.read_images(cell.folder.path / "distilled", indices)
         rows = {
-            name: images.reshape(bar, len(ranks), *images.shape[1:])
+            name: images.reshape(num_shown, len(ranks), *images.shape[1:])
             for name, images in rows.items()
         }
         name = f"sheet_ipc{ipc}.png"
         if name in pictures:  # of other data
             name = f"sheet_ipc{ipc}_{folder_of(members[0].method)}.png"
-        pictures[name] = comparison_figures.side_by_side(rows, source.class_names[:bar])
+        pictures[name] = comparison_figures.side_by_side(rows, source.class_names[:num_shown])
     return pictures

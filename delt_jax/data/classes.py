@@ -60,10 +60,10 @@ def choose(found: Sequence[str], setting: str, where: str) -> tuple[str, ...]:
     wanted = wanted_classes(setting)
     missing = [name for name in wanted if name not in set(found)]
     if missing:
-        bar = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(
             f"{where} lacks {len(missing)} of the {len(wanted)} classes in data.classes {setting} "
-            f"({bar}); its classes are {', '.join(list(found)[:5])}, ...; name these."
+            f"({listed}); its classes are {', '.join(list(found)[:5])}, ...; name these."
         )
     return wanted or tuple(found)
 

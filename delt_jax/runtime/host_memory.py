@@ -11,7 +11,7 @@ _ARENA_MAX = -8
 def keep_freed() -> bool:
     """Makes this process keep the memory that it frees, to use it again.
 
-    XLA on CPU allocates its temporary buffers anew in every call. glibc takes large ones
+    XLA on CPU allocates its temporary buffers in every call. glibc takes large ones
     from the kernel and gives them back each time, so the kernel must fill every page with zeros
     again, which can cost more than the layer itself. Call it before any thread starts.
 

@@ -9,10 +9,11 @@ import ml_collections
 
 from delt_jax.config import cli, from_config
 from delt_jax.errors import UserError
-from delt_jax.recipe import DataRecipe
+from delt_jax.recipe import DataRecipe, Recipe
 
 if TYPE_CHECKING:
     from delt_jax.data import Source
+    from delt_jax.store.workdir import WorkDir
 
 _ALONE = cli.ProcessFlags()
 _SECONDS_TO_LEAVE = 30
@@ -40,50 +41,70 @@ def run(
       UserError: for settings, data or folders that cannot work, before anything is written.
     """
     # Imported here so that a mistyped flag is answered at once.
-    from delt_jax import data
     from delt_jax.config import derive
-    from delt_jax.core.progress import say
     from delt_jax.runtime import compile_cache
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import pipeline, plan
     from delt_jax.store.workdir import WorkDir
 
-    settings = from_config(config)
+    recipe = from_config(config)
     compile_cache.use()
     hosts.start(*job)
     folder = WorkDir(workdir, command)
     folder.check()
-    pipeline.chosen(stages, settings, folder)
-    cache = folder.path / "cache"
-    source = open_data(settings.data, cache, dry_run)
-    settings, derived = derive.complete(settings, source)
-    pipeline.check(settings, source)
-    pipeline.check_imported(stages, settings, source, folder)
-    notes = [*source.notes, *derived]
+    pipeline.chosen(stages, recipe, folder)
+    source = open_data(recipe.data, folder.path / "cache", dry_run)
+    recipe, derived = derive.complete(recipe, source)
+    pipeline.check(recipe, source)
+    pipeline.check_imported(stages, recipe, source, folder)
     if dry_run:
-        print("\n".join([*plan.describe(settings, source, folder, stages), *notes]))
-        return
-    if hosts.index():
-        hosts.wait_until(lambda: folder.is_begun(settings))
-        folder.join(hosts.index())
-        try:
-            pipeline.assist(settings, source, folder, stages)
-        finally:
-            hosts.leave()
-            folder.close()  # only now, as the first process waits for it before it ends
-        return
-    folder.open(settings)
+        lines = plan.describe(recipe, source, folder, stages)
+        print("\n".join([*lines, *source.notes, *derived]))
+    elif hosts.index():
+        _run_beside(recipe, source, folder, stages)
+    else:
+        _run_first(recipe, source, folder, stages, derived)
+
+
+def _run_first(
+    recipe: Recipe,
+    source: "Source",
+    folder: "WorkDir",
+    stages: Sequence[str],
+    derived: Sequence[str],
+) -> None:
+    """Runs the stages in the first process of a job, or the only one."""
+    from delt_jax import data
+    from delt_jax.core.progress import say
+    from delt_jax.runtime import processes as hosts
+    from delt_jax.stages import pipeline
+
+    folder.open(recipe)
     try:
-        source = data.cache_in_memory(source, settings.data.memory_mib, cache)
+        source = data.cache_in_memory(source, recipe.data.memory_mib, folder.path / "cache")
         source = data.put_on_device(source, data.device_budget())
-        for note in notes:
+        for note in (*source.notes, *derived):
             say(note)
-        pipeline.run(settings, source, folder, stages)
-        # The first process takes the others with it when it ends.
+        pipeline.run(recipe, source, folder, stages)
+        # The other processes cannot go on without the first, so it waits for them before it ends.
         others = range(1, hosts.count())
         hosts.wait_until(lambda: not any(map(folder.is_joined, others)), _SECONDS_TO_LEAVE)
     finally:
         folder.close()
+
+
+def _run_beside(recipe: Recipe, source: "Source", folder: "WorkDir", stages: Sequence[str]) -> None:
+    """Helps the first process of a job from another one."""
+    from delt_jax.runtime import processes as hosts
+    from delt_jax.stages import pipeline
+
+    hosts.wait_until(lambda: folder.is_begun(recipe))
+    folder.join(hosts.index())
+    try:
+        pipeline.assist(recipe, source, folder, stages)
+    finally:
+        hosts.leave()
+        folder.close()  # last, because the first process waits for this before it ends
 
 
 def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":

@@ -418,7 +418,7 @@ def test_a_cell_leaves_no_compiled_programs(tmp_path, monkeypatch):
     recipe, arguments = Recipe(), cli.parse(given)
     cell = grid.Cell("a", arguments, recipe, open_source(recipe.data), WorkDir(tmp_path / "cell"))
     program = jax.jit(lambda x: x + 1)
-    monkeypatch.setattr(grid.single, "run", lambda *a, **k: program(1.0))
+    monkeypatch.setattr(grid.run_lib, "run", lambda *a, **k: program(1.0))
     cell.run()
     assert program._cache_size() == 0
     program(1.0)
