@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from delt_jax.labels.compact import Compact
 from delt_jax.labels.compact import expand as expand_labels
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime.signals import DeferredSignal
+from delt_jax.store import checkpoint
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_checkpoint as kept
 from delt_jax.training import student_step as learning
 from delt_jax.training.state import TrainState
-from delt_jax.training.student_checkpoint import TrainingCheckpoint
 from delt_jax.training.student_step import Images, Job, Shared, StudentProgram
 
 _SMALL = 5e6  # parameters, up to which all students of a row fit on an accelerator at once
@@ -80,6 +80,22 @@ class Trained:
     history: list[tuple[int, float]]
     variables: dict[str, Any]
     logits: np.ndarray
+    seconds: float
+
+
+class TrainingCheckpoint(NamedTuple):
+    """An unfinished training on the host.
+
+    Attributes:
+      state: after whole epochs; numpy arrays.
+      epoch: how many they are.
+      history: (epoch, accuracy) of every evaluation so far.
+      seconds: that they took.
+    """
+
+    state: TrainState
+    epoch: int
+    history: list[tuple[int, float]]
     seconds: float
 
 
@@ -142,7 +158,7 @@ def train(
     Returns:
       One `Trained` for each, in order.
     """
-    begun = [_begin(task.program, student, partial) for student in students]
+    begun = [_restored(task.program, student, partial) for student in students]
     for state in begun:
         on_epochs(state.epoch, 0.0)
     devices = 1 if task.program.devices > 1 else parallel.device_count()
@@ -159,25 +175,27 @@ def train(
     return [done[i] for i in range(len(students))]
 
 
-def forget(partial: Path, student: Student) -> None:
-    """Removes what was kept of a student that is finished."""
-    _file(partial, student).unlink(missing_ok=True)
+def delete(partial: Path, student: Student) -> None:
+    """Deletes the checkpoint of a student that is finished."""
+    checkpoint.delete(_checkpoint(partial, student))
 
 
-def _file(partial: Path, student: Student) -> Path:
-    return partial / f"{student.id}.npz"
+def _checkpoint(partial: Path, student: Student) -> Path:
+    return partial / f"{student.id}.checkpoint"
 
 
-def _begin(program: StudentProgram, student: Student, partial: Path) -> TrainingCheckpoint:
-    """A student as it was kept, or a fresh one."""
+def _restored(program: StudentProgram, student: Student, partial: Path) -> TrainingCheckpoint:
+    """A student as it was saved, or a fresh one."""
     fresh = learning.init_student(program, keys.stream(student.seed[0], "student", student.seed[1]))
-    path = _file(partial, student)
-    if path.exists():
-        try:
-            return kept.read(path, fresh)
-        except kept.CorruptCheckpoint as e:
-            say(f"  {path} is damaged ({e}); its student starts anew")
-    return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
+    try:
+        state, scalars = checkpoint.restore(_checkpoint(partial, student), fresh)
+        history = [(epoch, accuracy) for epoch, accuracy in scalars["history"]]
+        return TrainingCheckpoint(state, scalars["epoch"], history, scalars["seconds"])
+    except FileNotFoundError:
+        pass
+    except CorruptCheckpoint as e:
+        say(f"  {e.path} is damaged ({e.reason}); its student starts anew")
+    return TrainingCheckpoint(jax.tree.map(np.asarray, fresh), 0, [], 0.0)
 
 
 @functools.lru_cache(maxsize=32)
@@ -235,9 +253,8 @@ class _Together:
 
         def keep(epoch: int) -> None:
             for i, student in enumerate(self._students):
-                state = self._host(states, i)
-                now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
-                kept.write(_file(self._partial, student), now)
+                path, state = _checkpoint(self._partial, student), self._host(states, i)
+                checkpoint.save(path, state, epoch=epoch, history=histories[i], seconds=seconds(i))
 
         logits = [np.zeros(0)] * count
         late = None
