@@ -9,7 +9,7 @@ A checkpoint is a folder that appears, and is replaced, as a whole:
   `MultiprocessingOptions` says, and refuses jax.Arrays that live on one process.
 * `checkpoint.json` holds the scalars, what the arrays are, and the SHA-256 of every file.
 
-Any number of processes restores either form. docs/performance.md has the seconds of both.
+Any number of processes restores either form. docs/scaling.md has the seconds of both.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,10 @@ from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.training import student_checkpoint
 from delt_jax.training import student_step as learning
 from delt_jax.training.state import TrainState
+from delt_jax.training.student_checkpoint import TrainingCheckpoint
 from delt_jax.training.student_step import Images, Job, Shared, StudentProgram
 
 _SMALL = 5e6  # parameters, up to which all students of a row fit on an accelerator at once
@@ -80,22 +82,6 @@ class Trained:
     history: list[tuple[int, float]]
     variables: dict[str, Any]
     logits: np.ndarray
-    seconds: float
-
-
-class TrainingCheckpoint(NamedTuple):
-    """An unfinished training on the host.
-
-    Attributes:
-      state: after whole epochs; numpy arrays.
-      epoch: how many they are.
-      history: (epoch, accuracy) of every evaluation so far.
-      seconds: that they took.
-    """
-
-    state: TrainState
-    epoch: int
-    history: list[tuple[int, float]]
     seconds: float
 
 
@@ -188,14 +174,12 @@ def _restored(program: StudentProgram, student: Student, partial: Path) -> Train
     """A student as it was saved, or a fresh one."""
     fresh = learning.init_student(program, keys.stream(student.seed[0], "student", student.seed[1]))
     try:
-        state, scalars = checkpoint.restore(_checkpoint(partial, student), fresh)
-        history = [(epoch, accuracy) for epoch, accuracy in scalars["history"]]
-        return TrainingCheckpoint(state, scalars["epoch"], history, scalars["seconds"])
+        return student_checkpoint.restore(_checkpoint(partial, student), fresh)
     except FileNotFoundError:
         pass
     except CorruptCheckpoint as e:
         say(f"  {e.path} is damaged ({e.reason}); its student starts anew")
-    return TrainingCheckpoint(jax.tree.map(np.asarray, fresh), 0, [], 0.0)
+    return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
 
 
 @functools.lru_cache(maxsize=32)
@@ -253,8 +237,9 @@ class _Together:
 
         def keep(epoch: int) -> None:
             for i, student in enumerate(self._students):
-                path, state = _checkpoint(self._partial, student), self._host(states, i)
-                checkpoint.save(path, state, epoch=epoch, history=histories[i], seconds=seconds(i))
+                state = self._host(states, i)
+                now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
+                student_checkpoint.save(_checkpoint(self._partial, student), now)
 
         logits = [np.zeros(0)] * count
         late = None
