@@ -87,16 +87,17 @@ def restore(path: Path, like: chex.ArrayTree) -> tuple[Any, dict[str, Any]]:
       FileNotFoundError: if there is no checkpoint.
       CorruptCheckpoint: if it is damaged, or holds arrays of other names, shapes or types.
     """
-    folder = files.replaced_folder(path)
-    contents = _contents(path, folder)
+    folder, contents = _find(path)
     if contents["arrays"] != _signature(like):
-        raise CorruptCheckpoint(path, "its arrays are others")
+        raise CorruptCheckpoint(path, "it holds other arrays")
     try:
-        if contents["files"] != _checksums(folder):
-            raise CorruptCheckpoint(path, "its checksums are others")
-        return _read_arrays(folder, like), contents["scalars"]
+        if contents["files"] == _checksums(folder):
+            return _read_arrays(folder, like), contents["scalars"]
+    except MemoryError:
+        raise  # says nothing about the checkpoint
     except Exception as e:  # orbax raises many types
         raise CorruptCheckpoint(path, f"{type(e).__name__}: {e}") from e
+    raise CorruptCheckpoint(path, "its files are not those that were saved")
 
 
 def scalars(path: Path) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def scalars(path: Path) -> dict[str, Any]:
       CorruptCheckpoint: if they are damaged.
     """
     try:
-        return _contents(path, files.replaced_folder(path))["scalars"]
+        return _find(path)[1]["scalars"]
     except FileNotFoundError:
         return {}
 
@@ -179,18 +180,23 @@ def _orbax_errors_as_os_errors(path: Path) -> Iterator[None]:
         logger.removeFilter(is_from_elsewhere)
 
 
-def _contents(path: Path, folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / _CONTENTS).read_bytes())
-        if found["sha256"] == _json_checksum(found["contents"]):
-            return found["contents"]
-    except FileNotFoundError:
-        if not folder.exists():
-            raise
-        raise CorruptCheckpoint(path, f"it has no {_CONTENTS}") from None
-    except (OSError, ValueError, TypeError, KeyError) as e:
-        raise CorruptCheckpoint(path, f"{type(e).__name__}: {e}") from e
-    raise CorruptCheckpoint(path, f"the checksum of {_CONTENTS} is another")
+def _find(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder that holds the checkpoint, and what its `checkpoint.json` says."""
+    for _ in range(3):  # another process may be replacing the folder
+        folder = files.replaced_folder(path)
+        try:
+            found = json.loads((folder / _CONTENTS).read_bytes())
+            contents, checksum = found["contents"], found["sha256"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as e:
+            raise CorruptCheckpoint(path, f"{type(e).__name__}: {e}") from e
+        if checksum != _json_checksum(contents):
+            raise CorruptCheckpoint(path, f"{_CONTENTS} is not what was saved")
+        return folder, contents
+    if folder.exists():
+        raise CorruptCheckpoint(path, f"it has no {_CONTENTS}")
+    raise FileNotFoundError(path)
 
 
 def _signature(tree: chex.ArrayTree) -> list[list[Any]]:

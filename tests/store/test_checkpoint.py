@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import chex
 import jax
@@ -17,7 +16,7 @@ import pytest
 from processes import ROOT, free_address
 
 from delt_jax.errors import UserError
-from delt_jax.store import checkpoint, files
+from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.training import state as training
 
@@ -120,6 +119,20 @@ def test_a_thread_saves_while_the_devices_work(tmp_path):
             assert scalars["step"] == restored["a"][0] == step
 
 
+def test_scalars_are_read_while_another_thread_saves(tmp_path):
+    steps = []
+    checkpoint.save(tmp_path / "c", {"a": np.zeros(9)}, step=0)
+    with ThreadPoolExecutor(1) as writer:
+        saves = [
+            writer.submit(checkpoint.save, tmp_path / "c", {"a": np.full(9, i)}, step=i)
+            for i in range(20)
+        ]
+        while not saves[-1].done():
+            steps.append(checkpoint.scalars(tmp_path / "c")["step"])
+    assert steps == sorted(steps)
+    assert checkpoint.restore(tmp_path / "c", {"a": np.zeros(9, int)})[1] == {"step": 19}
+
+
 # --- killed ---
 
 
@@ -185,6 +198,8 @@ def test_every_damaged_file_is_noticed(tmp_path, form, kind):
         with pytest.raises(CorruptCheckpoint) as e:
             checkpoint.restore(path, state)
         assert e.value.path == path
+        if file.name != "checkpoint.json":
+            assert e.value.reason == "its files are not those that were saved"
         assert str(path) in str(e.value)
         if file.name == "checkpoint.json":
             with pytest.raises(CorruptCheckpoint):
@@ -201,7 +216,7 @@ def test_a_changed_digit_of_a_scalar_is_noticed(tmp_path):
     text = file.read_text()
     assert text.count('"step": 7') == 1
     file.write_text(text.replace('"step": 7', '"step": 3'))
-    with pytest.raises(CorruptCheckpoint, match=r"checksum of checkpoint\.json"):
+    with pytest.raises(CorruptCheckpoint, match=r"checkpoint\.json is not what was saved"):
         checkpoint.scalars(tmp_path / "c")
 
 
@@ -218,7 +233,7 @@ def test_a_changed_digit_of_a_scalar_is_noticed(tmp_path):
 )
 def test_a_checkpoint_of_other_arrays(tmp_path, form, like):
     checkpoint.save(tmp_path / "c", tree())
-    with pytest.raises(CorruptCheckpoint, match="arrays are others"):
+    with pytest.raises(CorruptCheckpoint, match="holds other arrays"):
         checkpoint.restore(tmp_path / "c", like)
 
 
@@ -324,9 +339,3 @@ def test_tree_hash_notices_everything():
     same = {"b": value["b"], "a": np.asfortranarray(value["a"])}
     assert checkpoint.tree_hash(same) == hashes[0]
     assert checkpoint.tree_hash(jax.tree.map(jnp.asarray, value)) == hashes[0]
-
-
-def test_restored_folder_is_the_new_one_where_both_are_there(tmp_path):
-    for name in ("c", ".c.old"):
-        (tmp_path / name).mkdir()
-    assert files.replaced_folder(Path(tmp_path / "c")) == tmp_path / "c"

@@ -50,7 +50,7 @@ def test_a_killed_training_ends_in_the_same_teacher(whole, tmp_path, monkeypatch
     assert squeeze(folder) == whole
     out = capsys.readouterr().out
     assert ("training goes on after epoch 2" in out) == (kind == "whole")
-    damaged = f"{partial}/checkpoint is damaged (the checksum of checkpoint.json is another); its"
+    damaged = f"{partial}/checkpoint is damaged (checkpoint.json is not what was saved); its"
     assert (f"{damaged} training starts anew" in out) == (kind == "damaged")
     assert len([args for args in epochs[3:] if args[1] == "squeeze"]) >= (
         2 if kind == "whole" else 4
