@@ -26,6 +26,7 @@ from delt_jax.recovery.types import Losses
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
@@ -127,7 +128,7 @@ def _wait_for_others(work: Work, indices: list[int], settled: ExecutionPlan) -> 
     silence = _SAVES_MISSED * 60 * work.recipe.recover.save_minutes
 
     def missing():
-        return [i for i in indices if not kept.part(work.partial, i).exists()]
+        return [i for i in indices if not kept.finished_batch(work.partial, i).exists()]
 
     while left := missing():
         seen = kept.signs_of_life(work.partial)
@@ -199,14 +200,14 @@ def _step_of(work: Work, index: int) -> int:
     """Where a batch goes on; a damaged one starts anew."""
     try:
         return kept.step_of(work.partial, index)
-    except kept.CorruptCheckpoint as e:
-        e.drop()
+    except CorruptCheckpoint as e:
+        kept.drop(e)
         return 0
 
 
 def _finish(work: Work, indices: list[int], settled: ExecutionPlan) -> None:
     """Recovers the batches of these indices that are not done."""
-    remaining = [i for i in indices if not kept.part(work.partial, i).exists()]
+    remaining = [i for i in indices if not kept.finished_batch(work.partial, i).exists()]
     steps = {i: _step_of(work, i) for i in remaining}
     begun = sum(s > 0 for s in steps.values())
     if begun or len(remaining) < len(indices):
@@ -235,7 +236,7 @@ def _assemble(work: Work, settled: ExecutionPlan, made_from: dict[str, Any]) -> 
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
     seconds, stacks = work.starts.seconds, set()
     for index, batch in enumerate(schedule):
-        part = files.read_npz(kept.part(work.partial, index), "recover")
+        part = files.read_npz(kept.finished_batch(work.partial, index), "recover")
         images[list(batch.images)] = part["images"]
         seconds += float(part["seconds"])
         stacks.add(int(part["batches_per_device"]))

@@ -26,13 +26,14 @@ from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
 from delt_jax.recovery.run import checkpoint as kept
 from delt_jax.recovery.run import memory
-from delt_jax.recovery.run.checkpoint import Kept
+from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.step import TermInputs
 from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.terms import Term, asked
@@ -221,27 +222,18 @@ def test_terms_are_asked_for_by_name_and_weight():
 def kept_batch(term_state):
     images = normal(2, 4, 4, 1)
     curves = Losses(*(normal(3, seed=i) for i in range(4)))
-    return Kept(RecoverState(np.int32(3), images, images + 1, images + 2, term_state), curves, 1.5)
+    state = RecoverState(np.int32(3), images, images + 1, images + 2, term_state)
+    return BatchCheckpoint(state, curves, 1.5)
 
 
 def test_what_is_carried_is_kept_bit_for_bit(tmp_path):
     term_state = (({"a": normal(5), "b": np.ones((), bool)}, ()), ({"a": normal(2, 2)},))
     batch = kept_batch(term_state)
-    kept.write(tmp_path, 4, batch)
-    like = jax.tree.map(np.zeros_like, term_state)
-    chex.assert_trees_all_equal(kept.read(tmp_path, 4, like), batch)
-    with pytest.raises(kept.CorruptCheckpoint):
-        kept.read(tmp_path, 4, (*like, (np.zeros(1),)))
-
-
-def test_batches_of_before_there_were_terms_are_read(tmp_path):
-    batch = kept_batch(())
-    path = tmp_path / "state_000000.npz"
-    old = {k: getattr(batch.state, k) for k in ("step", "images", "mu", "nu")}
-    old |= {k: getattr(batch.losses, k) for k in ("loss", "cross_entropy", "bn")}
-    np.savez(path, seconds=1.5, **old)
-    expected = batch._replace(losses=batch.losses._replace(further=np.zeros(3, np.float32)))
-    chex.assert_trees_all_equal(kept.read(tmp_path, 0), expected)
+    kept.save(tmp_path, 4, batch)
+    like = jax.tree.map(np.zeros_like, batch.state)
+    chex.assert_trees_all_equal(kept.restore(tmp_path, 4, like), batch)
+    with pytest.raises(CorruptCheckpoint):
+        kept.restore(tmp_path, 4, like.replace(term_state=(*like.term_state, (np.zeros(1),))))
 
 
 # Whole recoveries

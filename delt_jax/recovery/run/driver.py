@@ -24,7 +24,7 @@ from delt_jax.recovery import step as engine
 from delt_jax.recovery.initial_images import Starts
 from delt_jax.recovery.run import checkpoint as kept
 from delt_jax.recovery.run import execution
-from delt_jax.recovery.run.checkpoint import Kept
+from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.loss_history import History, mean_last
 from delt_jax.recovery.schedule import BatchSchedule, Round, relabel_from_zero
@@ -34,6 +34,7 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.profiling import Profile
 from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import files
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.teacher import Teacher
 
@@ -122,16 +123,20 @@ class Work:
         """Normalised float32 images [B, S, S, C] that a batch starts from."""
         return self.starts.images(self.schedule[index].images)
 
-    def begin(self, index: int, step: int) -> Kept:
-        """A batch as it was kept after `step` iterations; at its start where that is 0."""
+    def begin(self, index: int, step: int) -> BatchCheckpoint:
+        """A batch as it was saved after `step` iterations; at its start where that is 0."""
         term_state = engine.init_term_state(self.recipe.recover, self.constants)
         term_state = jax.tree.map(np.asarray, term_state)
         if step:
-            return kept.read(self.partial, index, term_state)
+            size, channels = self.source.image_size, self.source.channels
+            shape = (len(self.schedule[index].images), size, size, channels)
+            image = jax.ShapeDtypeStruct(shape, np.float32)
+            like = RecoverState(np.int32(0), image, image, image, term_state)
+            return kept.restore(self.partial, index, like)
         images, none = self.start(index), np.zeros(0, np.float32)
         zeros = np.zeros_like(images)
         state = RecoverState(np.int32(0), images, zeros, zeros, term_state)
-        return Kept(state, Losses(none, none, none, none), 0.0)
+        return BatchCheckpoint(state, Losses(none, none, none, none), 0.0)
 
 
 def finish(
@@ -150,14 +155,16 @@ def finish(
     profile = Profile(work.workdir.path / "profile", calls)
     with ThreadPoolExecutor(1) as writer:
         try:
-            while remaining := [i for i in indices if not kept.part(work.partial, i).exists()]:
+            while remaining := [
+                i for i in indices if not kept.finished_batch(work.partial, i).exists()
+            ]:
                 try:
                     for wave, width in _waves(work, remaining, settled.batches_per_device):
                         _Wave(
                             work, wave, width, settled, bar, deferred_signal, writer, profile
                         ).run()
-                except kept.CorruptCheckpoint as e:
-                    e.drop()
+                except CorruptCheckpoint as e:
+                    kept.drop(e)
                 except jax.errors.JaxRuntimeError as e:
                     settled = _halved(settled, e)
                     execution.write(work.partial, settled)
@@ -340,7 +347,7 @@ class _Wave:
 
         def write():
             for index, copy in zip(self._wave, copies, strict=True):
-                kept.write(self._work.partial, index, copy)
+                kept.save(self._work.partial, index, copy)
 
         self._writing = self._writer.submit(write)
         self._saved = time.monotonic()
@@ -350,11 +357,11 @@ class _Wave:
             self._writing.result()
             self._writing = None
 
-    def _on_host(self, position: int) -> Kept:
+    def _on_host(self, position: int) -> BatchCheckpoint:
         state = parallel.job(self._states, position)
         losses = Losses(*(curve[position] for curve in self._history.arrays()))
         seconds = self._earlier[position] + (time.monotonic() - self._started) / len(self._wave)
-        return Kept(state, losses, seconds)
+        return BatchCheckpoint(state, losses, seconds)
 
     def _write_parts(self) -> None:
         work, truncate = self._work, self._work.recipe.recover.storage == "jpeg75"
@@ -365,7 +372,7 @@ class _Wave:
                 f"Batch {index} diverged to non-finite pixels; lower recover.learning_rate.",
             )
             files.write_npz_fast(
-                kept.part(work.partial, index),
+                kept.finished_batch(work.partial, index),
                 images=work.teacher.normalisation.to_pixels(state.images, truncate=truncate),
                 seconds=seconds,
                 batches_per_device=self._settled.batches_per_device,
@@ -373,4 +380,4 @@ class _Wave:
             )
         self._wait_for_writer()
         for index in self._wave:
-            kept.forget(work.partial, index)
+            kept.delete(work.partial, index)
