@@ -122,7 +122,7 @@ def check(recipe: Recipe, source: Source) -> None:
         models.create(rows.student_spec(recipe, name, source))
     for row in rows.rows_of(recipe, recipe.ipc):
         count = len(source.class_names) * row.ipc
-        batch = rows.settle(recipe, source, row).batch_size
+        batch = rows.resolve(recipe, source, row).batch_size
         if count > batch and count % batch == 1:
             raise UserError(
                 f"Batches of {batch} leave a last one of a single image of the {count}, on which "

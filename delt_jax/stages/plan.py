@@ -94,9 +94,9 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         each = e.seeds * max(1, len(e.learning_rates))
         flops, trainings, epochs = 0.0, 0, 0
         for line in rows.rows_of(recipe, recipe.ipc):
-            if line.student != name or line.images == "full":
+            if line.student != name or line.image_set == "full":
                 continue
-            protocol = rows.settle(recipe, source, line)
+            protocol = rows.resolve(recipe, source, line)
             seen, epochs = protocol.epochs * num_classes * line.ipc, protocol.epochs
             looks = math.ceil(protocol.epochs / protocol.eval_every)
             flops += each * student.forward_flops * (3 * seen + looks * len(source.test))
