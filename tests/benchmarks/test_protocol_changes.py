@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from protocol_changes import CHANGES
 
 from delt_jax.config import default_config, from_config
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import Recipe, flatten
 from delt_jax.training.protocols import EvalSetting, settle
 
@@ -118,10 +117,10 @@ def pretended(monkeypatch, tmp_path):
         asked.append(flatten(from_config(config)))
         (regime,), (images,), means = config.evaluate.regimes, config.evaluate.images, [0.0] * 4
         means[0] = 0.5 + 0.01 * len(asked)
-        made = Row("conv3", regime, images, 3, 1e-3, "p", 2, *means, [], 0.1, ["a", "b"])
+        made = ScoreRow("conv3", regime, images, 3, 1e-3, "p", 2, *means, [], 0.1, ["a", "b"])
         (Path(workdir) / "evaluation").mkdir(exist_ok=True)
         path = Path(workdir) / "evaluation" / "manifest.json"
-        path.write_text(json.dumps({"rows": [asdict(made)]}))
+        path.write_text(json.dumps({"rows": [made.as_dict()]}))
 
     monkeypatch.setattr(protocol_changes.main, "run", run)
     monkeypatch.setattr(protocol_changes.host_memory, "keep_freed", lambda: True)
