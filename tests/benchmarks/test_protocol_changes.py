@@ -17,7 +17,7 @@ from delt_jax.config import default_config, from_config
 from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.training.protocols import EvalSetting, settle
+from delt_jax.training.protocols import EvalSetting, resolve
 
 
 def protocol_of(change):
@@ -26,7 +26,7 @@ def protocol_of(change):
     config.evaluate.protocol = change.protocol
     config.update_from_flattened_dict(change.settings)
     rates = change.settings.get("evaluate.learning_rates", (None,))
-    return settle(from_config(config), EvalSetting("conv3", 10, 10, 28), *rates)
+    return resolve(from_config(config), EvalSetting("conv3", 10, 10, 28), *rates)
 
 
 def test_every_change_is_of_known_settings_and_changes_the_protocol():
