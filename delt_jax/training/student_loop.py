@@ -208,97 +208,6 @@ def _restored(program: StudentProgram, student: Student, folder: Path) -> Traini
     return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
 
 
-def _train_group(
-    task: StudentTask,
-    students: Sequence[Student],
-    restored: Sequence[TrainingCheckpoint],
-    layout: "_Layout",
-    saving: Saving,
-    on_epochs: Callable[[int, float], None],
-) -> list[Trained]:
-    """Trains students that stand at the same epoch to their end."""
-    protocol, count = task.program.protocol, len(students)
-    states = layout.to_devices([one.state for one in restored])
-    own = layout.to_devices([_inputs_of(task.program, student) for student in students])
-    shared = SharedInputs(task.teachers, task.images, None, np.int32(0), np.int32(0))
-    shared = jax.tree.map(jnp.asarray, shared)
-    histories = [list(one.history) for one in restored]
-    logits = [np.zeros(0)] * count
-    started = saved = time.monotonic()
-
-    def seconds(i: int) -> float:
-        return restored[i].seconds + (time.monotonic() - started) / count
-
-    def save(epoch: int) -> None:
-        for i, student in enumerate(students):
-            state = layout.to_host(states, i)
-            now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
-            kept.write(_checkpoint(saving.folder, student), now)
-
-    loss_before = None
-    for epoch in range(restored[0].epoch, protocol.epochs):
-        shared = shared._replace(stored_labels=_labels_of(task, epoch), epoch=jnp.int32(epoch))
-        states, loss = _run_epoch(layout, states, own, shared)
-        done = epoch + 1
-        # On an accelerator the loss of the epoch before is read, so that nothing waits for this.
-        latest = loss if loss_before is None else loss_before
-        on_epochs(count, float(np.mean(jax.device_get(latest))))
-        loss_before = None if on_cpu() else loss
-        if done % protocol.eval_every == 0 or done == protocol.epochs:
-            for i in range(count):
-                logits[i], accuracy = _evaluate(task, layout.to_host(states, i))
-                histories[i].append((done, accuracy))
-        due = time.monotonic() - saved > saving.seconds
-        if done < protocol.epochs and (due or saving.deferred_signal.asked):
-            save(done)
-            saved = time.monotonic()
-            saving.deferred_signal.leave_if_asked()
-    variables = [student_step.scored_variables(layout.to_host(states, i)) for i in range(count)]
-    return [Trained(histories[i], variables[i], logits[i], seconds(i)) for i in range(count)]
-
-
-def _inputs_of(program: StudentProgram, student: Student) -> StudentInputs:
-    run, number = student.seed
-    # Stored labels belong to views that all students see, so the key of those is not a student's.
-    views = program.plan.view_key if program.plan else keys.stream(run, "views", number)
-    dropout = keys.stream(run, "dropout", number)
-    return StudentInputs(views, dropout, np.float32(student.learning_rate), student.images)
-
-
-def _labels_of(task: StudentTask, epoch: int) -> jax.Array | None:
-    """Stored labels of an epoch's views, probabilities [N, classes]."""
-    plan = task.program.plan
-    if task.stored is None or plan is None:
-        return None
-    return _expand(task.stored(epoch), plan.num_classes, plan.form, plan.temperature)
-
-
-_expand = jax.jit(compact.expand, static_argnums=(1, 2, 3))
-
-
-def _run_epoch(
-    layout: "_Layout", states: TrainState, own: StudentInputs, shared: SharedInputs
-) -> tuple[TrainState, jax.Array]:
-    """Trains all students of a group for an epoch; also returns their losses."""
-    program = layout.program
-    if not on_cpu():
-        return layout.compiled(None)(states, own, shared)
-    losses = []
-    for start in program.starts:  # XLA's CPU backend runs convolutions slowly inside a loop
-        run = layout.compiled(min(program.batch, program.count - start))
-        states, loss = run(states, own, shared._replace(start=jnp.int32(start)))
-        losses.append(loss)
-    return states, jnp.stack(losses)
-
-
-def _evaluate(task: StudentTask, state: TrainState) -> tuple[np.ndarray, float]:
-    """Logits of the test images, and the accuracy."""
-    program, test = task.program, task.test
-    model, variables = models.create(program.student), student_step.scored_variables(state)
-    logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
-    return logits, float((logits.argmax(-1) == test.labels).mean())
-
-
 class _Layout(NamedTuple):
     """Where the students of a group are: each on one device, or one on all of them.
 
@@ -351,3 +260,94 @@ def _compiled(
 def on_cpu() -> bool:
     """Whether students train on CPUs: there batch by batch, elsewhere a whole epoch at once."""
     return jax.default_backend() == "cpu"
+
+
+def _train_group(
+    task: StudentTask,
+    students: Sequence[Student],
+    restored: Sequence[TrainingCheckpoint],
+    layout: _Layout,
+    saving: Saving,
+    on_epochs: Callable[[int, float], None],
+) -> list[Trained]:
+    """Trains students that have come equally far, up to their last epoch."""
+    protocol, count = task.program.protocol, len(students)
+    states = layout.to_devices([one.state for one in restored])
+    inputs = layout.to_devices([_inputs_of(task.program, student) for student in students])
+    shared = SharedInputs(task.teachers, task.images, None, np.int32(0), np.int32(0))
+    shared = jax.tree.map(jnp.asarray, shared)
+    histories = [list(one.history) for one in restored]
+    logits = [np.zeros(0)] * count
+    started = saved = time.monotonic()
+
+    def seconds(i: int) -> float:
+        return restored[i].seconds + (time.monotonic() - started) / count
+
+    def save(epoch: int) -> None:
+        for i, student in enumerate(students):
+            state = layout.to_host(states, i)
+            now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
+            kept.write(_checkpoint(saving.folder, student), now)
+
+    loss_before = None
+    for epoch in range(restored[0].epoch, protocol.epochs):
+        shared = shared._replace(stored_labels=_labels_of(task, epoch), epoch=jnp.int32(epoch))
+        states, loss = _run_epoch(layout, states, inputs, shared)
+        done = epoch + 1
+        # On an accelerator the loss of the epoch before is read, so that nothing waits for this.
+        latest = loss if loss_before is None else loss_before
+        on_epochs(count, float(np.mean(jax.device_get(latest))))
+        loss_before = None if on_cpu() else loss
+        if done % protocol.eval_every == 0 or done == protocol.epochs:
+            for i in range(count):
+                logits[i], accuracy = _evaluate(task, layout.to_host(states, i))
+                histories[i].append((done, accuracy))
+        due = time.monotonic() - saved > saving.seconds
+        if done < protocol.epochs and (due or saving.deferred_signal.asked):
+            save(done)
+            saved = time.monotonic()
+            saving.deferred_signal.leave_if_asked()
+    variables = [student_step.scored_variables(layout.to_host(states, i)) for i in range(count)]
+    return [Trained(histories[i], variables[i], logits[i], seconds(i)) for i in range(count)]
+
+
+def _inputs_of(program: StudentProgram, student: Student) -> StudentInputs:
+    run, number = student.seed
+    # Stored labels belong to views that all students see, so the key of those is not a student's.
+    views = program.plan.view_key if program.plan else keys.stream(run, "views", number)
+    dropout = keys.stream(run, "dropout", number)
+    return StudentInputs(views, dropout, np.float32(student.learning_rate), student.images)
+
+
+def _labels_of(task: StudentTask, epoch: int) -> jax.Array | None:
+    """Stored labels of an epoch's views, probabilities [N, classes]."""
+    plan = task.program.plan
+    if task.stored is None or plan is None:
+        return None
+    return _expand(task.stored(epoch), plan.num_classes, plan.form, plan.temperature)
+
+
+_expand = jax.jit(compact.expand, static_argnums=(1, 2, 3))
+
+
+def _run_epoch(
+    layout: _Layout, states: TrainState, inputs: StudentInputs, shared: SharedInputs
+) -> tuple[TrainState, jax.Array]:
+    """Trains all students of a group for an epoch; also returns their losses."""
+    program = layout.program
+    if not on_cpu():
+        return layout.compiled(None)(states, inputs, shared)
+    losses = []
+    for start in program.starts:  # XLA's CPU backend runs convolutions slowly inside a loop
+        run = layout.compiled(min(program.batch, program.count - start))
+        states, loss = run(states, inputs, shared._replace(start=jnp.int32(start)))
+        losses.append(loss)
+    return states, jnp.stack(losses)
+
+
+def _evaluate(task: StudentTask, state: TrainState) -> tuple[np.ndarray, float]:
+    """Logits of the test images, and the accuracy."""
+    program, test = task.program, task.test
+    model, variables = models.create(program.student), student_step.scored_variables(state)
+    logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
+    return logits, float((logits.argmax(-1) == test.labels).mean())
