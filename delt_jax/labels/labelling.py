@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax.augment.views import EpochPlan, plan_epoch, student_views
+from delt_jax.augment.views import EpochPlan, ViewProgram, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
@@ -215,16 +215,8 @@ def _label_views(
       size: static.
     """
     key, drawn = epoch
-    mixed = student_views(
-        key,
-        pixels,
-        program.normalisations[0],
-        drawn,
-        start,
-        size,
-        program.plan.views,
-        program.aligned,
-    )
+    drawing = ViewProgram(program.plan.views, program.normalisations[0], program.aligned)
+    mixed = student_views(key, pixels, drawn, start, size, drawing)
     logits = mean_logits(program.models, program.normalisations, variables, mixed.images)
     plan = program.plan
     return compact.compress(logits, plan.top_k, plan.form, plan.temperature)

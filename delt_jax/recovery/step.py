@@ -89,7 +89,7 @@ def loss(
     Returns:
       The loss; its parts; the BN terms layer by layer; and what further terms carry on.
     """
-    viewed = crop.view_images(images, view, images.shape[1], recipe.antialias)
+    viewed = crop.view_images(images, view, images.shape[1])
     tapped = apply_tapped(model, variables, viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
     ce = objective.cross_entropy(tapped.logits.astype(wide), labels)
@@ -203,7 +203,7 @@ def first_look(
 ) -> tuple[chex.Array, chex.Array]:
     """What the first iteration looks at: its images as viewed, [n, S, S, C], and labels [n]."""
     view = draw_view(init_state(start), job, recipe, flip, active)
-    images = crop.view_images(_rows(start, active), view, start.shape[1], recipe.antialias)
+    images = crop.view_images(_rows(start, active), view, start.shape[1])
     return images, _rows(job.labels, active)
 
 

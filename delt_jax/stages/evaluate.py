@@ -6,7 +6,6 @@ by `delt_jax.evaluation.real_ceiling`.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from delt_jax.evaluation.rows import resolve, rows_of
 from delt_jax.evaluation.score_store import ScoreStore
 from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
@@ -30,35 +29,25 @@ from delt_jax.teachers.teacher import Teacher
 
 ARTEFACT = "evaluation"
 SCORES = "scores"  # folder of finished scores
-_UNSCORED = (  # settings that no score depends on
-    "keep_students",
-    "save_minutes",
-    "seeds_at_once",
-    "scores_folder",
-)
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the scores are made from, and the wish for weights where there are none yet.
+    """Inputs of the scores; keep_students counts only while weights are missing.
 
-    So the stage runs again to make missing weights, and never to be rid of them.
+    So the stage runs again to make missing weights, but never to remove them.
     """
-    made_from = _made_from(recipe, source, workdir)
-    if (
-        recipe.evaluate.keep_students
-        and not (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
-    ):
-        made_from["evaluate.keep_students"] = True
-    return made_from
+    stage_inputs = _score_inputs(recipe, source, workdir)
+    students = workdir.path / ARTEFACT / kept_students.FOLDER
+    if recipe.evaluate.keep_students and not students.is_dir():
+        stage_inputs["evaluate.keep_students"] = True
+    return stage_inputs
 
 
-def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
-    settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
-    del settings["relabel.ensemble"]
+def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """Settings and hashes that the scores depend on."""
+    settings = affecting("scores", recipe, "evaluate") | affecting("scores", recipe, "relabel")
+    del settings["relabel.ensemble"]  # the hashes of its teachers count
     settings |= labelling.ensemble_inputs(recipe, workdir)
-    for name in _UNSCORED:
-        del settings[f"evaluate.{name}"]
     if "selected" in recipe.evaluate.images:
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     if "full" in recipe.evaluate.images:
@@ -97,7 +86,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
 def _open(
     recipe: Recipe, source: Source, workdir: WorkDir, teachers: tuple[Teacher, ...]
 ) -> Evaluation:
-    stage_inputs = _made_from(recipe, source, workdir)
+    stage_inputs = _score_inputs(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, stage_inputs)
     sets = TrainingSets(recipe, source, workdir, teachers)
     labels = None

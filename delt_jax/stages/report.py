@@ -15,7 +15,7 @@ from delt_jax.evaluation import dd_ranking
 from delt_jax.evaluation.metrics import Score, ScoreRow, or_none, within_class_similarity
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery.initial_images import recorded
 from delt_jax.recovery.schedule import BatchSchedule, join_rounds, make_schedule
 from delt_jax.recovery.selection import random_images
@@ -33,8 +33,8 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the report is made from."""
-    settings = {f"report.{k}": v for k, v in asdict(recipe.report).items()}
+    """Inputs of the report."""
+    settings = affecting("report", recipe, "report")
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     if teacher.get("others"):
         settings["other teachers"] = [other["hash"] for other in teacher["others"]]
@@ -57,7 +57,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts)
-    pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
+    pictures = {"sheet.png": _sheet(synthetic, starts)}
     if synthetic.ipc > 1:  # a single image of a class is similar to no other
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if _is_optimised(synthetic):
@@ -70,7 +70,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     if recipe.report.nearest:
         ours, real = _neighbours(teacher, source, synthetic)
         summary["nearest"] = nearest.summary(ours, real)
-        pictures["nearest.png"] = _nearest_sheet(recipe, source, synthetic, ours)
+        pictures["nearest.png"] = _nearest_sheet(source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
     scored = evaluation["scored_on"]
     traced = tables.sections(rows, robust, ranks, ids=True, scored=scored)
@@ -178,16 +178,16 @@ def _similarity(
     }
 
 
-def _shown(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+def _shown(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
     """Number of classes that sheets show, and which ranks of each, int [n]."""
-    ipc, count = synthetic.ipc, recipe.report.per_class
-    columns = np.unique(np.linspace(0, ipc - 1, min(count, ipc)).astype(int))
-    return min(recipe.report.classes, len(synthetic.class_names)), columns
+    ipc = synthetic.ipc
+    columns = np.unique(np.linspace(0, ipc - 1, min(figures.SHEET_COLUMNS, ipc)).astype(int))
+    return min(figures.SHEET_CLASSES, len(synthetic.class_names)), columns
 
 
-def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes:
+def _sheet(synthetic: DistilledSet, starts: np.ndarray) -> bytes:
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
-    rows, columns = _shown(recipe, synthetic)
+    rows, columns = _shown(synthetic)
     iterations = []
     if _is_optimised(synthetic):
         r = synthetic.manifest["settings"]["recover"]
@@ -253,10 +253,8 @@ def _neighbours(
         )
 
 
-def _nearest_sheet(
-    recipe: Recipe, source: Source, synthetic: DistilledSet, found: nearest.Nearest
-) -> bytes:
-    rows, columns = _shown(recipe, synthetic)
+def _nearest_sheet(source: Source, synthetic: DistilledSet, found: nearest.Nearest) -> bytes:
+    rows, columns = _shown(synthetic)
     places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
     shape = (rows, len(columns))
     real = read(source.train, found.pixels_any.indices[places])

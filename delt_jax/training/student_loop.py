@@ -173,7 +173,7 @@ def train(
         alike = [i for i, state in enumerate(restored) if state.epoch == epoch]
         num_devices = min(most_devices, -(-len(alike) // students_per_device))
         layout = _Layout(task.program, num_devices, students_per_device)
-        for group in parallel.waves(alike, num_devices * students_per_device):
+        for group in parallel.device_groups(alike, num_devices * students_per_device):
             results = _train_group(
                 task,
                 [students[i] for i in group],

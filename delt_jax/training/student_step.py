@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax import models
-from delt_jax.augment.views import EpochPlan, Mixed, ViewSpec, plan_epoch, student_views
+from delt_jax.augment.views import (
+    EpochPlan,
+    Mixed,
+    ViewProgram,
+    ViewSpec,
+    plan_epoch,
+    student_views,
+)
 from delt_jax.core import losses as objective
 from delt_jax.data import Normalisation
 from delt_jax.labels import compact, labelling
@@ -259,16 +266,9 @@ def step(
         start, dropout_key = start + device * batch, jax.random.fold_in(dropout_key, device)
     # Where batches hold whole groups of the mix, partners are in the batch and need no second view.
     aligned = program.devices == 1 and program.batch % program.group_size == 0
-    mixed = student_views(
-        views.key,
-        data.pixels,
-        program.normalisation,
-        views.plan,
-        start,
-        batch,
-        PLAIN if program.regime == "plain" else protocol.views,
-        aligned,
-    )
+    spec = PLAIN if program.regime == "plain" else protocol.views
+    drawing = ViewProgram(spec, program.normalisation, aligned)
+    mixed = student_views(views.key, data.pixels, views.plan, start, batch, drawing)
     positions = start + jnp.arange(batch)
     own = views.plan.order[positions]  # indices of the images, [batch]
     partners = views.plan.order[views.plan.partner[positions]]

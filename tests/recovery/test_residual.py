@@ -29,7 +29,7 @@ from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
-from delt_jax.store.workdir import WorkDir
+from delt_jax.store.workdir import WorkDir, changes
 
 
 def int32(*values):
@@ -255,7 +255,8 @@ def test_the_settings_count_where_they_are_used(tiny_ranked):
         recipe = config_lib.from_config(tiny(**changes))
         return recover.inputs(recipe, open_source(recipe.data), WorkDir(tiny_ranked))
 
-    assert not [name for name in made_from() if "residual" in name]
+    before = {k: v for k, v in made_from().items() if "residual" not in k}
+    assert changes(before, made_from()) == []
     assert made_from(**{"recover.residual_rounds": 7}) == made_from()
     ours = made_from(**CHANGES)
     assert (ours["recover.residual"], ours["recover.residual_rounds"]) == (0.5, 2)

@@ -13,7 +13,7 @@ from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.core import losses as objective
 from delt_jax.models import ModelSpec
-from delt_jax.models.tap import apply_with_moments
+from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery import step as engine
@@ -244,7 +244,7 @@ def test_the_loss_is_its_terms():
 
     @jax.jit
     def reference(images):
-        logits, batch, running = apply_with_moments(MODEL, variables(), images)
+        logits, batch, running = apply_tapped(MODEL, variables(), images)[:3]
         return objective.cross_entropy(logits, job.labels), objective.bn_terms(batch, running)
 
     cross_entropy, expected = reference(state.images)
@@ -376,7 +376,7 @@ def test_jobs_on_four_devices_are_bit_for_bit_what_they_are_alone():
 
 
 def test_a_short_wave_repeats_its_last_job():
-    assert parallel.waves(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
+    assert parallel.device_groups(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
     stacked = parallel.stack_jobs([make_job(0), make_job(1)], 4)
     assert stacked.labels[:, 0, 3].tolist() == [3, 4, 4, 4]
     keys = jax.random.key_data(stacked.key)[:, 0]

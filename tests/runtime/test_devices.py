@@ -66,7 +66,7 @@ def test_nothing_is_traced_again_across_calls_of_equal_size():
     traced = chex.assert_max_traces(engine.run_chunk, n=1)
     chunk = functools.partial(traced, models=(MODEL,), recipe=RECIPE, flip=True, active=2, steps=1)
     run = parallel.map_jobs(chunk, 2, 2)
-    for first in (0, 4):  # two waves
+    for first in (0, 4):  # two device groups
         seeds = range(first, first + 4)
         states = parallel.stack_jobs([make_state(s) for s in seeds], 2, 2)
         jobs = parallel.stack_jobs([make_job(s) for s in seeds], 2, 2)

@@ -190,7 +190,7 @@ def _waves(work: Work, indices: list[int], stack: int) -> list[tuple[list[int], 
     found = []
     for members in alike.values():
         width = min(parallel.device_count(), -(-len(members) // stack))
-        found += [(wave, width) for wave in parallel.waves(members, width * stack)]
+        found += [(wave, width) for wave in parallel.device_groups(members, width * stack)]
     return found
 
 
