@@ -30,7 +30,7 @@ import ml_collections
 from delt_jax import main
 from delt_jax.config import default_config
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.labels import label_store
 from delt_jax.recipe import Recipe, flatten
 from delt_jax.runtime import devices as parallel
@@ -176,7 +176,7 @@ def measure(config: ml_collections.ConfigDict, folder: Path, size: Size | None) 
     main.run(settings, str(folder), ("relabel", "evaluate"), command=_command())
     labels = files.read_json(folder / "soft_labels" / "manifest.json")
     scores = files.read_json(folder / "evaluation" / "manifest.json")
-    (row,) = (Row(**row) for row in scores["rows"])
+    (row,) = (ScoreRow.from_dict(row) for row in scores["rows"])
     stored = labels["stored"] if size is not None else {"bytes": 0, "ratio": 0.0}
     if size is not None:
         assert (folder / "soft_labels" / label_store.FILE).stat().st_size == stored["bytes"]

@@ -22,7 +22,7 @@ import measured
 
 from delt_jax import main
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import host_memory
 from delt_jax.store import files
@@ -85,7 +85,7 @@ def measure(chosen: argparse.Namespace, change: Change, folder: Path) -> dict[st
     config.update_from_flattened_dict(change.settings)
     main.run(config, str(folder), ("relabel", "evaluate"), command=_command())
     made = files.read_json(folder / "evaluation" / "manifest.json")
-    (row,) = (Row(**row) for row in made["rows"])
+    (row,) = (ScoreRow.from_dict(row) for row in made["rows"])
     return {
         "change": change.name,
         "looked_at": "validation" if config.data.validation_share else "test",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from delt_jax.data import TEST_IMAGES
 from delt_jax.evaluation.dd_ranking import RankCorrelation, Robustness
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.reporting import tables
 
 
@@ -19,7 +19,7 @@ def describe(workdir: Path) -> list[str]:
     made, teacher = summary["made"], summary["teacher"]
     times = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v)
     scored = summary.get("scored_on", TEST_IMAGES)
-    rows = [Row(**row) for row in summary["scores"]]
+    rows = [ScoreRow.from_dict(row) for row in summary["scores"]]
     robust = [Robustness(**r) for r in summary["robustness"]]
     ranks = [RankCorrelation(**r) for r in summary["rank_correlations"]]
     lines = [

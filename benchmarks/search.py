@@ -34,7 +34,7 @@ from delt_jax.config import cli, derive, from_config
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import DataRecipe, flatten
 from delt_jax.recovery import schedule
 from delt_jax.runtime import compile_cache, host_memory
@@ -172,7 +172,7 @@ def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
             "trial": cell.method,
             "asked": asked(cell),
             "labels": row.regime,
-            "images": row.images,
+            "images": row.image_set,
             "seeds": row.seeds,
             "last_mean": row.last_mean,
             "last_std": row.last_std,
@@ -189,7 +189,7 @@ def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
             "machine": parallel.describe(),
             "date": date.today().isoformat(),
         }
-        for row in (Row(**row) for row in scores["rows"])
+        for row in (ScoreRow.from_dict(row) for row in scores["rows"])
     ]
 
 

@@ -29,8 +29,8 @@ from delt_jax.training import protocols
 from delt_jax.training import student_loop as student_training
 from delt_jax.training import student_step as learning
 from delt_jax.training.protocols import EvalSetting
-from delt_jax.training.student_loop import Student, StudentTask
-from delt_jax.training.student_step import Images, StudentProgram
+from delt_jax.training.student_loop import Saving, Student, StudentTask
+from delt_jax.training.student_step import LabelledImages, StudentProgram
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TESTED = 20  # images that our side is scored on after the last epoch, which is not timed
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
     program: StudentProgram
     learning_rate: float
     teacher: dict[str, Any]
-    images: Images
+    images: LabelledImages
 
 
 def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
@@ -61,7 +61,7 @@ def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
       epochs: of a training.
     """
     recipe = Recipe(ipc=ipc, evaluate=EvaluateRecipe(epochs=epochs, eval_every=epochs))
-    protocol = protocols.settle(
+    protocol = protocols.resolve(
         recipe, EvalSetting(spec.name, spec.num_classes, ipc, spec.image_size)
     )
     normalisation = Normalisation(_MEAN[: spec.channels], _STD[: spec.channels])
@@ -79,7 +79,7 @@ def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
     shape = (count, spec.image_size, spec.image_size, spec.channels)
     pixels = jax.random.randint(keys.stream(0, "images"), shape, 0, 256).astype(jnp.uint8)
     labels = np.repeat(np.arange(spec.num_classes, dtype=np.int32), ipc)
-    images = Images(np.asarray(pixels), labels, None)
+    images = LabelledImages(np.asarray(pixels), labels, None)
     variables = learning.init_student(program, keys.stream(0, "weights")).variables
     return Problem(program, protocol.learning_rate, jax.device_get(variables), images)
 
@@ -111,10 +111,9 @@ class Ours:
             if count:
                 ends.append(time.perf_counter())
 
-        students, away = self._students, Path("never_written")
-        student_training.train(
-            self._task, students, len(students), away, float("inf"), on_epochs, DeferredSignal()
-        )
+        students = self._students
+        saving = Saving(Path("never_written"), float("inf"), DeferredSignal())
+        student_training.train(self._task, students, len(students), saving, on_epochs)
         # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
         # of the epoch before it.
         epochs = len(ends) - (1 if jax.default_backend() == "cpu" else 2)

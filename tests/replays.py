@@ -237,7 +237,7 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
         def loss(logits):
             return objective.kl_divergence(logits, targets, temperature)
 
-        return training.update(model, optimiser, loss, state, mixed)
+        return training.update(training.Trainer(model, optimiser), state, mixed, loss)
 
     losses = []
     for epoch, step in enumerate(record["steps"][:count]):

@@ -14,6 +14,7 @@ from delt_jax.comparison import tables as comparison
 from delt_jax.config import cli, derive, from_config
 from delt_jax.data import Source, read
 from delt_jax.errors import UserError
+from delt_jax.evaluation.rows import rows_of
 from delt_jax.formats import distilled
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import schedule
@@ -21,7 +22,6 @@ from delt_jax.recovery.selection import random_images
 from delt_jax.reporting import tables
 from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
-from delt_jax.stages import evaluate as students
 from delt_jax.stages import pipeline, recover, squeeze
 from delt_jax.stages import run as run_lib
 from delt_jax.store import files
@@ -184,7 +184,7 @@ def describe(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         r, source = cell.recipe, cell.source
         paid = schedule.cost(recover.schedule_of(r, len(source.class_names)), r.recover.iterations)
-        rows = [row for row in students.rows_of(r, r.ipc) if row.images != "full"]
+        rows = [row for row in rows_of(r, r.ipc) if row.image_set != "full"]
         trained = len(rows) * r.evaluate.seeds * max(1, len(r.evaluate.learning_rates))
         work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
         body.append((cell.name, *work, cell.state()[1]))

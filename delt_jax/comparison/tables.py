@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.labels import soft_labels
 from delt_jax.reporting import page as report_page
 from delt_jax.reporting import tables
@@ -59,12 +59,12 @@ class Line:
     """A line of the table of accuracies.
 
     Attributes:
-      row: its scores; `images` is the method, or the name of a baseline.
+      row: its scores; `image_set` is the method, or the name of a baseline.
       cell: the cell with these scores; for a baseline, the first one.
       is_baseline: whether the students saw real images.
     """
 
-    row: Row
+    row: ScoreRow
     cell: CellResult
     is_baseline: bool
 
@@ -93,14 +93,14 @@ def lines(cells: Sequence[CellResult]) -> list[Line]:
     differ, as teachers or protocols do, its name says whose it is.
     """
     found: list[Line] = []
-    shared: dict[tuple, dict[tuple[str, ...], list[tuple[Row, CellResult]]]] = {}
+    shared: dict[tuple, dict[tuple[str, ...], list[tuple[ScoreRow, CellResult]]]] = {}
     for cell in cells:
-        for row in (Row(**r) for r in cell.summary["scores"]):
-            if row.images == "recovered":
+        for row in (ScoreRow.from_dict(r) for r in cell.summary["scores"]):
+            if row.image_set == "recovered":
                 part = "" if row.ipc == cell.ipc else f", first of {cell.ipc}"
-                found.append(Line(replace(row, images=cell.method + part), cell, False))
+                found.append(Line(replace(row, image_set=cell.method + part), cell, False))
             else:
-                same = shared.setdefault((row.student, row.regime, row.images, row.ipc), {})
+                same = shared.setdefault((row.student, row.regime, row.image_set, row.ipc), {})
                 same.setdefault(tuple(row.scores), []).append((row, cell))
     for same in shared.values():
         for members in same.values():
@@ -109,7 +109,7 @@ def lines(cells: Sequence[CellResult]) -> list[Line]:
                 whose = list(dict.fromkeys(c.method for _, c in members))
                 if len(whose) > 2:
                     whose = [f"{whose[0]} and {len(whose) - 1} more"]
-                row = replace(row, images=f"{row.images} (of {', '.join(whose)})")
+                row = replace(row, image_set=f"{row.image_set} (of {', '.join(whose)})")
             found.append(Line(row, cell, True))
     students = list(dict.fromkeys(line.row.student for line in found))
     regimes = list(dict.fromkeys(line.row.regime for line in found))
@@ -139,7 +139,7 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
         (*scored.head, "cell"),
         [(*cells_, line.cell.name) for cells_, line in zip(scored.body, listed, strict=True)],
     )
-    baselines = dict.fromkeys(line.row.images for line in listed if line.is_baseline)
+    baselines = dict.fromkeys(line.row.image_set for line in listed if line.is_baseline)
     kinds = f"Real images: {', '.join(baselines)}; all else are recipes." if baselines else ""
     unfinished = f"Not finished: {', '.join(missing)}." if missing else ""
     machines = dict.fromkeys(
@@ -235,7 +235,7 @@ def as_csv(cells: Sequence[CellResult]) -> bytes:
         known = [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
         values = [getattr(row, name) for name in of_row]
         known += [line.cell.scored_on, " ".join(row.scores), s["command"]]
-        out.writerow([row.images, int(line.is_baseline), *values, *made, *known])
+        out.writerow([row.image_set, int(line.is_baseline), *values, *made, *known])
     return text.getvalue().encode()
 
 
@@ -247,7 +247,7 @@ def charts(cells: Sequence[CellResult]) -> dict[str, bytes]:
     """PNG by file name: accuracy of the first student over IPC and over compute; diversity."""
     listed = lines(cells)
     first = [line for line in listed if line.row.student == listed[0].row.student and line.row.ipc]
-    baselines = {line.row.images for line in first if line.is_baseline}
+    baselines = {line.row.image_set for line in first if line.is_baseline}
     whole = [line for line in first if line.is_baseline or line.row.ipc == line.cell.ipc]
     pictures = {}
     if first:
@@ -283,7 +283,7 @@ def _panels(
     for line in listed:
         points = panels.setdefault(f"{line.row.student}, {line.row.regime}", {})
         point = (x(line), line.row.last_mean, line.row.last_std)
-        points.setdefault(line.row.images, []).append(point)
+        points.setdefault(line.row.image_set, []).append(point)
     return panels
 
 

@@ -1,4 +1,4 @@
-"""What students are trained on, and what their scores mean.
+"""Which students are trained on which sets, their scores, and what these mean.
 
 May import `training`, `recovery` and the floors below them.
 """

@@ -1,4 +1,4 @@
-"""Coresets: real images chosen by the teacher's features, baselines of equal budget."""
+"""Coresets: real images that the teacher's features choose, as many as there are synthetic ones."""
 
 import warnings
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from scipy.spatial.distance import cdist
 
 from delt_jax.recovery.selection import check_class_sizes
 
-_STARTS = 4  # k-means runs per class, from k-means++ starts; the tightest counts
+_STARTS = 4  # k-means++ starts per class; the one with the tightest clusters counts
 
 
-def herding(features: np.ndarray, labels: np.ndarray, ipc: int, classes: int) -> np.ndarray:
+def herding(features: np.ndarray, labels: np.ndarray, ipc: int, num_classes: int) -> np.ndarray:
     """Greedy herding (Welling; iCaRL, arXiv 1611.07725).
 
     Each choice brings the mean of the features chosen so far as near as possible to the mean of
@@ -21,7 +21,7 @@ def herding(features: np.ndarray, labels: np.ndarray, ipc: int, classes: int) ->
       features: float [N, D].
       labels: int [N].
       ipc: images per class.
-      classes: C.
+      num_classes: C.
 
     Returns:
       int [C, ipc], indices into the N images in the order in which they were chosen, so the first
@@ -30,19 +30,20 @@ def herding(features: np.ndarray, labels: np.ndarray, ipc: int, classes: int) ->
     Raises:
       UserError: if a class has fewer than `ipc` images.
     """
-    return _per_class(_herd, features, labels, ipc, classes)
+    return _per_class(_herd, features, labels, ipc, num_classes)
 
 
-def kmeans(features: np.ndarray, labels: np.ndarray, ipc: int, classes: int) -> np.ndarray:
+def kmeans(features: np.ndarray, labels: np.ndarray, ipc: int, num_classes: int) -> np.ndarray:
     """The images nearest to the centres of k-means with `ipc` clusters per class.
 
-    Largest clusters first. A centre whose nearest image is taken gets the next nearest; where
-    copies leave fewer distinct images than `ipc`, the centres are gone through again. The starts
-    are seeded, so the same features give the same images.
+    The largest cluster comes first. A centre whose nearest image is taken gets the next nearest.
+    Where copies leave fewer distinct images than `ipc`, there are fewer clusters, and each gives a
+    second image. The starts are seeded, so the same features give the same images.
 
-    Args, returns and raises as `herding`, but the first k are not the k-means of k.
+    Arguments, result and errors are those of `herding`, but the first k images of a class are not
+    its k-means of k.
     """
-    return _per_class(_cluster, features, labels, ipc, classes)
+    return _per_class(_cluster, features, labels, ipc, num_classes)
 
 
 def _per_class(
@@ -50,24 +51,24 @@ def _per_class(
     features: np.ndarray,
     labels: np.ndarray,
     ipc: int,
-    classes: int,
+    num_classes: int,
 ) -> np.ndarray:
-    check_class_sizes(labels, ipc, tuple(str(c) for c in range(classes)))
+    check_class_sizes(labels, ipc, tuple(str(c) for c in range(num_classes)))
     chosen = []
-    for c in range(classes):
+    for c in range(num_classes):
         members = np.flatnonzero(labels == c)
         chosen.append(members[choose(features[members].astype(np.float64), ipc)])
     return np.stack(chosen)
 
 
 def _herd(features: np.ndarray, ipc: int) -> np.ndarray:
-    """Places of the chosen rows of float64 [n, D], int [ipc]."""
+    """Indices of the chosen rows of `features` float64 [n, D], int [ipc]."""
     mean, total = features.mean(axis=0), np.zeros(features.shape[1])
     squares = (features**2).sum(axis=1)
     free = np.ones(len(features), bool)
     chosen = []
     for count in range(1, ipc + 1):
-        # |count x mean - total - f|^2 without what all f share.
+        # |count x mean - total - f|^2, without the terms that are the same for all f.
         distances = squares - 2 * features @ (count * mean - total)
         place = int(np.where(free, distances, np.inf).argmin())
         free[place] = False
@@ -77,7 +78,7 @@ def _herd(features: np.ndarray, ipc: int) -> np.ndarray:
 
 
 def _cluster(features: np.ndarray, ipc: int) -> np.ndarray:
-    """As `_herd`."""
+    """As `_herd`, by k-means."""
     # scikit-learn takes seconds to import.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 
 _WEIGHT = 0.5  # w and gamma of DD-Ranking's board
-_OWN_REGIMES = ("online", "stored", "fixed")  # that use the teacher's labels, first choice first
+_OWN_REGIMES = ("online", "stored", "fixed")  # with the teacher's labels, first choice first
 _EPOCHS = ("last", "best")
-_FEWEST_STUDENTS = 3  # whose order means anything
+_FEWEST_STUDENTS = 3  # fewer have no order worth a correlation
 
 
 def hard_label_recovery(full: float, hard: float) -> float:
     """HLR = accuracy of all real images - accuracy of distilled ones, both with hard labels.
 
-    Lower is better: what is lost without the teacher's labels.
+    Lower is better. It is what distilled images lose without the teacher's labels.
     """
     return full - hard
 
@@ -36,8 +36,8 @@ def improvement_over_random(own: float, random: float) -> float:
 def label_robust_score(ior: float, hlr: float, weight: float = _WEIGHT) -> float:
     """LRS = (e^a - e^-1) / (e - e^-1) with a = w IOR - (1 - w) HLR.
 
-    0.2689 where distilled images equal random ones and hard labels lose nothing; with w = 0.5 at
-    most 0.545 (IOR 1, HLR 0).
+    It is 0.2689 where distilled images equal random ones and hard labels lose nothing. With
+    w = 0.5 it is at most 0.545 (IOR 1, HLR 0) unless hard labels beat all real images.
     """
     return _from_zero_to_one(weight * ior - (1 - weight) * hlr)
 
@@ -52,9 +52,9 @@ def augmentation_robust_score(
     """ARS = (e^b - e^-1) / (e - e^-1), b = g (syn - rnd, augmented) + (1 - g) (syn - rnd, plain).
 
     Args:
-      augmented, random_augmented: accuracies of distilled and of random real images, trained on
-        with augmentation.
-      plain, random_plain: the same without.
+      augmented, random_augmented: accuracy of students trained with augmentation, on distilled
+        and on random real images.
+      plain, random_plain: the same without augmentation.
       weight: g.
     """
     gains = (augmented - random_augmented, plain - random_plain)
@@ -62,21 +62,21 @@ def augmentation_robust_score(
 
 
 def _from_zero_to_one(x: float) -> float:
-    """(e^x - e^-1) / (e - e^-1): rises from 0 at -1 to 1 at 1."""
+    """(e^x - e^-1) / (e - e^-1), which rises from 0 at x = -1 to 1 at x = 1."""
     return (math.exp(x) - math.exp(-1)) / (math.e - math.exp(-1))
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What can be said of one student.
+    """DD-Ranking's scores of one student.
 
     Attributes:
       student: architecture.
-      epoch: whose accuracies were taken, "last" or "best".
-      regime: of IOR; empty where there is none.
-      hlr, ior, lrs, ars: fractions; None where a row is missing.
-      missing: why, a phrase by the name of the score.
-      scores: ids of all trainings that went into them.
+      epoch: which accuracies were taken, those of the "last" or of the "best" epoch.
+      regime: regime of IOR; empty where there is no IOR.
+      hlr, ior, lrs, ars: fractions; None where a row that the score needs was not trained.
+      missing: by the name of each score that is None, a phrase on why.
+      scores: ids of all trainings that went into the scores.
     """
 
     student: str
@@ -89,15 +89,20 @@ class Robustness:
     missing: dict[str, str]
     scores: list[str]
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether one of the scores by which DD-Ranking orders methods, LRS and ARS, is known."""
+        return self.lrs is not None or self.ars is not None
+
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """How alike distilled and real images order the architectures.
+    """How similarly distilled and real images order the architectures.
 
     Attributes:
-      regime: in which the distilled images were trained on.
-      epoch: whose accuracies were taken, "last" or "best".
-      students: that ran both.
+      regime: regime of the trainings on distilled images.
+      epoch: which accuracies were taken, those of the "last" or of the "best" epoch.
+      students: architectures that trained on both.
       spearman, kendall: rho and tau-b in [-1, 1]; None where all students are equal.
       scores: ids of the trainings.
     """
@@ -110,7 +115,7 @@ class RankCorrelation:
     scores: list[str]
 
 
-def robustness_scores(rows: Sequence[Row]) -> list[Robustness]:
+def robustness_scores(rows: Sequence[ScoreRow]) -> list[Robustness]:
     """DD-Ranking's scores of every student that was trained on the whole recovered set.
 
     HLR compares full and recovered images in the "hard" regime; IOR recovered and random ones in
@@ -118,19 +123,21 @@ def robustness_scores(rows: Sequence[Row]) -> list[Robustness]:
     ones in the regimes "hard" (augmented) and "plain".
 
     Returns:
-      Two for each student, in order of appearance: of the last epoch and of the best.
+      Two for each student, in order of appearance: one of the last epoch and one of the best.
     """
-    students = dict.fromkeys(r.student for r in rows if r.images == "recovered")
+    students = dict.fromkeys(r.student for r in rows if r.image_set == "recovered")
     return [_robustness(rows, student, epoch) for student in students for epoch in _EPOCHS]
 
 
-def rank_correlations(rows: Sequence[Row]) -> list[RankCorrelation]:
-    """For every regime and epoch in which at least three students ran distilled and real images.
+def rank_correlations(rows: Sequence[ScoreRow]) -> list[RankCorrelation]:
+    """Correlates accuracies of the whole recovered set with those of all real images.
 
-    Compares accuracies of the whole recovered set with those of all real images.
+    Returns:
+      Two for each regime with at least three students that trained on both: one of the last
+      epoch and one of the best.
     """
     found = []
-    for regime in dict.fromkeys(r.regime for r in rows if r.images == "recovered"):
+    for regime in dict.fromkeys(r.regime for r in rows if r.image_set == "recovered"):
         pairs = {}
         for student in dict.fromkeys(r.student for r in rows):
             distilled = _find(rows, student, "recovered", regime)
@@ -153,32 +160,34 @@ def rank_correlations(rows: Sequence[Row]) -> list[RankCorrelation]:
     return found
 
 
-def whole_ipc(rows: Sequence[Row]) -> int:
-    """Images per class of the whole recovered set; 0 where none was trained on."""
-    return max((r.ipc for r in rows if r.images == "recovered"), default=0)
+def whole_ipc(rows: Sequence[ScoreRow]) -> int:
+    """Images per class of the whole recovered set; 0 where no student trained on it."""
+    return max((r.ipc for r in rows if r.image_set == "recovered"), default=0)
 
 
-def _find(rows: Sequence[Row], student: str, images: str, regime: str) -> Row | None:
-    """The row of a set at the recovered set's budget, or of all real images."""
-    ipc = 0 if images == "full" else whole_ipc(rows)
-    wanted = (student, images, regime, ipc)
-    return next((r for r in rows if (r.student, r.images, r.regime, r.ipc) == wanted), None)
+def _find(rows: Sequence[ScoreRow], student: str, image_set: str, regime: str) -> ScoreRow | None:
+    """The row of all real images, or of a set with as many per class as the recovered one."""
+    ipc = 0 if image_set == "full" else whole_ipc(rows)
+    wanted = (student, image_set, regime, ipc)
+    return next((r for r in rows if (r.student, r.image_set, r.regime, r.ipc) == wanted), None)
 
 
-def _accuracy(row: Row, epoch: str) -> float:
+def _accuracy(row: ScoreRow, epoch: str) -> float:
     return row.last_mean if epoch == "last" else row.best_mean
 
 
-def _robustness(rows: Sequence[Row], student: str, epoch: str) -> Robustness:
+def _robustness(rows: Sequence[ScoreRow], student: str, epoch: str) -> Robustness:
     own = next(
         (
             regime
             for regime in _OWN_REGIMES
-            if all(_find(rows, student, images, regime) for images in ("recovered", "random"))
+            if all(_find(rows, student, image_set, regime) for image_set in ("recovered", "random"))
         ),
         "",
     )
-    four = [(images, regime) for regime in ("hard", "plain") for images in ("recovered", "random")]
+    four = [
+        (image_set, regime) for regime in ("hard", "plain") for image_set in ("recovered", "random")
+    ]
     scores: dict[str, tuple[Callable[..., float], list[tuple[str, str]]]] = {
         "HLR": (hard_label_recovery, [("full", "hard"), ("recovered", "hard")]),
         "IOR": (improvement_over_random, [("recovered", own), ("random", own)]),
@@ -197,7 +206,7 @@ def _robustness(rows: Sequence[Row], student: str, epoch: str) -> Robustness:
             missing[name] = "not trained on recovered and random images with the same soft labels"
         else:
             absent = [n for n, row in zip(needs, found, strict=True) if row is None]
-            listed = ", ".join(f"{images} images ({regime})" for images, regime in absent)
+            listed = ", ".join(f"{image_set} images ({regime})" for image_set, regime in absent)
             missing[name] = f"not trained on {listed}"
     if "HLR" in values and "IOR" in values:
         values["LRS"] = label_robust_score(values["IOR"], values["HLR"])

@@ -1,7 +1,7 @@
-"""Figures of merit."""
+"""Scores of students, their aggregates over seeds, and the figures of merit in them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,31 +10,32 @@ from scipy.special import softmax
 
 @dataclass(frozen=True)
 class Score:
-    """One trained student.
+    """What came of one training of a student.
 
     Attributes:
-      id: hash of all that it was made from; also in metrics.jsonl.
+      id: hash of everything that the score was made from; metrics.jsonl has it, too.
       student: architecture.
-      regime: where its labels came from: "online", "stored", "fixed", "hard", or "plain" (hard
-        labels on images as they are).
-      images: the set it was trained on.
-      ipc: images per class that it was trained on; 0 for all real images.
-      seed: of its initialisation, order and views.
+      regime: where labels came from: "online" (teachers label every view), "stored" (labels of
+        views from the relabel stage), "fixed" (one soft label per image), "hard" (the classes),
+        or "plain" (the classes, without augmentation).
+      image_set: name of the set that was trained on; "images" in files.
+      ipc: images per class that were trained on; 0 for all real images.
+      seed: of initialisation, order and views.
       learning_rate: peak.
-      protocol: how it was trained, in a line.
-      last, best: test accuracy in [0, 1] after the last epoch, and at the best look.
-      best_epoch: epoch of the best look.
-      history: [epoch, accuracy] of every look.
-      per_class: accuracy of each class after the last epoch; None without test images of it.
+      protocol: how the student was trained, in a line.
+      last, best: test accuracy in [0, 1] after the last epoch, and the best of all evaluations.
+      best_epoch: epoch of the best evaluation.
+      history: [epoch, accuracy] of every evaluation.
+      per_class: accuracy of each class after the last epoch; None for a class without test images.
       confusion: counts [class][answer] after the last epoch; empty above 100 classes.
       calibration: expected calibration error after the last epoch.
-      seconds: wall time of the training, its share where several were trained at once.
+      seconds: wall time of the training; its share where several students trained at once.
     """
 
     id: str
     student: str
     regime: str
-    images: str
+    image_set: str
     ipc: int
     seed: int
     learning_rate: float
@@ -48,8 +49,17 @@ class Score:
     calibration: float
     seconds: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that files have."""
+        return _in_files(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Score":
+        """Reads what `as_dict` gave."""
+        return cls(**_from_files(stored))
+
     def outcome(self) -> dict[str, Any]:
-        """What the training led to and from what, without the time that it took."""
+        """The result and what it was made from, without the time that it took."""
         return {
             "id": self.id,
             "last": self.last,
@@ -63,22 +73,24 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """Scores of one configuration over its seeds: means and sample standard deviations.
 
     Attributes:
-      student, regime, images, ipc, protocol: as of its scores.
-      learning_rate: of its scores; where several were tried, the one that is best at last.
-      seeds: how many scores.
+      student, regime, image_set, ipc, protocol: those of its scores.
+      learning_rate: that of its scores. Where several were tried, the one with the best mean
+        accuracy after the last epoch.
+      seeds: number of scores.
       last_mean, last_std, best_mean, best_std: of their accuracies, in [0, 1].
-      per_class: mean accuracy of each class after the last epoch; None without test images of it.
+      per_class: mean accuracy of each class after the last epoch; None for a class without test
+        images.
       calibration: mean expected calibration error after the last epoch.
-      scores: their ids.
+      scores: ids of the scores.
     """
 
     student: str
     regime: str
-    images: str
+    image_set: str
     ipc: int
     learning_rate: float
     protocol: str
@@ -91,6 +103,15 @@ class Row:
     calibration: float
     scores: list[str]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The values under the names that files have."""
+        return _in_files(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "ScoreRow":
+        """Reads what `as_dict` gave."""
+        return cls(**_from_files(stored))
+
     def text(self) -> str:
         """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"."""
         return (
@@ -99,24 +120,33 @@ class Row:
         )
 
 
-def aggregate(scores: Sequence[Score]) -> list[Row]:
-    """Groups scores by (student, regime, images, ipc), in order of first appearance.
+def _in_files(value: Score | ScoreRow) -> dict[str, Any]:
+    """The fields in order; the set's name is called "images" in all files of all versions."""
+    return {("images" if k == "image_set" else k): v for k, v in asdict(value).items()}
 
-    The spread is the sample standard deviation over seeds (0 for a single one). Of several
-    learning rates the one with the highest mean after the last epoch counts.
+
+def _from_files(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {("image_set" if k == "images" else k): v for k, v in stored.items()}
+
+
+def aggregate(scores: Sequence[Score]) -> list[ScoreRow]:
+    """Groups scores by student, regime, set and IPC, in order of first appearance.
+
+    Spreads are sample standard deviations over seeds, 0 for a single one. Of several learning
+    rates the one with the highest mean accuracy after the last epoch counts.
     """
     groups: dict[tuple[str, str, str, int], dict[float, list[Score]]] = {}
     for score in scores:
-        by_rate = groups.setdefault((score.student, score.regime, score.images, score.ipc), {})
-        by_rate.setdefault(score.learning_rate, []).append(score)
+        key = (score.student, score.regime, score.image_set, score.ipc)
+        groups.setdefault(key, {}).setdefault(score.learning_rate, []).append(score)
     rows = []
     for key, by_rate in groups.items():
         members = max(by_rate.values(), key=lambda group: np.mean([m.last for m in group]))
         last = np.array([m.last for m in members])
         best = np.array([m.best for m in members])
-        ddof = min(1, len(members) - 1)
+        ddof = min(1, len(members) - 1)  # of a single score the deviation is 0, not NaN
         rows.append(
-            Row(
+            ScoreRow(
                 *key,
                 members[0].learning_rate,
                 members[0].protocol,
@@ -134,7 +164,7 @@ def aggregate(scores: Sequence[Score]) -> list[Row]:
 
 
 def confusion_matrix(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How often images of each class got each answer.
+    """Counts how often images of each class got each answer.
 
     Args:
       answers: int [N], in [0, classes).
@@ -159,32 +189,27 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def or_none(values: np.ndarray) -> list[float | None]:
-    """Numbers for a JSON file, which has no NaN: None in its place."""
+    """Numbers for a JSON file, which knows no NaN and gets None instead."""
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def score_of(stored: dict[str, Any]) -> Score:
-    """A score as it lies in a file; older files have NaN where there are no test images."""
-    accuracies = or_none(np.array(stored["per_class"], float))
-    return Score(**(stored | {"per_class": accuracies}))
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error in [0, 1] (arXiv 1706.04599); 0 is perfectly calibrated.
 
-    Answers are sorted into equal bins of confidence, the probability of the most probable class;
-    the error is the mean over images of |accuracy - mean confidence| of their bin.
+    Confidence is the probability of the most probable class. Images are sorted into bins of equal
+    width by confidence; the error is the mean over images of |accuracy - mean confidence| of their
+    bin.
 
     Args:
       logits: float [N, C], N above 0.
       labels: int [N].
-      bins: of confidence, open below and closed above.
+      bins: number of bins, each open below and closed above.
     """
     probabilities = softmax(np.asarray(logits, np.float64), axis=1)
     confidence = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == labels
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    # Of a bin, |sum of hits - sum of confidences| is count x |accuracy - mean confidence|.
+    # In each bin |sum of hits - sum of confidences| is count x |accuracy - mean confidence|.
     gaps = np.bincount(places, weights=hits - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 

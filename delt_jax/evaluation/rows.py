@@ -1,4 +1,4 @@
-"""What a recipe asks to be trained: the rows of the table of scores."""
+"""Which students a recipe asks for: the rows of the table of scores."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,29 @@ from delt_jax.training.protocols import EvalSetting, Protocol
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: students that differ by seed and learning rate only."""
+class EvalRow:
+    """A row that is asked for: students that differ only by seed and learning rate.
+
+    Attributes:
+      student: architecture.
+      regime: where labels come from (see `delt_jax.evaluation.metrics.Score`).
+      image_set: name of the set that they train on, one of `evaluate.images`.
+      ipc: images per class; 0 for all real images.
+    """
 
     student: str
     regime: str
-    images: str
+    image_set: str
     ipc: int
 
 
-def rows_of(recipe: Recipe, ipc: int) -> list[Row]:
-    """The rows that a recipe asks for, of a distilled set with so many images per class."""
+def rows_of(recipe: Recipe, ipc: int) -> list[EvalRow]:
+    """The rows that a recipe asks for.
+
+    Args:
+      recipe: settings of the run.
+      ipc: images per class of the distilled set.
+    """
     e = recipe.evaluate
     sizes = {name: [ipc] for name in e.images if name != "full"}
     if "recovered" in sizes:
@@ -28,23 +40,23 @@ def rows_of(recipe: Recipe, ipc: int) -> list[Row]:
     rows = []
     for student in e.students:
         for regime in e.regimes:
-            rows += [Row(student, regime, name, k) for name in sizes for k in sizes[name]]
+            rows += [EvalRow(student, regime, name, k) for name in sizes for k in sizes[name]]
         if e.plain:
             plain = [name for name in ("recovered", "random") if name in sizes]
-            rows += [Row(student, "plain", name, ipc) for name in plain]
+            rows += [EvalRow(student, "plain", name, ipc) for name in plain]
         if "full" in e.images:
-            rows.append(Row(student, "hard", "full", 0))
+            rows.append(EvalRow(student, "hard", "full", 0))
     return rows
 
 
 def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
-    """Architecture of a student."""
+    """Architecture of a student, by its name in `evaluate.students`."""
     e = recipe.evaluate
-    classes = len(source.class_names)
-    return ModelSpec(name, classes, source.image_size, source.channels, e.width, e.dtype)
+    num_classes = len(source.class_names)
+    return ModelSpec(name, num_classes, source.image_size, source.channels, e.width, e.dtype)
 
 
-def settle(recipe: Recipe, source: Source, row: Row, rate: float | None = None) -> Protocol:
-    """The protocol that a row is trained by."""
-    trial = EvalSetting(row.student, len(source.class_names), row.ipc, source.image_size)
-    return protocols.settle(recipe, trial, rate)
+def resolve(recipe: Recipe, source: Source, row: EvalRow, rate: float | None = None) -> Protocol:
+    """The protocol by which the students of a row train (see `protocols.resolve`)."""
+    setting = EvalSetting(row.student, len(source.class_names), row.ipc, source.image_size)
+    return protocols.resolve(recipe, setting, rate)

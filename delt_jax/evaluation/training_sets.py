@@ -1,4 +1,4 @@
-"""What students can be trained on: the distilled set, parts of it, and baselines of equal IPC."""
+"""The sets that students train on: the distilled one, parts of it, and baselines of equal IPC."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting
-from delt_jax.training.student_step import Images
+from delt_jax.training.student_step import LabelledImages
 
 _CORESETS: dict[str, Callable[..., np.ndarray]] = {
     "herding": coresets.herding,
@@ -32,19 +32,26 @@ _CORESETS: dict[str, Callable[..., np.ndarray]] = {
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images to learn from, and their hash."""
+    """A set to learn from.
 
-    images: Images
+    Attributes:
+      images: pixels, classes and soft labels.
+      hash: content hash of pixels and classes.
+    """
+
+    images: LabelledImages
     hash: str
 
 
 @dataclass(frozen=True)
-class Sets:
-    """Makes training sets by name, each once.
+class TrainingSets:
+    """Makes training sets by name, each only once.
 
     Attributes:
-      recipe, source, workdir: of the run.
-      teachers: teachers whose mean is the soft label.
+      recipe: settings of the run.
+      source: the real images.
+      workdir: has the distilled set, its soft labels and the ranking.
+      teachers: those whose mean is the soft label; coresets use the features of the first.
     """
 
     recipe: Recipe
@@ -66,20 +73,20 @@ class Sets:
         return self.distilled.ipc
 
     def get(self, name: str, ipc: int, seed: int) -> TrainingSet:
-        """A set by its name (see `EvaluateRecipe.images`).
+        """The set of a name of `evaluate.images`.
 
         Args:
           name: "recovered", "random", "selected", "herding" or "kmeans".
-          ipc: images per class; fewer than there are takes the first of each.
-          seed: of a student, which draws the "random" images.
+          ipc: images per class; of the recovered set these are the first of each class.
+          seed: that of the student; it draws the "random" images.
         """
-        key = name, ipc, seed if self.differs(name) else 0
+        key = name, ipc, seed if self.is_drawn_per_student(name) else 0
         if key not in self._made:
             self._made[key] = self._make(*key)
         return self._made[key]
 
-    def differs(self, name: str) -> bool:
-        """Whether every student has a set of its own."""
+    def is_drawn_per_student(self, name: str) -> bool:
+        """Whether every student of a row gets other images."""
         return name == "random"
 
     def _make(self, name: str, ipc: int, seed: int) -> TrainingSet:
@@ -102,8 +109,8 @@ class Sets:
         if name == "selected":
             ranking = ranking_store.read(self.workdir.path, self.teachers[0].hash)
             return select(ranking, self.recipe.select.rule, ipc, classes, self.recipe.seed)
-        made_of = f"{name}-{self.teachers[0].hash}-{self.source.fingerprint}-{ipc}"
-        path = self.workdir.path / "cache" / f"{made_of}.npz"
+        depends_on = f"{name}-{self.teachers[0].hash}-{self.source.fingerprint}-{ipc}"
+        path = self.workdir.path / "cache" / f"{depends_on}.npz"
         return files.cached_npz(path, lambda: {"indices": self._coreset(name, ipc)})["indices"]
 
     def _coreset(self, name: str, ipc: int) -> np.ndarray:
@@ -115,6 +122,7 @@ class Sets:
                 features = teacher_lib.features_of_examples(
                     self.teachers[0], self.source.train, members
                 )
+                # As if there were no other class.
                 found = _CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
                 rows.append(members[found[0]])
                 bar.update(len(members))
@@ -122,6 +130,7 @@ class Sets:
 
     @functools.cached_property
     def _stored_logits(self) -> np.ndarray:
+        """Logits of the distilled set from the relabel stage, float32 [N, classes]."""
         labelled = self.workdir.needed("soft_labels/manifest.json", "relabel")
         teacher_lib.check_class_names(
             "The soft labels", tuple(labelled["class_names"]), self.source
@@ -132,6 +141,7 @@ class Sets:
     def _set(
         self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray | None
     ) -> TrainingSet:
+        """Adds soft labels where the regime "fixed" needs them; logits of real images are made."""
         targets = None
         if "fixed" in self.recipe.evaluate.regimes:
             if logits is None:
@@ -142,9 +152,10 @@ class Sets:
                 self.recipe.ipc,
                 self.source.image_size,
             )
-            temperature = protocols.settle(self.recipe, first).temperature
+            temperature = protocols.resolve(self.recipe, first).temperature
             targets = softmax(logits / temperature, axis=1).astype(np.float32)
         labels = labels.astype(np.int32)
         return TrainingSet(
-            Images(pixels, labels, targets), files.content_hash(pixels.tobytes(), labels.tobytes())
+            LabelledImages(pixels, labels, targets),
+            files.content_hash(pixels.tobytes(), labels.tobytes()),
         )

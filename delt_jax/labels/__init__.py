@@ -1,4 +1,4 @@
-"""Soft labels: how teachers make them, how they are packed, and how they lie on disk.
+"""Soft labels: how teachers make them, how they are compressed, and how they are stored.
 
 May import `teachers` and the floors below it.
 """

@@ -1,7 +1,7 @@
 """Soft labels in few bytes: float16, and only the classes that matter.
 
-Of logits the k largest are kept and the mean of the others, of probabilities the k largest; what
-these leave is spread evenly over the other classes.
+Of logits the k largest are kept, and the mean of the others, which all of these get back. Of
+probabilities the k largest are kept; the other classes share evenly what is missing to 1.
 """
 
 from typing import NamedTuple
@@ -15,12 +15,13 @@ from delt_jax.errors import UserError
 
 
 class Compact(NamedTuple):
-    """Soft labels of some images.
+    """Soft labels of N images.
 
     Attributes:
-      values: float16 [N, k'], by falling size: k logits and the mean of the others (k' = k + 1), or
-        k probabilities; every class in its place (k' = classes) where all are kept.
-      classes: uint8 or uint16 [N, k], which classes the first k values are of; None for all.
+      values: float16 [N, k']. In descending order k logits and then the mean of the others
+        (k' = k + 1), or k probabilities (k' = k). Where all classes are kept, every class at its
+        own place (k' = number of classes).
+      classes: uint8 or uint16 [N, k], the classes of the first k values; None where all are kept.
     """
 
     values: chex.Array
@@ -28,17 +29,17 @@ class Compact(NamedTuple):
 
 
 def keeps_all(top_k: int, num_classes: int) -> bool:
-    """Whether every output is kept: top_k is 0, or no less than there are."""
+    """Whether every class is kept: `top_k` is 0, or at least the number of classes."""
     return top_k == 0 or top_k >= num_classes
 
 
 def index_dtype(num_classes: int) -> np.dtype:
-    """The smallest unsigned type of a class index: uint8 up to 256 classes."""
+    """The smallest unsigned type that holds a class index: uint8 up to 256 classes."""
     return np.min_scalar_type(num_classes - 1)
 
 
 def columns(top_k: int, num_classes: int, form: str) -> int:
-    """Values per image, k'."""
+    """Number of values per image, k'."""
     if keeps_all(top_k, num_classes):
         return num_classes
     return top_k + (form == "logits")
@@ -49,32 +50,32 @@ def compress(logits: chex.Array, top_k: int, form: str, temperature: float) -> C
 
     Args:
       logits: float32 [N, classes].
-      top_k: how many; 0 keeps all.
+      top_k: number of classes to keep; 0 keeps all.
       form: "logits", or "probabilities" at the temperature.
-      temperature: T.
+      temperature: T, by which logits are divided before the softmax.
 
     Returns:
-      Labels that hold infinities where logits are beyond float16 (see `check_finite`).
+      Labels, which hold infinities where logits are beyond float16 (see `check_finite`).
     """
     logits, num_classes = jnp.asarray(logits), logits.shape[1]
     outputs = logits if form == "logits" else jax.nn.softmax(logits / temperature)
     if keeps_all(top_k, num_classes):
         return Compact(outputs.astype(jnp.float16), None)
-    # By logits, as probabilities of classes that are nearly alike may be equal.
+    # Of logits, in either form: probabilities of classes that are nearly alike may round to equal.
     _, classes = jax.lax.top_k(logits, top_k)
     values = jnp.take_along_axis(outputs, classes, axis=1)
     if form == "logits":
-        # Summed apart from the large ones, which would swallow them.
-        others = _placed(jnp.zeros_like(values), classes, outputs)
+        # The kept ones are zeroed, not subtracted: next to them the small ones would lose all bits.
+        others = _scatter(jnp.zeros_like(values), classes, outputs)
         mean = others.sum(axis=1, keepdims=True) / (num_classes - top_k)
         values = jnp.concatenate([values, mean], axis=1)
     return Compact(values.astype(jnp.float16), classes.astype(index_dtype(num_classes)))
 
 
 def expand(compact: Compact, num_classes: int, form: str, temperature: float) -> chex.Array:
-    """The labels as probabilities at the temperature, float32 [N, classes]; rows sum to 1.
+    """Expands labels to probabilities at the temperature, float32 [N, classes]; rows sum to 1.
 
-    The class of the largest kept value has the largest probability.
+    The class of the largest kept value keeps the largest probability.
     """
     values = jnp.asarray(compact.values, jnp.float32)
     if compact.classes is not None:
@@ -83,17 +84,17 @@ def expand(compact: Compact, num_classes: int, form: str, temperature: float) ->
             rest = values[:, kept:]
         else:
             left = 1.0 - values.sum(axis=1, keepdims=True)
-            # No other class can have more than the least that is kept; rounding may leave it so.
+            # No other class has more than the smallest kept one, but rounding could make it so.
             rest = jnp.clip(left / (num_classes - kept), 0.0, values[:, -1:])
         full = jnp.broadcast_to(rest, (len(values), num_classes))
-        values = _placed(values[:, :kept], jnp.asarray(compact.classes, jnp.int32), full)
+        values = _scatter(values[:, :kept], jnp.asarray(compact.classes, jnp.int32), full)
     if form == "logits":
         return jax.nn.softmax(values / temperature)
     return values / values.sum(axis=1, keepdims=True)
 
 
 def check_finite(compact: Compact, form: str) -> None:
-    """Makes sure that labels made from a teacher's logits are numbers.
+    """Checks that all values are finite.
 
     Raises:
       UserError: if logits were not finite, or too large for float16.
@@ -111,6 +112,6 @@ def check_finite(compact: Compact, form: str) -> None:
         )
 
 
-def _placed(values: chex.Array, classes: chex.Array, full: chex.Array) -> chex.Array:
-    """Puts values [N, k] in the places of their classes into [N, classes]."""
+def _scatter(values: chex.Array, classes: chex.Array, full: chex.Array) -> chex.Array:
+    """Writes values [N, k] into `full` [N, classes], each at the place of its class."""
     return full.at[jnp.arange(len(full))[:, None], classes].set(values)

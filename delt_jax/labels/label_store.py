@@ -1,14 +1,14 @@
-"""Stored labels of augmented views, on disk: one file of fixed stride, epoch after epoch.
+"""Soft labels of augmented views on disk: one file with equally many bytes for every epoch.
 
-Only labels are stored. Views are drawn again from the key of their epoch, so the labels lie by
-index of the image and can be read with batches of any size. An epoch is float16 values [N, k'] and,
-unless all classes are kept, their indices [N, k] (see `delt_jax.labels.compact`), little-endian and
-without gaps; `FILE` is K of them. What they are is in the manifest of the soft labels.
+Only labels are stored: students draw the views again from the key of their epoch. Labels are in
+the order of the images, so batches of any size can read them. An epoch consists of float16 values
+[N, k'] and, unless all classes are kept, their class indices [N, k], little-endian and without gaps
+(see `delt_jax.labels.compact`). `FILE` holds K epochs; the manifest beside it describes it.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +24,18 @@ from delt_jax.labels.compact import Compact
 from delt_jax.store import files
 
 FILE = "views.bin"
-_KEY_PATH = ("labels",)  # and the epoch
+_KEY_PATH = ("labels",)  # of the stream of keys; every epoch adds its number
 _VALUE = np.dtype("<f2")
 
 
 class LabelledEpoch(NamedTuple):
-    """All that the views of an epoch depend on: its key, their kind, and the groups mixed."""
+    """Everything that the views of a labelled epoch depend on.
+
+    Attributes:
+      key: key of the epoch.
+      views: augmentation.
+      group_size: number of images among which a view's partner is drawn.
+    """
 
     key: chex.PRNGKey
     views: ViewSpec
@@ -38,24 +44,24 @@ class LabelledEpoch(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """Which views have stored labels, and in what form.
+    """Which views have stored labels, and in what form the labels are stored.
 
     Attributes:
-      seed: of the run.
-      epochs: of views that are labelled, K.
-      images: of the set, N.
-      num_classes: outputs of the teachers.
-      form: "logits" or "probabilities" at the temperature.
-      top_k: values per label; 0: all.
-      temperature: T, of teachers and student.
+      seed: seed of the run.
+      epochs: number of epochs whose views are labelled, K.
+      num_images: size of the set, N.
+      num_classes: number of the teachers' outputs.
+      form: "logits", or "probabilities" at the temperature.
+      top_k: number of classes kept of each label; 0 keeps all.
+      temperature: T, by which logits of teachers and student are divided.
       views: augmentation.
-      group_size: images among which a view's partner is drawn.
-      trained_epochs: of a student, for which labels without reuse would be needed.
+      group_size: number of images among which a view's partner is drawn.
+      trained_epochs: number of epochs a student trains; only `naive_bytes` depends on it.
     """
 
     seed: int
     epochs: int
-    images: int
+    num_images: int
     num_classes: int
     form: str
     top_k: int
@@ -65,11 +71,11 @@ class LabelPlan:
     trained_epochs: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The values under the names that manifests and identities have."""
+        """The values under the names that manifests and identities have; these never change."""
         return {
             "seed": self.seed,
             "epochs": self.epochs,
-            "images": self.images,
+            "images": self.num_images,
             "num_classes": self.num_classes,
             "form": self.form,
             "top_k": self.top_k,
@@ -79,52 +85,69 @@ class LabelPlan:
             "trained_epochs": self.trained_epochs,
         }
 
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "LabelPlan":
+        """Reads what `as_dict` gave; a TypeError or KeyError means that it did not."""
+        own = {"num_images": stored["images"], "views": ViewSpec(**stored["views"])}
+        return cls(**{k: v for k, v in stored.items() if k != "images"} | own)
+
     @property
     def view_key(self) -> chex.PRNGKey:
-        """From which the number of a labelled epoch makes the key of its views."""
+        """Key of all views; every labelled epoch derives its own from it and its number."""
         return keys.stream(self.seed, *_KEY_PATH)
 
     def epoch(self, epoch: int | chex.Array) -> LabelledEpoch:
-        """What the views of a training epoch are drawn from; labelled epochs come round again.
+        """What the views of a training epoch are drawn from.
 
         Args:
-          epoch: its number; may be traced.
+          epoch: number of the training epoch; may be traced. After K epochs the first labelled
+            one comes round again.
         """
         key = keys.derive(self.view_key, epoch % self.epochs)
         return LabelledEpoch(key, self.views, self.group_size)
 
 
-def _parts(plan: LabelPlan) -> tuple[tuple[int, int], tuple[int, int], np.dtype]:
-    """Shapes of an epoch's values and class indices, and the type of these."""
+class _EpochShape(NamedTuple):
+    """Arrays of an epoch in the file: float16 `values`, then `classes` of an unsigned dtype."""
+
+    values: tuple[int, int]
+    classes: tuple[int, int]  # (N, 0) where all classes are kept
+    classes_dtype: np.dtype
+
+    @property
+    def values_bytes(self) -> int:
+        return math.prod(self.values) * _VALUE.itemsize
+
+    @property
+    def stride(self) -> int:
+        """Bytes of an epoch."""
+        return self.values_bytes + math.prod(self.classes) * self.classes_dtype.itemsize
+
+
+def _epoch_shape(plan: LabelPlan) -> _EpochShape:
     kept = 0 if compact.keeps_all(plan.top_k, plan.num_classes) else plan.top_k
-    width = compact.columns(plan.top_k, plan.num_classes, plan.form)
+    columns = compact.columns(plan.top_k, plan.num_classes, plan.form)
     dtype = compact.index_dtype(plan.num_classes).newbyteorder("<")
-    return (plan.images, width), (plan.images, kept), dtype
-
-
-def _stride(plan: LabelPlan) -> int:
-    """Bytes of an epoch."""
-    values, classes, dtype = _parts(plan)
-    return math.prod(values) * _VALUE.itemsize + math.prod(classes) * dtype.itemsize
+    return _EpochShape((plan.num_images, columns), (plan.num_images, kept), dtype)
 
 
 def stored_bytes(plan: LabelPlan) -> int:
-    """Size of the file of labels, exactly."""
-    return plan.epochs * _stride(plan)
+    """Size of `FILE`, exactly."""
+    return plan.epochs * _epoch_shape(plan).stride
 
 
 def naive_bytes(plan: LabelPlan) -> int:
-    """Size of all outputs for every training epoch in float16."""
-    return plan.images * plan.num_classes * plan.trained_epochs * _VALUE.itemsize
+    """Size that all outputs of every training epoch would have in float16, without reuse."""
+    return plan.num_images * plan.num_classes * plan.trained_epochs * _VALUE.itemsize
 
 
 def ratio(plan: LabelPlan) -> float:
-    """Of the stored to the naive size."""
+    """Stored size over naive size."""
     return stored_bytes(plan) / naive_bytes(plan)
 
 
 def to_bytes(labels: Compact) -> bytes:
-    """An epoch as it lies in the file."""
+    """The labels of an epoch as the bytes that `FILE` holds."""
     values = np.asarray(labels.values).astype(_VALUE).tobytes()
     if labels.classes is None:
         return values
@@ -132,13 +155,12 @@ def to_bytes(labels: Compact) -> bytes:
     return values + classes.astype(classes.dtype.newbyteorder("<")).tobytes()
 
 
-def write(folder: Path, plan: LabelPlan, epochs: Iterable[bytes]) -> list[str]:
-    """Writes the file of labels, one epoch in memory at a time.
+def write(folder: Path, epochs: Iterable[bytes]) -> list[str]:
+    """Writes `FILE` into a folder, one epoch in memory at a time.
 
     Args:
-      folder: of the soft labels.
-      plan: of the labels.
-      epochs: each as `to_bytes` makes it.
+      folder: folder of the soft labels.
+      epochs: the labelled epochs, each as `to_bytes` makes it.
 
     Returns:
       The SHA-256 of every epoch, for the manifest.
@@ -155,21 +177,24 @@ def write(folder: Path, plan: LabelPlan, epochs: Iterable[bytes]) -> list[str]:
 
 
 def describe(plan: LabelPlan, digests: Sequence[str], teachers: Sequence[str]) -> dict[str, Any]:
-    """The entry of the manifest that explains the file to people and to `open_store`.
+    """The manifest's entry "stored", which explains `FILE` to people and to `open_store`.
 
     Args:
-      plan: of the labels.
+      plan: which views are labelled.
       digests: SHA-256 of every epoch.
-      teachers: hashes of all that labelled.
+      teachers: hashes of the teachers that labelled.
     """
-    _, classes, dtype = _parts(plan)
+    shape = _epoch_shape(plan)
     return {
         "file": FILE,
         "layout": "per epoch: values [images, width], then classes [images, top_k] if not all",
         "plan": plan.as_dict(),
         "key": ["seed", *_KEY_PATH, "epoch"],
-        "dtype": {"values": "float16", "classes": dtype.name if classes[1] else None},
-        "width": _parts(plan)[0][1],
+        "dtype": {
+            "values": "float16",
+            "classes": shape.classes_dtype.name if shape.classes[1] else None,
+        },
+        "width": shape.values[1],
         "teachers": list(teachers),
         "sha256": list(digests),
         "bytes": stored_bytes(plan),
@@ -179,51 +204,27 @@ def describe(plan: LabelPlan, digests: Sequence[str], teachers: Sequence[str]) -
 
 
 class LabelStore:
-    """Stored labels, read through memory maps; each epoch is checked when it is first read.
+    """Stored labels, read through a memory map; each epoch is checked when it is first read.
 
     Attributes:
-      plan: of the labels.
+      plan: which views are labelled.
     """
 
     def __init__(self, path: Path, plan: LabelPlan, digests: Sequence[str]):
-        """Maps a file of the right size; see `open_store`."""
+        """Maps a file that has the right size; use `open_store`, which checks that."""
         self.plan = plan
         self._path, self._digests = path, digests
         self._bytes = np.memmap(path, np.uint8, mode="r")
         self._checked: set[int] = set()
 
-    @property
-    def epochs(self) -> int:
-        """Labelled epochs, K."""
-        return self.plan.epochs
-
-    @property
-    def views(self) -> ViewSpec:
-        """Augmentation of the labelled views."""
-        return self.plan.views
-
-    @property
-    def group_size(self) -> int:
-        """Images among which a view's partner was drawn."""
-        return self.plan.group_size
-
-    @property
-    def temperature(self) -> float:
-        """T of the labels."""
-        return self.plan.temperature
-
-    def epoch(self, epoch: int) -> LabelledEpoch:
-        """What the views of a training epoch are drawn from; labelled epochs come round again."""
-        return self.plan.epoch(epoch)
-
     def read(self, epoch: int) -> Compact:
-        """Labels of a training epoch, by index of the image; memory-mapped.
+        """Labels of a training epoch by index of the image, as views of the memory map.
 
         Raises:
-          UserError: if they are not those that were written.
+          UserError: if the checksum of the epoch is wrong.
         """
-        index, stride = epoch % self.epochs, _stride(self.plan)
-        block = self._bytes[index * stride : (index + 1) * stride]
+        index, shape = epoch % self.plan.epochs, _epoch_shape(self.plan)
+        block = self._bytes[index * shape.stride : (index + 1) * shape.stride]
         if index not in self._checked:
             if hashlib.sha256(block).hexdigest() != self._digests[index]:
                 raise UserError(
@@ -231,11 +232,10 @@ class LabelStore:
                     f"folder and run the relabel stage again."
                 )
             self._checked.add(index)
-        values, classes, dtype = _parts(self.plan)
-        end = math.prod(values) * _VALUE.itemsize
+        values, classes = block[: shape.values_bytes], block[shape.values_bytes :]
         return Compact(
-            block[:end].view(_VALUE).reshape(values),
-            block[end:].view(dtype).reshape(classes) if classes[1] else None,
+            values.view(_VALUE).reshape(shape.values),
+            classes.view(shape.classes_dtype).reshape(shape.classes) if shape.classes[1] else None,
         )
 
 
@@ -243,9 +243,9 @@ def open_store(folder: Path, distilled_hash: str, class_names: Sequence[str]) ->
     """Opens the stored labels of a distilled set.
 
     Args:
-      folder: of the soft labels.
-      distilled_hash: of the set they are to be used with.
-      class_names: of the data, in order.
+      folder: folder of the soft labels.
+      distilled_hash: hash of the set whose labels they should be.
+      class_names: names of the data's classes, in order.
 
     Raises:
       UserError: if there are none, or they are of another set, of other classes, or damaged.
@@ -258,8 +258,7 @@ def open_store(folder: Path, distilled_hash: str, class_names: Sequence[str]) ->
         )
     try:
         stored = manifest["stored"]
-        views = ViewSpec(**stored["plan"]["views"])
-        plan = LabelPlan(**stored["plan"] | {"views": views})
+        plan = LabelPlan.from_dict(stored["plan"])
         digests, names = stored["sha256"], list(manifest["class_names"])
         theirs, expected = manifest["distilled"], stored_bytes(plan)
         whole = len(digests) == plan.epochs and expected > 0

@@ -1,10 +1,10 @@
-"""How teachers label: their averaged logits, of images as they are and of whole epochs of views."""
+"""How teachers label: by their averaged logits, of plain images and of whole epochs of views."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -24,21 +24,21 @@ from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 
-def teachers(
+def load_teachers(
     first: Path,
     more: Sequence[str],
     source: Source,
     say: Callable[[str], None],
     ensemble: bool = False,
 ) -> tuple[Teacher, ...]:
-    """Loads the run's teacher and more of them, and checks each against the data.
+    """Loads the teachers that label, and checks each against the data.
 
     Args:
-      first: folder of the run's teacher.
-      more: folders of others, as `relabel.teachers` lists them.
+      first: folder of the run's first teacher.
+      more: folders of teachers of other runs, as `relabel.teachers` lists them.
       source: the data.
       say: tells the user about each check.
-      ensemble: whether the run's other teachers are among them, after the first.
+      ensemble: whether the run's other teachers label, too; they come after the first.
 
     Raises:
       UserError: naming the folder of a teacher that is missing, damaged or of other classes.
@@ -54,7 +54,7 @@ def teachers(
 
 
 def described(more: Sequence[str], source: Source) -> list[Teacher]:
-    """More teachers without their variables.
+    """The teachers of `relabel.teachers` without their variables, which are not read.
 
     Raises:
       UserError: naming the folder of one that is missing or of other classes.
@@ -68,10 +68,10 @@ def described(more: Sequence[str], source: Source) -> list[Teacher]:
 
 
 def ensemble_inputs(recipe: Recipe, workdir: WorkDir) -> dict[str, Any]:
-    """Hashes of the run's other teachers, where `relabel.ensemble` lets them label.
+    """Hashes of the run's other teachers if `relabel.ensemble` lets them label, else nothing.
 
     Raises:
-      UserError: if the run has none yet.
+      UserError: if the run has no other teachers yet.
     """
     if not recipe.relabel.ensemble:
         return {}
@@ -86,7 +86,7 @@ def ensemble_inputs(recipe: Recipe, workdir: WorkDir) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named(folder: str) -> Iterator[None]:
-    """Says of a teacher that is refused which it is."""
+    """Adds the folder to the sentence of a UserError about its teacher."""
     try:
         yield
     except UserError as e:
@@ -99,13 +99,13 @@ def mean_logits(
     variables: Sequence[dict[str, Any]],
     images: chex.Array,
 ) -> chex.Array:
-    """Logits averaged over teachers, float32 [B, classes]; a pure function.
+    """Logits averaged over teachers, float32 [B, classes].
 
     Args:
-      models: of the teachers.
-      normalisations: of their inputs.
-      variables: theirs.
-      images: float32 [B, S, S, C], normalised for the first of them.
+      models: the teachers' modules.
+      normalisations: of each teacher's inputs.
+      variables: of each teacher.
+      images: float32 [B, S, S, C], normalised for the first teacher.
     """
     logits: list[chex.Array] = [
         model.apply(own, _renormalised(images, normalisations[0], normalisation), train=False)
@@ -115,7 +115,7 @@ def mean_logits(
 
 
 def _renormalised(images: chex.Array, before: Normalisation, after: Normalisation) -> chex.Array:
-    """Images that are normalised for one teacher, as another takes them."""
+    """Turns images normalised for one teacher into those that another takes."""
     if before == after:
         return images
     unit = images * jnp.asarray(before.std) + jnp.asarray(before.mean)
@@ -123,25 +123,45 @@ def _renormalised(images: chex.Array, before: Normalisation, after: Normalisatio
 
 
 def fixed_logits(teachers: Sequence[Teacher], pixels: np.ndarray) -> np.ndarray:
-    """Averaged logits float32 [N, classes] of pixels uint8 [N, S, S, C] as they are."""
+    """Averaged logits float32 [N, classes] of pixels uint8 [N, S, S, C] without augmentation."""
     logits = [teacher_lib.logits_of(teacher, pixels) for teacher in teachers]
     return np.mean(np.stack(logits), axis=0)
 
 
+class LabelProgram(NamedTuple):
+    """What is compiled into the labelling of views; hashable.
+
+    Attributes:
+      models: the teachers' modules.
+      normalisations: of each teacher's inputs.
+      plan: which views are labelled, and in what form.
+      aligned: whether chunks hold whole groups of the mix, so partners need no second view.
+    """
+
+    models: tuple[nn.Module, ...]
+    normalisations: tuple[Normalisation, ...]
+    plan: LabelPlan
+    aligned: bool
+
+
 class EpochLabeller:
-    """Labels whole epochs of views; teachers and images stay on the device."""
+    """Labels whole epochs of views, chunk by chunk; teachers and images stay on the device."""
 
     def __init__(self, teachers: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
-        """Takes the teachers, the set uint8 [N, S, S, C] and what is to be labelled."""
-        self._teachers, self._plan = teachers, plan
-        self._models = tuple(teacher.model for teacher in teachers)
-        self._normalisations = tuple(teacher.normalisation for teacher in teachers)
+        """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
+        # Chunks of whole groups where a group fits into a forward pass, so that partners' views
+        # are drawn once.
+        most, group = teacher_lib.batch_size(pixels.shape[1]), plan.group_size
+        aligned = group <= most
+        self._chunk = most // group * group if aligned else most
+        self._program = LabelProgram(
+            tuple(teacher.model for teacher in teachers),
+            tuple(teacher.normalisation for teacher in teachers),
+            plan,
+            aligned,
+        )
         self._variables = jax.device_put([teacher.variables for teacher in teachers])
         self._pixels = jax.device_put(pixels)
-        # Chunks of whole groups, where they are not too large: partners' views are drawn once.
-        most, group = teacher_lib.batch_size(pixels.shape[1]), plan.group_size
-        self._aligned = group <= most
-        self._chunk = most // group * group if self._aligned else most
 
     def label(self, epoch: int, on_images: Callable[[int], None]) -> Compact:
         """Labels of an epoch by index of the image, host arrays.
@@ -153,29 +173,21 @@ class EpochLabeller:
         Raises:
           UserError: if a teacher's logits are not finite, or too large to be stored.
         """
-        count, plan = len(self._pixels), self._plan
+        count, plan = len(self._pixels), self._program.plan
         key, _, group_size = plan.epoch(epoch)
         drawn = _plan_epoch(key, count, group_size)
-        order, pieces = np.asarray(drawn.order), []
+        order, chunks = np.asarray(drawn.order), []
         for start in range(0, count, self._chunk):
             size = min(self._chunk, count - start)
-            labels = _label(
-                self._variables,
-                self._pixels,
-                key,
-                drawn,
-                start,
-                models=self._models,
-                normalisations=self._normalisations,
-                plan=plan,
-                size=size,
-                aligned=self._aligned,
+            labels = _label_views(
+                self._variables, self._pixels, (key, drawn), start, self._program, size
             )
-            pieces.append((order[start : start + size], labels))
-            if len(pieces) > 1:  # while the device is at work on the latest one
-                jax.block_until_ready(pieces[-2][1])
+            chunks.append((order[start : start + size], labels))
+            # Waits for the chunk before, so that the device always has one to work on, and no more.
+            if len(chunks) > 1:
+                jax.block_until_ready(chunks[-2][1])
             on_images(size)
-        whole = _by_image(pieces, count)
+        whole = _by_image(chunks, count)
         compact.check_finite(whole, plan.form)
         return whole
 
@@ -183,35 +195,41 @@ class EpochLabeller:
 _plan_epoch = jax.jit(plan_epoch, static_argnums=(1, 2))
 
 
-@functools.partial(jax.jit, static_argnames=("models", "normalisations", "plan", "size", "aligned"))
-def _label(
+@functools.partial(jax.jit, static_argnames=("program", "size"))
+def _label_views(
     variables: Sequence[dict[str, Any]],
     pixels: chex.Array,
-    key: chex.PRNGKey,
-    drawn: EpochPlan,
+    epoch: tuple[chex.PRNGKey, EpochPlan],
     start: chex.Array,
-    *,
-    models: tuple[nn.Module, ...],
-    normalisations: tuple[Normalisation, ...],
-    plan: LabelPlan,
+    program: LabelProgram,
     size: int,
-    aligned: bool,
 ) -> Compact:
-    """Labels of the views at positions start..start + size of an epoch."""
-    drawing = ViewProgram(plan.views, normalisations[0], aligned)
+    """Labels of the views at positions start..start + size of an epoch, in that order.
+
+    Args:
+      variables: of each teacher.
+      pixels: uint8 [N, S, S, C], the whole set.
+      epoch: key from which the epoch's views are drawn, and its order.
+      start: first position; traced.
+      program: static.
+      size: static.
+    """
+    key, drawn = epoch
+    drawing = ViewProgram(program.plan.views, program.normalisations[0], program.aligned)
     mixed = student_views(key, pixels, drawn, start, size, drawing)
-    logits = mean_logits(models, normalisations, variables, mixed.images)
+    logits = mean_logits(program.models, program.normalisations, variables, mixed.images)
+    plan = program.plan
     return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
 
 
-def _by_image(pieces: Sequence[tuple[np.ndarray, Compact]], count: int) -> Compact:
-    """Puts labels of chunks in the places of their images."""
+def _by_image(chunks: Sequence[tuple[np.ndarray, Compact]], count: int) -> Compact:
+    """Puts labels of chunks, which are in the order of the epoch, into the order of the images."""
 
-    def whole(parts: Sequence[chex.Array]) -> np.ndarray:
-        places = np.empty((count, parts[0].shape[1]), parts[0].dtype)
-        for (indices, _), part in zip(pieces, parts, strict=True):
-            places[indices] = part
-        return places
+    def in_order(arrays: Sequence[chex.Array]) -> np.ndarray:
+        whole = np.empty((count, arrays[0].shape[1]), arrays[0].dtype)
+        for (indices, _), array in zip(chunks, arrays, strict=True):
+            whole[indices] = array
+        return whole
 
-    values, classes = zip(*(labels for _, labels in pieces), strict=True)
-    return Compact(whole(values), None if classes[0] is None else whole(classes))
+    values, classes = zip(*(labels for _, labels in chunks), strict=True)
+    return Compact(in_order(values), None if classes[0] is None else in_order(classes))

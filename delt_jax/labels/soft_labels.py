@@ -1,6 +1,6 @@
-"""Stored soft labels of a distilled set: the teacher's logits for each image as it is.
+"""The folder of soft labels: `logits.npz` has the teachers' logits of each plain image.
 
-Labels of augmented views, where there are any, lie beside them: `delt_jax.labels.label_store`.
+Labels of augmented views, where there are any, are a file beside it: `delt_jax.labels.label_store`.
 """
 
 from pathlib import Path
@@ -11,13 +11,13 @@ import numpy as np
 from delt_jax.errors import UserError
 from delt_jax.store import files
 
-FOLDER = "soft_labels"  # of a work directory, beside the set's
+FOLDER = "soft_labels"  # in a work directory
 
 
 def write(folder: Path, logits: np.ndarray, manifest: dict[str, Any]) -> None:
-    """Writes logits float32 [images, classes], in the set's order, and the manifest.
+    """Writes logits float32 [N, classes], in the set's order, and the manifest.
 
-    Its hash stands for all labels: also those of views that its entry "stored" describes.
+    The manifest's hash covers all labels, also those of views that its entry "stored" describes.
     """
     files.write_npz(folder / "logits.npz", logits=logits)
     size = (folder / "logits.npz").stat().st_size
@@ -35,11 +35,11 @@ def read(folder: Path, distilled_hash: str) -> np.ndarray:
     """Reads the logits of a distilled set.
 
     Args:
-      folder: of the soft labels.
-      distilled_hash: of the set they are to be used with.
+      folder: folder of the soft labels.
+      distilled_hash: hash of the set whose labels they should be.
 
     Returns:
-      float32 [images, classes].
+      float32 [N, classes].
 
     Raises:
       UserError: if they are missing, damaged or of another set.

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG bytes; pure functions of arrays."""
+"""Pictures of a run as PNG files in memory: pure functions of arrays."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,36 +12,36 @@ from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Losses
 
 SHEET_CLASSES, SHEET_COLUMNS = 10, 10  # classes on a sheet, and images of each, at most
-_CELL = 56  # pixels of a small image on a sheet
+_CELL = 56  # pixels to which small images are enlarged on a sheet
 _INK, _PAPER, _GRID = "#222222", "#ffffff", "#dddddd"
-_COLOURS = {
+COLOURS = {  # of sets of images, and of the recovered one alone
     "real": "#7f7f7f",
     "full": "#7f7f7f",
     "start": "#e69f00",
     "random": "#e69f00",
     "recovered": "#0072b2",
 }
-_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # the axes
-_NAMED_CLASSES = 40  # up to so many fit under a chart by name
-_COUNTED_CLASSES = 12  # up to so many leave room for numbers in a matrix
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # right of the axes
+_NAMED_CLASSES = 40  # so many names of classes fit under a chart
+_COUNTED_CLASSES = 12  # so many leave room for numbers in the cells of a matrix
 
 
 def image_png(image: Image.Image) -> bytes:
-    """A picture as a file."""
+    """The picture as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def figure_png(figure: Figure) -> bytes:
-    """A chart as a file; the same bytes for the same chart."""
+    """The chart as a PNG file; equal charts give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def enlarged(image: np.ndarray, side: int) -> Image.Image:
-    """Pixels uint8 [S, S, 1 or 3] as squares, in RGB, `side` pixels wide."""
+    """Enlarges pixels uint8 [S, S, 1 or 3] to an RGB image `side` pixels wide, unsmoothed."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
@@ -52,13 +52,13 @@ def sheet(
     class_names: Sequence[str],
     iterations: Sequence[int],
 ) -> bytes:
-    """Each class as two rows, in joining order: start images above recovered ones.
+    """Two rows per class, in the order in which images join: start images above recovered ones.
 
     Args:
       start, recovered: uint8 [classes, n, S, S, C].
       class_names: one per class.
-      iterations: optimisation steps that each of the n images of a class got; empty where that
-        is not known.
+      iterations: number of optimisation steps of each of a class's n images; empty where it is
+        unknown.
     """
     return _paired(start, recovered, class_names, [f"{n}" for n in iterations], "iterations")
 
@@ -66,11 +66,11 @@ def sheet(
 def nearest_sheet(
     synthetic: np.ndarray, real: np.ndarray, rms: np.ndarray, class_names: Sequence[str]
 ) -> bytes:
-    """Each class as two rows: synthetic images above the nearest real ones, and how near.
+    """Two rows per class: synthetic images above the nearest real ones, and how near they are.
 
     Args:
       synthetic, real: uint8 [classes, n, S, S, C].
-      rms: float [classes, n], root mean square difference of pixels in [0, 1], shown beneath.
+      rms: float [classes, n], root mean square difference of pixels in [0, 1], printed beneath.
       class_names: one per class.
     """
     beneath = [[f"{value:.3f}" for value in line] for line in rms]
@@ -85,14 +85,14 @@ def _paired(
     columns_are: str = "",
     beneath: Sequence[Sequence[str]] = (),
 ) -> bytes:
-    """Pairs of images, a line of pairs per class, with words over the columns or under the pairs.
+    """Draws pairs of images, those of a class in a line, with words above columns or below pairs.
 
     Args:
       above, below: uint8 [classes, n, S, S, C].
       class_names: one per class.
-      columns: n words over the columns, or none.
-      columns_are: what these are.
-      beneath: [classes][n] words under the pairs, or none.
+      columns: n words above the columns, or none.
+      columns_are: what these words are.
+      beneath: [classes][n] words below the pairs, or none.
     """
     classes, count, size = below.shape[:3]
     scale = max(1, _CELL // size)
@@ -121,23 +121,23 @@ def _paired(
     return image_png(page)
 
 
-def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
-    """Terms of the objective over iterations, mean over batches.
+def loss_curves(losses: Losses, start_iterations: Sequence[int]) -> bytes:
+    """Terms of the objective over iterations, averaged over batches.
 
     Args:
-      losses: float [batches, iterations] each; NaN beyond a shorter batch's end.
-      joins: iterations at which groups join.
+      losses: float [batches, iterations] each; NaN after the end of a shorter batch.
+      start_iterations: iterations at which groups of images join; drawn as grey lines.
     """
-    bar = losses._asdict()
+    curves = losses._asdict()
     if not np.nan_to_num(losses.further).any():
-        del bar["further"]
+        del curves["further"]
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    axes = figure.subplots(1, len(bar))
+    axes = figure.subplots(1, len(curves))
     length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
-    for ax, (name, values) in zip(axes, bar.items(), strict=True):
-        ax.plot(np.nanmean(values[:, :length], axis=0), color=_COLOURS["recovered"], linewidth=0.8)
-        for join in joins:
-            ax.axvline(join, color=_GRID, linewidth=0.8, zorder=0)
+    for ax, (name, values) in zip(axes, curves.items(), strict=True):
+        ax.plot(np.nanmean(values[:, :length], axis=0), color=COLOURS["recovered"], linewidth=0.8)
+        for iteration in start_iterations:
+            ax.axvline(iteration, color=_GRID, linewidth=0.8, zorder=0)
         title = {"bn": "BN matching", "further": "further terms"}.get(name, name.replace("_", "-"))
         ax.set_title(title, fontsize=10)
         ax.set_yscale("log")
@@ -148,7 +148,7 @@ def loss_curves(losses: Losses, joins: Sequence[int]) -> bytes:
 
 
 def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
-    """The first batch's schedule: one bar per image over the iterations it is optimised."""
+    """The first batch's schedule: a bar per image over the iterations in which it is optimised."""
     batch = batches[0]
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
     ax = figure.subplots()
@@ -158,7 +158,7 @@ def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
             [r.iterations] * len(r.active),
             left=r.start,
             height=1.0,
-            color=_COLOURS["recovered"],
+            color=COLOURS["recovered"],
             edgecolor=_PAPER,
             linewidth=0.3,
         )
@@ -182,7 +182,7 @@ def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[st
             values,
             0.27,
             label=f"{name} (mean {np.nanmean(values):.3f})",
-            color=_COLOURS[name],
+            color=COLOURS[name],
         )
     ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
     ax.set_ylabel("cosine similarity")
@@ -198,8 +198,8 @@ def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str
     Beyond 40 classes as curves, classes in descending order of the first set's accuracy.
 
     Args:
-      accuracies: float [classes] in [0, 1] by the set's name, a key of the colours; NaN for a
-        class without test images.
+      accuracies: float [classes] in [0, 1] by the set's name, a key of `COLOURS`; NaN for a class
+        without test images.
       class_names: one per class.
     """
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
@@ -209,7 +209,7 @@ def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str
     order = np.argsort(-next(iter(accuracies.values())), kind="stable") if many else places
     width = 0.8 / len(accuracies)
     for k, (name, values) in enumerate(accuracies.items()):
-        label, colour = f"{name} (mean {np.nanmean(values):.3f})", _COLOURS[name]
+        label, colour = f"{name} (mean {np.nanmean(values):.3f})", COLOURS[name]
         if many:
             ax.plot(places, values[order], linewidth=0.8, label=label, color=colour)
         else:
@@ -226,7 +226,7 @@ def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str
 
 
 def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Share of each class's images by answer; a row is a class.
+    """Matrix of answers: each row has the shares of a class's images that got each answer.
 
     Args:
       confusion: int [classes, classes], counts [class][answer].
@@ -254,10 +254,10 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
 
 
 def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
-    """Accuracy over images per class, with the standard deviation.
+    """Accuracy over images per class, with standard deviations as error bars.
 
     Args:
-      lines: (IPC, mean, standard deviation) of each point, ascending, by the line's name.
+      lines: by name, points (IPC, mean, standard deviation) in ascending order of IPC.
     """
     figure = Figure(figsize=(8, 3), facecolor=_PAPER)
     ax = figure.subplots()

@@ -1,6 +1,6 @@
-"""The real training image nearest to each synthetic one: how near to copies they are.
+"""The real training image nearest to each synthetic one: does the set show its training images?
 
-Distilled sets start from real images and are no guarantee of privacy; this shows what is left.
+Distilled sets start from real images and guarantee no privacy.
 """
 
 import csv
@@ -17,9 +17,9 @@ from delt_jax.data import Examples, batches, read
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
-NEAR_COPY = 0.05  # RMS of pixels in [0, 1] below which two images are near-copies
-_SAMPLE = 500  # real images whose nearest other real image is the yardstick
-_BYTES = 64 * 2**20  # of images as float32 that are compared at a time
+NEAR_COPY = 0.05  # images that differ by less are near-copies; RMS of pixels in [0, 1]
+_SAMPLE = 500  # real images, whose distance to the nearest other one is the yardstick
+_BYTES = 64 * 2**20  # of float32 images that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ def find(
     own: np.ndarray | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> Nearest:
-    """Reads all examples once, in batches, and keeps the nearest.
+    """Finds the nearest example of each image, reading the examples once, in batches.
 
     Args:
-      teacher: whose features are compared.
-      examples: to look among.
-      pixels: uint8 [M, S, S, C], the images to find neighbours of.
+      teacher: its features are compared.
+      examples: the candidates.
+      pixels: uint8 [M, S, S, C], the images whose neighbours are sought.
       labels: int [M], their classes.
-      own: int [M], the example that each image is, which is not its own neighbour; -1 for none.
+      own: int [M], the index of an image that is itself an example, and so no neighbour of its
+        own; -1 for an image that is not. None if none is.
       on_images: told the number of images of every batch.
     """
     own = np.full(len(pixels), -1) if own is None else own
@@ -76,8 +77,8 @@ def find(
     for indices, images in batches(examples, size):
         images = np.asarray(images)
         classes = examples.labels[indices]
-        by_features.look_at(_unit_features(teacher, images), classes, indices, size)
-        by_pixels.look_at(images.reshape(len(images), side), classes, indices, size)
+        by_features.compare(_unit_features(teacher, images), classes, indices, size)
+        by_pixels.compare(images.reshape(len(images), side), classes, indices, size)
         on_images(len(indices))
     to_rms = 1 / (255 * np.sqrt(side))
     return Nearest(*by_features.found(1.0), *by_pixels.found(to_rms))
@@ -90,9 +91,9 @@ def with_yardstick(
     labels: np.ndarray,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> tuple[Nearest, Nearest]:
-    """Neighbours of some images, and of a sample of the examples, each without itself.
+    """Neighbours of some images, and those of a sample of the examples among the other examples.
 
-    Args, other than those of `find`: none. The examples are read once for both.
+    The arguments are those of `find`; the examples are read once for both.
     """
     drawn = np.sort(np.random.default_rng(0).permutation(len(examples))[:_SAMPLE])
     own = np.concatenate([np.full(len(pixels), -1), drawn])
@@ -105,16 +106,16 @@ def with_yardstick(
         on_images,
     )
     count = len(pixels)
-    return _part(both, slice(None, count)), _part(both, slice(count, None))
+    return _some(both, slice(None, count)), _some(both, slice(count, None))
 
 
-def _part(nearest: Nearest, part: slice) -> Nearest:
+def _some(nearest: Nearest, images: slice) -> Nearest:
     kinds = (getattr(nearest, f.name) for f in fields(nearest))
-    return Nearest(*(Neighbours(k.indices[part], k.distances[part]) for k in kinds))
+    return Nearest(*(Neighbours(k.indices[images], k.distances[images]) for k in kinds))
 
 
 def summary(synthetic: Nearest, real: Nearest) -> dict[str, Any]:
-    """How many of both are near-copies of a training image, by pixels and of any class."""
+    """Shares of synthetic and of real images with a near-copy among all training images."""
     ours, theirs = synthetic.pixels_any.distances, real.pixels_any.distances
     return {
         "threshold": NEAR_COPY,
@@ -127,18 +128,18 @@ def summary(synthetic: Nearest, real: Nearest) -> dict[str, Any]:
 
 
 def as_csv(nearest: Nearest, ipc: int, names: Sequence[str]) -> bytes:
-    """A line per synthetic image: class, rank, and index, name and distance of each neighbour.
+    """CSV with a line per synthetic image: class, rank, and all neighbours.
 
     Args:
-      nearest: of a class-major set.
-      ipc: its images per class.
-      names: of the training images.
+      nearest: neighbours of a set, one class after another.
+      ipc: images per class of the set.
+      names: names of the training images.
     """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     kinds = {f.name: getattr(nearest, f.name) for f in fields(nearest)}
-    parts = ("index", "name", "distance")
-    lines.writerow(["class", "rank", *(f"{kind}_{part}" for kind in kinds for part in parts)])
+    of_each = ("index", "name", "distance")
+    lines.writerow(["class", "rank", *(f"{kind}_{name}" for kind in kinds for name in of_each)])
     for i in range(len(nearest.pixels_any.indices)):
         cells: list[Any] = [i // ipc, i % ipc]
         for kind in kinds.values():
@@ -149,42 +150,51 @@ def as_csv(nearest: Nearest, ipc: int, names: Sequence[str]) -> bytes:
 
 
 class _Search:
-    """The nearest so far of every query, of the same class and of any."""
+    """The nearest example so far of every query: row 0 of its class, row 1 of any class."""
 
     def __init__(self, queries: np.ndarray, labels: np.ndarray, own: np.ndarray):
-        """Queries [M, D] of any dtype; `own` as of `find`."""
+        """Takes queries [M, D] of any dtype; `labels` and `own` are those of `find`."""
         rows = max(1, _BYTES // (4 * queries.shape[1]))
-        self._parts = [slice(i, i + rows) for i in range(0, len(queries), rows)]
+        self._chunks = [slice(i, i + rows) for i in range(0, len(queries), rows)]
         self._queries, self._labels, self._own = queries, labels, own
         self._indices = np.zeros((2, len(queries)), np.int64)
         self._distances = np.full((2, len(queries)), np.inf)
 
-    def look_at(
+    def compare(
         self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray, size: int
     ) -> None:
-        """Compares with some examples [b, D], b at most `size`."""
-        short = size - len(images)  # padded, so that every batch is one program
+        """Compares all queries with some examples [b, D], b at most `size`."""
+        short = size - len(images)  # the last batch is padded, so that one program fits all
         images = np.pad(images, ((0, short), (0, 0)))
         labels = np.pad(labels, (0, short), constant_values=-1)
         indices = np.pad(indices, (0, short), constant_values=-1)
-        for part in self._parts:
+        for chunk in self._chunks:
             distances, places = _closest(
-                self._queries[part], self._labels[part], self._own[part], images, labels, indices
+                self._queries[chunk], self._labels[chunk], self._own[chunk], images, labels, indices
             )
             distances = np.asarray(distances)
-            nearer = distances < self._distances[:, part]
-            self._distances[:, part][nearer] = distances[nearer]
-            self._indices[:, part][nearer] = indices[np.asarray(places)][nearer]
+            nearer = distances < self._distances[:, chunk]
+            self._distances[:, chunk][nearer] = distances[nearer]
+            self._indices[:, chunk][nearer] = indices[np.asarray(places)][nearer]
 
     def found(self, scale: float) -> list[Neighbours]:
-        """Of the same class and of any, distances times `scale`."""
+        """Neighbours of the same class and of any class, distances times `scale`."""
         pairs = zip(self._indices, self._distances, strict=True)
         return [Neighbours(indices, scale * distances) for indices, distances in pairs]
 
 
 @jax.jit
 def _closest(queries, query_labels, own, images, labels, indices):
-    """Distance to, and place of, the nearest image: float32 and int [2, m], same class and any."""
+    """Distance and index of the nearest image, float32 and int [2, m]: of its class, and of any.
+
+    Args:
+      queries: [m, D].
+      query_labels: int [m].
+      own: int [m], see `find`.
+      images: [b, D].
+      labels: int [b], -1 where `images` is padding.
+      indices: int [b], of the images among all examples.
+    """
     queries, images = queries.astype(jnp.float32), images.astype(jnp.float32)
     products = jnp.matmul(queries, images.T, precision=jax.lax.Precision.HIGHEST)
     squares = (queries**2).sum(1)[:, None] + (images**2).sum(1) - 2 * products
@@ -192,7 +202,8 @@ def _closest(queries, query_labels, own, images, labels, indices):
     same = allowed & (query_labels[:, None] == labels)
     both = jnp.stack([same, allowed])
     places = jnp.where(both, squares, jnp.inf).argmin(-1)
-    # Directly: the difference of large numbers above is coarse where images are alike.
+    # Computed again from the difference: of images that are alike, `squares` is a small difference
+    # of large numbers, and so has few correct digits.
     distances = jnp.sqrt(((queries - images[places]) ** 2).sum(-1))
     return jnp.where(both.any(-1), distances, jnp.inf), places
 

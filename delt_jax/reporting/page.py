@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that holds its pictures."""
+"""The report's page: one HTML file with its pictures inside."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ img { max-width: 100%; }
 figure { margin: 1.5rem 0; }
 figcaption { color: #555; }
 pre { overflow-x: auto; line-height: 1.15; }"""
-# Title and caption of each picture of the scores, in order.
+# Titles and captions of the pictures of scores, in the order of the page.
 _SCORE_CHARTS = {
     "per_class.png": (
         "Classes",
@@ -44,10 +44,10 @@ def page(
     """The whole page.
 
     Args:
-      name: of the data.
+      name: name of the data.
       summary: content of summary.json.
       sections: tables of the scores.
-      pictures: PNG by file name; sections of pictures that are not there are left out.
+      pictures: PNG by file name; a missing picture leaves its section out.
     """
     teacher, command = summary["teacher"], summary["command"]
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
@@ -69,7 +69,7 @@ def page(
 
 
 def document(title: str, parts: Sequence[str]) -> str:
-    """A whole HTML file of these parts."""
+    """A whole HTML file with these parts as its body."""
     body = "\n".join(parts)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
@@ -82,7 +82,7 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def _others(summary: Mapping[str, Any]) -> str:
-    """The run's other teachers, where it has any."""
+    """Words on the run's other teachers, if it has any."""
     named = [
         f"{other['model']} {100 * other['accuracy']:.2f} %"
         for other in summary.get("other_teachers", ())
@@ -91,6 +91,7 @@ def _others(summary: Mapping[str, Any]) -> str:
 
 
 def _making(summary: Mapping[str, Any]) -> str:
+    """Words on how the set was made."""
     if "imported" in summary:
         return f"the set was imported from the layout {summary['imported'].get('layout')}"
     if not summary["image_iterations"]:
@@ -102,7 +103,7 @@ def _making(summary: Mapping[str, Any]) -> str:
 
 
 def section(part: Section) -> str:
-    """A table with its title and words."""
+    """A table with its title and the words around it."""
 
     def lines(texts: Sequence[str]) -> str:
         return "".join(f"<p>{html.escape(text)}</p>\n" for text in texts)
@@ -114,7 +115,7 @@ def section(part: Section) -> str:
 
 
 def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[str]:
-    """Sections of the images and of how they were made."""
+    """Sections on the images and on how they were made."""
     imported = "imported" in summary
     above = (
         "Random real images above those of the set."
@@ -150,7 +151,7 @@ def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[s
 
 
 def picture(content: bytes, caption: str) -> str:
-    """A PNG that the page holds."""
+    """A PNG inside the page, with its caption."""
     data = base64.b64encode(content).decode()
     return (
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'

@@ -1,4 +1,4 @@
-"""Tables of a run's scores: what stands in them, as Markdown, HTML and CSV."""
+"""Tables of a run's scores: their contents, and their form as Markdown, HTML and CSV."""
 
 import csv
 import html
@@ -10,15 +10,15 @@ import numpy as np
 
 from delt_jax.data import TEST_IMAGES
 from delt_jax.evaluation.dd_ranking import RankCorrelation, Robustness
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 
 
 class Table(NamedTuple):
-    """Cells as text.
+    """A table of text.
 
     Attributes:
       head: names of the columns.
-      body: rows of as many cells.
+      body: rows of cells, one for each column.
     """
 
     head: tuple[str, ...]
@@ -26,13 +26,13 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A table with its words.
+    """A table with a title and the words around it.
 
     Attributes:
-      title: of the section.
-      above: lines over the table.
-      table: in its middle.
-      below: lines under it.
+      title: heading on the page.
+      above: lines above the table.
+      table: the table.
+      below: lines below the table.
     """
 
     title: str
@@ -42,20 +42,22 @@ class Section(NamedTuple):
 
 
 def sections(
-    rows: Sequence[Row],
+    rows: Sequence[ScoreRow],
     robust: Sequence[Robustness],
     ranks: Sequence[RankCorrelation],
     ids: bool = False,
     scored: str = TEST_IMAGES,
 ) -> list[Section]:
-    """All tables of a run; those with nothing to say are left out.
+    """All tables of a run but those without rows, the scores first.
+
+    DD-Ranking's table has the students for which its LRS or its ARS can be computed.
 
     Args:
-      rows, robust, ranks: what they hold.
+      rows, robust, ranks: contents of the tables.
       ids: whether rows end with the ids of their scores.
-      scored: what the accuracies are of, as of `Source`.
+      scored: which images the accuracies were measured on, as `Source.scored` says.
     """
-    accuracy = accuracy_on(scored)
+    accuracy, ranked = accuracy_on(scored), [r for r in robust if r.is_ranked]
     found = [
         Section(
             "Scores",
@@ -72,8 +74,8 @@ def sections(
         Section(
             "Robustness",
             ["Scores of DD-Ranking, from accuracies as fractions: lower HLR, higher others."],
-            robustness(robust),
-            missing(robust),
+            robustness(ranked),
+            missing(ranked),
         ),
         Section(
             "Order of architectures",
@@ -86,31 +88,31 @@ def sections(
 
 
 def accuracy_on(scored: str) -> str:
-    """What an accuracy is called, by what it is of."""
+    """What to call an accuracy that was measured on these images."""
     return "Test accuracy" if scored == TEST_IMAGES else f"Accuracy on {scored},"
 
 
-def protocols(rows: Sequence[Row]) -> list[str]:
-    """A line for each distinct protocol in order, numbered if there are several."""
+def protocols(rows: Sequence[ScoreRow]) -> list[str]:
+    """A line for each distinct protocol in order of appearance, numbered if there are several."""
     lines = list(dict.fromkeys(r.protocol for r in rows))
     if len(lines) == 1:
         return [f"Protocol {lines[0]}."]
     return [f"Protocol {i}, {line}." for i, line in enumerate(lines, 1)]
 
 
-def scores(rows: Sequence[Row], ids: bool = False) -> Table:
-    """A row each, accuracies and calibration error in %.
+def scores(rows: Sequence[ScoreRow], ids: bool = False) -> Table:
+    """A line per row of scores, with accuracies and calibration error in %.
 
     Args:
-      rows: of all configurations.
-      ids: whether to end each with the ids of its scores.
+      rows: one for each configuration.
+      ids: whether lines end with the ids of their scores.
     """
     lines = list(dict.fromkeys(r.protocol for r in rows))
     head = ["student", "labels", "images", "IPC", "last epoch", "best epoch", "calibration"]
     head += ["seeds"]
     body = []
     for r in rows:
-        cells = [r.student, r.regime, r.images, str(r.ipc or "all")]
+        cells = [r.student, r.regime, r.image_set, str(r.ipc or "all")]
         cells += [_percent(r.last_mean, r.last_std), _percent(r.best_mean, r.best_std)]
         cells += [f"{100 * r.calibration:.2f}", str(r.seeds)]
         if len(lines) > 1:
@@ -125,14 +127,25 @@ def scores(rows: Sequence[Row], ids: bool = False) -> Table:
     return Table(tuple(head), body)
 
 
-def across_students(rows: Sequence[Row]) -> Table:
+def last_lines(rows: Sequence[ScoreRow], scored: str = TEST_IMAGES) -> list[str]:
+    """What a run prints at its end: the protocols, then the table of scores.
+
+    Only accuracies on other than test images need a word on what they are.
+    """
+    lines = protocols(rows)
+    if scored != TEST_IMAGES:
+        lines.append(f"{accuracy_on(scored)} in %.")
+    return [*lines, "", *markdown(scores(rows))]
+
+
+def across_students(rows: Sequence[ScoreRow]) -> Table:
     """Accuracy after the last epoch in %, students side by side; empty for a single student."""
     students = list(dict.fromkeys(r.student for r in rows))
     if len(students) < 2:
         return Table(("labels", "images", "IPC", *students), [])
     cells: dict[tuple[str, str, int], dict[str, str]] = {}
     for r in rows:
-        line = cells.setdefault((r.regime, r.images, r.ipc), {})
+        line = cells.setdefault((r.regime, r.image_set, r.ipc), {})
         line[r.student] = _percent(r.last_mean, r.last_std)
     body = [
         (regime, images, str(ipc or "all"), *(line.get(s, "–") for s in students))
@@ -142,7 +155,7 @@ def across_students(rows: Sequence[Row]) -> Table:
 
 
 def robustness(values: Sequence[Robustness]) -> Table:
-    """Scores of DD-Ranking, fractions."""
+    """DD-Ranking's scores, as fractions."""
     head = ("student", "epoch", "HLR", "IOR", "IOR's labels", "LRS", "ARS")
     body = [
         (
@@ -160,11 +173,11 @@ def robustness(values: Sequence[Robustness]) -> Table:
 
 
 def missing(values: Sequence[Robustness]) -> list[str]:
-    """Why some scores are not there, a line for each student and reason."""
+    """Why scores are missing, a line for each student and score."""
     return [
         f"{v.student} has no {name}: {why}."
         for v in values
-        if v.epoch == values[0].epoch  # the same for both
+        if v.epoch == values[0].epoch  # last and best epoch miss the same scores
         for name, why in v.missing.items()
     ]
 
@@ -180,7 +193,7 @@ def correlations(values: Sequence[RankCorrelation]) -> Table:
 
 
 def markdown(table: Table) -> list[str]:
-    """An aligned text table that is also Markdown."""
+    """The table as Markdown with aligned columns."""
     lines = [table.head, *table.body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
 
@@ -195,7 +208,7 @@ def as_text(parts: Sequence[Section]) -> list[str]:
     """Sections as lines of Markdown, without their titles."""
     lines: list[str] = []
     for part in parts:
-        # Lines of a paragraph would run together in Markdown, so each is one of its own.
+        # Markdown joins the lines of a paragraph, so every line is a paragraph.
         paragraphs = [[line] for line in part.above]
         paragraphs += [markdown(part.table)]
         paragraphs += [[line] for line in part.below]
@@ -205,7 +218,7 @@ def as_text(parts: Sequence[Section]) -> list[str]:
 
 
 def as_html(table: Table) -> str:
-    """The same for a page."""
+    """The table as HTML, escaped."""
 
     def row(cells: tuple[str, ...], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
@@ -214,15 +227,16 @@ def as_html(table: Table) -> str:
     return f"<table>{row(table.head, 'th')}\n{body}</table>"
 
 
-def as_csv(rows: Sequence[Row]) -> bytes:
-    """All of the rows in full, accuracies as fractions; the ids of the scores last."""
+def as_csv(rows: Sequence[ScoreRow]) -> bytes:
+    """All rows as CSV with unrounded fractions; the last column has the ids of the scores."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     names = ["student", "regime", "images", "ipc", "learning_rate", "seeds", "last_mean"]
     names += ["last_std", "best_mean", "best_std", "calibration", "protocol"]
     lines.writerow([*names, "scores"])
     for r in rows:
-        lines.writerow([*(getattr(r, name) for name in names), " ".join(r.scores)])
+        values = r.as_dict()
+        lines.writerow([*(values[name] for name in names), " ".join(r.scores)])
     return text.getvalue().encode()
 
 

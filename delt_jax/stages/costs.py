@@ -28,7 +28,12 @@ UTILISATION = 0.22
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Of one model: parameters, and FLOPs of one forward pass of one image."""
+    """Cost of one model.
+
+    Attributes:
+      parameters: number of weights.
+      forward_flops: floating-point operations of a forward pass of one image.
+    """
 
     parameters: int
     forward_flops: float
@@ -44,10 +49,10 @@ def model_cost(spec: ModelSpec) -> ModelCost:
 
 
 def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:
-    """Bytes that a recovery batch of so many images needs on its device, estimated.
+    """Estimates the bytes that a recovery batch of `batch` images needs on its device.
 
-    The teacher, five copies of the images (pixels, gradient, two moments, view) and what the
-    forward pass keeps for the backward pass.
+    They are the teacher's, five copies of the images (pixels, gradient, Adam's two moments, view)
+    and whatever the forward pass keeps for the backward pass.
     """
     model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
     images = jax.ShapeDtypeStruct(
@@ -81,10 +86,10 @@ def amount(value: float, unit: str) -> str:
 
 
 def hours(flops: dict[str, float]) -> list[str]:
-    """Lines about how long stages take on accelerators, with the assumption that is made.
+    """Lines on how long stages take on accelerators, and what that assumes.
 
     Args:
-      flops: of the stages, by name.
+      flops: floating-point operations of each stage, by its name.
     """
     names = [*flops, "all"]
     lines = [

@@ -128,7 +128,7 @@ def _check_students(recipe: Recipe, source: Source) -> None:
         models.create(rows.student_spec(recipe, name, source))
     for row in rows.rows_of(recipe, recipe.ipc):
         num_images = len(source.class_names) * row.ipc
-        batch = rows.settle(recipe, source, row).batch_size
+        batch = rows.resolve(recipe, source, row).batch_size
         if num_images > batch and num_images % batch == 1:
             raise UserError(
                 f"Batches of {batch} leave a last one of a single image of the {num_images}, on "

@@ -60,7 +60,7 @@ class _Student(NamedTuple):
 
     name: str
     cost: ModelCost
-    rows: list[rows.Row]
+    rows: list[rows.EvalRow]
     per_row: int
 
 
@@ -154,7 +154,7 @@ def _in_recovery(recipe: Recipe, teachers: Sequence[_Teacher]) -> Sequence[_Teac
 
 def _students(recipe: Recipe, source: Source) -> list[_Student]:
     e = recipe.evaluate
-    asked = [row for row in rows.rows_of(recipe, recipe.ipc) if row.images != "full"]
+    asked = [row for row in rows.rows_of(recipe, recipe.ipc) if row.image_set != "full"]
     return [
         _Student(
             name,
@@ -236,7 +236,7 @@ def _evaluate_lines(
         forward = student.cost.forward_flops
         flops, epochs = 0.0, 0
         for row in student.rows:
-            protocol = rows.settle(recipe, source, row)
+            protocol = rows.resolve(recipe, source, row)
             epochs = protocol.epochs
             views = epochs * len(source.class_names) * row.ipc
             evaluations = math.ceil(epochs / protocol.eval_every)

@@ -1,4 +1,4 @@
-"""Stage 2, rank: the teacher's probability of the true class for every training image."""
+"""Stage 2, rank: the teacher's probability of the true class of every training image."""
 
 import time
 from typing import Any

@@ -1,7 +1,7 @@
 """Stage 4, relabel: the teachers' soft labels of the distilled images.
 
-The fixed regime and whoever has no teacher use one label per image as it is; the stored regime,
-where `evaluate.regimes` has it, labels of some epochs of augmented views.
+Every image gets one label without augmentation, for the regime "fixed" and for users without a
+teacher. Where `evaluate.regimes` has "stored", the views of some epochs get labels, too.
 """
 
 import shutil
@@ -66,32 +66,34 @@ def _label_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
 
 
 def plan_of(recipe: Recipe, source: Source) -> LabelPlan | None:
-    """What is stored for the stored regime; None where no student is to learn by it."""
+    """Which views get stored labels; None where no student learns in the regime "stored"."""
     if "stored" not in recipe.evaluate.regimes:
         return None
     student = recipe.evaluate.students[0]
-    trial = EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
-    return protocols.label_plan(recipe, trial)
+    setting = EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
+    return protocols.label_plan(recipe, setting)
 
 
 def size_line(plan: LabelPlan) -> str:
-    """The size of stored labels beside the naive one, in a line."""
+    """A line with the size of stored labels, and what all outputs of all epochs would take."""
     kept = f"the {plan.top_k} largest" if plan.top_k else "all"
     naive = label_store.naive_bytes(plan)
     return (
         f"stored labels: {amount(label_store.stored_bytes(plan), 'B')} ({plan.epochs} epochs x "
-        f"{plan.images} images, {kept} of {plan.num_classes} {plan.form}), "
+        f"{plan.num_images} images, {kept} of {plan.num_classes} {plan.form}), "
         f"{label_store.ratio(plan):.3g} of the {amount(naive, 'B')} of all outputs for "
         f"{plan.trained_epochs} epochs in float16"
     )
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/soft_labels; labelled epochs survive a kill in soft_labels.partial."""
+    """Makes WORKDIR/soft_labels. Labelled epochs are in soft_labels.partial until all are done."""
     started = time.perf_counter()
     made_from = _label_inputs(recipe, source, workdir)
     r = recipe.relabel
-    teachers = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
+    teachers = labelling.load_teachers(
+        workdir.path / "teacher", r.teachers, source, say, r.ensemble
+    )
     synthetic = distilled.read(workdir.path / "distilled")
     teacher_lib.check_class_names("The distilled set", synthetic.class_names, source)
     plan = plan_of(recipe, source)
@@ -105,7 +107,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "inputs": made_from,
         "class_names": list(source.class_names),
         "teacher": {"hash": teachers[0].hash, "accuracy": teachers[0].accuracy},
-        "more_teachers": [{"hash": j.hash, "accuracy": j.accuracy} for j in teachers[1:]],
+        "more_teachers": [{"hash": t.hash, "accuracy": t.accuracy} for t in teachers[1:]],
         "distilled": synthetic.manifest["hash"],
         "views": "none: logits.npz has one label per image as it is",
         "teacher_accuracy_on_distilled": agreement,
@@ -113,8 +115,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     }
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         if plan is not None:
-            digests = label_store.write(folder, plan, _finished(partial, plan))
-            manifest["stored"] = label_store.describe(plan, digests, [j.hash for j in teachers])
+            digests = label_store.write(folder, _finished(partial, plan))
+            manifest["stored"] = label_store.describe(plan, digests, [t.hash for t in teachers])
         soft_labels.write(folder, logits, manifest)
     shutil.rmtree(partial)
     who = (
@@ -159,10 +161,10 @@ def _finished(partial: Path, plan: LabelPlan) -> Iterator[bytes]:
 def _label_epochs(labeller: EpochLabeller, plan: LabelPlan, partial: Path) -> None:
     """Labels every epoch that has no labels yet."""
     missing = [e for e in range(plan.epochs) if _read_epoch(partial, e) is None]
-    done = (plan.epochs - len(missing)) * plan.images
+    done = (plan.epochs - len(missing)) * plan.num_images
     if done:
         say(f"  {plan.epochs - len(missing)} of {plan.epochs} epochs were labelled before")
-    with progress(plan.epochs * plan.images, "relabel", "view", done) as bar:
+    with progress(plan.epochs * plan.num_images, "relabel", "view", done) as bar:
         for epoch in missing:
             labels = label_store.to_bytes(labeller.label(epoch, bar.update))
             stored = np.frombuffer(labels, np.uint8)

@@ -1,4 +1,4 @@
-"""Stage 6, report: sheets, curves, diversity and scores in one self-contained page."""
+"""Stage 6, report: a self-contained page of images, curves, diversity and scores."""
 
 import datetime
 import time
@@ -10,9 +10,9 @@ import numpy as np
 
 from delt_jax import __version__
 from delt_jax.core.progress import progress, say
-from delt_jax.data import TEST_IMAGES, Normalisation, Source, read
-from delt_jax.evaluation import dd_ranking as scores
-from delt_jax.evaluation.metrics import Row, Score, or_none, score_of, within_class_similarity
+from delt_jax.data import Normalisation, Source, read
+from delt_jax.evaluation import dd_ranking
+from delt_jax.evaluation.metrics import Score, ScoreRow, or_none, within_class_similarity
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.recipe import Recipe, affecting
@@ -47,25 +47,21 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/report and WORKDIR/summary.json, and prints the score table."""
+    """Makes WORKDIR/report and WORKDIR/summary.json, and prints the tables of scores."""
     started = time.perf_counter()
     teacher = teacher_lib.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
     teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
-    rows = [Row(**row) for row in evaluation["rows"]]
-    robust, ranks = scores.robustness_scores(rows), scores.rank_correlations(rows)
+    rows = [ScoreRow.from_dict(row) for row in evaluation["rows"]]
+    robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts)
     pictures = {"sheet.png": _sheet(synthetic, starts)}
-    if synthetic.ipc > 1:  # one image has nothing to be similar to
+    if synthetic.ipc > 1:  # a single image of a class is similar to no other
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if _is_optimised(synthetic):
-        stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
-        losses = Losses.stored(stored)
-        schedule = _schedule(synthetic)
-        pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
-        pictures["schedule.png"] = figures.schedule_chart(schedule)
+        pictures |= _optimisation_charts(workdir, synthetic)
     pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
     summary = _summary(workdir, teacher, synthetic, evaluation, similarity)
     summary["robustness"] = [asdict(r) for r in robust]
@@ -76,31 +72,44 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         summary["nearest"] = nearest.summary(ours, real)
         pictures["nearest.png"] = _nearest_sheet(source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
-    scored = summary["scored_on"]
+    scored = evaluation["scored_on"]
     traced = tables.sections(rows, robust, ranks, ids=True, scored=scored)
     lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
     lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
+    manifest = {
+        "inputs": inputs(recipe, source, workdir),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     with files.replacing_folder(workdir.path / ARTEFACT) as folder:
         for name, content in (pictures | lists).items():
             files.write_bytes(folder / name, content)
-        files.write_json(
-            folder / "manifest.json",
-            {
-                "inputs": inputs(recipe, source, workdir),
-                "seconds": round(time.perf_counter() - started, 1),
-            },
-        )
+        files.write_json(folder / "manifest.json", manifest)
     files.write_json(workdir.path / "summary.json", summary)
-    say("")
-    for line in tables.as_text(tables.sections(rows, robust, ranks, scored=scored)):
+    _, *more = tables.sections(rows, robust, ranks, scored=scored)
+    for line in ["", *_paragraph(tables.as_text(more)), *tables.last_lines(rows, scored)]:
         say(line)
     say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
+
+
+def _paragraph(lines: list[str]) -> list[str]:
+    """Lines with an empty one after them, if there are any."""
+    return [*lines, ""] if lines else []
+
+
+def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str, bytes]:
+    """Charts of the losses and of the schedule of a set that was optimised here."""
+    losses = Losses(**files.read_npz(workdir.path / "distilled" / "losses.npz", "recover"))
+    schedule = _schedule(synthetic)
+    return {
+        "losses.png": figures.loss_curves(losses, sorted(set(schedule[0].joins))),
+        "schedule.png": figures.schedule_chart(schedule),
+    }
 
 
 def _scores(workdir: WorkDir) -> dict[str, Score]:
     """Every training by its id."""
     listed = files.read_json(workdir.path / "evaluation" / "scores.json")
-    return {s["id"]: score_of(s) for s in listed}
+    return {s["id"]: Score.from_dict(s) for s in listed}
 
 
 def _is_imported(synthetic: DistilledSet) -> bool:
@@ -108,16 +117,16 @@ def _is_imported(synthetic: DistilledSet) -> bool:
 
 
 def _is_optimised(synthetic: DistilledSet) -> bool:
-    """Whether it was here, in any iterations; of imported sets that is not known."""
+    """Whether recovery took any iterations; of an imported set that is not known."""
     return not _is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
 
 
 def _start_pixels(
     recipe: Recipe, source: Source, workdir: WorkDir, synthetic: DistilledSet
 ) -> np.ndarray:
-    """The images that recovery started from, uint8 in the set's order.
+    """The images that recovery started from, uint8 [N, S, S, C] in the set's order.
 
-    In their place, random real images of the same classes for an imported set.
+    For an imported set, random real images of the same classes.
     """
     if _is_imported(synthetic):
         classes, ipc = len(synthetic.class_names), synthetic.ipc
@@ -132,7 +141,7 @@ def _start_pixels(
 
 
 def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
-    """The schedule as it ran, from the set's own settings."""
+    """The schedule as it ran, from the settings in the set's manifest."""
     settings = synthetic.manifest["settings"]["recover"]
     return make_schedule(
         len(synthetic.class_names),
@@ -141,13 +150,14 @@ def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
         settings["round_iterations"],
         settings["batch_size"],
         synthetic.manifest["schedule"]["class_iterations"],
-        settings.get("layout", "class_major"),  # of sets made before there was a choice
+        settings["layout"],
     )
 
 
 def _similarity(
     teacher: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray
 ) -> dict[str, np.ndarray]:
+    """Within-class similarity of teacher features, float64 [classes] by the set's name."""
     draw = np.random.default_rng(0)
     sample = np.concatenate(
         [
@@ -168,8 +178,8 @@ def _similarity(
     }
 
 
-def _bar(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
-    """How many classes the sheets show, and which ranks of each, int [n]."""
+def _shown(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+    """Number of classes that sheets show, and which ranks of each, int [n]."""
     ipc = synthetic.ipc
     columns = np.unique(np.linspace(0, ipc - 1, min(figures.SHEET_COLUMNS, ipc)).astype(int))
     return min(figures.SHEET_CLASSES, len(synthetic.class_names)), columns
@@ -177,7 +187,7 @@ def _bar(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
 
 def _sheet(synthetic: DistilledSet, starts: np.ndarray) -> bytes:
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
-    rows, columns = _bar(synthetic)
+    rows, columns = _shown(synthetic)
     iterations = []
     if _is_optimised(synthetic):
         r = synthetic.manifest["settings"]["recover"]
@@ -197,18 +207,26 @@ def _sheet(synthetic: DistilledSet, starts: np.ndarray) -> bytes:
 
 
 def _score_charts(
-    rows: list[Row], trained: dict[str, Score], class_names: tuple[str, ...]
+    rows: list[ScoreRow], trained: dict[str, Score], class_names: tuple[str, ...]
 ) -> dict[str, bytes]:
-    """Charts of the first student on the recovered set in its first regime, and of all IPC."""
-    ipc = scores.whole_ipc(rows)
-    first = next((r for r in rows if (r.images, r.ipc) == ("recovered", ipc)), None)
+    """Charts of the first student's first row of recovered images, and of accuracy over IPC.
+
+    Args:
+      rows: those of the evaluation.
+      trained: scores by id.
+      class_names: one per class.
+    """
+    ipc = dd_ranking.whole_ipc(rows)
+    first = next((r for r in rows if (r.image_set, r.ipc) == ("recovered", ipc)), None)
     if first is None:
         return {}
     beside = {
-        r.images: np.array(r.per_class, float)
-        for r in reversed(rows)  # of full images with several labels, the first
+        r.image_set: np.array(r.per_class, float)
+        for r in reversed(rows)  # so that the first of several rows is what remains
         if r.student == first.student
-        and ((r.images, r.regime, r.ipc) == ("random", first.regime, ipc) or r.images == "full")
+        and (
+            (r.image_set, r.regime, r.ipc) == ("random", first.regime, ipc) or r.image_set == "full"
+        )
     }
     accuracies = {"recovered": np.array(first.per_class, float)}
     accuracies |= {name: beside[name] for name in ("random", "full") if name in beside}
@@ -217,7 +235,7 @@ def _score_charts(
     if all(counts):
         charts["confusion.png"] = figures.confusion_chart(np.sum(counts, axis=0), class_names)
     lines: dict[str, list[tuple[int, float, float]]] = {}
-    for r in sorted((r for r in rows if r.images == "recovered"), key=lambda r: r.ipc):
+    for r in sorted((r for r in rows if r.image_set == "recovered"), key=lambda r: r.ipc):
         line = lines.setdefault(f"{r.student}, {r.regime}", [])
         line.append((r.ipc, r.last_mean, r.last_std))
     lines = {name: line for name, line in lines.items() if len(line) > 1}
@@ -236,7 +254,7 @@ def _neighbours(
 
 
 def _nearest_sheet(source: Source, synthetic: DistilledSet, found: nearest.Nearest) -> bytes:
-    rows, columns = _bar(synthetic)
+    rows, columns = _shown(synthetic)
     places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
     shape = (rows, len(columns))
     real = read(source.train, found.pixels_any.indices[places])
@@ -249,7 +267,7 @@ def _nearest_sheet(source: Source, synthetic: DistilledSet, found: nearest.Neare
 
 
 def _named(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """What the summary says of another teacher of the run."""
+    """Entry of the summary about another teacher of the run."""
     return {"model": Path(folder).name} | {k: manifest[k] for k in ("accuracy", "hash")}
 
 
@@ -260,6 +278,7 @@ def _summary(
     evaluation: dict[str, Any],
     similarity: dict[str, np.ndarray],
 ) -> dict[str, Any]:
+    """Content of summary.json but for what is computed from rows and neighbours."""
     made = synthetic.manifest
     if _is_imported(synthetic):
         making = {"imported": made["imported"]}
@@ -283,7 +302,7 @@ def _summary(
         "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
         "evaluate": evaluation["seconds"],
     }
-    diverse = made["ipc"] > 1  # one image has nothing to be similar to
+    diverse = made["ipc"] > 1  # a single image of a class is similar to no other
     return {
         "version": __version__,
         "class_names": list(synthetic.class_names),
@@ -298,7 +317,7 @@ def _summary(
         "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
         "command": evaluation["command"],
         "protocols": evaluation["protocols"],
-        "scored_on": evaluation.get("scored_on", TEST_IMAGES),
+        "scored_on": evaluation["scored_on"],
         "scores": evaluation["rows"],
         "seconds": seconds,
         "made": {"date": datetime.date.today().isoformat(), "machine": parallel.describe()},

@@ -3,7 +3,7 @@
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from delt_jax import models
 from delt_jax.core.progress import say
@@ -18,11 +18,12 @@ from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble as others
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.training import real_images as supervised
+from delt_jax.training import real_images
+from delt_jax.training.real_images import TrainingOutput
 
 ARTEFACT = "teacher"
 _OTHERS = "teacher.others"  # the one input that the first teacher does not depend on
-_IMAGENET = 1000  # classes
+_IMAGENET = 1000  # outputs of a teacher of ImageNet-1K
 _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
 
@@ -40,7 +41,7 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
 
 
 def check_head_classes(recipe: Recipe, source: Source) -> None:
-    """Raises a UserError unless teacher.head_classes can be what the data's classes are."""
+    """Raises a UserError unless `teacher.head_classes` fits the weights and the data's classes."""
     weights, classes = recipe.teacher.weights, recipe.teacher.head_classes
     if classes and Path(weights).is_dir():
         raise UserError(
@@ -55,7 +56,7 @@ def check_head_classes(recipe: Recipe, source: Source) -> None:
 
 
 def check_others(recipe: Recipe, source: Source) -> None:
-    """Raises a UserError unless every one of teacher.others can be a teacher of the data."""
+    """Raises a UserError unless each of `teacher.others` can be a teacher of the data."""
     first = recipe.teacher.weights
     hashes = [teacher_lib.describe(Path(first)).hash] if first and Path(first).is_dir() else []
     for name, alone in others.recipes(recipe).items():
@@ -73,7 +74,7 @@ def check_others(recipe: Recipe, source: Source) -> None:
 
 
 def check_norm(spec: ModelSpec) -> None:
-    """Raises a UserError unless the architecture is there, takes the images and has BatchNorm."""
+    """Raises a UserError unless the architecture exists, takes the images and has BatchNorm."""
     if "batch_stats" not in teacher_lib.init_shapes(spec):
         raise UserError(
             f"The teacher's {spec.name} has no BatchNorm, whose statistics recovery matches; "
@@ -108,7 +109,7 @@ def is_made(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bool
 
 
 def missing(workdir: WorkDir) -> str | None:
-    """Folder of a teacher that the first one's manifest lists and that is not there."""
+    """Folder of a listed teacher that is missing or is another one; None if all are there."""
     for entry in (workdir.manifest(f"{ARTEFACT}/manifest.json") or {}).get("others", ()):
         held = workdir.manifest(f"{entry['folder']}/manifest.json")
         if held is None or held.get("hash") != entry["hash"]:
@@ -144,92 +145,100 @@ def _version_of(model: str) -> dict[str, int]:
     return versions({f"model.{model}": models.version(model)})
 
 
-def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes the others in WORKDIR/teachers, then WORKDIR/teacher, whose manifest lists them.
+class _TeacherToMake(NamedTuple):
+    """One of a run's teachers that is to be made.
 
-    What is there and made from the same stays.
+    Attributes:
+      folder: where it goes, within the work directory.
+      inputs: what it is made from; an unfinished training that was made from others starts again.
+      name: selects its stream of random numbers; empty for the run's first teacher.
+      manifest: entries of its manifest that do not come from the training.
     """
-    made_from = parts(recipe, source)
+
+    folder: str
+    inputs: dict[str, Any]
+    name: str
+    manifest: dict[str, Any]
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes the other teachers, then the first, whose manifest in WORKDIR/teacher lists them.
+
+    Teachers that are there already, made from the same inputs, stay.
+    """
+    inputs_of = parts(recipe, source)
     listed: list[dict[str, Any]] = []
     more = others.recipes(recipe)
     for number, (name, alone) in enumerate(more.items(), 1):
         folder = f"{others.FOLDER}/{name}"
         say(f"  teacher {name}, {number} of {len(more)} others")
-        if not _is_whole(workdir, folder, made_from[folder]):
+        own = inputs_of[folder]
+        if not _is_whole(workdir, folder, own):
             with files.disk_errors_as_user_errors(workdir.path / others.FOLDER):
                 (workdir.path / others.FOLDER).mkdir(exist_ok=True)
-            of_it = made_from[folder]
-            _make(alone, source, workdir, folder, of_it, {"inputs": of_it}, name)
+            _make(alone, source, workdir, _TeacherToMake(folder, own, name, {"inputs": own}))
         manifest = workdir.needed(f"{folder}/manifest.json", "squeeze")
         listed.append({"folder": folder} | {k: manifest[k] for k in ("hash", "accuracy")})
-    about: dict[str, Any] = {"inputs": inputs(recipe, source, workdir)}
-    about |= {"others": listed} if listed else {}
-    if _is_whole(workdir, ARTEFACT, made_from[ARTEFACT]):
-        held = workdir.needed(f"{ARTEFACT}/manifest.json", "squeeze")
-        held.pop("others", None)
-        files.write_json(workdir.path / ARTEFACT / "manifest.json", held | about)
+    entries: dict[str, Any] = {"inputs": inputs(recipe, source, workdir)}
+    entries |= {"others": listed} if listed else {}
+    if _is_whole(workdir, ARTEFACT, inputs_of[ARTEFACT]):
+        # The same first teacher, perhaps with other ones beside it.
+        manifest = workdir.needed(f"{ARTEFACT}/manifest.json", "squeeze")
+        manifest.pop("others", None)
+        files.write_json(workdir.path / ARTEFACT / "manifest.json", manifest | entries)
     else:
-        _make(recipe, source, workdir, ARTEFACT, made_from[ARTEFACT], about)
+        first = _TeacherToMake(ARTEFACT, inputs_of[ARTEFACT], "", entries)
+        _make(recipe, source, workdir, first)
     for unasked in (workdir.path / others.FOLDER).glob("*.partial"):
         shutil.rmtree(unasked, ignore_errors=True)
 
 
-def _is_whole(workdir: WorkDir, folder: str, made_from: dict[str, Any]) -> bool:
-    """Whether a teacher made from this is there and can be read."""
-    if not is_made(workdir, folder, made_from):
+def _is_whole(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bool:
+    """Whether the teacher made from these inputs is there and can be read."""
+    if not is_made(workdir, folder, stage_inputs):
         return False
     try:
-        kept = teacher_lib.load(workdir.path / folder)
+        teacher = teacher_lib.load(workdir.path / folder)
     except UserError as e:
         say(f"  {folder} is made again: {e}")
         return False
-    say(f"  {folder} is kept: {kept.spec.name} with {kept.accuracy:.2%}")
+    say(f"  {folder} is kept: {teacher.spec.name} with {teacher.accuracy:.2%}")
     return True
 
 
-def _make(
-    recipe: Recipe,
-    source: Source,
-    workdir: WorkDir,
-    folder: str,
-    made_from: dict[str, Any],
-    about: dict[str, Any],
-    name: str = "",
-) -> None:
-    """Makes a recipe's first teacher.
-
-    Args:
-      recipe, source, workdir: of the run.
-      folder: in the work directory.
-      made_from: what its unfinished training depends on.
-      about: begins its manifest.
-      name: of its random numbers; empty for the run's first teacher.
-    """
+def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMake) -> None:
+    """Trains or imports the first teacher of a recipe, and writes its folder."""
     started = time.perf_counter()
-    stage = f"squeeze/{name}" if name else "squeeze"
+    stage = f"squeeze/{target.name}" if target.name else "squeeze"
     if not recipe.teacher.weights:
-        partial = workdir.partial(folder, made_from)
-        spec = spec_of(recipe, source)
-        variables, accuracy = supervised.train(
-            recipe, source, spec, partial, stage, workdir.log, name
-        )
-        normalisation = measure_normalisation(recipe.data, source)
-        made = Teacher(spec, variables, normalisation, source.class_names, accuracy)
+        teacher = _trained(recipe, source, workdir, target, stage)
     elif Path(recipe.teacher.weights).is_dir():
-        made = teacher_lib.load(Path(recipe.teacher.weights))
-        teacher_lib.check_against(made, source, say)
+        teacher = teacher_lib.load(Path(recipe.teacher.weights))
+        teacher_lib.check_against(teacher, source, say)
     else:
-        made = _from_torch(recipe, source)
-    manifest = {**about, "seconds": round(time.perf_counter() - started, 1)}
-    with files.replacing_folder(workdir.path / folder) as new:
-        teacher_lib.save(new, made, manifest)
-    shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
-    workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=made.accuracy)
-    say(f"  {made.spec.name} teacher: {made.accuracy:.2%} of {len(source.test)} {source.scored}")
+        teacher = _from_torch(recipe, source)
+    manifest = {**target.manifest, "seconds": round(time.perf_counter() - started, 1)}
+    with files.replacing_folder(workdir.path / target.folder) as new:
+        teacher_lib.save(new, teacher, manifest)
+    shutil.rmtree(workdir.path / f"{target.folder}.partial", ignore_errors=True)
+    workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=teacher.accuracy)
+    name, count = teacher.spec.name, len(source.test)
+    say(f"  {name} teacher: {teacher.accuracy:.2%} of {count} {source.scored}")
+
+
+def _trained(
+    recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMake, stage: str
+) -> Teacher:
+    """Trains a teacher on the real images, from where an interrupted run left it."""
+    output = TrainingOutput(stage, workdir.partial(target.folder, target.inputs), workdir.log)
+    spec = spec_of(recipe, source)
+    variables, accuracy = real_images.train(recipe, source, spec, output, target.name)
+    normalisation = measure_normalisation(recipe.data, source)
+    return Teacher(spec, variables, normalisation, source.class_names, accuracy)
 
 
 def _from_torch(recipe: Recipe, source: Source) -> Teacher:
-    """A teacher from a file of torch-named weights, measured on the full test set."""
+    """A teacher from a file of weights under torch's names, measured on the full test set."""
     weights = recipe.teacher.weights
     if not recipe.data.mean:
         raise UserError(
@@ -252,7 +261,7 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
 
 
 def _imagenet_rows(state, spec: ModelSpec, source: Source) -> tuple[int, ...] | None:
-    """Outputs of a teacher of all ImageNet that are the data's classes; None for other teachers."""
+    """Which outputs of a teacher of ImageNet-1K are the data's classes; None for other teachers."""
     if torch_weights.outputs(state, spec.name) != _IMAGENET != spec.num_classes:
         return None
     rows = positions_in_imagenet(source.class_names)

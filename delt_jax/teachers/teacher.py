@@ -1,4 +1,4 @@
-"""The teacher: a classifier with BatchNorm, and what every later stage asks of it."""
+"""The teacher: a trained classifier, its files, its answers, and whether it fits the data."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -19,26 +19,26 @@ from delt_jax.store import files
 from delt_jax.store.checkpoint import tree_hash as variables_hash
 
 WEIGHTS = "weights.safetensors"
-BATCH = 500  # images read at a time where nothing is trained
-_CPU_PIXELS = 500 * 28**2  # of a forward pass; a CPU gains nothing from more and pays in memory
+BATCH = 500  # images read at a time for inference
+_CPU_PIXELS = 500 * 28**2  # per forward pass; more cost a CPU memory and save it no time
 _DEVICE_PIXELS = 500 * 128**2
 _SAMPLE = 1000  # test images on which a teacher is checked against the data
-_SLACK = 0.02  # accuracy that a sample may be off beyond its own sampling error
-_BETTER_THAN_CHANCE = 1.5  # times
-_SEEN_OFTEN = 5  # images of a class from which on its most frequent answer means something
+_SLACK = 0.02  # by which accuracy on the sample may be lower, beyond its sampling error
+_BETTER_THAN_CHANCE = 1.5  # times chance, from which on a teacher's answers mean something
+_SEEN_OFTEN = 5  # images of a class, from which on its most frequent answer means something
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network and everything needed to use it rightly.
+    """A trained network and everything that its use takes.
 
     Attributes:
-      spec: its architecture.
-      variables: {"params", "batch_stats"}, host arrays.
+      spec: architecture.
+      variables: {"params", "batch_stats"}, host arrays; empty where only `describe` was asked.
       normalisation: of its inputs.
       class_names: in the order of its outputs.
-      accuracy: measured top-1 on the full test set, in [0, 1].
-      hash: of the variables.
+      accuracy: top-1 accuracy on the full test set, in [0, 1].
+      hash: content hash of the variables; empty until the teacher is saved.
     """
 
     spec: ModelSpec
@@ -55,13 +55,14 @@ class Teacher:
 
 
 def batch_size(image_size: int) -> int:
-    """Images per forward pass of `predict`: `BATCH`, or fewer if they are large."""
+    """Images per forward pass of `predict`: `BATCH`, or fewer of large images."""
     pixels = _CPU_PIXELS if jax.default_backend() == "cpu" else _DEVICE_PIXELS
     return min(BATCH, max(8, pixels // image_size**2))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _apply(model, variables, pixels, normalisation):
+    # Models sow the input of their last layer.
     logits, sown = model.apply(variables, normalisation(pixels), train=False, mutable=["features"])
     return logits, sown["features"]["pooled"][0]
 
@@ -75,10 +76,10 @@ def predict(
     """Runs a model in eval mode over batches of pixels.
 
     Args:
-      model: a module of the zoo.
-      variables: its variables.
-      normalisation: of its input.
-      images: uint8 arrays [b, S, S, C].
+      model: a module of `delt_jax.models`.
+      variables: those of the model.
+      normalisation: of its inputs.
+      images: uint8 arrays [b, S, S, C] of any b.
 
     Returns:
       float32 logits [N, classes] and pooled features [N, D].
@@ -86,7 +87,7 @@ def predict(
     logits, features = [], []
     for pixels in (piece for stack in images for piece in in_batches(stack)):
         count, short = len(pixels), batch_size(pixels.shape[1]) - len(pixels)
-        # Padded, so that every batch is one program.
+        # The last batch is padded, so that one program fits all.
         padded = jnp.pad(pixels, ((0, short), (0, 0), (0, 0), (0, 0))) if short > 0 else pixels
         z, f = _apply(model, variables, padded, normalisation)
         logits.append(np.asarray(z)[:count])
@@ -95,7 +96,7 @@ def predict(
 
 
 def in_batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
-    """Cuts pixels [N, S, S, C] into pieces of a forward pass."""
+    """Cuts pixels [N, S, S, C] into batches of a forward pass."""
     size = batch_size(pixels.shape[1])
     return (pixels[i : i + size] for i in range(0, len(pixels), size))
 
@@ -106,7 +107,7 @@ def logits_of(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:
 
 
 def features_of(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:
-    """Teacher features float32 [N, D], the input of its last layer."""
+    """Teacher features float32 [N, D] of pixels: the inputs of its last layer."""
     return predict(teacher.model, teacher.variables, teacher.normalisation, in_batches(pixels))[1]
 
 
@@ -138,10 +139,10 @@ def features_of_examples(teacher: Teacher, examples: Examples, indices: np.ndarr
 
 
 def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) -> None:
-    """Makes sure that the teacher's classes are the data's, in the same order.
+    """Checks that the teacher's classes are the data's, in the same order.
 
-    Compares the names, then the accuracy on a sample of test images with the recorded one:
-    a teacher with permuted classes has the right names in the wrong places.
+    Names alone do not show that: folders or labels may be in another order than their names say.
+    So the accuracy on a sample of test images is compared with the recorded one, too.
 
     Raises:
       UserError: naming the classes that differ, or both accuracies.
@@ -173,7 +174,7 @@ def check_against(teacher: Teacher, source: Source, say: Callable[[str], None]) 
 
 
 def check_fits(teacher: Teacher, source: Source) -> None:
-    """Raises a UserError unless classes and images are those that the teacher says it takes."""
+    """Raises a UserError unless the data have the classes and image size that the teacher takes."""
     check_class_names("The teacher", teacher.class_names, source)
     if (teacher.spec.image_size, teacher.spec.channels) != (source.image_size, source.channels):
         raise UserError(
@@ -184,15 +185,15 @@ def check_fits(teacher: Teacher, source: Source) -> None:
 
 
 def check_classes(teacher: Teacher, answers: np.ndarray, labels: np.ndarray) -> None:
-    """Makes sure that no classes have changed places, by the teacher's answers.
+    """Checks by the teacher's answers that no classes have changed places.
 
-    Classes that were swapped, or moved round in a ring, are each taken for another of them most
-    of the time, which no honest mistake of a teacher's looks like, if it is better than chance.
+    If classes were swapped, or moved round in a ring, the teacher takes most images of each for
+    another of them. Honest mistakes of a teacher that is better than chance do not look so.
 
     Args:
-      teacher: that gave the answers.
-      answers: int [N], its most probable class of each image.
-      labels: int [N], what the data say.
+      teacher: gave the answers.
+      answers: int [N], the most probable class of each image.
+      labels: int [N], the classes according to the data.
 
     Raises:
       UserError: naming the classes.
@@ -280,7 +281,7 @@ def load(folder: Path) -> Teacher:
     """Reads what `save` wrote.
 
     Raises:
-      UserError: if it is missing, damaged, or its variables are not those of the manifest.
+      UserError: if the folder is missing or damaged, or the weights are not the manifest's.
     """
     described = describe(folder)
     variables = torch_weights.from_torch(torch_files.read(folder / WEIGHTS), described.spec)
@@ -293,16 +294,16 @@ def load(folder: Path) -> Teacher:
 
 
 def load_others(folder: Path) -> tuple[Teacher, ...]:
-    """The run's other teachers, in the order in which the manifest of the first lists them.
+    """The run's other teachers, in the order in which the first one's manifest lists them.
 
     Args:
-      folder: of the first, WORKDIR/teacher.
+      folder: folder of the first teacher, WORKDIR/teacher.
 
     Returns:
-      None of them where none is listed.
+      The teachers; an empty tuple where none is listed.
 
     Raises:
-      UserError: if one is missing, damaged, or another than the listed one.
+      UserError: if one is missing or damaged, or is not the listed one.
     """
     loaded = []
     for entry in files.read_json(folder / "manifest.json").get("others", ()):
@@ -316,7 +317,7 @@ def load_others(folder: Path) -> tuple[Teacher, ...]:
 
 
 def init_shapes(spec: ModelSpec) -> dict[str, Any]:
-    """Shapes of a model's variables, without computing any."""
+    """Shapes of a model's variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
     model = models.create(spec)
     image = jnp.zeros((2, spec.image_size, spec.image_size, spec.channels))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))

@@ -1,9 +1,9 @@
-"""Evaluation protocols: complete recipes of how students train, each by its name.
+"""Evaluation protocols: named, complete recipes of how students train.
 
 The same images score 21.3, 31.1 or 41.9 % under three recipes of the field, so a number means
-something only beside its protocol. A protocol depends on architecture, classes, images per class
-and image size; settings of `evaluate` and `relabel` that are not None replace its values, and then
-stand beside its name.
+something only beside its protocol. A protocol depends on architecture, number of classes, images
+per class and image size. Settings of `evaluate` and `relabel` that are not None replace its values,
+and are then printed beside its name.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,20 @@ from delt_jax.augment.views import ViewSpec
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
 
-_MANY_CLASSES = 100  # from which on RDED and DELT double their batches
-_LARGE = 128  # px from which on RDED shuffles patches
+_MANY_CLASSES = 100  # RDED and DELT double their batches from so many classes on
+_LARGE = 128  # RDED shuffles patches of images from so many pixels a side on
 
 
 @dataclass(frozen=True)
 class EvalSetting:
-    """What is trained on what: all that a protocol may depend on."""
+    """Who is trained on what: everything that a protocol may depend on.
+
+    Attributes:
+      student: name of the architecture.
+      num_classes: of the data.
+      ipc: images per class that the student is trained on.
+      image_size: side in pixels.
+    """
 
     student: str
     num_classes: int
@@ -30,23 +37,25 @@ class EvalSetting:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a student trains, complete.
+    """Everything about how a student trains.
 
     Attributes:
-      name: of the protocol that it is, or was changed from.
-      views: augmentation.
-      temperature: T of soft labels and student.
-      loss: of soft labels, "kl" (batch mean, no T^2) or "mse" of logits.
-      hard_weight: of a cross-entropy with the image's own class.
+      name: which protocol this is, or was before settings changed it.
+      views: augmentation of the images.
+      temperature: T, by which logits of teachers and student are divided.
+      loss: loss on soft labels: "kl" (mean over the batch, without the factor T^2) or "mse" of
+        logits.
+      hard_weight: weight of an added cross-entropy with the image's own class.
       learning_rate: peak, of AdamW(0.9, 0.999).
-      weight_decay: of weights with more than one axis.
-      schedule: "half_cosine" (to half the peak) or "cosine" (to zero), by epoch.
-      epochs: all of them are trained.
-      batch_size: at most the size of the set; also of the groups that are mixed.
-      accumulate: batches per gradient step.
-      ema: decay of averaged weights, which are then measured; 0: the last ones are.
-      eval_every: epochs between looks at the test set.
-      changed: settings that differ from the named protocol, as "epochs 150".
+      weight_decay: decay of weights with more than one axis; biases and norms do not decay.
+      schedule: "half_cosine" (ends at half the peak) or "cosine" (ends at zero), constant within
+        an epoch.
+      epochs: length of the training.
+      batch_size: at most the size of the set. Images are mixed within groups of this size.
+      accumulate: number of batches per gradient step.
+      ema: decay of averaged weights, which are then the ones that are scored; 0 scores the last.
+      eval_every: epochs between evaluations on the test set.
+      changed: settings that differ from the named protocol, e.g. "epochs 150".
     """
 
     name: str
@@ -65,7 +74,7 @@ class Protocol:
     changed: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The values under the names that identities have."""
+        """The values under the names that are hashed into ids of scores; these never change."""
         return {
             "name": self.name,
             "views": self.views.as_dict(),
@@ -84,7 +93,7 @@ class Protocol:
         }
 
     def text(self) -> str:
-        """The protocol in one line, to be printed beside every number."""
+        """The protocol in one line, which is printed beside every number."""
         v = self.views
         mix = "no mixing" if v.mix == "none" else f"{v.mix} {v.mix_alpha:g}"
         views = [f"crops {v.min_scale:g}-1", "flips" if v.flip else "no flips", mix]
@@ -109,7 +118,7 @@ class Protocol:
         return f"{name}: {', '.join(parts)}"
 
 
-# Peak learning rates of RDED and DELT by the beginning of the student's name; others take 1e-3.
+# Peak learning rates of RDED and DELT by the first letters of the student's name; else 1e-3.
 _RATES = {
     "efficientnet_b0": 2e-3,
     "mobilenet_v2": 2.5e-3,
@@ -120,57 +129,57 @@ _RATES = {
 }
 
 
-def _delt_rate(trial: EvalSetting) -> float:
-    if _is_conv3_of_cifar100(trial):
+def _delt_rate(setting: EvalSetting) -> float:
+    if _is_conv3_of_cifar100(setting):
         return 2e-3
-    rates = (rate for name, rate in _RATES.items() if trial.student.startswith(name))
+    rates = (rate for name, rate in _RATES.items() if setting.student.startswith(name))
     return next(rates, 1e-3)
 
 
-def _delt_batch(trial: EvalSetting) -> int:
-    """Published for IPC 1, 10, 20 and from 30 on; between them ours."""
-    if _is_conv3_of_cifar100(trial):
+def _delt_batch(setting: EvalSetting) -> int:
+    """DELT publishes batch sizes for IPC 1, 10, 20 and from 30 on; those between are ours."""
+    if _is_conv3_of_cifar100(setting):
         return 25
-    if trial.num_classes == 200:  # Tiny-ImageNet
+    if setting.num_classes == 200:  # Tiny-ImageNet
         return 100
-    batch = 100 if trial.ipc >= 30 else min(50, 10 * trial.ipc)
-    return 2 * batch if trial.num_classes >= _MANY_CLASSES else batch
+    batch = 100 if setting.ipc >= 30 else min(50, 10 * setting.ipc)
+    return 2 * batch if setting.num_classes >= _MANY_CLASSES else batch
 
 
-def _is_conv3_of_cifar100(trial: EvalSetting) -> bool:
-    return (trial.student, trial.num_classes, trial.image_size) == ("conv3", 100, 32)
+def _is_conv3_of_cifar100(setting: EvalSetting) -> bool:
+    return (setting.student, setting.num_classes, setting.image_size) == ("conv3", 100, 32)
 
 
-def _delt(trial: EvalSetting) -> Protocol:
-    """DELT's (arXiv 2411.19946 and its code)."""
+def _delt(setting: EvalSetting) -> Protocol:
+    """The protocol of DELT (arXiv 2411.19946 and its code)."""
     return Protocol(
         name="delt",
         views=ViewSpec("rand-m6-n2-mstd1.0", 1, 0.25, True, "cutmix", 1.0),
         temperature=20.0,
         loss="kl",
         hard_weight=0.0,
-        learning_rate=_delt_rate(trial),
+        learning_rate=_delt_rate(setting),
         weight_decay=0.01,
         schedule="half_cosine",
         epochs=300,
-        batch_size=_delt_batch(trial),
+        batch_size=_delt_batch(setting),
         accumulate=1,
         ema=0.0,
         eval_every=10,
     )
 
 
-def _rded(trial: EvalSetting) -> Protocol:
-    """RDED's (arXiv 2312.03526 and its code), looking at the test set as often as DELT."""
-    factor = 2 if trial.image_size >= _LARGE else 1
+def _rded(setting: EvalSetting) -> Protocol:
+    """The protocol of RDED (arXiv 2312.03526 and its code), evaluated as often as DELT."""
+    factor = 2 if setting.image_size >= _LARGE else 1
     views = ViewSpec("", factor, 1 / factor, True, "cutmix", 1.0)
-    return replace(_delt(trial), name="rded", views=views)
+    return replace(_delt(setting), name="rded", views=views)
 
 
-def _sre2l(trial: EvalSetting) -> Protocol:
-    """SRe2L's for ImageNet-1K (arXiv 2306.13092 and its code)."""
+def _sre2l(setting: EvalSetting) -> Protocol:
+    """The protocol of SRe2L for ImageNet-1K (arXiv 2306.13092 and its code)."""
     return replace(
-        _delt(trial),
+        _delt(setting),
         name="sre2l",
         views=ViewSpec("", 1, 0.08, True, "cutmix", 1.0),
         learning_rate=1e-3,
@@ -179,13 +188,14 @@ def _sre2l(trial: EvalSetting) -> Protocol:
     )
 
 
-def _delt_jax(trial: EvalSetting) -> Protocol:
-    """Ours: DELT's with crops of half the area and more, and for ConvNets four times its rate.
+def _delt_jax(setting: EvalSetting) -> Protocol:
+    """Our protocol: DELT's with crops of at least half the area; ConvNets learn four times as fast.
 
-    Chosen on validation images of Fashion-MNIST, with ConvNet-3 alone (see docs/evaluation.md).
+    Both were chosen on validation images of Fashion-MNIST, with ConvNet-3 alone (see
+    docs/evaluation.md).
     """
-    delt = _delt(trial)
-    rate = 4 * delt.learning_rate if trial.student.startswith("conv") else delt.learning_rate
+    delt = _delt(setting)
+    rate = 4 * delt.learning_rate if setting.student.startswith("conv") else delt.learning_rate
     views = replace(delt.views, min_scale=0.5)
     return replace(delt, name="delt_jax", views=views, learning_rate=rate)
 
@@ -197,7 +207,8 @@ _PROTOCOLS: dict[str, Callable[[EvalSetting], Protocol]] = {
     "delt_jax": _delt_jax,
 }
 NAMES = tuple(_PROTOCOLS)
-_VERSIONS: dict[str, int] = {}  # of protocols that train otherwise than before; the others have 1
+# A protocol that comes to train otherwise gets a new version here; the others have version 1.
+_VERSIONS: dict[str, int] = {}
 
 
 def version(name: str) -> int:
@@ -205,15 +216,15 @@ def version(name: str) -> int:
     return _VERSIONS.get(name, 1)
 
 
-def settle(recipe: Recipe, trial: EvalSetting, learning_rate: float | None = None) -> Protocol:
-    """The protocol of a recipe for a trial, with the recipe's own values in it.
+def resolve(recipe: Recipe, setting: EvalSetting, learning_rate: float | None = None) -> Protocol:
+    """The protocol that a recipe names, with the recipe's own settings put into it.
 
     Args:
       recipe: complete (see `delt_jax.config.derive`).
-      trial: what is trained on what.
-      learning_rate: one of evaluate.learning_rates, or None for the protocol's.
+      setting: who is trained on what.
+      learning_rate: one of `evaluate.learning_rates`, or None for the protocol's.
     """
-    named = _PROTOCOLS[recipe.evaluate.protocol](trial)
+    named = _PROTOCOLS[recipe.evaluate.protocol](setting)
     asked = {
         name: value
         for group in (recipe.relabel, recipe.evaluate)
@@ -222,40 +233,40 @@ def settle(recipe: Recipe, trial: EvalSetting, learning_rate: float | None = Non
     }
     asked["learning_rate"] = learning_rate or named.learning_rate
     views = replace(named.views, **_of(ViewSpec, asked) | {"flip": recipe.data.flip})
-    settled = replace(named, **_of(Protocol, asked), views=views)
+    resolved = replace(named, **_of(Protocol, asked), views=views)
     differ = [
         f"{name.replace('_', ' ')} {value or 'none'}"
-        for before, after in ((named, settled), (named.views, settled.views))
+        for before, after in ((named, resolved), (named.views, resolved.views))
         for name, value in asdict(after).items()
         if name not in ("views", "flip", "changed") and value != getattr(before, name)
     ]
-    batch = min(settled.batch_size, trial.num_classes * trial.ipc)
-    return replace(settled, batch_size=batch, changed=tuple(differ))
+    batch = min(resolved.batch_size, setting.num_classes * setting.ipc)
+    return replace(resolved, batch_size=batch, changed=tuple(differ))
 
 
-def label_plan(recipe: Recipe, trial: EvalSetting) -> LabelPlan:
-    """The stored labels of a recipe: of the views that the protocol of a trial learns from.
+def label_plan(recipe: Recipe, setting: EvalSetting) -> LabelPlan:
+    """Which views get stored labels: those that the recipe's protocol trains on.
 
     Args:
-      recipe: complete.
-      trial: of the first student; the others learn from the same labels.
+      recipe: complete (see `delt_jax.config.derive`).
+      setting: that of the first student; the others learn from the same labels.
     """
-    settled, asked = settle(recipe, trial), recipe.relabel
+    protocol, asked = resolve(recipe, setting), recipe.relabel
     return LabelPlan(
         seed=recipe.seed,
-        epochs=asked.stored_epochs or settled.epochs,
-        images=trial.num_classes * trial.ipc,
-        num_classes=trial.num_classes,
+        epochs=asked.stored_epochs or protocol.epochs,
+        num_images=setting.num_classes * setting.ipc,
+        num_classes=setting.num_classes,
         form=asked.form,
-        top_k=asked.top_k if asked.top_k < trial.num_classes else 0,
-        temperature=settled.temperature,
-        views=settled.views,
-        group_size=settled.batch_size,
-        trained_epochs=settled.epochs,
+        top_k=asked.top_k if asked.top_k < setting.num_classes else 0,
+        temperature=protocol.temperature,
+        views=protocol.views,
+        group_size=protocol.batch_size,
+        trained_epochs=protocol.epochs,
     )
 
 
 def _of(kind: type, settings: dict) -> dict:
-    """Those settings that are fields of a dataclass."""
+    """Those of the settings that are fields of a dataclass."""
     names = {f.name for f in fields(kind)}
     return {name: value for name, value in settings.items() if name in names}

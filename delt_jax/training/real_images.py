@@ -3,68 +3,98 @@
 import functools
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
-from flax import linen as nn
 
 from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.core import checks, keys
 from delt_jax.core import losses as objective
-from delt_jax.core.progress import Progress, progress, say
-from delt_jax.data import Normalisation, Source, batches, measure_normalisation
+from delt_jax.core.progress import progress, say
+from delt_jax.data import Examples, Normalisation, Source, batches, measure_normalisation
 from delt_jax.models import ModelSpec
-from delt_jax.recipe import Recipe, TeacherRecipe
+from delt_jax.recipe import Recipe
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.log import MetricsLog
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import state as training
+from delt_jax.training.state import Trainer, TrainState
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60
+SECONDS_BETWEEN_CHECKPOINTS = 60
 _CHECKPOINT = "checkpoint"
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)
-def _step(model, optimiser, normalisation, padding, flip, state, pixels, labels, key):
+class TrainingOutput(NamedTuple):
+    """Where a training writes.
+
+    Attributes:
+      stage: names it in the log and on the progress bar, e.g. "squeeze/conv3_6" or "full".
+      partial: existing folder of its checkpoints.
+      log: gets a line per epoch.
+    """
+
+    stage: str
+    partial: Path
+    log: MetricsLog
+
+
+class RealImagesProgram(NamedTuple):
+    """What is compiled into the step on real images; hashable.
+
+    Attributes:
+      trainer: model and optimiser.
+      normalisation: of the model's inputs.
+      crop_padding: images are shifted by up to so many pixels; 0 shifts none.
+      flip: whether half of them are mirrored.
+    """
+
+    trainer: Trainer
+    normalisation: Normalisation
+    crop_padding: int
+    flip: bool
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(
+    program: RealImagesProgram,
+    state: TrainState,
+    pixels: chex.Array,  # uint8 [B, S, S, C]
+    labels: chex.Array,  # int32 [B]
+    key: chex.PRNGKey,
+) -> tuple[TrainState, chex.Array]:
     shift_key, flip_key = jax.random.split(key)
-    if padding:
-        pixels = crop.random_shift(shift_key, pixels, padding)
-    images = normalisation(pixels)
-    if flip:
+    if program.crop_padding:
+        pixels = crop.random_shift(shift_key, pixels, program.crop_padding)
+    images = program.normalisation(pixels)
+    if program.flip:
         images = crop.random_flip(flip_key, images)
     return training.update(
-        model,
-        optimiser,
-        lambda logits: objective.cross_entropy(logits, labels),
+        program.trainer,
         state,
         images,
+        lambda logits: objective.cross_entropy(logits, labels),
         keys.derive(key, "dropout"),
     )
 
 
 def train(
-    recipe: Recipe,
-    source: Source,
-    spec: ModelSpec,
-    partial: Path,
-    stage: str,
-    log: MetricsLog,
-    name: str = "",
+    recipe: Recipe, source: Source, spec: ModelSpec, output: TrainingOutput, name: str = ""
 ) -> tuple[dict[str, Any], float]:
-    """Trains a network as recipe.teacher says, going on from what `partial` keeps.
+    """Trains a network as `recipe.teacher` says, from where its last checkpoint left it.
 
     Args:
-      recipe: of the run.
+      recipe: settings of the run.
       source: the real images.
-      spec: of the network.
-      partial: folder for its checkpoints.
-      stage: that trains it, for log and progress.
-      log: of the run.
-      name: of its streams of random numbers, which differ from those of other names.
+      spec: architecture of the network.
+      output: where it writes.
+      name: selects its stream of random numbers. The run's first teacher has none, and the
+        ceiling of students draws what that one draws.
 
     Returns:
       Variables as host arrays, and top-1 accuracy on the full test set, in [0, 1].
@@ -72,81 +102,101 @@ def train(
     Raises:
       UserError: if the training diverges.
     """
-    model = models.create(spec)
-    normalisation = measure_normalisation(recipe.data, source)
-    settings = recipe.teacher
-    batch = min(settings.batch_size, len(source.train))
-    steps = len(source.train) // batch  # an incomplete last batch waits for the next shuffle
-    optimiser = training.sgd(
-        settings.schedule,
-        settings.learning_rate,
-        settings.epochs * steps,
-        settings.momentum,
-        settings.weight_decay,
-    )
+    settings, partial = recipe.teacher, output.partial
+    batch_size = min(settings.batch_size, len(source.train))
+    steps = len(source.train) // batch_size  # an incomplete last batch waits for the next shuffle
+    program = _program(recipe, source, spec, settings.epochs * steps)
     state = training.init_state(
-        model,
-        optimiser,
+        program.trainer.model,
+        program.trainer.optimiser,
         keys.stream(recipe.seed, *_streams(name), "init"),
         (spec.image_size, spec.image_size, spec.channels),
     )
     state, first_epoch = _resume(partial, state)
     saved = time.monotonic()
-    per_epoch = steps * batch
-    with progress(settings.epochs * per_epoch, stage, "image", first_epoch * per_epoch) as bar:
+    per_epoch = steps * batch_size
+    total, done = settings.epochs * per_epoch, first_epoch * per_epoch
+    with progress(total, output.stage, "image", done) as bar:
         for epoch in range(first_epoch, settings.epochs):
-            state, loss = _epoch(
-                recipe, source, model, optimiser, normalisation, state, epoch, batch, bar, name
-            )
-            log.write(stage, epoch + 1, model=spec.name, train_loss=loss)
+            order = epoch_order(recipe.seed, name, epoch, len(source.train), batch_size)
+            epoch_key = keys.stream(recipe.seed, *_streams(name), epoch)
+            state, loss = _run_epoch(program, state, source.train, order, epoch_key, bar.update)
+            output.log.write(output.stage, epoch + 1, model=spec.name, train_loss=loss)
             bar.update(0, loss=loss)
-            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 checkpoint.save(partial / _CHECKPOINT, state, epoch=epoch + 1)
                 saved = time.monotonic()
     variables = jax.tree.map(np.asarray, state.variables)
     checks.finite(variables, f"{spec.name}'s training diverged; lower teacher.learning_rate.")
-    measured = teacher_lib.accuracy(model, variables, normalisation, source.test)
-    return variables, measured
+    model, normalisation = program.trainer.model, program.normalisation
+    return variables, teacher_lib.accuracy(model, variables, normalisation, source.test)
 
 
-def _epoch(
-    recipe: Recipe,
-    source: Source,
-    model: nn.Module,
-    optimiser,
-    normalisation: Normalisation,
-    state,
-    epoch: int,
-    batch: int,
-    bar: Progress,
-    name: str,
-):
-    settings: TeacherRecipe = recipe.teacher
-    seeds = [recipe.seed, epoch, *([zlib.crc32(name.encode())] if name else [])]
-    order = np.random.default_rng(seeds).permutation(len(source.train))
-    epoch_key = keys.stream(recipe.seed, *_streams(name), epoch)
-    losses = []
-    steps = len(source.train) // batch
-    shuffled = np.sort(order[: steps * batch].reshape(steps, batch), axis=1).reshape(-1)
-    for step, (indices, pixels) in enumerate(batches(source.train, batch, shuffled)):
-        state, loss = _step(
-            model,
-            optimiser,
-            normalisation,
-            settings.crop_padding,
-            recipe.data.flip,
-            state,
-            pixels,
-            source.train.labels[indices],
-            jax.random.fold_in(epoch_key, step),
-        )
-        losses.append(loss)
-        bar.update(batch)
+def epoch_order(seed: int, name: str, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+    """Indices of an epoch's images in the order in which they are read, int [steps, batch_size].
+
+    Every batch is a random sample without replacement. Its indices ascend, which reading from
+    disk is fastest in; a batch's own order changes nothing but rounding.
+
+    Args:
+      seed: of the run.
+      name: of the training, see `train`.
+      epoch: from 0.
+      num_images: of the training set.
+      batch_size: at most `num_images`; images beyond the last whole batch are left out.
+    """
+    seeds = [seed, epoch, *([zlib.crc32(name.encode())] if name else [])]
+    shuffled = np.random.default_rng(seeds).permutation(num_images)
+    steps = num_images // batch_size
+    return np.sort(shuffled[: steps * batch_size].reshape(steps, batch_size), axis=1)
+
+
+def _program(recipe: Recipe, source: Source, spec: ModelSpec, steps: int) -> RealImagesProgram:
+    settings = recipe.teacher
+    optimiser = training.sgd(
+        settings.schedule,
+        settings.learning_rate,
+        steps,
+        settings.momentum,
+        settings.weight_decay,
+    )
+    return RealImagesProgram(
+        Trainer(models.create(spec), optimiser),
+        measure_normalisation(recipe.data, source),
+        settings.crop_padding,
+        recipe.data.flip,
+    )
+
+
+def _run_epoch(
+    program: RealImagesProgram,
+    state: TrainState,
+    examples: Examples,
+    order: np.ndarray,
+    epoch_key: chex.PRNGKey,
+    on_images: Callable[[int], None],
+) -> tuple[TrainState, float]:
+    """Trains on all batches of an epoch; also returns the mean of their losses.
+
+    Args:
+      program: what is compiled.
+      state: before the epoch; it is donated.
+      examples: the training images.
+      order: indices of the images, int [steps, batch_size].
+      epoch_key: every step folds its number into it.
+      on_images: told the number of images of every batch.
+    """
+    losses, batch_size = [], order.shape[1]
+    for step, (indices, pixels) in enumerate(batches(examples, batch_size, order.reshape(-1))):
+        key = jax.random.fold_in(epoch_key, step)
+        state, loss = _step(program, state, pixels, examples.labels[indices], key)
+        losses.append(loss)  # stays on the device, so that the next step need not wait
+        on_images(batch_size)
     return state, float(np.mean(jax.device_get(losses)))
 
 
 def _streams(name: str) -> tuple[str, ...]:
-    """Path of a training's random numbers; of the first teacher without a name."""
+    """Path of a training's random numbers; the first teacher has no name in it."""
     return ("squeeze", name) if name else ("squeeze",)
 
 

@@ -1,11 +1,11 @@
-"""Training a classifier: state, one gradient step, learning-rate schedules.
+"""Training a classifier: its state, one gradient step, optimisers and learning-rate schedules.
 
-Shared by the teacher (squeeze) and the students (evaluate).
+Teachers (squeeze) and students (evaluate) are trained by the same `update`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,13 +16,13 @@ from flax import struct
 
 
 class TrainState(struct.PyTreeNode):
-    """What training changes.
+    """Everything that a gradient step changes.
 
     Attributes:
-      step: int32 scalar, gradient steps taken.
-      params: float32 pytree.
-      batch_stats: BatchNorm running statistics.
-      opt_state: of the optimiser.
+      step: int32 scalar, number of gradient steps taken.
+      params: float32 pytree of weights.
+      batch_stats: BatchNorm's running statistics; empty for models without BatchNorm.
+      opt_state: state of the optimiser.
       average: exponential moving average of `variables`, or None where none is kept.
     """
 
@@ -38,7 +38,24 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-@functools.partial(jax.jit, static_argnums=0)  # op by op it takes seconds
+class Trainer(NamedTuple):
+    """What all gradient steps of a training share; hashable, so it can be a static argument.
+
+    Attributes:
+      model: the classifier.
+      optimiser: its state is in `TrainState.opt_state`.
+      ema_decay: decay of `TrainState.average`, where one is kept.
+      axis: name of the pmap axis of devices that share a batch; gradients, running statistics and
+        loss are averaged over it. None where a device has the batch for itself.
+    """
+
+    model: nn.Module
+    optimiser: optax.GradientTransformation
+    ema_decay: float = 0.0
+    axis: str | None = None
+
+
+@functools.partial(jax.jit, static_argnums=0)  # without jit, op by op, init takes seconds
 def _init(model, key, images):
     return model.init(key, images, train=False)
 
@@ -49,7 +66,7 @@ def init_state(
     key: chex.PRNGKey,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """Fresh parameters for images of shape (S, S, C)."""
+    """A state with fresh parameters, for images of shape (S, S, C)."""
     variables = _init(model, key, jnp.zeros((1, *image_shape)))
     params = variables["params"]
     return TrainState(
@@ -58,38 +75,30 @@ def init_state(
 
 
 def update(
-    model: nn.Module,
-    optimiser: optax.GradientTransformation,
-    loss: Callable[[chex.Array], chex.Array],
+    trainer: Trainer,
     state: TrainState,
     images: chex.Array,
+    loss: Callable[[chex.Array], chex.Array],
     key: chex.PRNGKey | None = None,
-    *,
     rate: chex.Array | float = 1.0,
-    decay: float = 0.0,
-    axis: str | None = None,
 ) -> tuple[TrainState, chex.Array]:
-    """One gradient step in train mode.
+    """Takes one gradient step in train mode.
 
     Args:
-      model: the classifier.
-      optimiser: made for `state.params`.
-      loss: scalar of the logits [B, classes].
-      state: current state.
-      images: normalised [B, S, S, C].
-      key: of this step's dropout and stochastic depth; needed only by models that have them.
-      rate: factor of the optimiser's updates, may be traced: students at several learning rates
-        are one program.
-      decay: of `state.average`, if it is kept.
-      axis: of the devices that share the batch, over which gradients, running statistics and
-        loss are averaged.
+      trainer: model and optimiser.
+      state: the state before the step.
+      images: normalised float32 [B, S, S, C].
+      loss: maps logits [B, classes] to a scalar.
+      key: for dropout and stochastic depth; models without them need none.
+      rate: multiplies the optimiser's updates. It may be traced, so students that differ by
+        learning rate are one compiled program.
 
     Returns:
-      The next state and the loss before the step.
+      The state after the step, and the loss before it.
     """
 
     def objective(params):
-        logits, changed = model.apply(
+        logits, changed = trainer.model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
             train=True,
@@ -99,21 +108,22 @@ def update(
         return loss(logits), changed.get("batch_stats", {})
 
     (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    if axis is not None:
-        value, batch_stats, grads = jax.lax.pmean((value, batch_stats, grads), axis)
-    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+    if trainer.axis is not None:
+        value, batch_stats, grads = jax.lax.pmean((value, batch_stats, grads), trainer.axis)
+    updates, opt_state = trainer.optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
     after = TrainState(state.step + 1, params, batch_stats, opt_state)
     if state.average is None:
         return after, value
-    average = optax.incremental_update(after.variables, state.average, 1.0 - decay)
+    average = optax.incremental_update(after.variables, state.average, 1.0 - trainer.ema_decay)
     return after.replace(average=average), value
 
 
 def half_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate of RDED and DELT: peak (1 + cos(pi e / 2E)) / 2 in epoch e of E.
 
-    A quarter of a cosine's period: it ends at half the peak, not at zero.
+    This is a quarter of a cosine's period, so it ends at half the peak and not at zero. Their
+    code has it so (arXiv 2312.03526, 2411.19946).
     """
 
     def schedule(step):
@@ -124,7 +134,7 @@ def half_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedul
 
 
 def cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate of SRe2L: peak (1 + cos(pi e / E)) / 2 in epoch e of E, nearly zero at last."""
+    """Learning rate of SRe2L (arXiv 2306.13092): peak (1 + cos(pi e / E)) / 2 in epoch e of E."""
 
     def schedule(step):
         epoch = step // steps_per_epoch
@@ -145,14 +155,14 @@ def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientT
 def sgd(
     kind: str, peak: float, steps: int, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """SGD with momentum and L2 decay, as torch couples them.
+    """SGD with momentum and L2 decay, coupled as torch does: the decay is part of the gradient.
 
     Args:
       kind: "cosine" to zero, or "one_cycle" (cosine up over 30 % of the steps, then down).
       peak: highest learning rate.
       steps: total number of steps.
-      momentum: of the velocity.
-      weight_decay: L2 coefficient on all parameters.
+      momentum: decay of the velocity.
+      weight_decay: L2 coefficient of all parameters, biases included.
     """
     schedule = (
         optax.cosine_decay_schedule(peak, steps)

@@ -1,11 +1,14 @@
-"""Trains students side by side, epoch after epoch, and keeps them as they go."""
+"""Trains the students of a row side by side, epoch after epoch, and saves them as they go.
+
+What a student learns in a step is in `delt_jax.training.student_step`.
+"""
 
 import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +19,22 @@ from delt_jax.core import keys
 from delt_jax.core.progress import say
 from delt_jax.data import Examples
 from delt_jax.errors import UserError
+from delt_jax.labels import compact
 from delt_jax.labels.compact import Compact
-from delt_jax.labels.compact import expand as expand_labels
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_checkpoint
-from delt_jax.training import student_step as learning
+from delt_jax.training import student_checkpoint, student_step
 from delt_jax.training.state import TrainState
 from delt_jax.training.student_checkpoint import TrainingCheckpoint
-from delt_jax.training.student_step import Images, Job, Shared, StudentProgram
+from delt_jax.training.student_step import (
+    LabelledImages,
+    SharedInputs,
+    StudentInputs,
+    StudentProgram,
+)
 
 _SMALL = 5e6  # parameters, up to which all students of a row fit on an accelerator at once
 
@@ -38,15 +45,15 @@ class Student:
 
     Attributes:
       id: names its files.
-      seed: of the run, and of this student.
+      seed: seed of the run, and number of the student.
       learning_rate: peak.
-      images: its own set, or None if the row shares one.
+      images: its own set, or None where all students of the row share one.
     """
 
     id: str
     seed: tuple[int, int]
     learning_rate: float
-    images: Images | None
+    images: LabelledImages | None
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,32 @@ class StudentTask:
     """What the students of a row share.
 
     Attributes:
-      program: all that is compiled in.
+      program: everything that is compiled in.
       teachers: variables of the teachers that label views.
-      images: the set, or None if every student has its own.
-      stored: reads the stored labels of an epoch, or None.
-      test: real images that accuracy is measured on.
+      images: the set, or None where every student has its own.
+      stored: reads the stored labels of an epoch; None where labels come from elsewhere.
+      test: real images on which accuracy is measured.
     """
 
     program: StudentProgram
     teachers: tuple[Any, ...]
-    images: Images | None
+    images: LabelledImages | None
     stored: Callable[[int], Compact] | None
     test: Examples
+
+
+class Saving(NamedTuple):
+    """How unfinished students survive an interruption.
+
+    Attributes:
+      folder: existing folder of their checkpoints.
+      seconds: between two saves.
+      deferred_signal: a signal that has come is obeyed at the end of an epoch, once all is saved.
+    """
+
+    folder: Path
+    seconds: float
+    deferred_signal: DeferredSignal
 
 
 @dataclass(frozen=True)
@@ -73,10 +94,10 @@ class Trained:
     """A student after its last epoch.
 
     Attributes:
-      history: (epoch, test accuracy in [0, 1]) of each look; the last epoch is always among them.
+      history: (epoch, test accuracy in [0, 1]) of each evaluation; the last epoch is always one.
       variables: host arrays.
-      logits: float32 [test images, classes].
-      seconds: of its training; its share where several trained at once.
+      logits: float32 [test images, classes], after the last epoch.
+      seconds: duration of its training; its share where several trained at once.
     """
 
     history: list[tuple[int, float]]
@@ -85,24 +106,28 @@ class Trained:
     seconds: float
 
 
-def at_once(program: StudentProgram, asked: int, students: int) -> int:
-    """Students that train together on a device.
+def resolve_students_per_device(program: StudentProgram, asked: int, num_students: int) -> int:
+    """Number of students that train together on a device.
+
+    Small networks leave an accelerator idle, so there all students of a row train at once. A CPU
+    gains nothing from it.
 
     Args:
-      program: theirs.
-      asked: evaluate.seeds_at_once.
-      students: of a row.
+      program: that of the students.
+      asked: `evaluate.seeds_at_once`; 0 leaves the choice to this function.
+      num_students: how many the row has.
     """
     if asked or program.devices > 1:
         return asked or 1
-    if _on_cpu():
+    if on_cpu():
         return 1
-    shapes = jax.eval_shape(lambda: learning.init_student(program, jax.random.key(0)))
-    return students if sum(p.size for p in jax.tree.leaves(shapes.params)) <= _SMALL else 1
+    shapes = jax.eval_shape(lambda: student_step.init_student(program, jax.random.key(0)))
+    num_parameters = sum(p.size for p in jax.tree.leaves(shapes.params))
+    return num_students if num_parameters <= _SMALL else 1
 
 
 def check(program: StudentProgram) -> None:
-    """Raises a UserError unless its devices can share its batches evenly."""
+    """Raises a UserError unless the program's devices can share its batches evenly."""
     rest = program.count % program.batch
     for batch in (program.batch, rest) if program.devices > 1 else ():
         if batch % program.devices:
@@ -121,60 +146,62 @@ def check(program: StudentProgram) -> None:
 def train(
     task: StudentTask,
     students: Sequence[Student],
-    stack: int,
-    partial: Path,
-    save_seconds: float,
+    students_per_device: int,
+    saving: Saving,
     on_epochs: Callable[[int, float], None],
-    deferred_signal: DeferredSignal,
 ) -> list[Trained]:
-    """Trains the students of a row, those that stand at the same epoch side by side.
+    """Trains the students of a row; those that have come equally far train side by side.
 
-    What a student becomes depends on its seed, `stack` and the lesson alone: not on the number of
-    devices, on its companions, or on where it was interrupted.
+    What a student becomes depends on its seed, on `students_per_device` and on the task alone:
+    not on the number of devices, on its companions, or on where it was interrupted.
 
     Args:
       task: what they learn.
-      students: of one row.
-      stack: how many train together on a device, see `at_once`.
-      partial: folder where unfinished ones are kept.
-      save_seconds: between two saves.
-      on_epochs: told how many student-epochs are done, and the latest loss.
-      deferred_signal: a signal that came is obeyed at the end of an epoch, when all is saved.
+      students: those of one row.
+      students_per_device: how many train together, see `resolve_students_per_device`.
+      saving: where and when unfinished students are saved.
+      on_epochs: told how many epochs of students are done, and the latest loss.
 
     Returns:
-      One `Trained` for each, in order.
+      One `Trained` for each student, in order.
     """
-    begun = [_restored(task.program, student, partial) for student in students]
-    for state in begun:
+    restored = [_restored(task.program, student, saving.folder) for student in students]
+    for state in restored:
         on_epochs(state.epoch, 0.0)
-    devices = 1 if task.program.devices > 1 else parallel.device_count()
+    most_devices = 1 if task.program.devices > 1 else parallel.device_count()
     done: dict[int, Trained] = {}
-    for epoch in sorted({state.epoch for state in begun}, reverse=True):
-        alike = [i for i, state in enumerate(begun) if state.epoch == epoch]
-        width = min(devices, -(-len(alike) // stack))
-        for wave in parallel.device_groups(alike, width * stack):
-            together = _Together(task, [students[i] for i in wave], width, stack, partial)
-            results = together.run(
-                [begun[i] for i in wave], save_seconds, on_epochs, deferred_signal
+    for epoch in sorted({state.epoch for state in restored}, reverse=True):
+        alike = [i for i, state in enumerate(restored) if state.epoch == epoch]
+        num_devices = min(most_devices, -(-len(alike) // students_per_device))
+        layout = _Layout(task.program, num_devices, students_per_device)
+        for group in parallel.device_groups(alike, num_devices * students_per_device):
+            results = _train_group(
+                task,
+                [students[i] for i in group],
+                [restored[i] for i in group],
+                layout,
+                saving,
+                on_epochs,
             )
-            done |= dict(zip(wave, results, strict=True))
+            done |= dict(zip(group, results, strict=True))
     return [done[i] for i in range(len(students))]
 
 
-def delete(partial: Path, student: Student) -> None:
+def delete(folder: Path, student: Student) -> None:
     """Deletes the checkpoint of a student that is finished."""
-    checkpoint.delete(_checkpoint(partial, student))
+    checkpoint.delete(_checkpoint(folder, student))
 
 
-def _checkpoint(partial: Path, student: Student) -> Path:
-    return partial / f"{student.id}.checkpoint"
+def _checkpoint(folder: Path, student: Student) -> Path:
+    return folder / f"{student.id}.checkpoint"
 
 
-def _restored(program: StudentProgram, student: Student, partial: Path) -> TrainingCheckpoint:
-    """A student as it was saved, or a fresh one."""
-    fresh = learning.init_student(program, keys.stream(student.seed[0], "student", student.seed[1]))
+def _restored(program: StudentProgram, student: Student, folder: Path) -> TrainingCheckpoint:
+    """A student as its checkpoint has it, or a fresh one."""
+    key = keys.stream(student.seed[0], "student", student.seed[1])
+    fresh = student_step.init_student(program, key)
     try:
-        return student_checkpoint.restore(_checkpoint(partial, student), fresh)
+        return student_checkpoint.restore(_checkpoint(folder, student), fresh)
     except FileNotFoundError:
         pass
     except CorruptCheckpoint as e:
@@ -182,131 +209,146 @@ def _restored(program: StudentProgram, student: Student, partial: Path) -> Train
     return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(program: StudentProgram, batch: int | None, width: int, stack: int):
-    """An epoch, or one batch of it, for so many students at once."""
-    if batch is None:
-        call = functools.partial(learning.run_epoch, program=program)
-    else:
-        call = functools.partial(learning.run_batch, program=program, batch=batch)
-    if program.devices > 1:
-        return parallel.share_job(call, program.devices)
-    # vmap makes grouped convolutions of the students' weights, which CPUs are slow at.
-    return parallel.map_jobs(call, width, stack, unroll=_on_cpu())
+class _Layout(NamedTuple):
+    """Where the students of a group are: each on one device, or one on all of them.
 
+    Attributes:
+      program: that of the students. Where its `devices` share batches, there is one student.
+      num_devices: devices with students of their own.
+      students_per_device: students on each of these.
+    """
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    program: StudentProgram
+    num_devices: int
+    students_per_device: int
 
+    def to_devices(self, trees: Sequence[Any]) -> Any:
+        """Puts a pytree per student on the devices."""
+        if self.program.devices > 1:
+            return parallel.stack_copies(trees[0], self.program.devices)
+        return parallel.stack_jobs(trees, self.num_devices, self.students_per_device)
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _expand(labels: Compact, num_classes: int, form: str, temperature: float):
-    return expand_labels(labels, num_classes, form, temperature)
-
-
-class _Together:
-    """Students that stand at the same epoch, on `width` devices with `stack` on each."""
-
-    def __init__(
-        self, task: StudentTask, students: Sequence[Student], width: int, stack: int, partial: Path
-    ):
-        self._task, self._program = task, task.program
-        self._students, self._partial = students, partial
-        self._width, self._stack = width, stack
-        self._shared = jax.tree.map(
-            jnp.asarray,
-            Shared(task.teachers, task.images, None, np.int32(0), np.int32(0)),
-        )
-
-    def run(
-        self,
-        begun: Sequence[TrainingCheckpoint],
-        save_seconds: float,
-        on_epochs: Callable[[int, float], None],
-        deferred_signal: DeferredSignal,
-    ) -> list[Trained]:
-        protocol, count = self._program.protocol, len(self._students)
-        states = self._placed([one.state for one in begun])
-        jobs = self._placed([self._job(student) for student in self._students])
-        histories = [list(one.history) for one in begun]
-        before = [one.seconds for one in begun]
-        started = saved = time.monotonic()
-
-        def seconds(i: int) -> float:
-            return before[i] + (time.monotonic() - started) / count
-
-        def keep(epoch: int) -> None:
-            for i, student in enumerate(self._students):
-                state = self._host(states, i)
-                now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
-                student_checkpoint.save(_checkpoint(self._partial, student), now)
-
-        logits = [np.zeros(0)] * count
-        late = None
-        for epoch in range(begun[0].epoch, protocol.epochs):
-            states, loss = self._epoch(states, jobs, epoch)
-            done = epoch + 1
-            # An accelerator is asked for the loss of the epoch before, so that it need not wait.
-            on_epochs(count, float(np.mean(jax.device_get(loss if late is None else late))))
-            late = None if _on_cpu() else loss
-            if done % protocol.eval_every == 0 or done == protocol.epochs:
-                for i in range(count):
-                    logits[i], accuracy = self._look(self._host(states, i))
-                    histories[i].append((done, accuracy))
-            due = time.monotonic() - saved > save_seconds
-            if done < protocol.epochs and (due or deferred_signal.asked):
-                keep(done)
-                saved = time.monotonic()
-                deferred_signal.leave_if_asked()
-        finished = [self._host(states, i) for i in range(count)]
-        return [
-            Trained(histories[i], learning.measured(state), logits[i], seconds(i))
-            for i, state in enumerate(finished)
-        ]
-
-    def _placed(self, trees: Sequence[Any]) -> Any:
-        """On the devices: a student each, or copies of the one that they share."""
-        if self._program.devices > 1:
-            return parallel.stack_copies(trees[0], self._program.devices)
-        return parallel.stack_jobs(trees, self._width, self._stack)
-
-    def _host(self, states: TrainState, i: int) -> TrainState:
-        if self._program.devices > 1:
+    def to_host(self, states: TrainState, i: int) -> TrainState:
+        """Copies the state of student i to the host."""
+        if self.program.devices > 1:
             return jax.tree.map(lambda leaf: np.asarray(leaf[0]), states)
         return parallel.job(states, i)
 
-    def _job(self, student: Student) -> Job:
-        run, own = student.seed
-        plan = self._program.plan
-        # Stored labels are of views that all students learn from.
-        views = plan.view_key if plan else keys.stream(run, "views", own)
-        return Job(
-            views,
-            keys.stream(run, "dropout", own),
-            np.float32(student.learning_rate),
-            student.images,
-        )
+    def compiled(self, batch: int | None) -> Callable[..., tuple[TrainState, jax.Array]]:
+        """A batch of so many images, or a whole epoch, for all students of the group."""
+        return _compiled(*self, batch, unroll=on_cpu())
 
-    def _epoch(self, states: TrainState, jobs: Job, epoch: int) -> tuple[TrainState, Any]:
-        program, stored = self._program, None
-        if self._task.stored is not None and program.plan is not None:
-            labels = self._task.stored(epoch)
-            plan = program.plan
-            stored = _expand(labels, plan.num_classes, plan.form, plan.temperature)
-        shared = self._shared._replace(stored=stored, epoch=jnp.int32(epoch))
-        if not _on_cpu():
-            return _compiled(program, None, self._width, self._stack)(states, jobs, shared)
-        losses = []
-        for start in program.starts:  # convolutions are slow inside a loop on a CPU
-            batch = min(program.batch, program.count - start)
-            run = _compiled(program, batch, self._width, self._stack)
-            states, loss = run(states, jobs, shared._replace(start=jnp.int32(start)))
-            losses.append(loss)
-        return states, jnp.stack(losses)
 
-    def _look(self, state: TrainState) -> tuple[np.ndarray, float]:
-        """Logits of the test images, and the accuracy."""
-        program, test = self._program, self._task.test
-        model, variables = models.create(program.student), learning.measured(state)
-        logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
-        return logits, float((logits.argmax(-1) == test.labels).mean())
+@functools.lru_cache(maxsize=32)
+def _compiled(
+    program: StudentProgram,
+    num_devices: int,
+    students_per_device: int,
+    batch: int | None,
+    unroll: bool,
+) -> Callable[..., tuple[TrainState, jax.Array]]:
+    if batch is None:
+        call = functools.partial(student_step.run_epoch, program=program)
+    else:
+        call = functools.partial(student_step.run_batch, program=program, batch=batch)
+    if program.devices > 1:
+        return parallel.share_job(call, program.devices)
+    # vmap turns convolutions of students with different weights into grouped ones, which XLA's
+    # CPU backend is slow at; there the students of a device are written out one after another.
+    return parallel.map_jobs(call, num_devices, students_per_device, unroll=unroll)
+
+
+def on_cpu() -> bool:
+    """Whether students train on CPUs: there batch by batch, elsewhere a whole epoch at once."""
+    return jax.default_backend() == "cpu"
+
+
+def _train_group(
+    task: StudentTask,
+    students: Sequence[Student],
+    restored: Sequence[TrainingCheckpoint],
+    layout: _Layout,
+    saving: Saving,
+    on_epochs: Callable[[int, float], None],
+) -> list[Trained]:
+    """Trains students that have come equally far, up to their last epoch."""
+    protocol, count = task.program.protocol, len(students)
+    states = layout.to_devices([one.state for one in restored])
+    inputs = layout.to_devices([_inputs_of(task.program, student) for student in students])
+    shared = SharedInputs(task.teachers, task.images, None, np.int32(0), np.int32(0))
+    shared = jax.tree.map(jnp.asarray, shared)
+    histories = [list(one.history) for one in restored]
+    logits = [np.zeros(0)] * count
+    started = saved = time.monotonic()
+
+    def seconds(i: int) -> float:
+        return restored[i].seconds + (time.monotonic() - started) / count
+
+    def save(epoch: int) -> None:
+        for i, student in enumerate(students):
+            state = layout.to_host(states, i)
+            now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
+            student_checkpoint.save(_checkpoint(saving.folder, student), now)
+
+    loss_before = None
+    for epoch in range(restored[0].epoch, protocol.epochs):
+        shared = shared._replace(stored_labels=_labels_of(task, epoch), epoch=jnp.int32(epoch))
+        states, loss = _run_epoch(layout, states, inputs, shared)
+        done = epoch + 1
+        # On an accelerator the loss of the epoch before is read, so that nothing waits for this.
+        latest = loss if loss_before is None else loss_before
+        on_epochs(count, float(np.mean(jax.device_get(latest))))
+        loss_before = None if on_cpu() else loss
+        if done % protocol.eval_every == 0 or done == protocol.epochs:
+            for i in range(count):
+                logits[i], accuracy = _evaluate(task, layout.to_host(states, i))
+                histories[i].append((done, accuracy))
+        due = time.monotonic() - saved > saving.seconds
+        if done < protocol.epochs and (due or saving.deferred_signal.asked):
+            save(done)
+            saved = time.monotonic()
+            saving.deferred_signal.leave_if_asked()
+    variables = [student_step.scored_variables(layout.to_host(states, i)) for i in range(count)]
+    return [Trained(histories[i], variables[i], logits[i], seconds(i)) for i in range(count)]
+
+
+def _inputs_of(program: StudentProgram, student: Student) -> StudentInputs:
+    run, number = student.seed
+    # Stored labels belong to views that all students see, so the key of those is not a student's.
+    views = program.plan.view_key if program.plan else keys.stream(run, "views", number)
+    dropout = keys.stream(run, "dropout", number)
+    return StudentInputs(views, dropout, np.float32(student.learning_rate), student.images)
+
+
+def _labels_of(task: StudentTask, epoch: int) -> jax.Array | None:
+    """Stored labels of an epoch's views, probabilities [N, classes]."""
+    plan = task.program.plan
+    if task.stored is None or plan is None:
+        return None
+    return _expand(task.stored(epoch), plan.num_classes, plan.form, plan.temperature)
+
+
+_expand = jax.jit(compact.expand, static_argnums=(1, 2, 3))
+
+
+def _run_epoch(
+    layout: _Layout, states: TrainState, inputs: StudentInputs, shared: SharedInputs
+) -> tuple[TrainState, jax.Array]:
+    """Trains all students of a group for an epoch; also returns their losses."""
+    program = layout.program
+    if not on_cpu():
+        return layout.compiled(None)(states, inputs, shared)
+    losses = []
+    for start in program.starts:  # XLA's CPU backend runs convolutions slowly inside a loop
+        run = layout.compiled(min(program.batch, program.count - start))
+        states, loss = run(states, inputs, shared._replace(start=jnp.int32(start)))
+        losses.append(loss)
+    return states, jnp.stack(losses)
+
+
+def _evaluate(task: StudentTask, state: TrainState) -> tuple[np.ndarray, float]:
+    """Logits of the test images, and the accuracy."""
+    program, test = task.program, task.test
+    model, variables = models.create(program.student), student_step.scored_variables(state)
+    logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
+    return logits, float((logits.argmax(-1) == test.labels).mean())

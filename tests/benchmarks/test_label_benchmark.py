@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import label_store
 import label_table
 
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.labels import label_store as store
 from delt_jax.recipe import Recipe, RelabelRecipe
 from delt_jax.training.protocols import EvalSetting, label_plan
@@ -96,8 +95,8 @@ def pretended(monkeypatch):
             (regime,) = e.regimes
             labels = size.stored_epochs * config.ipc * 20
             means = [0.5] * 4
-            row = Row("conv3", regime, "recovered", 1, 1e-3, "p", 3, *means, [], 0.1, [])
-            manifest = {"rows": [asdict(row)], "distilled": "d", "teacher": {"hash": "t"}}
+            row = ScoreRow("conv3", regime, "recovered", 1, 1e-3, "p", 3, *means, [], 0.1, [])
+            manifest = {"rows": [row.as_dict()], "distilled": "d", "teacher": {"hash": "t"}}
             stored = {"stored": {"bytes": labels, "ratio": size.stored_epochs / e.epochs}}
             content = {"evaluation/manifest.json": manifest, "soft_labels/manifest.json": stored}
         for name, value in content.items():

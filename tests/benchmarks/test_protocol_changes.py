@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from protocol_changes import CHANGES
 
 from delt_jax.config import default_config, from_config
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.training.protocols import EvalSetting, settle
+from delt_jax.training.protocols import EvalSetting, resolve
 
 
 def protocol_of(change):
@@ -27,7 +26,7 @@ def protocol_of(change):
     config.evaluate.protocol = change.protocol
     config.update_from_flattened_dict(change.settings)
     rates = change.settings.get("evaluate.learning_rates", (None,))
-    return settle(from_config(config), EvalSetting("conv3", 10, 10, 28), *rates)
+    return resolve(from_config(config), EvalSetting("conv3", 10, 10, 28), *rates)
 
 
 def test_every_change_is_of_known_settings_and_changes_the_protocol():
@@ -118,10 +117,10 @@ def pretended(monkeypatch, tmp_path):
         asked.append(flatten(from_config(config)))
         (regime,), (images,), means = config.evaluate.regimes, config.evaluate.images, [0.0] * 4
         means[0] = 0.5 + 0.01 * len(asked)
-        made = Row("conv3", regime, images, 3, 1e-3, "p", 2, *means, [], 0.1, ["a", "b"])
+        made = ScoreRow("conv3", regime, images, 3, 1e-3, "p", 2, *means, [], 0.1, ["a", "b"])
         (Path(workdir) / "evaluation").mkdir(exist_ok=True)
         path = Path(workdir) / "evaluation" / "manifest.json"
-        path.write_text(json.dumps({"rows": [asdict(made)]}))
+        path.write_text(json.dumps({"rows": [made.as_dict()]}))
 
     monkeypatch.setattr(protocol_changes.main, "run", run)
     monkeypatch.setattr(protocol_changes.host_memory, "keep_freed", lambda: True)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,17 @@ import results_table
 
 from delt_jax.comparison import tables as comparison
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 
 COMMAND = "python -m delt_jax.compare --configs=configs/digits.py:cda --workdir=runs/compare"
 
 
 def row(images, ipc, last, regime="hard", seeds=3):
-    return Row("conv3", regime, images, ipc, 1e-3, "p: 1 epoch", seeds, last, 0.0123, last, 0.02,
-               [last], 0.1, [f"{images}{ipc}"])  # fmt: skip
+    means = (last, 0.0123, last, 0.02)
+    ids = [f"{images}{ipc}"]
+    return ScoreRow(
+        "conv3", regime, images, ipc, 1e-3, "p: 1 epoch", seeds, *means, [last], 0.1, ids
+    )
 
 
 def compared(folder, scored_on="test images", last=0.6):
@@ -45,7 +47,7 @@ def compared(folder, scored_on="test images", last=0.6):
             "command": f"python -m delt_jax.main --config=configs/{method.replace(':', '.py:')}"
             + ("" if ":" in method else ".py"),
             "scored_on": scored_on,
-            "scores": [asdict(r) for r in rows],
+            "scores": [r.as_dict() for r in rows],
             "seconds": {"recover": 1.0},
             "made": {"machine": "1 x cpu", "date": "2026-11-22"},
         }

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -28,7 +28,7 @@ from delt_jax.config import cli
 from delt_jax.data import open_source
 from delt_jax.data.digits import open_digits
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.stages import squeeze
 from delt_jax.store import files
@@ -60,7 +60,7 @@ def get_config(variants=""):
 
 def row(images, ipc, scores, last=0.5, regime="hard", protocol="p: 1 epoch"):
     ids = [f"{images}-{regime}-{ipc}-{i}" for i in range(2)] if scores is None else scores
-    return Row("conv3", regime, images, ipc, 1e-3, protocol, 2, last, 0.01, last, 0.02,
+    return ScoreRow("conv3", regime, images, ipc, 1e-3, protocol, 2, last, 0.01, last, 0.02,
                [last] * 2, 0.1, ids)  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def cell(method, ipc, rows, iterations=100, **label_bytes):
             else None,
             "similarity_per_class": similar if ipc > 1 else None,
             "command": f"make <{method}> {ipc}",
-            "scores": [asdict(r) for r in rows],
+            "scores": [r.as_dict() for r in rows],
             "seconds": {"recover": 12.34},
             "scored_on": "test images",
             "made": {"machine": "1 x cpu", "date": "2026-11-22"},
@@ -116,7 +116,7 @@ def cells():
 
 def test_equal_baselines_are_one_line(cells):
     listed = comparison.lines(cells)
-    found = [(x.row.regime, x.row.images, x.row.ipc, x.cell.name) for x in listed]
+    found = [(x.row.regime, x.row.image_set, x.row.ipc, x.cell.name) for x in listed]
     assert found == [
         ("hard", "a", 1, "a-ipc1"),
         ("hard", "b", 1, "b-ipc1"),
@@ -128,14 +128,14 @@ def test_equal_baselines_are_one_line(cells):
         ("stored", "random (of a)", 4, "a-ipc4"),
         ("stored", "random (of b)", 4, "b-ipc4"),
     ]
-    assert [x.is_baseline for x in listed] == [x.row.images[0] in "rf" for x in listed]
+    assert [x.is_baseline for x in listed] == [x.row.image_set[0] in "rf" for x in listed]
 
 
 def test_of_many_owners_the_first_is_named(cells):
     """As methods of one selection rule beside one of another."""
     four = [replace(cells[-1], method=name) for name in "wxyz"]
     listed = comparison.lines([cells[-2], *four])
-    whose = {x.row.images for x in listed if x.is_baseline and x.row.regime == "stored"}
+    whose = {x.row.image_set for x in listed if x.is_baseline and x.row.regime == "stored"}
     assert whose == {"random (of a)", "random (of w and 3 more)"}
 
 

@@ -8,18 +8,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delt_jax.evaluation import dd_ranking as scores
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 
 shares = st.floats(0, 1)
 
 
-def row(images, regime, last, student="conv3", ipc=10, best=None) -> Row:
+def row(image_set, regime, last, student="conv3", ipc=10, best=None) -> ScoreRow:
     """A row of one training, whose id says what it is."""
     best = last if best is None else best
-    ipc = 0 if images == "full" else ipc
-    ids = [f"{student}-{images}-{regime}-{ipc}"]
-    return Row(
-        student, regime, images, ipc, 1e-3, "delt: as ever", 1, last, 0.0, best, 0.0, [], 0.1, ids
+    ipc = 0 if image_set == "full" else ipc
+    ids = [f"{student}-{image_set}-{regime}-{ipc}"]
+    return ScoreRow(
+        student,
+        regime,
+        image_set,
+        ipc,
+        1e-3,
+        "delt: as ever",
+        1,
+        last,
+        0.0,
+        best,
+        0.0,
+        [],
+        0.1,
+        ids,
     )
 
 
@@ -101,7 +114,7 @@ def test_scores_of_a_student():
 
 
 def without(*gone: tuple[str, str]) -> scores.Robustness:
-    return scores.robustness_scores([r for r in COMPLETE if (r.images, r.regime) not in gone])[0]
+    return scores.robustness_scores([r for r in COMPLETE if (r.image_set, r.regime) not in gone])[0]
 
 
 def test_missing_rows_are_named():
@@ -115,6 +128,9 @@ def test_missing_rows_are_named():
         "ARS": "not trained on recovered images (plain), random images (plain)"
     }
     assert "full-hard-0" not in " ".join(no_full.scores)
+    assert no_full.is_ranked  # by its ARS
+    assert no_plain.is_ranked  # by its LRS
+    assert not without(("full", "hard"), ("random", "plain")).is_ranked
 
 
 def test_the_own_regime_is_one_that_both_have():
@@ -165,6 +181,6 @@ def test_rank_correlation_needs_three_students_and_an_order():
 
 
 def test_smaller_sets_do_not_count():
-    rows = [replace(r, ipc=3) for r in COMPLETE if r.images == "recovered" and r.ipc == 10]
-    ours = scores.robustness_scores(rows + [r for r in COMPLETE if r.images != "recovered"])
+    rows = [replace(r, ipc=3) for r in COMPLETE if r.image_set == "recovered" and r.ipc == 10]
+    ours = scores.robustness_scores(rows + [r for r in COMPLETE if r.image_set != "recovered"])
     assert ours[0].ior is None  # random images are of ten a class, not three

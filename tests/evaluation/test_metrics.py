@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from delt_jax.evaluation import metrics
-from delt_jax.evaluation.rows import Row
-from delt_jax.stages import evaluate as students
+from delt_jax.evaluation.rows import EvalRow
+from delt_jax.evaluation.score_store import PlannedScore, make_score
 from delt_jax.training.student_loop import Trained
 
 
@@ -29,17 +28,27 @@ def test_confusion_counts_answers_by_class():
 
 
 def score(seed, per_class):
-    one = {f.name: 0 for f in dataclasses.fields(metrics.Score)} | {"history": [[1, 0.5]]}
-    return one | {"id": str(seed), "seed": seed, "last": 0.5, "best": 0.5, "per_class": per_class}
+    """A score as it is in a file."""
+    fields = {f.name: 0 for f in dataclasses.fields(metrics.Score)}
+    images = {"images": fields.pop("image_set")}
+    one = fields | images | {"history": [[1, 0.5]], "last": 0.5, "best": 0.5}
+    return one | {"id": str(seed), "seed": seed, "per_class": per_class}
 
 
-@pytest.mark.parametrize("unknown", [None, math.nan])  # as older files have it
-def test_a_class_without_test_images_has_no_accuracy(unknown):
-    scores = [metrics.score_of(score(seed, [seed, unknown, 1])) for seed in (0, 1)]
+def test_a_class_without_test_images_has_no_accuracy():
+    scores = [metrics.Score.from_dict(score(seed, [float(seed), None, 1.0])) for seed in (0, 1)]
     assert scores[1].per_class == [1.0, None, 1.0]
     (row,) = metrics.aggregate(scores)
     assert row.per_class == [0.5, None, 1.0]
-    json.dumps([dataclasses.asdict(row), *map(dataclasses.asdict, scores)], allow_nan=False)
+    json.dumps([row.as_dict(), *(s.as_dict() for s in scores)], allow_nan=False)
+
+
+def test_files_call_the_name_of_the_set_images():
+    stored = score(0, [1.0])
+    assert metrics.Score.from_dict(stored).as_dict() == stored
+    (row,) = metrics.aggregate([metrics.Score.from_dict(stored | {"images": "random"})])
+    assert row.image_set == row.as_dict()["images"] == "random"
+    assert metrics.ScoreRow.from_dict(row.as_dict()) == row
 
 
 def test_a_student_that_saw_no_test_image_of_a_class():
@@ -47,10 +56,10 @@ def test_a_student_that_saw_no_test_image_of_a_class():
     trained = Trained([(1, 2 / 3)], {}, np.eye(3, dtype=np.float32)[answers], 1.0)
     test = SimpleNamespace(labels=labels)
     source = SimpleNamespace(test=test, class_names=("a", "b", "c"))
-    row = Row("conv3", "hard", "random", 1)
-    made = students._scored("id", row, 0, 0.1, "delt", trained, source)
+    planned = PlannedScore("id", EvalRow("conv3", "hard", "random", 1), 0, 0.1, "delt")
+    made = make_score(planned, trained, source)
     assert made.per_class == [0.5, None, 1.0]
-    json.dumps(dataclasses.asdict(made), allow_nan=False)
+    json.dumps(made.as_dict(), allow_nan=False)
 
 
 @given(st.integers(1, 6), st.integers(1, 50), st.integers(0, 1000))

@@ -11,44 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny_labels import IMAGES, IPC, RECIPE, asking, compress, expand, plan_with
 
-from delt_jax.augment.views import ViewSpec
 from delt_jax.core import keys
 from delt_jax.errors import UserError
 from delt_jax.labels import compact, label_store, soft_labels
 from delt_jax.labels.compact import Compact
 from delt_jax.labels.label_store import LabelPlan
-from delt_jax.recipe import DataRecipe, EvaluateRecipe, Recipe, RelabelRecipe, TeacherRecipe
 from delt_jax.store import files
 from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting
 
-IPC, IMAGES = 3, 30
-RECIPE = Recipe(
-    ipc=IPC,
-    data=DataRecipe(name="digits", flip=False),
-    teacher=TeacherRecipe(model="conv3", width=8, epochs=3, batch_size=64, crop_padding=0),
-    relabel=RelabelRecipe(rand_augment="", stored_epochs=3, top_k=3),
-    evaluate=EvaluateRecipe(width=8, epochs=5, batch_size=8, regimes=("stored",)),
-)
-
-
-def asking(**changes) -> Recipe:
-    """The recipe with other settings of relabel."""
-    return dataclasses.replace(RECIPE, relabel=dataclasses.replace(RECIPE.relabel, **changes))
-
-
-def plan_with(**changes) -> LabelPlan:
-    views = ViewSpec("", 1, 0.5, False, "cutmix", 1.0)
-    plan = LabelPlan(0, 4, IMAGES, 10, "logits", 3, 20.0, views, 8, 40)
-    return dataclasses.replace(plan, **changes)
-
-
 # --- labels in few bytes ---
 
 KEPT = st.sampled_from([(2, 1), (10, 0), (10, 3), (10, 9), (10, 12), (300, 5)])
-compress = jax.jit(compact.compress, static_argnums=(1, 2))
-expand = jax.jit(compact.expand, static_argnums=(1, 2))
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,7 +136,7 @@ NAMES = {n: tuple(f"class {i}" for i in range(n)) for n in (10, 256, 257, 1000)}
 def stored(folder: Path, plan: LabelPlan, **other):
     """Stores random labels; gives them as they are read back, and as they were."""
     rng = np.random.default_rng(0)
-    shape = (plan.images, plan.num_classes)
+    shape = (plan.num_images, plan.num_classes)
     labels = [
         jax.device_get(
             compress(
@@ -169,7 +145,7 @@ def stored(folder: Path, plan: LabelPlan, **other):
         )
         for _ in range(plan.epochs)
     ]
-    digests = label_store.write(folder, plan, map(label_store.to_bytes, labels))
+    digests = label_store.write(folder, map(label_store.to_bytes, labels))
     manifest = {"distilled": "d1", "class_names": list(NAMES[plan.num_classes])}
     manifest["stored"] = label_store.describe(plan, digests, ["t1"])
     soft_labels.write(folder, np.zeros(shape, np.float32), manifest | other)
@@ -179,10 +155,9 @@ def stored(folder: Path, plan: LabelPlan, **other):
 @pytest.mark.parametrize("top_k", [0, 3])
 @pytest.mark.parametrize("num_classes", [10, 257])
 def test_labels_are_read_as_they_were_written(tmp_path, top_k, num_classes):
-    plan = plan_with(images=7, top_k=top_k, num_classes=num_classes)
+    plan = plan_with(num_images=7, top_k=top_k, num_classes=num_classes)
     store, labels = stored(tmp_path, plan)
-    assert (store.epochs, store.group_size, store.temperature) == (4, 8, 20.0)
-    assert store.views == plan.views
+    assert store.plan == plan
     for epoch in (3, 0, 5, 4, 1):  # in any order; the fifth is the first again
         back = store.read(epoch)
         np.testing.assert_array_equal(back.values, labels[epoch % 4].values, strict=True)
@@ -191,7 +166,7 @@ def test_labels_are_read_as_they_were_written(tmp_path, top_k, num_classes):
             np.testing.assert_array_equal(back.classes, labels[epoch % 4].classes, strict=True)
         else:
             assert back.classes is None
-    drawn_from = [jax.random.key_data(store.epoch(e).key).tolist() for e in range(6)]
+    drawn_from = [jax.random.key_data(plan.epoch(e).key).tolist() for e in range(6)]
     assert drawn_from[:2] == drawn_from[4:]
     assert len(set(map(tuple, drawn_from))) == 4
 
@@ -285,12 +260,12 @@ def test_the_hash_of_soft_labels_stands_for_those_of_views_too(tmp_path):
 
 
 def test_the_plan_follows_the_protocol():
-    trial = EvalSetting("conv3", 10, IPC, 8)
-    plan = protocols.label_plan(RECIPE, trial)
-    settled = protocols.settle(RECIPE, trial)
-    assert (plan.views, plan.group_size) == (settled.views, settled.batch_size)
+    setting = EvalSetting("conv3", 10, IPC, 8)
+    plan = protocols.label_plan(RECIPE, setting)
+    protocol = protocols.resolve(RECIPE, setting)
+    assert (plan.views, plan.group_size) == (protocol.views, protocol.batch_size)
     assert (plan.epochs, plan.trained_epochs, plan.temperature) == (3, 5, 20.0)
-    every = protocols.label_plan(asking(stored_epochs=0, top_k=10), trial)
+    every = protocols.label_plan(asking(stored_epochs=0, top_k=10), setting)
     assert (every.epochs, every.top_k) == (5, 0)
     key = jax.random.key_data(plan.epoch(1).key)
     for same in (keys.stream(0, "labels", 1), jax.jit(lambda e: plan.epoch(e).key)(4)):

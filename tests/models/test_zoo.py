@@ -210,7 +210,8 @@ def test_a_training_step_depends_on_the_dropout_key_alone():
 
     @jax.jit
     def loss_with(key):
-        return training.update(model, optimiser, lambda z: (z**2).sum(), state, images, key)[1]
+        trainer = training.Trainer(model, optimiser)
+        return training.update(trainer, state, images, lambda z: (z**2).sum(), key)[1]
 
     first, again, other = (float(loss_with(jax.random.key(k))) for k in (2, 2, 3))
     assert first == again != other

@@ -125,7 +125,7 @@ def test_schedule_chart():
     early_late = make_schedule(2, 5, 400, 100, 100)
     full = make_schedule(2, 5, 400, 0, 100)
     check_changes(figures.schedule_chart, early_late, full, make_schedule(2, 5, 400, 200, 100))
-    blue = figures._COLOURS["recovered"]
+    blue = figures.COLOURS["recovered"]
     shares = [ink(decode(figures.schedule_chart(s)), blue) for s in (early_late, full)]
     paid = early_late[0].image_iterations / full[0].image_iterations
     assert shares[0] / shares[1] == pytest.approx(paid, abs=0.05)
@@ -152,7 +152,7 @@ def test_similarity_chart():
     )
     check_changes(lambda n: figures.similarity_chart(similarity(), n), names, ["zero", "one", "x"])
     page = decode(figures.similarity_chart(similarity(), names))
-    for colour in figures._COLOURS.values():
+    for colour in figures.COLOURS.values():
         assert ink(page, colour) > 500
 
 
@@ -167,8 +167,8 @@ def test_nearest_sheet_shows_pairs_and_distances():
         for i in range(3):
             x, y = margin + i * (cell + GAP), TOP + c * pair
             for images, top in ((above, y), (below, y + cell + GAP // 2)):
-                bar = page[top : top + cell, x : x + cell]
-                np.testing.assert_array_equal(bar, enlarged(images[c, i], 7))
+                shown = page[top : top + cell, x : x + cell]
+                np.testing.assert_array_equal(shown, enlarged(images[c, i], 7))
     # A distance stands under its pair and nowhere else.
     rms[1, 2] = 0.14
     changed = decode(figures.nearest_sheet(above, below, rms, ["a", "b"])) != page
@@ -188,13 +188,13 @@ def test_per_class_chart(classes):
     check_changes(lambda data: figures.per_class_chart(data, names), all_three, two, unknown)
     page = decode(figures.per_class_chart(all_three, names))
     for name in all_three:
-        assert ink(page, figures._COLOURS[name]) > 100
+        assert ink(page, figures.COLOURS[name]) > 100
 
 
 def test_per_class_bars_are_as_high_as_the_accuracies():
     def area(accuracy):
         page = decode(figures.per_class_chart({"recovered": np.full(4, accuracy)}, list("abcd")))
-        return ink(page, figures._COLOURS["recovered"])  # and the legend, which is always the same
+        return ink(page, figures.COLOURS["recovered"])  # and the legend, which is always the same
 
     assert (area(0.8) - area(0.2)) / (area(0.5) - area(0.2)) == pytest.approx(2, abs=0.1)
 

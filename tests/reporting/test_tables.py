@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from delt_jax.evaluation import dd_ranking as scores
-from delt_jax.evaluation.metrics import Row
+from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.reporting import tables
 
 
-def row(student="conv3", **changed) -> Row:
+def row(student="conv3", **changed) -> ScoreRow:
     values = {
         "regime": "online",
-        "images": "recovered",
+        "image_set": "recovered",
         "ipc": 10,
         "learning_rate": 1e-3,
         "protocol": "delt: 300 epochs",
@@ -29,13 +29,15 @@ def row(student="conv3", **changed) -> Row:
         "calibration": 0.25,
         "scores": ["0a1b", "2c3d"],
     }
-    return Row(student=student, **(values | changed))
+    return ScoreRow(student=student, **(values | changed))
 
 
 def test_scores_are_aligned_markdown():
     rows = [
         row(last_mean=0.87654, last_std=0.0123, best_mean=0.9, best_std=0.00005),
-        row("resnet18_modified", images="full", ipc=0, last_mean=1.0, best_mean=0.09876, seeds=12),
+        row(
+            "resnet18_modified", image_set="full", ipc=0, last_mean=1.0, best_mean=0.09876, seeds=12
+        ),
     ]
     table = tables.markdown(tables.scores(rows))
     assert len(table) == 4
@@ -80,7 +82,7 @@ def test_students_side_by_side():
         row("a", last_mean=0.1),
         row("b", last_mean=0.2),
         row("a", ipc=1, last_mean=0.3),
-        row("b", images="full", ipc=0, regime="hard", last_mean=0.4, last_std=0.01),
+        row("b", image_set="full", ipc=0, regime="hard", last_mean=0.4, last_std=0.01),
     ]
     table = tables.across_students(rows)
     assert table.head == ("labels", "images", "IPC", "a", "b")
@@ -112,6 +114,25 @@ def test_robustness_and_what_is_missing():
 def test_correlations():
     ranks = scores.RankCorrelation("hard", "best", ["a", "b", "c"], 0.5, None, [])
     assert tables.correlations([ranks]).body == [("hard", "best", "3", "0.5000", "–")]
+
+
+def test_ddrankings_table_needs_its_rows():
+    """IOR alone stands in the table of scores."""
+    nothing = robustness(hlr=None, lrs=None)
+    assert [p.title for p in tables.sections([row()], [nothing], [])] == ["Scores"]
+    (_, ranked) = tables.sections([row()], [nothing, robustness()], [])
+    assert len(ranked.table.body) == 1
+    by_ars = robustness(hlr=None, lrs=None, ars=0.3)
+    assert [p.title for p in tables.sections([row()], [by_ars], [])] == ["Scores", "Robustness"]
+
+
+def test_a_run_ends_with_its_protocol_and_scores():
+    rows = [row("a"), row("b", protocol="delt: 20 epochs")]
+    table = tables.markdown(tables.scores(rows))
+    protocols = ["Protocol 1, delt: 300 epochs.", "Protocol 2, delt: 20 epochs."]
+    assert tables.last_lines(rows) == [*protocols, "", *table]
+    lines = tables.last_lines(rows, "validation images")
+    assert lines == [*protocols, "Accuracy on validation images, in %.", "", *table]
 
 
 @pytest.mark.parametrize("ids", [True, False])

@@ -13,7 +13,7 @@ from delt_jax.data import open_source
 from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_loop as student_training
+from delt_jax.training import student_loop
 
 NAMES = [f"conv3-hard-{images}-{seed}" for images in ("recovered", "random") for seed in (0, 1)]
 
@@ -114,7 +114,7 @@ def test_a_student_finished_before_a_kill_has_its_weights(
     labelled, tmp_path, monkeypatch, before, trained_again
 ):
     folder = shutil.copytree(labelled, tmp_path / "run")
-    real, rows = student_training.train, []
+    real, rows = student_loop.train, []
 
     def killed_at_the_second(*args):
         rows.append(args)
@@ -122,11 +122,11 @@ def test_a_student_finished_before_a_kill_has_its_weights(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(student_training, "train", killed_at_the_second)
+    monkeypatch.setattr(student_loop, "train", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         evaluate(folder, before)
     rows.clear()
-    monkeypatch.setattr(student_training, "train", lambda *a: (rows.append(a), real(*a))[1])
+    monkeypatch.setattr(student_loop, "train", lambda *a: (rows.append(a), real(*a))[1])
     evaluate(folder, True)
     assert len(rows) == 1 + trained_again
     assert kept(folder) == sorted(NAMES)

@@ -220,10 +220,10 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
 
 
 def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypatch):
-    from delt_jax.training import real_images as supervised
+    from delt_jax.training import real_images
 
-    monkeypatch.setattr(supervised, "_SECONDS_BETWEEN_CHECKPOINTS", 0)
-    real, epochs = supervised._epoch, []
+    monkeypatch.setattr(real_images, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    real, epochs = real_images.epoch_order, []
 
     def killed_at_the_sixth(*args):
         epochs.append(args)
@@ -231,7 +231,7 @@ def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(supervised, "_epoch", killed_at_the_sixth)
+    monkeypatch.setattr(real_images, "epoch_order", killed_at_the_sixth)
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         main.run(tiny(), str(folder), ["squeeze"])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_labels import IMAGES, IPC, RECIPE, asking, expand, plan_with
+from tiny_labels import IMAGES, IPC, RECIPE, asking, expand, plan_with
 
 from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source, open_source, read
@@ -78,7 +78,7 @@ def opened(workdir: WorkDir, source: Source) -> label_store.LabelStore:
 
 def views_of(store: label_store.LabelStore, epoch: int, pixels, normalisation, batch: int):
     """Order of an epoch's images, and their views drawn in batches of another size."""
-    key, views, group_size = store.epoch(epoch)
+    key, views, group_size = store.plan.epoch(epoch)
     plan = plan_epoch(key, len(pixels), group_size)
     drawing = ViewProgram(views, normalisation, False)
     drawn = jax.jit(student_views, static_argnums=(4, 5))
@@ -199,7 +199,7 @@ def test_a_further_teacher_that_does_not_fit_is_named(made, workdir, source):
         with pytest.raises(UserError, match=r"renamed: The teacher .*3: 'three' against '3'"):
             action(asking(teachers=(str(folder),)), source, workdir)
     with pytest.raises(UserError, match=r"renamed: The teacher .*3: 'three' against '3'"):
-        labelling.teachers(workdir.path / "teacher", [str(folder)], source, silent)
+        labelling.load_teachers(workdir.path / "teacher", [str(folder)], source, silent)
 
 
 def test_labels_that_no_regime_asks_for_are_neither_made_nor_thrown_away(workdir, source):

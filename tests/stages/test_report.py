@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -50,7 +50,7 @@ def score(student="conv3", regime="online", images="recovered", ipc=4, seed=0, l
         id=f"{student}-{regime}-{images}-{ipc}-{seed}",
         student=student,
         regime=regime,
-        images=images,
+        image_set=images,
         ipc=ipc,
         seed=seed,
         learning_rate=1e-3,
@@ -120,7 +120,12 @@ def workdir_of(
             "normalisation": {"mean": [0.5], "std": [0.25]},
             "start": {"indices": starts.tolist()},
             "settings": {
-                "recover": {"iterations": 4, "round_iterations": 2, "batch_size": 12},
+                "recover": {
+                    "iterations": 4,
+                    "round_iterations": 2,
+                    "batch_size": 12,
+                    "layout": "class_major",
+                },
                 "select": {},
             },
             "schedule": {
@@ -132,17 +137,19 @@ def workdir_of(
         }
         values = np.random.default_rng(0).uniform(1, 2, (1, 4)).astype(np.float32)
         losses = {"loss": values, "cross_entropy": values / 2, "bn": values * 3}
+        losses["further"] = np.zeros_like(values)
         files.write_npz(folder / "distilled" / "losses.npz", **losses)
     files.write_json(folder / "distilled" / "manifest.json", manifest)
     (folder / "evaluation").mkdir()
-    files.write_json(folder / "evaluation" / "scores.json", [asdict(s) for s in scores])
+    files.write_json(folder / "evaluation" / "scores.json", [s.as_dict() for s in scores])
     evaluation = {
         "inputs": {},
         "class_names": CLASSES,
         "hash": "of the evaluation",
-        "rows": [asdict(r) for r in aggregate(scores)],
+        "rows": [r.as_dict() for r in aggregate(scores)],
         "protocols": list(dict.fromkeys(s.protocol for s in scores)),
         "command": command,
+        "scored_on": "test images",
         "seconds": 12.5,
     }
     files.write_json(folder / "evaluation" / "manifest.json", evaluation)
@@ -234,7 +241,19 @@ def test_the_tables_are_printed(teacher, tmp_path, capsys):
     assert "Protocol delt with epochs 2" in out
     assert "| Spearman" in out
     assert "conv3-online-recovered-4-0" not in out
-    assert out.rstrip().endswith("report/report.html")
+    last = out.rstrip().splitlines()[-(4 + 24 + 1) :]  # 8 rows of each student
+    assert last[:2] == ["Protocol delt with epochs 2: 2 epochs.", ""]
+    assert last[2].startswith("| student | labels | images ")
+    assert all(line.startswith("|") for line in last[2:-1])
+    assert last[-1] == f"report: {tmp_path}/run/report/report.html"
+
+
+def test_a_run_of_one_student_prints_nothing_else(teacher, tmp_path, capsys):
+    """As the README shows it."""
+    made(tmp_path / "run", teacher, [score(), score("conv3", "online", "random")])
+    blank, protocol, *rest = capsys.readouterr().out.splitlines()
+    assert (blank, protocol) == ("", "Protocol delt with epochs 2: 2 epochs.")
+    assert [line[:1] for line in rest] == ["", "|", "|", "|", "|", "r"]
 
 
 def test_least_rows_of_one_image_per_class(teacher, tmp_path):
@@ -249,7 +268,8 @@ def test_least_rows_of_one_image_per_class(teacher, tmp_path):
     assert "nearest" not in summary
     assert summary["within_class_similarity"] is None
     assert summary["rank_correlations"] == []
-    assert "conv3 has no HLR: not trained on full images (hard)." in page
+    assert summary["robustness"][0]["missing"]["HLR"] == "not trained on full images (hard)"
+    assert "Robustness" not in page
     assert "Students side by side" not in page
 
 

@@ -16,7 +16,7 @@ from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.stages import pipeline, plan
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_loop as student_training
+from delt_jax.training import student_loop
 
 
 def setting(ensemble: bool, others=("conv3:6",)):
@@ -47,18 +47,18 @@ def recipe_of(ensemble: bool):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that was labelled by two teachers, and the lessons of its students by regime."""
-    folder, lessons = tmp_path_factory.mktemp("ensemble") / "run", {}
-    real = student_training.train
+    """A run that was labelled by two teachers, and the tasks of its students by regime."""
+    folder, tasks = tmp_path_factory.mktemp("ensemble") / "run", {}
+    real = student_loop.train
 
     def train(task, *args):
-        lessons[task.program.regime] = task
+        tasks[task.program.regime] = task
         return real(task, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student_training, "train", train)
+        patch.setattr(student_loop, "train", train)
         main.run(setting(True), str(folder))
-    return folder, lessons
+    return folder, tasks
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
+import jax
 import pytest
 
 from delt_jax import config as config_lib
@@ -19,7 +19,8 @@ from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble as others
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import real_images as supervised
+from delt_jax.training import real_images, state
+from delt_jax.training.real_images import TrainingOutput
 
 ALONE = Recipe(
     data=DataRecipe(name="digits", flip=False),
@@ -70,13 +71,13 @@ def copy(made, tmp_path) -> Path:
 def trained(monkeypatch) -> list[str]:
     """Names of the teachers that are trained, "" for the first."""
     names: list[str] = []
-    real = supervised.train
+    real = real_images.train
 
     def train(*args):
-        names.append(args[6])
+        names.append(args[4])
         return real(*args)
 
-    monkeypatch.setattr(supervised, "train", train)
+    monkeypatch.setattr(real_images, "train", train)
     return names
 
 
@@ -186,30 +187,21 @@ def test_the_first_teacher_is_the_one_of_a_run_without_others(made, source, tmp_
 
 
 def test_order_and_initialisation_are_other_draws(source, tmp_path, monkeypatch):
-    seen: list[tuple] = []
+    init_keys, orders, names = [], [], ("", "conv3", "conv3-2")
 
-    def note(recipe, source, model, optimiser, normalisation, state, epoch, batch, bar, name):
-        seen.append((name, np.sum(np.abs(state.variables["params"]["conv_0"]["kernel"]))))
+    def note(model, optimiser, key, image_shape):
+        init_keys.append(tuple(jax.random.key_data(key).tolist()))
         raise KeyboardInterrupt
 
-    real = supervised._epoch
-    monkeypatch.setattr(supervised, "_epoch", note)
-    for name in ("", "conv3", "conv3-2"):
-        spec, log = squeeze.spec_of(ALONE, source), WorkDir(tmp_path).log
+    monkeypatch.setattr(state, "init_state", note)
+    spec = squeeze.spec_of(ALONE, source)
+    output = TrainingOutput("squeeze", tmp_path, WorkDir(tmp_path).log)
+    for name in names:
         with pytest.raises(KeyboardInterrupt):
-            supervised.train(ALONE, source, spec, tmp_path, "squeeze", log, name)
-    assert len({total for _, total in seen}) == 3
-    orders = []
-
-    def batches(examples, batch, shuffled):
-        orders.append(tuple(shuffled))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(supervised, "batches", batches)
-    for name in ("", "conv3", "conv3-2"):
-        with pytest.raises(KeyboardInterrupt):
-            real(ALONE, source, None, None, None, None, 0, 64, None, name)
-    assert len(set(orders)) == 3
+            real_images.train(ALONE, source, spec, output, name)
+        orders.append(real_images.epoch_order(ALONE.seed, name, 0, len(source.train), 64))
+    assert len(set(init_keys)) == 3
+    assert len({tuple(order.reshape(-1)) for order in orders}) == 3
 
 
 def test_what_is_unchanged_is_kept(copy, source, trained):
@@ -258,16 +250,16 @@ def test_another_than_the_listed_one_is_refused(copy):
 
 
 def test_a_kill_loses_no_finished_teacher_and_no_epoch(made, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervised, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
-    real, epochs = supervised._epoch, []
+    monkeypatch.setattr(real_images, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    real, epochs = real_images.epoch_order, []
 
-    def killed(*args):
-        epochs.append((args[9], args[6]))
+    def killed(seed, name, epoch, *sizes):
+        epochs.append((name, epoch))
         if len(epochs) in (4, 6):  # in the second epoch of the second other, and of the first
             raise KeyboardInterrupt
-        return real(*args)
+        return real(seed, name, epoch, *sizes)
 
-    monkeypatch.setattr(supervised, "_epoch", killed)
+    monkeypatch.setattr(real_images, "epoch_order", killed)
     recipe, folder = with_others(*TWO), tmp_path / "run"
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

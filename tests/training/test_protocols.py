@@ -7,7 +7,7 @@ import pytest
 from delt_jax.config import default_config, from_config
 from delt_jax.recipe import choices
 from delt_jax.training import protocols
-from delt_jax.training.protocols import EvalSetting, settle
+from delt_jax.training.protocols import EvalSetting, resolve
 
 
 def recipe(**changes):
@@ -17,7 +17,7 @@ def recipe(**changes):
 
 
 def of(protocol, student="resnet18", classes=10, ipc=10, size=32, **changes):
-    return settle(
+    return resolve(
         recipe(evaluate__protocol=protocol, **changes), EvalSetting(student, classes, ipc, size)
     )
 
@@ -116,7 +116,7 @@ def test_data_that_must_not_be_mirrored_are_not():
 
 
 def test_a_rate_that_is_tried_is_named():
-    tried = settle(recipe(), EvalSetting("conv3", 10, 10, 28), 0.01)
+    tried = resolve(recipe(), EvalSetting("conv3", 10, 10, 28), 0.01)
     assert tried.learning_rate == 0.01
     assert tried.changed == ("learning rate 0.01",)
 

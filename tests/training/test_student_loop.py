@@ -21,11 +21,15 @@ from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
 from delt_jax.runtime.signals import DeferredSignal, Terminated
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_loop as student_training
-from delt_jax.training import student_step as learning
+from delt_jax.training import student_loop, student_step
 from delt_jax.training.protocols import Protocol
-from delt_jax.training.student_loop import Student, StudentTask
-from delt_jax.training.student_step import Images, Job, Shared, StudentProgram
+from delt_jax.training.student_loop import Saving, Student, StudentTask
+from delt_jax.training.student_step import (
+    LabelledImages,
+    SharedInputs,
+    StudentInputs,
+    StudentProgram,
+)
 
 SPEC = ModelSpec("conv3", 3, 8, 1, width=4)
 NORMALISATION = Normalisation((0.4,), (0.3,))
@@ -46,14 +50,14 @@ PROTOCOL = Protocol(
     ema=0.0,
     eval_every=2,
 )
-COURSE = StudentProgram(SPEC, (), PROTOCOL, "hard", NORMALISATION, (NORMALISATION,), COUNT, 4)
+PROGRAM = StudentProgram(SPEC, (), PROTOCOL, "hard", NORMALISATION, (NORMALISATION,), COUNT, 4)
 
 
 def images(seed=0, count=COUNT):
     draw = np.random.default_rng(seed)
     pixels = draw.integers(0, 256, (count, 8, 8, 1), np.uint8)
     targets = draw.dirichlet(np.ones(3), count).astype(np.float32)
-    return Images(pixels, (np.arange(count) % 3).astype(np.int32), targets)
+    return LabelledImages(pixels, (np.arange(count) % 3).astype(np.int32), targets)
 
 
 @functools.cache
@@ -67,7 +71,7 @@ def examples():
     return ArrayExamples(test.pixels, test.labels, [str(i) for i in range(12)])
 
 
-def task(program=COURSE, own=False, stored=None):
+def task(program=PROGRAM, own=False, stored=None):
     teachers = (teacher(),) * len(program.teachers)
     return StudentTask(program, teachers, None if own else images(), stored, examples())
 
@@ -76,15 +80,13 @@ def students(count=3, own=False):
     return [Student(f"s{i}", (0, i), 0.01, images(20 + i) if own else None) for i in range(count)]
 
 
-def train(folder, program=COURSE, count=3, stack=1, own=False, deferred_signal=None, stored=None):
-    return student_training.train(
+def train(folder, program=PROGRAM, count=3, per_device=1, own=False, stored=None):
+    return student_loop.train(
         task(program, own, stored),
         students(count, own),
-        stack,
-        folder,
-        1e9,
+        per_device,
+        Saving(folder, 1e9, DeferredSignal()),
         lambda epochs, loss: None,
-        deferred_signal or DeferredSignal(),
     )
 
 
@@ -128,17 +130,15 @@ class StopAfter(DeferredSignal):
             self.asked = Terminated()
 
 
-def stopped(folder, epochs, **how):
+def stopped(folder, epochs, program=PROGRAM, count=3, own=False):
     deferred_signal = StopAfter(epochs)
     with pytest.raises(Terminated):
-        student_training.train(
-            task(how.get("program", COURSE), how.get("own", False)),
-            students(how.get("count", 3), how.get("own", False)),
-            how.get("stack", 1),
-            folder,
-            1e9,
+        student_loop.train(
+            task(program, own),
+            students(count, own),
+            1,
+            Saving(folder, 1e9, deferred_signal),
             deferred_signal.count,
-            deferred_signal,
         )
 
 
@@ -157,7 +157,7 @@ def test_what_was_stopped_goes_on_bit_by_bit(tmp_path, own):
 
 def test_the_number_of_devices_makes_no_difference(tmp_path, monkeypatch):
     whole = train(tmp_path)
-    monkeypatch.setattr(student_training.parallel, "device_count", lambda: 1)
+    monkeypatch.setattr(student_loop.parallel, "device_count", lambda: 1)
     assert_same(train(tmp_path), whole)
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_training_starts_anew_with_a_sentence(tmp_path, capsys, damage
     stopped(tmp_path, 3)
     path = tmp_path / "s1.checkpoint"
     if damage == "of another network":
-        other = replace(COURSE, student=replace(SPEC, width=8))
+        other = replace(PROGRAM, student=replace(SPEC, width=8))
         (tmp_path / "other").mkdir()
         stopped(tmp_path / "other", 2, program=other)
         shutil.rmtree(path)
@@ -192,27 +192,26 @@ def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, o
 
     Unrolled and batch by batch, or vmapped and the whole epoch at once, as on an accelerator.
     """
-    program = replace(COURSE, protocol=replace(PROTOCOL, epochs=2))
+    program = replace(PROGRAM, protocol=replace(PROTOCOL, epochs=2))
     alone = train(tmp_path, program)
-    student_training._compiled.cache_clear()
-    monkeypatch.setattr(student_training, "_on_cpu", lambda: on_cpu)
-    assert_close(train(tmp_path, program, stack=3), alone)
-    student_training._compiled.cache_clear()
+    monkeypatch.setattr(student_loop, "on_cpu", lambda: on_cpu)
+    assert_close(train(tmp_path, program, per_device=3), alone)
 
 
 def run_epoch_by(program, how):
-    state = learning.init_student(program, jax.random.key(1))
-    job = Job(keys.stream(0, "views"), keys.stream(0, "dropout"), jnp.float32(0.01), None)
-    data = images(count=program.count)
-    shared = Shared((teacher(),) * len(program.teachers), data, None, jnp.int32(2), jnp.int32(0))
+    state = student_step.init_student(program, jax.random.key(1))
+    own = StudentInputs(keys.stream(0, "views"), keys.stream(0, "dropout"), jnp.float32(0.01), None)
+    teachers = (teacher(),) * len(program.teachers)
+    shared = SharedInputs(teachers, images(count=program.count), None, jnp.int32(2), jnp.int32(0))
     if how == "epoch":
-        return jax.jit(functools.partial(learning.run_epoch, program=program))(state, job, shared)
-    run = jax.jit(learning.run_batch, static_argnames=("program", "batch"))
+        run_epoch = functools.partial(student_step.run_epoch, program=program)
+        return jax.jit(run_epoch)(state, own, shared)
+    run = jax.jit(student_step.run_batch, static_argnames=("program", "batch"))
     losses = []
     for start in program.starts:
         batch = min(program.batch, program.count - start)
         here = shared._replace(start=jnp.int32(start))
-        state, loss = run(state, job, here, program=program, batch=batch)
+        state, loss = run(state, own, here, program=program, batch=batch)
         losses.append(loss)
     return state, jnp.stack(losses).mean()
 
@@ -221,7 +220,7 @@ def run_epoch_by(program, how):
 def test_an_epoch_is_its_batches(regime):
     """Of which the last is smaller."""
     teachers = (SPEC,) if regime == "online" else ()
-    program = replace(COURSE, regime=regime, teachers=teachers, count=10)
+    program = replace(PROGRAM, regime=regime, teachers=teachers, count=10)
     whole, loss = run_epoch_by(program, "epoch")
     pieces, losses = run_epoch_by(program, "batches")
     assert int(whole.step) == int(pieces.step) == 3
@@ -233,7 +232,7 @@ def test_an_epoch_is_its_batches(regime):
 def test_devices_that_share_a_batch(tmp_path, norm):
     """With shared statistics they are one device; with their own they are not."""
     protocol = replace(PROTOCOL, epochs=1, batch_size=8, eval_every=1)
-    program = replace(COURSE, protocol=protocol)
+    program = replace(PROGRAM, protocol=protocol)
     alone = train(tmp_path, program, count=1)
     shared = replace(program, devices=2, shared_norm=norm == "shared")
     together = train(tmp_path, shared, count=1)
@@ -243,10 +242,10 @@ def test_devices_that_share_a_batch(tmp_path, norm):
 
 def test_devices_must_divide_batches():
     with pytest.raises(UserError, match=r"devices_per_student is 4, which does not divide .* of 2"):
-        student_training.check(replace(COURSE, devices=4, count=10))
-    many = replace(COURSE, devices=10, count=10, protocol=replace(PROTOCOL, batch_size=10))
+        student_loop.check(replace(PROGRAM, devices=4, count=10))
+    many = replace(PROGRAM, devices=10, count=10, protocol=replace(PROTOCOL, batch_size=10))
     with pytest.raises(UserError, match="there are only 8 devices"):
-        student_training.check(many)
+        student_loop.check(many)
 
 
 def label_plan(**changes):
@@ -257,16 +256,16 @@ def label_plan(**changes):
 def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path):
     """The views of an epoch, labelled before, teach what labelling them in the step does."""
     plan = label_plan()
-    program = replace(COURSE, regime="stored", plan=plan)
+    program = replace(PROGRAM, regime="stored", plan=plan)
     asking = replace(program, teachers=(SPEC,))
     in_place = train(tmp_path, asking, count=2)
 
     @jax.jit
     def label(key):
-        drawn = learning.plan_epoch(key, COUNT, 4)
-        drawing = learning.ViewProgram(VIEWS, NORMALISATION, False)
+        drawn = student_step.plan_epoch(key, COUNT, 4)
+        drawing = student_step.ViewProgram(VIEWS, NORMALISATION, False)
         pixels = jnp.asarray(images().pixels)
-        mixed = learning.student_views(key, pixels, drawn, 0, COUNT, drawing)
+        mixed = student_step.student_views(key, pixels, drawn, 0, COUNT, drawing)
         return drawn, models.create(SPEC).apply(teacher(), mixed.images, train=False)
 
     def stored(epoch):
@@ -280,19 +279,19 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
 
 
 def test_views_come_again_after_the_labelled_epochs():
-    program = replace(COURSE, plan=label_plan(epochs=2), regime="stored")
+    program = replace(PROGRAM, plan=label_plan(epochs=2), regime="stored")
 
     def plan_of(epoch):
-        shared = Shared((), images(), None, jnp.int32(epoch), jnp.int32(0))
-        job = Job(program.plan.view_key, keys.stream(0, "d"), jnp.float32(1), None)
-        return learning._plan(job, shared, program)[1].order
+        shared = SharedInputs((), images(), None, jnp.int32(epoch), jnp.int32(0))
+        own = StudentInputs(program.plan.view_key, keys.stream(0, "d"), jnp.float32(1), None)
+        return student_step.epoch_views(own, shared, program).plan.order
 
     chex.assert_trees_all_equal(plan_of(0), plan_of(2))
     assert not np.array_equal(plan_of(0), plan_of(1))
 
 
-def test_averaged_weights_are_measured(tmp_path):
-    averaged = train(tmp_path, replace(COURSE, protocol=replace(PROTOCOL, ema=0.9)), count=1)
+def test_averaged_weights_are_scored(tmp_path):
+    averaged = train(tmp_path, replace(PROGRAM, protocol=replace(PROTOCOL, ema=0.9)), count=1)
     last = train(tmp_path, count=1)
     a, b = averaged[0].variables["params"], last[0].variables["params"]
     assert any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
@@ -302,8 +301,8 @@ def test_averaged_weights_are_measured(tmp_path):
 
 
 def test_accumulated_batches_are_one_gradient_step():
-    program = replace(COURSE, protocol=replace(PROTOCOL, accumulate=2))
-    before = learning.init_student(program, jax.random.key(1))
+    program = replace(PROGRAM, protocol=replace(PROTOCOL, accumulate=2))
+    before = student_step.init_student(program, jax.random.key(1))
     state, _ = run_epoch_by(program, "batches")
     inner = state.opt_state.inner_opt_state
     counts = [leaf for leaf in jax.tree.leaves(inner) if leaf.dtype == jnp.int32]
@@ -316,7 +315,7 @@ def test_accumulated_batches_are_one_gradient_step():
 def test_the_learning_rate_falls_by_epochs_however_batches_are_accumulated(accumulate):
     """12 batches in 6 epochs of two: gradients of one sign move weights by the rates' sum."""
     protocol = replace(PROTOCOL, accumulate=accumulate, epochs=6, weight_decay=0.0)
-    optimiser = learning.make_optimiser(replace(COURSE, protocol=protocol))
+    optimiser = student_step.make_optimiser(replace(PROGRAM, protocol=protocol))
     params = {"w": jnp.zeros(())}
     state, moved = optimiser.init(params), []
     for _ in range(12):
@@ -329,18 +328,17 @@ def test_the_learning_rate_falls_by_epochs_however_batches_are_accumulated(accum
 
 
 def test_nothing_is_traced_twice(tmp_path, monkeypatch):
-    traces = []
-    step = learning._step
-    monkeypatch.setattr(learning, "_step", lambda *a: traces.append(a[-1]) or step(*a))
-    student_training._compiled.cache_clear()
-    train(tmp_path, count=2)
+    traces, step = [], student_step.step
+    monkeypatch.setattr(student_step, "step", lambda *a: traces.append(a[-1]) or step(*a))
+    never_compiled_before = replace(PROGRAM, protocol=replace(PROTOCOL, weight_decay=0.02))
+    train(tmp_path, never_compiled_before, count=2)
     assert traces == [4]  # in four epochs of two batches
-    student_training._compiled.cache_clear()
 
 
 def test_a_row_of_small_students_trains_at_once_on_an_accelerator(monkeypatch):
-    assert student_training.at_once(COURSE, 0, 5) == 1
-    assert student_training.at_once(COURSE, 2, 5) == 2
-    monkeypatch.setattr(student_training, "_on_cpu", lambda: False)
-    assert student_training.at_once(COURSE, 0, 5) == 5
-    assert student_training.at_once(replace(COURSE, devices=2), 0, 5) == 1
+    resolve = student_loop.resolve_students_per_device
+    assert resolve(PROGRAM, 0, 5) == 1
+    assert resolve(PROGRAM, 2, 5) == 2
+    monkeypatch.setattr(student_loop, "on_cpu", lambda: False)
+    assert resolve(PROGRAM, 0, 5) == 5
+    assert resolve(replace(PROGRAM, devices=2), 0, 5) == 1

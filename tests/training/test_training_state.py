@@ -129,7 +129,8 @@ def test_update_learns_moves_the_running_statistics_and_reports_the_loss_before(
     state = jax.jit(lambda k: training.init_state(model, optimiser, k, (8, 8, 3)))(
         jax.random.key(0)
     )
-    step = jax.jit(lambda state: training.update(model, optimiser, loss, state, images))
+    trainer = training.Trainer(model, optimiser)
+    step = jax.jit(lambda state: training.update(trainer, state, images, loss))
     assert int(state.step) == 0
     chex.assert_trees_all_equal(
         state.batch_stats["norm_0"],

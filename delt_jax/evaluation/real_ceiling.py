@@ -1,0 +1,83 @@
+"""The ceiling: a network of the student's kind that trains on all real images, as teachers do."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from delt_jax import models
+from delt_jax.data import measure_normalisation
+from delt_jax.evaluation.metrics import Score
+from delt_jax.evaluation.row_training import Evaluation
+from delt_jax.evaluation.rows import EvalRow, student_spec
+from delt_jax.evaluation.score_store import PlannedScore, make_score
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import Recipe
+from delt_jax.store.identity import identity, versions
+from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.training import real_images
+from delt_jax.training.real_images import TrainingOutput
+from delt_jax.training.student_loop import Trained
+
+
+def score_ceiling(run: Evaluation, row: EvalRow) -> Score:
+    """The score of all real images, found again or trained now.
+
+    It is the teacher's own where the run trained the teacher and the student is of its kind.
+
+    Args:
+      run: what the rows share.
+      row: of all real images.
+    """
+    t = run.recipe.teacher
+    spec = student_spec(run.recipe, row.student, run.source)
+    line = (
+        f"full: {t.epochs} epochs, batch {t.batch_size}, SGD {t.learning_rate:g} "
+        f"{t.schedule}, decay {t.weight_decay:g}"
+    )
+    planned = PlannedScore(_score_id(run, spec), row, 0, t.learning_rate, line)
+    if planned not in run.scores:
+        trained = _train(run, spec, planned.id)
+        run.scores.write(make_score(planned, trained, run.source))
+    score = run.scores.read(planned)
+    run.log.write("evaluate", t.epochs, **score.as_dict())
+    return score
+
+
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """Settings of a training on all real images."""
+    return {k: v for k, v in asdict(recipe.teacher).items() if k != "others"}
+
+
+def _score_id(run: Evaluation, spec: ModelSpec) -> str:
+    depends_on = {
+        "student": spec.as_dict(),
+        "training": training_settings(run.recipe),
+        "normalisation": measure_normalisation(run.recipe.data, run.source).as_dict(),
+        "flip": run.recipe.data.flip,
+        "seed": run.recipe.seed,
+        "data": run.source.fingerprint,
+        "teacher": run.teachers[0].hash if _is_teacher(run, spec) else None,
+    }
+    return identity(depends_on | versions({f"model.{spec.name}": models.version(spec.name)}))
+
+
+def _is_teacher(run: Evaluation, spec: ModelSpec) -> bool:
+    """Whether the run's teacher is that network: of its kind, and trained here."""
+    return not run.recipe.teacher.weights and spec == run.teachers[0].spec
+
+
+def _train(run: Evaluation, spec: ModelSpec, score_id: str) -> Trained:
+    started = time.perf_counter()
+    variables = run.teachers[0].variables
+    if not _is_teacher(run, spec):
+        partial = run.partial / f"full_{score_id}"
+        partial.mkdir(exist_ok=True)
+        output = TrainingOutput("full", partial, run.log)
+        variables, _ = real_images.train(run.recipe, run.source, spec, output)
+    # An imported teacher may have another normalisation than the one that networks train with here.
+    normalisation = measure_normalisation(run.recipe.data, run.source)
+    model, test = models.create(spec), run.source.test
+    logits = teacher_lib.logits_of_examples(model, variables, normalisation, test)
+    accuracy = float((logits.argmax(-1) == test.labels).mean())
+    history = [(run.recipe.teacher.epochs, accuracy)]
+    return Trained(history, variables, logits, time.perf_counter() - started)

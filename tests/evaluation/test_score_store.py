@@ -1,0 +1,60 @@
+"""Scores on disk: found by what they were made from, under the names of whoever asks."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from delt_jax.errors import UserError
+from delt_jax.evaluation import kept_students
+from delt_jax.evaluation.rows import EvalRow
+from delt_jax.evaluation.score_store import PlannedScore, ScoreStore, make_score
+from delt_jax.training.student_loop import Trained
+
+PLANNED = PlannedScore("0a1b", EvalRow("conv3", "hard", "recovered", 4), 1, 0.1, "delt: 3 epochs")
+SOURCE = SimpleNamespace(
+    test=SimpleNamespace(labels=np.array([0, 1, 1], np.int32)), class_names=("a", "b")
+)
+
+
+def scored(planned=PLANNED):
+    logits = np.eye(2, dtype=np.float32)[[0, 1, 0]]
+    history = [(1, 1 / 3), (2, 1.0), (3, 2 / 3)]
+    return make_score(planned, Trained(history, {}, logits, 1.234), SOURCE)
+
+
+def test_a_score_says_what_came_of_the_training():
+    score = scored()
+    assert (score.last, score.best, score.best_epoch) == (2 / 3, 1.0, 2)
+    assert score.per_class == [1.0, 0.5]
+    assert score.confusion == [[1, 0], [1, 1]]
+    assert (score.image_set, score.ipc, score.seed, score.seconds) == ("recovered", 4, 1, 1.23)
+
+
+def test_a_stored_score_is_found_again_under_the_name_that_asks(tmp_path):
+    store = ScoreStore(tmp_path / "scores")
+    assert PLANNED not in store
+    store.write(scored())
+    assert PLANNED in store
+    assert store.read(PLANNED) == scored()
+    selected = replace(PLANNED, row=replace(PLANNED.row, image_set="selected"))
+    assert store.read(selected) == replace(scored(), image_set="selected")
+    assert replace(PLANNED, id="2c3d") not in ScoreStore(tmp_path / "scores")
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        ScoreStore(tmp_path / "file/scores")
+
+
+def test_folders_of_kept_students_differ_where_students_do():
+    def folder(planned, several_rates=False):
+        return kept_students.folder_of(planned, 4, several_rates)
+
+    assert folder(PLANNED) == Path("students/conv3-hard-recovered-1")
+    assert folder(PLANNED, True) == Path("students/conv3-hard-recovered-1-0.1")
+    smaller = replace(PLANNED, row=replace(PLANNED.row, ipc=2))
+    assert folder(smaller) == Path("students/conv3-hard-recovered2-1")
