@@ -62,9 +62,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if _is_optimised(synthetic):
         stored = files.read_npz(workdir.path / "distilled" / "losses.npz", "recover")
-        losses = Losses.stored(stored)
+        losses = Losses(*(stored[name] for name in Losses._fields))
         schedule = _schedule(synthetic)
-        pictures["losses.png"] = figures.loss_curves(losses, sorted(set(schedule[0].joins)))
+        starts_of_groups = sorted(set(schedule[0].start_iterations))
+        pictures["losses.png"] = figures.loss_curves(losses, starts_of_groups)
         pictures["schedule.png"] = figures.schedule_chart(schedule)
     pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
     summary = _summary(workdir, teacher, synthetic, evaluation, similarity)

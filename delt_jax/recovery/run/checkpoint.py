@@ -100,7 +100,8 @@ def read(partial: Path, index: int, term_state: Any = ()) -> Kept:
         found = [stored[_leaf(i)] for i in range(len(leaves))]
         found = jax.tree.unflatten(structure, found)
         state = RecoverState(**{name: stored[name] for name in _STATE}, term_state=found)
-        return Kept(state, Losses.stored(stored), float(stored["seconds"]))
+        losses = Losses(*(stored[name] for name in Losses._fields))
+        return Kept(state, losses, float(stored["seconds"]))
     except (UserError, KeyError) as e:
         raise CorruptCheckpoint(path) from e
 
