@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 
 import measured
 import search_table
-from search_trials import TRIALS, EvalSetting
+from search_trials import TRIALS, Trial
 
 from delt_jax import main as single
 from delt_jax.comparison import cells as grid
-from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import reuse
 from delt_jax.config import cli, derive, from_config
 from delt_jax.core.progress import say
 from delt_jax.data import Source
@@ -85,9 +85,9 @@ class Options(NamedTuple):
     settings: Sequence[str]
 
 
-def chosen_trials(groups: Sequence[str]) -> dict[str, EvalSetting]:
+def chosen_trials(groups: Sequence[str]) -> dict[str, Trial]:
     """The trials of some groups by name, the base first."""
-    listed = [EvalSetting(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
+    listed = [Trial(BASE, {}), *(trial for group in groups for trial in TRIALS[group])]
     return {trial.name: trial for trial in listed}
 
 
@@ -98,7 +98,7 @@ def given_settings(options: Options) -> dict[str, str]:
 
 
 def cell_of(
-    trial: EvalSetting, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
+    trial: Trial, stage: Stage, options: Options, sources: dict[DataRecipe, Source]
 ) -> grid.Cell:
     """A trial as a run of the command line, checked; writes nothing.
 
@@ -152,12 +152,12 @@ def run_trial(cell: grid.Cell) -> None:
     beside = cell.folder.path.parent
     paths = sorted(beside.iterdir()) if beside.exists() else []
     others = [WorkDir(path) for path in paths if path != cell.folder.path]
-    sharing.adopt(cell.recipe, cell.source, cell.folder, others)
+    reuse.link_finished(cell.recipe, cell.source, cell.folder, others)
     a = cell.arguments
     try:
         single.run(a.config, a.workdir, STAGES_OF_A_TRIAL, command=a.command)
     finally:
-        compile_cache.let_go()
+        compile_cache.free()
 
 
 def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:

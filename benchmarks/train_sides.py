@@ -17,7 +17,7 @@ import torch_training
 import torch_views
 
 from delt_jax import models
-from delt_jax.augment.views import plan_epoch, student_views
+from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
 from delt_jax.core import keys
 from delt_jax.core import losses as objective
 from delt_jax.data import Normalisation
@@ -152,13 +152,12 @@ class Ours:
 _plan = jax.jit(plan_epoch, static_argnums=(1, 2))
 
 
-@functools.partial(jax.jit, static_argnames="course")
+@functools.partial(jax.jit, static_argnames="program")
 def _views(key, pixels, plan, start, program: StudentProgram):
     """The first batch's size of mixed views, from a position of the epoch on."""
-    spec, aligned = program.protocol.views, program.batch % program.group_size == 0
-    return student_views(
-        key, pixels, program.normalisation, plan, start, program.batch, spec, aligned
-    )
+    aligned = program.batch % program.group_size == 0
+    drawing = ViewProgram(program.protocol.views, program.normalisation, aligned)
+    return student_views(key, pixels, plan, start, program.batch, drawing)
 
 
 def _fresh(problem: Problem):

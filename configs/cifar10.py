@@ -8,7 +8,7 @@ The teacher's training is SRe2L's.
 
 from delt_jax.config import default_config, vary
 
-ROWS = {
+PRESETS = {
     "ipc1": {"ipc": 1, "recover.round_iterations": 0},
     "ipc10": {"ipc": 10},
     "ipc50": {"ipc": 50},
@@ -31,5 +31,5 @@ def get_config(variants=""):
     config.recover.bn_weight = 0.01
 
     config.evaluate.students = ("resnet18_modified",)
-    vary(config, variants, ROWS, __file__)
+    vary(config, variants, PRESETS, __file__)
     return config

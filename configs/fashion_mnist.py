@@ -2,13 +2,13 @@
 
 Debian's package `dataset-fashion-mnist` puts the files where data.path points; any folder
 with the four files will do. The networks are the field's ConvNet-3 of width 128; iterations
-and the teacher's epochs are ours, sized for two CPU cores. The row `study` has the steps at
+and the teacher's epochs are ours, sized for two CPU cores. The preset `study` has the steps at
 which docs/study.md compares methods.
 """
 
 from delt_jax.config import default_config, vary
 
-ROWS = {
+PRESETS = {
     "study": {
         "recover.iterations": 800,
         "recover.round_iterations": 100,
@@ -50,5 +50,5 @@ def get_config(variants=""):
     config.evaluate.students = ("conv3",)
     config.evaluate.protocol = "delt_jax"  # its 300 epochs
     config.evaluate.eval_every = 150
-    vary(config, variants, ROWS, __file__)
+    vary(config, variants, PRESETS, __file__)
     return config

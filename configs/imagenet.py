@@ -1,8 +1,8 @@
 """ImageNet-1K at 224 px with ResNet-18: the paper's main experiment.
 
 ImageNet comes from TFDS (imagenet2012), or with --config=configs/imagenet.py:folder=PATH from the
-usual train/wnid/*.JPEG and val/wnid/*.JPEG. The paper's rows: ipc50 (the default), ipc1, ipc10 and
-ipc100, e.g. --config=configs/imagenet.py:ipc10,folder=/data/imagenet.
+usual train/wnid/*.JPEG and val/wnid/*.JPEG. The paper's presets: ipc50 (the default), ipc1, ipc10
+and ipc100, e.g. --config=configs/imagenet.py:ipc10,folder=/data/imagenet.
 
 All values are the paper's but those marked ours; recovery's T 4000, R 500, learning rate 0.25, BN
 weight 0.01, batch 100 and cosine curriculum are the defaults.
@@ -10,7 +10,7 @@ weight 0.01, batch 100 and cosine curriculum are the defaults.
 
 from delt_jax.config import default_config, vary
 
-ROWS = {
+PRESETS = {
     "ipc1": {"ipc": 1, "recover.round_iterations": 0},
     "ipc10": {"ipc": 10},
     "ipc50": {"ipc": 50},
@@ -39,5 +39,5 @@ def get_config(variants=""):
     config.evaluate.images = ("recovered", "selected")
     config.evaluate.regimes = ("online",)
     config.evaluate.eval_every = 100  # ours: the paper looks every 10 epochs and reports the best
-    vary(config, variants, ROWS, __file__)
+    vary(config, variants, PRESETS, __file__)
     return config

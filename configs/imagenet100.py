@@ -11,7 +11,7 @@ The teacher's training is ours.
 
 from delt_jax.config import default_config, vary
 
-ROWS = {
+PRESETS = {
     "ipc10": {"ipc": 10},
     "ipc50": {"ipc": 50},
     "ipc100": {"ipc": 100},
@@ -35,5 +35,5 @@ def get_config(variants=""):
     config.teacher.crop_padding = 16
 
     config.evaluate.students = ("conv6",)
-    vary(config, variants, ROWS, __file__)
+    vary(config, variants, PRESETS, __file__)
     return config

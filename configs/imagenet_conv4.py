@@ -1,7 +1,7 @@
 """ImageNet-1K at 64 px with ConvNet-4: the paper's small-network experiment.
 
 ImageNet comes from TFDS (imagenet2012), or with --config=configs/imagenet_conv4.py:folder=PATH
-from train/wnid/*.JPEG and val/wnid/*.JPEG. Rows: ipc50 (the default), ipc1 and ipc10.
+from train/wnid/*.JPEG and val/wnid/*.JPEG. Presets: ipc50 (the default), ipc1 and ipc10.
 
 The paper's: networks, size, recovery (the defaults) and evaluation. Its teacher is RDED's, which
 scores 43.6 %: take it with --config.teacher.weights=PATH, --config.data.mean and
@@ -10,7 +10,7 @@ scores 43.6 %: take it with --config.teacher.weights=PATH, --config.data.mean an
 
 from delt_jax.config import default_config, vary
 
-ROWS = {
+PRESETS = {
     "ipc1": {"ipc": 1, "recover.round_iterations": 0},
     "ipc10": {"ipc": 10},
     "ipc50": {"ipc": 50},
@@ -40,5 +40,5 @@ def get_config(variants=""):
     config.evaluate.images = ("recovered", "selected")
     config.evaluate.regimes = ("online",)
     config.evaluate.eval_every = 100  # ours: the paper looks every 10 epochs and reports the best
-    vary(config, variants, ROWS, __file__)
+    vary(config, variants, PRESETS, __file__)
     return config

@@ -11,7 +11,7 @@ The teacher's training is ours.
 
 from delt_jax.config import default_config, vary
 
-ROWS = {
+PRESETS = {
     "ipc1": {"ipc": 1, "recover.round_iterations": 0},
     "ipc10": {"ipc": 10},
     "ipc50": {"ipc": 50},
@@ -35,5 +35,5 @@ def get_config(variants=""):
     config.teacher.crop_padding = 16
 
     config.evaluate.students = ("conv5",)
-    vary(config, variants, ROWS, __file__)
+    vary(config, variants, PRESETS, __file__)
     return config

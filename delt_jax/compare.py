@@ -1,7 +1,7 @@
 """Compares recipes: `python -m delt_jax.compare --configs=A.py:x,A.py:y --ipc=1,10 --workdir=W`.
 
-Every recipe runs at every number of images per class, in a work directory of its own below W;
-settings of all of them follow as --config.NAME=VALUE. See docs/compare.md.
+Every recipe runs at every number of images per class, each in its own work directory below W;
+--config.NAME=VALUE changes a setting of all of them. See docs/compare.md.
 """
 
 import re
@@ -16,7 +16,7 @@ from absl import flags
 from delt_jax.config import cli
 from delt_jax.errors import UserError
 
-_FLAGS = flags.FlagValues()  # apart from those of a single run, which every cell is given
+_FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
 _CONFIGS = flags.DEFINE_string(
     "configs",
     "",
@@ -36,11 +36,11 @@ _KEEP_GOING = flags.DEFINE_bool(
     "keep_going", False, "After a cell that fails, go on with the others.", _FLAGS
 )
 _HELP = flags.DEFINE_bool("help", False, "Show this help.", _FLAGS)
-_OURS = {"config.ipc": "ipc", "config.evaluate.seeds": "seeds"}  # flags instead of settings
+_OURS = {"config.ipc": "ipc", "config.evaluate.seeds": "seeds"}  # settings that are flags here
 
 
-class Options(NamedTuple):
-    """What the command line asks for; its flags explain the fields."""
+class CompareOptions(NamedTuple):
+    """The command line, parsed; the flags explain the fields."""
 
     configs: tuple[str, ...]
     ipcs: tuple[int, ...]
@@ -51,7 +51,7 @@ class Options(NamedTuple):
     command: str
 
 
-def parse(arguments: Sequence[str]) -> Options:
+def parse(arguments: Sequence[str]) -> CompareOptions:
     """Parses the command line, program name first.
 
     Raises:
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UserError("--workdir is missing; try --workdir=runs/compare.")
     if _SEEDS.value:
         settings = (f"--config.evaluate.seeds={_SEEDS.value}", *settings)
-    return Options(
+    return CompareOptions(
         split_configs(_CONFIGS.value),
         _numbers(_IPC.value),
         Path(_WORKDIR.value),
@@ -118,7 +118,7 @@ def _numbers(values: Sequence[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, values)))
 
 
-def run(options: Options) -> list[str]:
+def run(options: CompareOptions) -> list[str]:
     """Runs or describes the grid, and writes the comparison after every cell.
 
     Returns:
@@ -126,7 +126,7 @@ def run(options: Options) -> list[str]:
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written; for
-        the first cell that fails, unless the others are to go on.
+        the first cell that fails, unless `keep_going`.
     """
     # Imported here so that a mistyped flag is answered at once.
     from delt_jax.comparison import cells as grid

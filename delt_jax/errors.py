@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Bad input: the message is one sentence that says what is wrong, where, and how to mend it."""
+    """Bad input: the message is one sentence that says what is wrong, where, and how to fix it."""

@@ -44,8 +44,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export at
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line asks for; its flags explain the fields."""
+class ExportOptions:
+    """The command line, parsed; the flags explain the fields."""
 
     source: Path
     to: str
@@ -58,7 +58,7 @@ class Options:
     overwrite: bool = False
 
 
-def parse(arguments: Sequence[str]) -> Options:
+def parse(arguments: Sequence[str]) -> ExportOptions:
     """Parses the command line, program name first.
 
     Raises:
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Options:
         jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
         raise UserError(f"--quality is for {jpeg}; {_TO.value} is lossless.")
     source = Path(rest[0])
-    return Options(
+    return ExportOptions(
         source,
         _TO.value,
         Path(_OUT.value) if _OUT.value else default_out(source, _TO.value),
@@ -105,7 +105,7 @@ def default_out(source: Path, to: str) -> Path:
     return stem.with_name(stem.name + (suffix or f"-{to}"))
 
 
-def run(options: Options) -> None:
+def run(options: ExportOptions) -> None:
     """Reads, converts and writes a set, and reads back what was written.
 
     Raises:
@@ -136,8 +136,8 @@ def run(options: Options) -> None:
     say(f"wrote {options.out} ({options.to})")
 
 
-def _write(options: Options, content: DistilledSet) -> str:
-    """Writes the set and returns a line on how well it was kept."""
+def _write(options: ExportOptions, content: DistilledSet) -> str:
+    """Writes the set, reads it back, and returns a line on what was lost."""
     layout, out = formats.FORMATS[options.to], options.out
     with files.disk_errors_as_user_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _write(options: Options, content: DistilledSet) -> str:
         with files.replacing_folder(out) as folder:
             layout.write(folder, content, options.quality)
             return loss_line(content, formats.load(folder), options.quality)
-    # A folder of its own, so that a file appears only once it has been read back.
+    # Written to a folder beside the target, so that a file appears only after it was read back.
     folder = out.with_name(f".{out.name}.new")
     with files.disk_errors_as_user_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -162,7 +162,7 @@ def _write(options: Options, content: DistilledSet) -> str:
 
 
 def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
-    """What storing cost, in grey levels of 255.
+    """Says what storing lost, in grey levels of 255.
 
     Raises:
       UserError: if a lossless layout, read back, gives another set.
@@ -190,7 +190,7 @@ def _read_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _check_target(options: Options) -> None:
+def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
     out = options.out
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

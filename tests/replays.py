@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import golden_dir
 from seeded import seeded_state
 
@@ -66,6 +67,18 @@ class Training(NamedTuple):
     losses: np.ndarray
     variances: list[np.ndarray]
     logits: np.ndarray
+
+
+def cases(folder):
+    """One test per recorded file."""
+    return [
+        pytest.param(path, id=path.stem) for path in sorted((golden_dir() / folder).glob("*.json"))
+    ]
+
+
+def float64_file(path):
+    """PyTorch's float64 run of the same case; there are few."""
+    return FLOAT64 / f"{path.stem}.npz"
 
 
 def read(path: Path) -> Recording:
@@ -146,6 +159,7 @@ def recover(recording: Recording, dtype: str = "float32", steps: int | None = No
 
 def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     record, arrays = recording
+    assert record["steps"][0]["antialias"]  # the only way that recovery resizes
     labels, init = arrays["labels"], nhwc(arrays["init"])
     spec = spec_of(record["teacher"]["arch"], dtype)
     model = models.create(spec)
@@ -160,7 +174,6 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         curriculum=record["easy2hard"],
         milestone=float(record["milestone"]),
         jitter=record["jitter"],
-        antialias=record["steps"][0]["antialias"],
     )
     settings = step_settings(recipe, flip=False)
     batch = schedule_of(recording)

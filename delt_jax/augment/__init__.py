@@ -1,1 +1,4 @@
-"""Augmentations as pairs: a pure function of parameters, and one that draws them from a key."""
+"""Augmentations in pairs: a pure function of parameters, and one that draws these from a key.
+
+May import `runtime`, `store`, `core` and `errors`.
+"""

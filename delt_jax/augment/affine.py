@@ -9,26 +9,26 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# Coefficients are multiples of 1/4096: float32 then holds every coordinate of an image of up to
-# 1024 pixels exactly, so a view is the same however its arithmetic is compiled.
+# Coefficients are multiples of 1/4096. float32 then holds every coordinate of an image of up to
+# 1024 pixels exactly, so views do not depend on how XLA orders the arithmetic.
 _STEPS = 4096
-# Added before a value is cut to a whole number, so that rounding does not turn 99.99999 into 99.
+# Added before the fraction is cut off, so that rounding errors do not turn 99.99999 into 99.
 _GUARD = 2.0**-12
 _TAPS = 4
 
 
 def shear_x(amount: chex.Array) -> chex.Array:
-    """Matrix [..., 6] that reads each row `amount` x its height to the right."""
+    """Matrix [..., 6] that reads row y at `amount` * y further right."""
     return _matrix(1.0, amount, 0.0, 0.0, 1.0, 0.0)
 
 
 def shear_y(amount: chex.Array) -> chex.Array:
-    """Matrix [..., 6] that reads each column `amount` x its offset further down."""
+    """Matrix [..., 6] that reads column x at `amount` * x further down."""
     return _matrix(1.0, 0.0, 0.0, amount, 1.0, 0.0)
 
 
 def translate(right: chex.Array, down: chex.Array) -> chex.Array:
-    """Matrix [..., 6] that reads so many pixels further right and down."""
+    """Matrix [..., 6] that reads `right` pixels further right and `down` further down."""
     return _matrix(1.0, 0.0, right, 0.0, 1.0, down)
 
 
@@ -62,8 +62,8 @@ def resample(
       fill: colour outside the source, C values in 0..255.
 
     Returns:
-      uint8 [B, S, S, C], fractions cut off as Pillow does; it computes in float64, so some
-      pixels are one grey level apart.
+      uint8 [B, S, S, C]. Fractions are cut off as in Pillow, which computes in float64, so some
+      pixels differ by one grey level.
     """
     size, channels = pixels.shape[1], pixels.shape[3]
     a, b, c, d, e, f = (matrix[:, i, None, None] for i in range(6))
@@ -74,7 +74,7 @@ def resample(
     x, left, y, top = x - 0.5, jnp.floor(x - 0.5), y - 0.5, jnp.floor(y - 0.5)
     across = _weights(x - left, bicubic[:, None, None])
     along = _weights(y - top, bicubic[:, None, None])
-    # Taps start one pixel before `left`; two repeated pixels on every side hold them all.
+    # The four taps start one pixel before `left`, so two repeated pixels on each side suffice.
     margin = _TAPS // 2
     padded = jnp.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)), "edge")
     width = size + 2 * margin
@@ -84,6 +84,7 @@ def resample(
     total = jnp.zeros((*x.shape, channels), jnp.float32)
     for i, row in enumerate(along):
         for j, column in enumerate(across):
+            # One gather per tap, [B, S * S, C]: the taps are neighbours at fixed distances.
             tap = jax.vmap(lambda image, at: image[at])(flat, first + (i * width + j))
             total += (row * column)[..., None] * tap.reshape(total.shape)
     value = jnp.floor(jnp.clip(total, 0, 255) + _GUARD)
@@ -91,7 +92,7 @@ def resample(
 
 
 def _weights(d: chex.Array, bicubic: chex.Array) -> list[chex.Array]:
-    """Weights of the four taps around a point `d` past the second."""
+    """Weights of the four taps around a point at distance `d` in [0, 1) after the second tap."""
     square, cube = d * d, d * d * d
     cubic = (
         2 * square - d - cube,

@@ -1,4 +1,4 @@
-"""Work on some images of a batch, at about the cost of those alone where devices are slow."""
+"""Applies a function to some images of a batch; on a CPU at the cost of these images alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ def apply(
     parameters: Any,
     wanted: chex.Array,
 ) -> chex.Array:
-    """Replaces the wanted images by what a function makes of them.
+    """Applies a function to the wanted images; the others stay unchanged.
 
-    A CPU gathers them and takes a few at a time, as often as it takes; other devices, which do
-    a whole batch at once faster than they branch, do all and keep the wanted. The result is the
-    same.
+    A CPU gathers the wanted images and works on small chunks of them. Accelerators, where a whole
+    batch at once is faster than a loop, compute all images and select. The results are equal.
 
     Args:
-      function: of images [k, ...] and parameters [k, ...], image by image; keeps the shape.
+      function: maps images [k, ...] and parameters [k, ...] to images of the same shape, each
+        image by itself.
       images: [B, ...].
       parameters: pytree of arrays [B, ...].
       wanted: bool [B].
@@ -46,7 +46,8 @@ def in_chunks(function, images, parameters, wanted):
     batch = images.shape[0]
     size = -(-batch // 8)
     order = jnp.argsort(~wanted)
-    order = jnp.concatenate([order, jnp.full(size, batch, order.dtype)])  # beyond the last image
+    # Padded with an index out of range, which "clip" and "drop" below make harmless.
+    order = jnp.concatenate([order, jnp.full(size, batch, order.dtype)])
 
     def one_chunk(i, current):
         at = jax.lax.dynamic_slice(order, (i * size,), (size,))

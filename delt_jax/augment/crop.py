@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-VERSION = 1  # part of the identity of what was made with it; raise it when results change
+VERSION = 1  # part of identities; raise it when results change
 
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -19,7 +19,7 @@ _BOX_DRAWS = 2 * _TRIES + 2  # areas, aspect ratios, and a position
 
 
 class View(NamedTuple):
-    """Where to look at an image; leading axes, if any, index images.
+    """A crop, flip and shift of an image; leading axes, if any, index images.
 
     Attributes:
       box: int32 [..., 4], top, left, height, width of the crop.
@@ -33,7 +33,7 @@ class View(NamedTuple):
 
 
 def full_view(size: int) -> View:
-    """The view that leaves a size x size image as it is."""
+    """The view that leaves a size x size image unchanged."""
     return View(jnp.array([0, 0, size, size], jnp.int32), jnp.array(False), jnp.zeros(2, jnp.int32))
 
 
@@ -93,7 +93,8 @@ def view_images(
     """
     chex.assert_rank(images, 4)
     size = images.shape[1:3]
-    precision = jax.lax.Precision.HIGHEST  # a resize in TF32 or bfloat16 would blur pixels
+    # TF32 or bfloat16, the defaults on GPU and TPU, would blur pixels.
+    precision = jax.lax.Precision.HIGHEST
     if view.box.ndim == 1:
         rows, columns = _view_weights(view, size, out_size, antialias)
         return jnp.einsum("oh,bhwc,pw->bopc", rows, images, columns, precision=precision)
@@ -132,7 +133,7 @@ def _box(
     min_scale: chex.Array | float,
     aspect: tuple[float, float] = _ASPECT,
 ) -> chex.Array:
-    """The box of `_BOX_DRAWS` numbers in [0, 1): one block, as many small ones compile slowly."""
+    """`random_box` of `_BOX_DRAWS` numbers in [0, 1): many small draws would compile slowly."""
     height, width = size
     area = height * width * (min_scale + (1.0 - min_scale) * draws[:_TRIES])
     log_low, log_high = jnp.log(aspect[0]), jnp.log(aspect[1])
@@ -153,7 +154,7 @@ def _box(
 
 
 def _below(draw: chex.Array, count: chex.Array | int) -> chex.Array:
-    """A whole number in 0..count - 1 of a draw in [0, 1)."""
+    """Maps a draw in [0, 1) to a whole number in 0..count - 1."""
     return jnp.minimum(jnp.floor(draw * count).astype(jnp.int32), count - 1)
 
 
@@ -178,9 +179,9 @@ def random_view(
 
 
 def random_shift(key: chex.PRNGKey, images: chex.Array, padding: int) -> chex.Array:
-    """Zero-pads each image by `padding` pixels and cuts it back at a random place.
+    """Zero-pads each image [B, H, W, C] by `padding` pixels and crops it at a random place.
 
-    The classic pad-crop of small-image training; images [B, H, W, C].
+    The usual augmentation of small images since ResNet (arXiv 1512.03385, section 4.2).
     """
     batch, height, width, channels = images.shape
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))

@@ -1,4 +1,4 @@
-"""Operations that blend an image with a degenerate one: its greys, or its smoothed self."""
+"""Operations that blend an image with a degenerate version: in grey, or smoothed."""
 
 import chex
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def sharpness(pixels: chex.Array, factor: chex.Array) -> chex.Array:
 
 
 def smooth(values: chex.Array) -> chex.Array:
-    """Means of each pixel (five times) and its eight neighbours, rounded; borders as they are.
+    """Rounded mean of each pixel, weighted 5, and its eight neighbours; borders stay unchanged.
 
     Args:
       values: int32 [B, S, S, C].

@@ -1,10 +1,10 @@
-"""CutMix and Mixup: two images in one, and the weight of the first in the label."""
+"""CutMix and Mixup: two images in one, and the share of the first in the label."""
 
 import chex
 import jax
 import jax.numpy as jnp
 
-VERSION = 1  # part of the identity of what was made with it; raise it when results change
+VERSION = 1  # part of identities; raise it when results change
 
 
 def cutmix(
@@ -19,7 +19,7 @@ def cutmix(
       columns: int [2] or [B, 2], the same for columns.
 
     Returns:
-      The mixed images, and the share of each image's own pixels, float32 [] or [B].
+      The mixed images, and the share of pixels that stay the image's own, float32 [] or [B].
     """
     _, height, width, _ = images.shape
     inside = _between(rows, height)[..., :, None] & _between(columns, width)[..., None, :]
@@ -28,6 +28,7 @@ def cutmix(
 
 
 def _between(ends: chex.Array, size: int) -> chex.Array:
+    """bool [..., size], true from ends[..., 0] up to but not at ends[..., 1]."""
     pixel = jnp.arange(size)
     return (pixel >= ends[..., :1]) & (pixel < ends[..., 1:])
 
@@ -47,7 +48,7 @@ def mixup(
 
 def random_weight(key: chex.PRNGKey, alpha: float) -> chex.Array:
     """λ ~ Beta(α, α), float32 scalar; α = 1 is the uniform distribution."""
-    if alpha == 1:  # much cheaper than two gamma draws
+    if alpha == 1:  # much cheaper than the two gamma draws of jax.random.beta
         return jax.random.uniform(key)
     return jax.random.beta(key, alpha, alpha)
 
@@ -73,7 +74,7 @@ def random_mix(
     """Mixes each image with its partner by one draw.
 
     Args:
-      keys: PRNG keys [B]; images with the same key share box or weight.
+      keys: PRNG keys [B]; images with equal keys have the same box or weight.
       images: float [B, S, S, C].
       others: float [B, S, S, C], the partner of each image.
       kind: "cutmix" or "mixup".

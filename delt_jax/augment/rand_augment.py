@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from delt_jax.augment import affine, chosen, enhance, tables
 from delt_jax.errors import UserError
 
-VERSION = 1  # part of the identity of what was made with it; raise it when results change
+VERSION = 1  # part of identities; raise it when results change
 
 OPERATIONS = (
     "autocontrast",
@@ -43,8 +43,8 @@ OPERATIONS = (
     "translate_x",
     "translate_y",
 )
-NOTHING = len(OPERATIONS)
-# timm's weights 0, in the order of OPERATIONS.
+NOTHING = len(OPERATIONS)  # index of no operation
+# timm's weight set 0, in the order of OPERATIONS.
 _WEIGHTS = (25, 5, 0, 300, 0, 5, 5, 25, 5, 5, 25, 200, 200, 100, 100)
 _LARGEST = 10.0
 # Blend factors are multiples of this, so that float32 blends exactly as Pillow does.
@@ -59,9 +59,16 @@ _MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 @dataclass(frozen=True)
 class Policy:
-    """What to draw from: see the sections of a policy's string.
+    """A policy's string, parsed.
 
-    `spread` is the standard deviation of the magnitude, infinite for a uniform draw.
+    Attributes:
+      magnitude: mX.
+      count: nX, operations per image.
+      spread: mstdX, standard deviation of the magnitude; infinite for a uniform draw.
+      largest: mmaxX, upper limit of magnitudes.
+      increasing: incX, whether every operation gets stronger with the magnitude.
+      probability: pX, of applying a drawn operation.
+      weighted: w0, whether to draw by timm's weights, without replacement.
     """
 
     magnitude: int = 10
@@ -74,7 +81,7 @@ class Policy:
 
 
 class Operations(NamedTuple):
-    """What is done to an image, one after another; leading axes, if any, index images.
+    """The n operations on an image, in order; leading axes, if any, index images.
 
     Attributes:
       operation: int32 [..., n], position in OPERATIONS, or NOTHING.
@@ -93,7 +100,7 @@ def parse(text: str) -> Policy:
     """Reads a policy's string.
 
     Raises:
-      UserError: it is none, or has a section or a value that is not understood.
+      UserError: if the string is no policy, or has an unknown section or value.
     """
     first, *sections = text.split("-")
     values: dict[str, float] = {}
@@ -157,7 +164,7 @@ def draw(key: chex.PRNGKey, policy: Policy) -> Operations:
 
 
 def _weighted(key: chex.PRNGKey, count: int) -> chex.Array:
-    """The largest of the logarithms plus Gumbel noise: a draw without replacement."""
+    """Draws without replacement: the largest log-weights after adding Gumbel noise."""
     noisy = jnp.log(jnp.array(_WEIGHTS, jnp.float32)) + jax.random.gumbel(key, (NOTHING,))
     return jax.lax.top_k(noisy, count)[1].astype(jnp.int32)
 
@@ -174,7 +181,7 @@ def _magnitudes(key: chex.PRNGKey, policy: Policy) -> chex.Array:
 
 
 def _argument(name: str, level: chex.Array, sign: chex.Array, policy: Policy) -> chex.Array:
-    """Argument of one operation for magnitudes level x 10; whole numbers are cut, not rounded."""
+    """Argument of one operation for magnitudes 10 * level; whole numbers cut off the fraction."""
 
     def whole(scale):
         return jnp.floor(level * scale + 1e-4)  # 0.3 x 110 must not become 32
@@ -200,12 +207,12 @@ def _argument(name: str, level: chex.Array, sign: chex.Array, policy: Policy) ->
 
 
 def augment(pixels: chex.Array, operations: Operations, fill: tuple[int, ...]) -> chex.Array:
-    """Does to each image what was drawn for it.
+    """Applies to each image the operations that were drawn for it.
 
     Args:
-      pixels: uint8 [B, S, S, C], C 1 or 3; the color operation leaves greys as they are.
+      pixels: uint8 [B, S, S, C], C 1 or 3; the color operation does not change grey images.
       operations: arrays [B, n].
-      fill: colour of what moves into view, C values in 0..255; timm's is the mean colour.
+      fill: colour of pixels from outside the image, C values in 0..255; timm's is the mean.
 
     Returns:
       uint8 [B, S, S, C].
@@ -215,7 +222,7 @@ def augment(pixels: chex.Array, operations: Operations, fill: tuple[int, ...]) -
 
 
 def _one(pixels: chex.Array, operations: Operations, fill: tuple[int, ...]) -> chex.Array:
-    """One operation [B] per image: those of a kind together, and only where they are wanted."""
+    """Applies one operation [B] per image, kind by kind, and only to the images that want it."""
 
     def wanted(*names):
         return jnp.isin(operations.operation, jnp.array([OPERATIONS.index(n) for n in names]))
@@ -239,6 +246,7 @@ def _one(pixels: chex.Array, operations: Operations, fill: tuple[int, ...]) -> c
 
 
 def _mapped(pixels: chex.Array, operations: Operations) -> chex.Array:
+    """Applies the operations that map grey levels by a table, whichever each image has."""
     argument = operations.argument
     whole = argument.astype(jnp.int32)
     counts = tables.histogram(pixels)
@@ -260,6 +268,7 @@ def _mapped(pixels: chex.Array, operations: Operations) -> chex.Array:
 
 
 def _matrix(operations: Operations, size: int) -> chex.Array:
+    """Affine matrices [B, 6] of the operations that move pixels."""
     argument = operations.argument
     zero = jnp.zeros_like(argument)
     made = {

@@ -1,14 +1,14 @@
-"""RDED's shuffled patches: the strips of an image change places, across and down."""
+"""RDED's shuffled patches (arXiv 2312.03526): an image's rows and columns of patches permuted."""
 
 import chex
 import jax
 import jax.numpy as jnp
 
-VERSION = 1  # part of the identity of what was made with it; raise it when results change
+VERSION = 1  # part of identities; raise it when results change
 
 
 def strip_order(permutation: chex.Array, size: int) -> chex.Array:
-    """Where each pixel of an axis comes from when its strips are permuted.
+    """Source index of each pixel of an axis whose strips are permuted.
 
     Strips are size // n pixels wide and the last one takes what is left over.
 

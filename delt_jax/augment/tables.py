@@ -1,4 +1,4 @@
-"""Operations that map each grey level to another: tables of 256 entries, per image and channel."""
+"""Operations that map grey levels: tables of 256 entries per image and channel."""
 
 import chex
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def histogram(pixels: chex.Array) -> chex.Array:
 def autocontrast(counts: chex.Array) -> chex.Array:
     """Tables int32 [B, C, 256] that stretch the levels present to 0..255, rounding down.
 
-    Where the stretched level is whole, Pillow's float64 arithmetic may come out one lower.
+    If the stretched level is a whole number, Pillow's float64 arithmetic may give one less.
     """
     levels, present = jnp.arange(LEVELS), counts > 0
     lowest = jnp.argmax(present, -1, keepdims=True)

@@ -1,7 +1,7 @@
-"""The augmented views on which teachers label and students learn.
+"""Augmented views of images, which teachers label and students learn from.
 
-A mixed view is a function of (key of the epoch, index of the image): its own crop, colours and
-flip by the index, its partner and their mix by the plan of the epoch. So it can be drawn again
+A view is a function of the epoch's key and the image's index alone: the index gives its crop,
+colours and flip, the plan of the epoch its partner and their mix. So it can be drawn again
 anywhere, in batches of any size.
 """
 
@@ -20,7 +20,7 @@ from delt_jax.core.normalisation import Normalisation
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """What a view is drawn from.
+    """Distribution that views are drawn from.
 
     Attributes:
       rand_augment: timm's string (see `rand_augment`), or empty for none.
@@ -61,8 +61,24 @@ class ViewSpec:
         return used
 
 
+@dataclass(frozen=True)
+class ViewProgram:
+    """Everything static about drawing views.
+
+    Attributes:
+      spec: what to draw from.
+      normalisation: of the pixels; its mean also fills what moves into view.
+      aligned: whether a batch holds whole groups of the plan, so that all partners are in it;
+        otherwise the views of partners are drawn a second time.
+    """
+
+    spec: ViewSpec
+    normalisation: Normalisation
+    aligned: bool
+
+
 class EpochPlan(NamedTuple):
-    """Who meets whom in an epoch of N positions.
+    """Order, partners and groups in an epoch of N positions.
 
     Attributes:
       order: int32 [N], the image at each position.
@@ -76,13 +92,18 @@ class EpochPlan(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """A batch of views: normalised float32 [B, S, S, C], and the own share of each, [B]."""
+    """A batch of views.
+
+    Attributes:
+      images: normalised float32 [B, S, S, C].
+      share: float32 [B], part of each view that is its own image; the rest is its partner.
+    """
 
     images: chex.Array
     share: chex.Array
 
     def labels(self, own: chex.Array, partners: chex.Array) -> chex.Array:
-        """Mixes label rows [B, C] of the images and of their partners as the pixels were."""
+        """Mixes labels [B, classes] of images and partners in the same shares as their pixels."""
         return self.share[:, None] * own + (1.0 - self.share[:, None]) * partners
 
 
@@ -104,37 +125,33 @@ def plan_epoch(epoch_key: chex.PRNGKey, count: int, group_size: int) -> EpochPla
 def student_views(
     epoch_key: chex.PRNGKey,
     pixels: chex.Array,
-    normalisation: Normalisation,
     plan: EpochPlan,
     start: chex.Array,
     batch: int,
-    spec: ViewSpec,
-    aligned: bool,
+    program: ViewProgram,
 ) -> Mixed:
     """Draws the views of positions start..start + batch of an epoch.
 
-    Each image gets RandAugment, shuffled strips, a random resized crop and a flip of its own,
-    in this order; then it is mixed with its partner.
+    Every image gets its own RandAugment, shuffled strips, random resized crop and flip, in this
+    order; then it is mixed with its partner.
 
     Args:
-      epoch_key: key of (seed, epoch), as `plan_epoch` had it.
+      epoch_key: key of (seed, epoch) that `plan_epoch` had.
       pixels: uint8 [N, S, S, C], the whole set.
-      normalisation: the teacher's.
       plan: of this epoch.
       start: first position, may be traced; start + batch is at most N.
-      batch: number of positions.
-      spec: what to draw from.
-      aligned: the batch holds whole groups, so partners are in it; otherwise their views are
-        drawn a second time.
+      batch: number of positions, static.
+      program: how to draw, static.
     """
+    spec = program.spec
 
     def at(positions_of):
         return jax.lax.dynamic_slice(positions_of, (start,), (batch,))
 
     order, partner = at(plan.order), at(plan.partner)
-    again = spec.mix != "none" and not aligned
+    again = spec.mix != "none" and not program.aligned
     indices = jnp.concatenate([order, plan.order[partner]]) if again else order
-    images = _own_views(epoch_key, pixels, indices, spec, normalisation)
+    images = _own_views(epoch_key, pixels, indices, program)
     if spec.mix == "none":
         return Mixed(images, jnp.ones(batch))
     images, others = (
@@ -149,11 +166,10 @@ def _own_views(
     epoch_key: chex.PRNGKey,
     pixels: chex.Array,
     indices: chex.Array,
-    spec: ViewSpec,
-    normalisation: Normalisation,
+    program: ViewProgram,
 ) -> chex.Array:
-    """Views of some images before they are mixed, normalised float32 [B, S, S, C]."""
-    size = pixels.shape[1]
+    """Views of the images at `indices` [B] before mixing, normalised float32 [B, S, S, C]."""
+    spec, normalisation, size = program.spec, program.normalisation, pixels.shape[1]
     image_keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(epoch_key, i), 3))(indices)
     augment_keys, shuffle_keys, crop_keys = (image_keys[:, i] for i in range(3))
     seen = pixels[indices]

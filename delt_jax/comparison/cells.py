@@ -1,4 +1,4 @@
-"""The cells of a comparison: a recipe at a number of images per class each, and their folder."""
+"""The cells of a comparison: each runs one recipe at one number of images per class."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
-from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison
 from delt_jax.config import cli, derive, from_config
 from delt_jax.data import Source, read
@@ -19,6 +19,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery.selection import random_images
 from delt_jax.reporting import tables
+from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
 from delt_jax.stages import evaluate as students
 from delt_jax.stages import pipeline, recover, squeeze
@@ -35,13 +36,13 @@ _SHOWN = 3  # images of a class on a sheet
 
 @dataclass(frozen=True)
 class Cell:
-    """A run to be made.
+    """A run of the grid, finished or not.
 
     Attributes:
       method: name of its recipe.
-      arguments: of the command line that makes it alone.
-      recipe: with everything settled.
-      source: its data, which cells share.
+      arguments: of the command line that makes this cell alone.
+      recipe: complete, with all derived settings.
+      source: its data, one object for all cells with the same data.
       folder: its work directory.
     """
 
@@ -53,31 +54,31 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.folder.path.name
 
     def state(self) -> tuple[bool, str]:
-        """Whether something is left to do, and what comes first."""
+        """Whether work is left, and the first stage that must run and why."""
         for stage in pipeline.STAGES:
             needed, why = pipeline.status(stage, self.recipe, self.source, self.folder)
-            if needed:  # what later stages start from may not be there
+            if needed:  # later stages cannot be judged before this one has run
                 return True, f"{stage.name}: {why}"
         return False, "finished"
 
     def run(self) -> None:
-        """Makes it, with what other cells have made from the same inputs.
+        """Makes the cell; reuses what other cells have made from the same inputs.
 
         Raises:
-          UserError: for whatever cannot work.
+          UserError: for the first thing that cannot work.
         """
         paths = sorted(self.folder.path.parent.iterdir())
         others = [WorkDir(path) for path in paths if path != self.folder.path]
-        sharing.adopt(self.recipe, self.source, self.folder, others)
+        reuse.link_finished(self.recipe, self.source, self.folder, others)
         a = self.arguments
         try:
             run_lib.run(a.config, a.workdir, command=a.command)
         finally:
-            compile_cache.let_go()
+            compile_cache.free()
 
 
 def method_of(config: str) -> str:
@@ -87,7 +88,7 @@ def method_of(config: str) -> str:
 
 
 def folder_of(method: str) -> str:
-    """What the names of a recipe's folders begin with."""
+    """Beginning of the names of a recipe's folders."""
     return re.sub(r"[^\w.=+-]+", "-", method).strip("-")
 
 
@@ -98,14 +99,14 @@ def plan(
     flags: Sequence[str] = (),
     dry_run: bool = False,
 ) -> list[Cell]:
-    """All cells, those of the first IPC first, checked as single runs are; writes nothing.
+    """Lists and checks all cells, those of the first IPC first; writes nothing.
 
     Args:
-      configs: as --config takes them.
+      configs: recipes, as --config takes them.
       ipcs: images per class; 0 for a recipe's own.
       folder: of the comparison.
-      flags: further ones of every run.
-      dry_run: whether published counts do where the data are not at hand.
+      flags: more flags for every run.
+      dry_run: whether published counts may stand in for data that are missing.
 
     Raises:
       UserError: for the first cell that cannot work.
@@ -115,6 +116,7 @@ def plan(
     configs_of: dict[str, str] = {}
 
     def planned(config: str, ipc: int) -> Cell:
+        # A recipe's own IPC is known only once its settings are derived: then plan it again.
         method = method_of(config)
         workdir = folder / CELLS / f"{folder_of(method)}-ipc{ipc}"
         own = [f"--config={config}", f"--workdir={workdir}"]
@@ -156,7 +158,7 @@ def check(folder: Path) -> None:
     try:
         ours = json.loads((folder / MARKER).read_text())["format"] == _FORMAT
     except FileNotFoundError:
-        # What a comparison that was killed in its first moment leaves is no one's.
+        # A comparison that was killed in its first moment leaves these; anyone may take them.
         unborn = (CELLS, f".{MARKER}.tmp")
         ours = not folder.exists() or all(path.name in unborn for path in folder.iterdir())
     except (OSError, ValueError, KeyError, TypeError):
@@ -169,7 +171,7 @@ def check(folder: Path) -> None:
 
 
 def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:
-    """Makes a folder a comparison's, and says which cells it asks for."""
+    """Marks a folder as a comparison's and records its cells."""
     with files.disk_errors_as_user_errors(folder):
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
     listed = [{"name": c.name, "method": c.method, "ipc": c.recipe.ipc} for c in cells]
@@ -177,7 +179,7 @@ def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:
 
 
 def describe(cells: Sequence[Cell]) -> list[str]:
-    """What there is to do, as lines of text; touches nothing."""
+    """The grid and its cost as lines of text; touches nothing."""
     body, teachers = [], set[str]()
     for cell in cells:
         r, source = cell.recipe, cell.source
@@ -186,8 +188,7 @@ def describe(cells: Sequence[Cell]) -> list[str]:
         trained = len(rows) * r.evaluate.seeds * max(1, len(r.evaluate.learning_rates))
         work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
         body.append((cell.name, *work, cell.state()[1]))
-        made_from = squeeze.parts(r, source).values()
-        teachers.update(map(identity, made_from))
+        teachers.update(map(identity, squeeze.parts(r, source).values()))
     head = ("cell", "image-iterations", "of full", "students", "state")
     return [
         f"Grid of {len(cells)} cells, {len(teachers)} different teacher(s), each made once",
@@ -198,7 +199,7 @@ def describe(cells: Sequence[Cell]) -> list[str]:
 
 
 def write(folder: Path, cells: Sequence[Cell]) -> None:
-    """Writes tables, figures and page of the cells that are finished, each file at once."""
+    """Writes tables, figures and the page of all finished cells; every file appears as a whole."""
     finished = [cell for cell in cells if not cell.state()[0]]
     if not finished:
         return
@@ -224,7 +225,7 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
     for (ipc, _), members in sorted(groups.items(), key=lambda group: group[0][0]):
         recipe, source = members[0].recipe, members[0].source
         classes = len(source.class_names)
-        bar = min(recipe.report.classes, classes)
+        bar = min(SHEET_CLASSES, classes)
         ranks = np.unique(np.linspace(0, ipc - 1, min(_SHOWN, ipc)).astype(int))
         places = (np.arange(bar)[:, None] * ipc + ranks).reshape(-1)
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)

@@ -15,19 +15,19 @@ _CELL = 56  # pixels of a small image on a sheet
 _PAPER, _INK, _GRID = "#ffffff", "#222222", "#dddddd"
 _MARKERS = "osD^v<>ph*PX"
 _LEGEND_LINE = 0.19  # inches
-_NAMED_CLASSES = 40  # up to so many fit under a chart by name
+_NAMED_CLASSES = 40  # so many names fit under a chart
 
-Line = Sequence[tuple[float, float, float]]  # x, mean, standard deviation of each point
+Curve = Sequence[tuple[float, float, float]]  # x, mean, standard deviation of each point
 
 
 def _style(k: int) -> dict:
-    """Colour and marker of the k-th name, the same in all pictures of a comparison."""
+    """Colour and marker of the k-th name, equal in all pictures of a comparison."""
     colour = colormaps["tab20"](2 * k % 20 + k // 10 % 2)  # ten dark ones, then the light ones
     return {"color": colour, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4}
 
 
 def shared_head(methods: Collection[str]) -> str:
-    """What all of several recipes' names begin with and a picture need not repeat.
+    """Common beginning of several recipes' names, which a picture need not repeat.
 
     Ends with ":" or ",": "a:row," of "a:row,cda" and "a:row,sre2l"; empty if there is none.
     """
@@ -42,14 +42,14 @@ def _short(x: float) -> str:
 
 
 def accuracy_chart(
-    panels: Mapping[str, Mapping[str, Line]], baselines: Collection[str], xlabel: str
+    panels: Mapping[str, Mapping[str, Curve]], baselines: Collection[str], xlabel: str
 ) -> bytes:
     """Accuracy over images per class or over image-iterations, a panel for each kind of labels.
 
     Args:
-      panels: lines by name, by the panel's title; every point x, mean and deviation, ascending.
-      baselines: names to be drawn dashed; the others are recipes'.
-      xlabel: what x is; logarithmic, linear next to 0 if that occurs.
+      panels: by title, the curves of a panel by name, their points in the order of x.
+      baselines: names of the curves to draw dashed; the others are recipes.
+      xlabel: label of the x axis, which is logarithmic, and linear near 0 if a point lies there.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     head = shared_head([name for name in names if name not in baselines])
@@ -96,13 +96,12 @@ def accuracy_chart(
 def diversity_chart(
     panels: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str]
 ) -> bytes:
-    """Within-class similarity of every class: a panel per IPC, a mark per method, real ones a bar.
+    """Within-class similarity of every class: a panel per IPC, a mark per method, a bar if real.
 
-    Beyond 40 classes as curves, classes in descending order of the first set's.
+    Draws curves beyond 40 classes, which are then in the order of the first set's values.
 
     Args:
-      panels: float [classes] by name ("real" for the yardstick), by the panel's title; NaN where
-        there is none.
+      panels: by title, float [classes] by name ("real" is the yardstick); NaN if unknown.
       class_names: one per class.
     """
     names = [n for n in dict.fromkeys(n for v in panels.values() for n in v) if n != "real"]
@@ -138,7 +137,7 @@ def diversity_chart(
 
 
 def side_by_side(rows: Mapping[str, np.ndarray], class_names: Sequence[str]) -> bytes:
-    """The same classes of several sets: a set per row, n images of each class beside one another.
+    """Draws the same classes of several sets: a row per set, n images of each class side by side.
 
     Args:
       rows: uint8 [classes, n, S, S, C] by the set's name, all of one shape.

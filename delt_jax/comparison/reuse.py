@@ -1,4 +1,4 @@
-"""What several work directories have in common: teachers, rankings and decoded data, made once."""
+"""Reuses teachers, rankings and decoded data that another work directory has made."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,15 +10,17 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.stages import pipeline, squeeze
 from delt_jax.store import files
-from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.store.workdir import WorkDir, changes
 
 
-def adopt(recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]) -> None:
-    """Brings into a work directory what others made from the very inputs that it would use.
+def link_finished(
+    recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]
+) -> None:
+    """Links into a work directory what others made from the very inputs that it would use.
 
-    Their files get a second name, so nothing is stored twice and either folder stays whole without
-    the other; manifests come along and say how they were made. Of several teachers each is taken
-    from wherever it is; where not all of them are, the squeeze stage makes the rest.
+    The files get a second name (a hard link): nothing is stored twice, and either folder stays
+    whole if the other is deleted. Manifests come along and say how the files were made. Each of
+    several teachers comes from wherever it is; the squeeze stage makes the missing ones.
 
     Args:
       recipe, source: of the work directory.
@@ -31,66 +33,68 @@ def adopt(recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[Wor
     workdir.open(recipe)
     try:
         for other in others:
-            _adopt_decoded(source, workdir, other)
-        for folder, made_from in squeeze.parts(recipe, source).items():
-            _adopt_teacher(recipe, source, workdir, others, folder, made_from)
-        _adopt_ranking(recipe, source, workdir, others)
+            _reuse_decoded(source, workdir, other)
+        for folder, inputs in squeeze.parts(recipe, source).items():
+            if not squeeze.is_made(workdir, folder, inputs):
+                _reuse_teacher(recipe, source, workdir, others, folder)
+        _reuse_ranking(recipe, source, workdir, others)
     finally:
         workdir.close()
 
 
-def _adopt_teacher(
-    recipe: Recipe,
-    source: Source,
-    workdir: WorkDir,
-    others: Sequence[WorkDir],
-    folder: str,
-    made_from: dict[str, Any],
+def _reuse_teacher(
+    recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir], folder: str
 ) -> None:
-    """One teacher, unless it is there; the first one rather with the list of the same others."""
-    if squeeze.is_made(workdir, folder, made_from):
-        return
-    lenders = [other for other in others if squeeze.is_made(other, folder, made_from)]
-    if not lenders:
+    """Links one teacher; the first teacher preferably with a list of the same other teachers."""
+    inputs = squeeze.parts(recipe, source)[folder]
+    having = [other for other in others if squeeze.is_made(other, folder, inputs)]
+    if not having:
         return
     first = folder == squeeze.ARTEFACT
-    wanted = as_json(squeeze.inputs(recipe, source, workdir) if first else made_from)
-    alike = (o for o in lenders if _inputs(o, f"{folder}/manifest.json") == wanted)
-    lender = next(alike, lenders[0])
+    wanted = squeeze.inputs(recipe, source, workdir) if first else inputs
+    equal = (o for o in having if _is_made_from(o, f"{folder}/manifest.json", wanted))
+    origin = next(equal, having[0])
     with files.disk_errors_as_user_errors(workdir.path / folder):
         (workdir.path / folder).parent.mkdir(exist_ok=True)
-    _link(workdir, lender, folder)
+    _link(workdir, origin, folder)
     shutil.rmtree(workdir.path / f"{folder}.partial", ignore_errors=True)
     what = "" if first else f"{folder} "
-    say(f"squeeze: {what}taken from {lender.path.name}, made from the same inputs")
+    say(f"squeeze: {what}taken from {origin.path.name}, made from the same inputs")
 
 
-def _adopt_ranking(
+def _reuse_ranking(
     recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]
 ) -> None:
-    """The ranking by the first teacher, once that is there."""
+    """Links the ranking by the first teacher, if that teacher is there already."""
     stage = next(stage for stage in pipeline.STAGES if stage.name == "rank")
-    made_from = squeeze.parts(recipe, source)[squeeze.ARTEFACT]
-    if not squeeze.is_made(workdir, squeeze.ARTEFACT, made_from):
+    teacher_inputs = squeeze.parts(recipe, source)[squeeze.ARTEFACT]
+    if not squeeze.is_made(workdir, squeeze.ARTEFACT, teacher_inputs):
         return
     if not pipeline.status(stage, recipe, source, workdir)[0]:
         return
-    wanted = as_json(stage.inputs(recipe, source, workdir))
-    lender = next((o for o in others if _inputs(o, stage.manifest) == wanted), None)
-    if lender is not None:
+    wanted = stage.inputs(recipe, source, workdir)
+    origin = next((o for o in others if _is_made_from(o, stage.manifest, wanted)), None)
+    if origin is not None:
         for name in (ranking.TABLE, ranking.MANIFEST):
-            _link(workdir, lender, name)
-        say(f"rank: taken from {lender.path.name}, made from the same inputs")
+            _link(workdir, origin, name)
+        say(f"rank: taken from {origin.path.name}, made from the same inputs")
 
 
-def _inputs(workdir: WorkDir, manifest: str) -> dict | None:
-    """What an artefact was made from; None where there is none."""
+def _is_made_from(workdir: WorkDir, manifest: str, inputs: dict[str, Any]) -> bool:
+    """Whether an artefact is there and was made from these inputs."""
+    found = _inputs(workdir, manifest)
+    return found is not None and not changes(found, inputs)
+
+
+def _inputs(workdir: WorkDir, manifest: str) -> dict[str, Any] | None:
+    """Inputs of an artefact; None if it is not there."""
     found = workdir.manifest(manifest)
     return found["inputs"] if found else None
 
 
-def _link(workdir: WorkDir, lender: WorkDir, name: str) -> None:
-    theirs, ours = lender.path / name, workdir.path / name
+def _link(workdir: WorkDir, origin: WorkDir, name: str) -> None:
+    """Gives a file, or the files of a folder, a second name in `workdir`."""
+    theirs, ours = origin.path / name, workdir.path / name
     if theirs.is_file():
         files.link(theirs, ours)
         return
@@ -99,10 +103,10 @@ def _link(workdir: WorkDir, lender: WorkDir, name: str) -> None:
             files.link(file, folder / file.name)
 
 
-def _adopt_decoded(source: Source, workdir: WorkDir, other: WorkDir) -> None:
-    """Files of the same data's cache, which are named after what they hold."""
-    made_from = _inputs(other, "teacher/manifest.json")
-    if not made_from or made_from.get("data") != source.fingerprint:
+def _reuse_decoded(source: Source, workdir: WorkDir, other: WorkDir) -> None:
+    """Links the cache of the same data; its files are named by their content."""
+    inputs = _inputs(other, "teacher/manifest.json")
+    if not inputs or inputs.get("data") != source.fingerprint:
         return
     theirs, ours = other.path / "cache", workdir.path / "cache"
     for file in theirs.iterdir() if theirs.is_dir() else ():

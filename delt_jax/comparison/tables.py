@@ -1,4 +1,4 @@
-"""From the finished cells of a grid, recipes by images per class, to tables, charts and a page."""
+"""Tables, charts and a page of the finished cells of a grid, recipes by images per class."""
 
 import csv
 import html
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
-from delt_jax.data import TEST_IMAGES
 from delt_jax.evaluation.metrics import Row
 from delt_jax.labels import soft_labels
 from delt_jax.reporting import page as report_page
@@ -19,8 +18,8 @@ from delt_jax.reporting import tables
 from delt_jax.reporting.tables import Section, Table
 from delt_jax.store import files
 
-_SETS = ("recovered", "start", "real")  # whose similarity a run measures
-_CAPTIONS = {  # of each picture, in order; sheets come after them
+_SETS = ("recovered", "start", "real")  # sets whose similarity within a class a run measures
+CAPTIONS = {  # of the charts, in the order of the page; sheets of images come after them
     "accuracy_ipc.png": "Accuracy over images per class; dashed: real images.",
     "accuracy_compute.png": "Accuracy over the image-iterations of synthesis, which real images do "
     "without.",
@@ -29,14 +28,14 @@ _CAPTIONS = {  # of each picture, in order; sheets come after them
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A finished run of the grid.
+class CellResult:
+    """What a finished cell of the grid says about itself.
 
     Attributes:
       method: name of its recipe.
       name: of its folder.
       summary: content of its summary.json.
-      label_bytes: of its labels on disk by regime: "fixed", and "stored" where it has those.
+      label_bytes: bytes of labels on disk by regime: "fixed", and "stored" if it has those.
     """
 
     method: str
@@ -51,8 +50,8 @@ class Cell:
 
     @property
     def scored_on(self) -> str:
-        """What its accuracies are of."""
-        return self.summary.get("scored_on", TEST_IMAGES)
+        """Split the accuracies were measured on."""
+        return self.summary["scored_on"]
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,17 @@ class Line:
 
     Attributes:
       row: its scores; `images` is the method, or the name of a baseline.
-      cell: that holds them; of a baseline, the first that does.
-      is_baseline: whether it is about real images.
+      cell: the cell with these scores; for a baseline, the first one.
+      is_baseline: whether the students saw real images.
     """
 
     row: Row
-    cell: Cell
+    cell: CellResult
     is_baseline: bool
 
 
-def read(folder: Path, method: str) -> Cell:
-    """A finished cell.
+def read(folder: Path, method: str) -> CellResult:
+    """Reads what a finished cell says about itself.
 
     Args:
       folder: a work directory whose stages are all done.
@@ -84,17 +83,17 @@ def read(folder: Path, method: str) -> Cell:
     sizes = {"fixed": labels["bytes"]}
     if "stored" in labels:
         sizes["stored"] = labels["stored"]["bytes"]
-    return Cell(method, folder.name, files.read_json(folder / "summary.json"), sizes)
+    return CellResult(method, folder.name, files.read_json(folder / "summary.json"), sizes)
 
 
-def lines(cells: Sequence[Cell]) -> list[Line]:
+def lines(cells: Sequence[CellResult]) -> list[Line]:
     """Every row of every cell by student, labels and IPC, methods before baselines.
 
     A baseline is there once for all cells that share its scores. Where those of several cells
     differ, as teachers or protocols do, its name says whose it is.
     """
     found: list[Line] = []
-    shared: dict[tuple, dict[tuple[str, ...], list[tuple[Row, Cell]]]] = {}
+    shared: dict[tuple, dict[tuple[str, ...], list[tuple[Row, CellResult]]]] = {}
     for cell in cells:
         for row in (Row(**r) for r in cell.summary["scores"]):
             if row.images == "recovered":
@@ -125,7 +124,7 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
     )
 
 
-def sections(cells: Sequence[Cell], missing: Sequence[str] = ()) -> list[Section]:
+def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[Section]:
     """All tables.
 
     Args:
@@ -177,8 +176,8 @@ def sections(cells: Sequence[Cell], missing: Sequence[str] = ()) -> list[Section
     ]
 
 
-def _synthesis(cells: Sequence[Cell]) -> Table:
-    """What each set cost, and how alike its images are."""
+def _synthesis(cells: Sequence[CellResult]) -> Table:
+    """Cost of each set, and similarity of its images."""
     head = ("method", "IPC", *(f"similarity {name}" for name in _SETS), "seconds")
     head += ("image-iterations", "of full", "fixed labels", "stored labels", "teacher", "cell")
     body = []
@@ -211,7 +210,7 @@ def as_markdown(parts: Sequence[Section]) -> str:
     return "\n".join(texts) + "\n"
 
 
-def as_csv(cells: Sequence[Cell]) -> bytes:
+def as_csv(cells: Sequence[CellResult]) -> bytes:
     """A line per row in full: accuracies as fractions, then its cell's figures, ids, and command.
 
     Label bytes are those of the row's regime, empty where labels are asked of the teacher; what
@@ -240,11 +239,11 @@ def as_csv(cells: Sequence[Cell]) -> bytes:
     return text.getvalue().encode()
 
 
-def _label_bytes(regime: str, cell: Cell) -> int | None:
+def _label_bytes(regime: str, cell: CellResult) -> int | None:
     return 0 if regime in ("hard", "plain") else cell.label_bytes.get(regime)
 
 
-def charts(cells: Sequence[Cell]) -> dict[str, bytes]:
+def charts(cells: Sequence[CellResult]) -> dict[str, bytes]:
     """PNG by file name: accuracy of the first student over IPC and over compute; diversity."""
     listed = lines(cells)
     first = [line for line in listed if line.row.student == listed[0].row.student and line.row.ipc]
@@ -295,7 +294,7 @@ def page(parts: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
       parts: the tables.
       pictures: PNG by file name: the charts, and sheets of images.
     """
-    captions = {name: text for name, text in _CAPTIONS.items() if name in pictures}
+    captions = {name: text for name, text in CAPTIONS.items() if name in pictures}
     captions |= {name: sheet_caption(name) for name in pictures if name not in captions}
     body = ["<h1>Comparison</h1>", *map(report_page.section, parts[:1])]
     for name, text in captions.items():
@@ -306,6 +305,6 @@ def page(parts: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
 
 
 def sheet_caption(name: str) -> str:
-    """Of a sheet, by the name of its file."""
+    """Caption of a sheet of images, by the name of its file."""
     ipc = name.removeprefix("sheet_ipc").removesuffix(".png")
     return f"Images at IPC {ipc}, those that join first on the left of each class."

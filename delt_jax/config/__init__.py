@@ -1,73 +1,61 @@
-"""The border between config files, which fill a `ConfigDict`, and the `Recipe` of a run."""
+"""Config files fill a `ConfigDict`; from_config() checks it and makes a `Recipe` of it."""
 
 import dataclasses
 import difflib
 import runpy
-import types
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import ml_collections
 
 from delt_jax.config.ranges import validate
 from delt_jax.errors import UserError
-from delt_jax.recipe import Recipe, flatten
+from delt_jax.recipe import SETTINGS, Recipe
+from delt_jax.recipe.fields import Setting
 
-# What tuples hold, where it is not names.
-_ELEMENTS: dict[str, tuple[type, str]] = {
-    "data.mean": (float, "numbers"),
-    "data.std": (float, "numbers"),
-    "teacher.head_classes": (int, "whole numbers"),
-    "evaluate.learning_rates": (float, "numbers"),
-    "evaluate.smaller": (int, "whole numbers"),
-}
+_PLURALS = {str: "names", int: "whole numbers", float: "numbers"}
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """All settings at their defaults, locked: what a config file starts from."""
+    """All settings at their defaults, locked, for a config file to start from."""
     config = ml_collections.ConfigDict(_tree(Recipe()))
     config.lock()
     return config
 
 
-def _tree(recipe: Any) -> dict[str, Any]:
-    """Settings as nested dicts; what is None by default keeps the type that it may take."""
-    tree = {}
+def _tree(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings as nested dicts; one that is None by default keeps the type that it may take."""
+    tree: dict[str, Any] = {}
     for f in dataclasses.fields(recipe):
         value = getattr(recipe, f.name)
         if dataclasses.is_dataclass(value):
-            tree[f.name] = _tree(value)
+            tree[f.name] = _tree(value, f"{prefix}{f.name}.")
         elif value is None:
-            tree[f.name] = ml_collections.config_dict.placeholder(_type(recipe, f.name))
+            kind = SETTINGS[prefix + f.name].kind
+            tree[f.name] = ml_collections.config_dict.placeholder(kind)
         else:
             tree[f.name] = value
     return tree
 
 
-def _type(recipe: Any, name: str) -> type:
-    """Of a field, without the None that it may be."""
-    hint = get_type_hints(type(recipe))[name]
-    return get_args(hint)[0] if isinstance(hint, types.UnionType) else type(getattr(recipe, name))
-
-
 def vary(
     config: ml_collections.ConfigDict,
     variants: str,
-    rows: dict[str, dict[str, Any]],
+    presets: dict[str, dict[str, Any]],
     file: str,
 ) -> None:
-    """Applies what follows the colon in --config=FILE:VARIANTS, e.g. "ipc10,cda,folder=/data/x".
+    """Applies the text after the colon in --config=FILE:VARIANTS, e.g. "ipc10,cda,folder=/data/x".
 
     Args:
       config: changed in place.
-      variants: names parted by commas: rows, a method, and "folder=PATH" for images in folders;
-        in any order, the method changes what the others make.
-      rows: settings by the name of a row, e.g. {"ipc10": {"ipc": 10}}.
-      file: the config file, its `__file__`. The methods are the methods/NAME.py beside it, each
+      variants: names with commas between them: presets, one method, and "folder=PATH" for images
+        in folders. The method is applied last, wherever it stands.
+      presets: settings by the preset's name, e.g. {"ipc10": {"ipc": 10}}.
+      file: the config file, its `__file__`. Methods are the files methods/NAME.py beside it, each
         with a function `apply(config)` that changes settings (see docs/methods.md).
 
     Raises:
-      ValueError: for a name that is none of these, or two methods at once.
+      ValueError: for a name that is none of these, or for two methods.
     """
     methods = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
     names = variants.split(",")
@@ -77,21 +65,21 @@ def vary(
         if variant.startswith("folder="):
             path = variant.removeprefix("folder=")
             config.update_from_flattened_dict({"data.name": "folder", "data.path": path})
-        elif variant in rows:
-            config.update_from_flattened_dict(rows[variant])
+        elif variant in presets:
+            config.update_from_flattened_dict(presets[variant])
         elif variant in methods:
             _apply(methods[variant], config)
         else:
-            hint = nearest(variant, [*rows, *methods])
+            hint = nearest(variant, [*presets, *methods])
             raise ValueError(
-                f"{variant!r} is no variant of this recipe{hint} It has the rows "
-                f"{', '.join(rows) or '(none)'}, the methods {', '.join(methods) or '(none)'}, and "
-                f"folder=PATH."
+                f"{variant!r} is no variant of this recipe{hint} It has the presets "
+                f"{', '.join(presets) or '(none)'}, the methods {', '.join(methods) or '(none)'}, "
+                f"and folder=PATH."
             )
 
 
 def _apply(method: Path, config: ml_collections.ConfigDict) -> None:
-    """Runs a method's file and lets it change the config."""
+    """Runs a method's file and calls its `apply` with the config."""
     apply = runpy.run_path(str(method)).get("apply")
     if apply is None:
         raise ValueError(f"{method} has no function apply(config).")
@@ -99,9 +87,9 @@ def _apply(method: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """How a sentence about a misspelt name ends: with a "did you mean", or just a full stop."""
+    """Ends a sentence about a misspelt name: with a "did you mean", or just a full stop."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not match:  # the last part alone, for `ierations` against `recover.iterations`
+    if not match:  # compares the last part alone, e.g. `ierations` with `recover.iterations`
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
         found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)
         match = [tails[f] for f in found]
@@ -125,45 +113,50 @@ def from_config(config: ml_collections.ConfigDict) -> Recipe:
 
 
 def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
+    """An instance of a recipe's dataclass; settings that the config lacks keep their defaults."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in config:
         if name not in fields:
-            known = list(flatten(Recipe()))
-            raise UserError(f"There is no setting {prefix}{name}{nearest(prefix + name, known)}")
+            hint = nearest(prefix + name, list(SETTINGS))
+            raise UserError(f"There is no setting {prefix}{name}{hint}")
     values = {}
-    defaults = cls()
-    for name in fields:
+    for name, field in fields.items():
         if name not in config:
-            continue  # the default holds
-        default, value = getattr(defaults, name), config[name]
-        if dataclasses.is_dataclass(default):
-            if not isinstance(value, ml_collections.ConfigDict):
-                raise UserError(f"{prefix}{name} is a group of settings, not a value: {value!r}.")
-            values[name] = _build(type(default), value, f"{prefix}{name}.")
+            continue
+        full, value = prefix + name, config[name]
+        if full in SETTINGS:
+            values[name] = _typed(full, value, SETTINGS[full])
+        elif isinstance(value, ml_collections.ConfigDict):
+            values[name] = _build(field.type, value, f"{full}.")  # type: ignore[arg-type]
         else:
-            values[name] = _typed(value, default, _type(defaults, name), prefix + name)
+            raise UserError(f"{full} is a group of settings, not a value: {value!r}.")
     return cls(**values)
 
 
-def _typed(value: Any, default: Any, wanted: type, name: str) -> Any:
-    if value is None and default is None:
+def _typed(name: str, value: Any, setting: Setting) -> Any:
+    """A setting's value, lists as tuples and whole numbers as floats where those are wanted."""
+    if value is None and setting.default is None:
         return None
-    if wanted is tuple:
-        of, wanted_name = _ELEMENTS.get(name, (str, "names"))
-        numbers = (int, float) if of is float else of
-        good = isinstance(value, tuple | list) and all(
-            isinstance(v, numbers) and not isinstance(v, bool) for v in value
-        )
-        listed = name.startswith("evaluate.") or name in ("teacher.others", "recover.terms")
-        if good and of is str and listed:  # a flag's a,b arrives as one string
-            return tuple(part.strip() for v in value for part in v.split(","))
-        if good:
-            return tuple(of(v) for v in value)
-        raise UserError(f"{name} must be a tuple of {wanted_name}, not {value!r}.")
-    if wanted is float and type(value) is int:
+    if setting.kind is tuple:
+        return _typed_tuple(name, value, setting)
+    if setting.kind is float and type(value) is int:
         return float(value)
-    if type(value) is not wanted:
+    if type(value) is not setting.kind:
         raise UserError(
-            f"{name} must be of type {wanted.__name__}, but is {value!r} ({type(value).__name__})."
+            f"{name} must be of type {setting.kind.__name__}, but is {value!r} "
+            f"({type(value).__name__})."
         )
     return value
+
+
+def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
+    element: Any = setting.element
+    wanted = (int, float) if element is float else element
+    good = isinstance(value, tuple | list) and all(
+        isinstance(v, wanted) and not isinstance(v, bool) for v in value
+    )
+    if not good:
+        raise UserError(f"{name} must be a tuple of {_PLURALS[element]}, not {value!r}.")
+    if element is str and setting.split:  # a flag's a,b arrives as one string
+        return tuple(part.strip() for v in value for part in v.split(","))
+    return tuple(element(v) for v in value)

@@ -1,4 +1,4 @@
-"""Flags and config files: what is wrong with them, in one sentence each."""
+"""Parses the command line, and turns each mistake in it into one sentence."""
 
 import re
 import shlex
@@ -11,9 +11,9 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from delt_jax import recipe
 from delt_jax.config import nearest
 from delt_jax.errors import UserError
+from delt_jax.recipe import SETTINGS
 from delt_jax.runtime import host_memory
 from delt_jax.runtime import signals as interrupts
 
@@ -33,17 +33,17 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "started them.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "Or by hand: host:port of process 0, the same for every process."
+    "coordinator_address", None, "host:port of process 0, if not using --distributed=auto."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", 0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
 
 
 _T = TypeVar("_T")
 
 
 class ProcessFlags(NamedTuple):
-    """Which processes work together; nothing is asked for by default."""
+    """The flags that say which processes work together; by default a process works alone."""
 
     auto: bool = False
     coordinator: str | None = None
@@ -52,7 +52,7 @@ class ProcessFlags(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """What the command line asks for."""
+    """The parsed command line; `command` is the line itself, to be noted beside results."""
 
     config: ml_collections.ConfigDict
     workdir: str
@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     _check_overrides(arguments)
     _check_file(arguments)
     try:
-        rest = _parse_afresh(arguments)
+        rest = _parse_flags(arguments)
     except Exception as e:  # flags and config files raise many types
         raise UserError(sentence(e)) from e
     if len(rest) > 1:
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 
 def _job() -> ProcessFlags:
-    """The flags about other processes, all of them or none."""
+    """Reads the flags about other processes, which come all together or not at all."""
     job = ProcessFlags(
         _DISTRIBUTED.value == "auto", _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
@@ -108,21 +108,25 @@ def _job() -> ProcessFlags:
     return job
 
 
-def _parse_afresh(arguments: Sequence[str]) -> list[str]:
-    """What is no flag; earlier calls in this process leave nothing behind."""
+def _parse_flags(arguments: Sequence[str]) -> list[str]:
+    """Parses the flags and returns the other arguments.
+
+    absl keeps flags in globals, so this first removes what an earlier call in this process left.
+    """
     flags.FLAGS.unparse_flags()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
-    of_process, sys.argv = sys.argv, list(arguments)  # where config_flags looks for overrides
+    # ml_collections looks for overrides of --config in sys.argv.
+    original, sys.argv = sys.argv, list(arguments)
     try:
         return flags.FLAGS(sys.argv)
     finally:
-        sys.argv = of_process
+        sys.argv = original
 
 
 def _check_overrides(arguments: Sequence[str]) -> None:
-    """Names a misspelt --config.NAME in full, with the nearest setting there is."""
-    known = list(recipe.flatten(recipe.Recipe()))
+    """Raises a UserError that names a misspelt --config.NAME and the nearest setting."""
+    known = list(SETTINGS)
     for argument in arguments:
         match = re.match(r"--?config\.([^=]*)", argument)
         if match and match[1] not in known:
@@ -130,7 +134,7 @@ def _check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _check_file(arguments: Sequence[str]) -> None:
-    """Names a --config file that is not there, which overrides of it would hide."""
+    """Raises a UserError if the --config file is missing, which overrides of it would hide."""
     for argument in arguments:
         match = re.match(r"--?config=([^:]*)", argument)
         if match and not Path(match[1]).exists():
@@ -140,7 +144,7 @@ def _check_file(arguments: Sequence[str]) -> None:
 
 
 def _load_config() -> ml_collections.ConfigDict:
-    """The value of --config, or a sentence about why there is none."""
+    """Returns the ConfigDict of --config, or raises a UserError that says why there is none."""
     config = _CONFIG.value
     if config is None:
         raise UserError("--config is missing; try --config=configs/digits.py.")
@@ -155,11 +159,11 @@ def _load_config() -> ml_collections.ConfigDict:
 
 
 def sentence(error: BaseException) -> str:
-    """What a flag parser or a config file raised, in one line without its traceback."""
+    """Says in one line, without a traceback, what a flag parser or a config file raised."""
     text = str(error.args[0]) if error.args else type(error).__name__
     unknown = re.search(r'Key "(\w+)" does not exist', text)
     if unknown:
-        hint = nearest(unknown[1], list(recipe.flatten(recipe.Recipe())))
+        hint = nearest(unknown[1], list(SETTINGS))
         return f"The --config file sets {unknown[1]!r}, but there is no such setting{hint}"
     if "get_config() takes 0 positional arguments" in text:
         return "This recipe has no variants; leave out the colon and what follows it."
@@ -173,7 +177,7 @@ def exit_status(parse: Callable[[], _T], run: Callable[[_T], bool]) -> int:
 
     Args:
       parse: reads the command line.
-      run: does what it asks for; whether all of that succeeded.
+      run: does what it asks for, and returns whether all of that succeeded.
 
     Returns:
       0, 1 for bad input found while running or if something failed, 2 for bad flags, 130 for

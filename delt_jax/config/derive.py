@@ -1,4 +1,4 @@
-"""Settings that a recipe leaves to the data: 0, -1 or "" means that they are derived from it."""
+"""Derives from the data the settings that a recipe leaves open with 0, -1 or ""."""
 
 import math
 from dataclasses import replace
@@ -9,21 +9,21 @@ from delt_jax.data import Source
 from delt_jax.recipe import Recipe
 
 _IPC = 10
-_TEACHER_IMAGES = 20_000  # that the teacher sees in training, about
+_TEACHER_IMAGES = 20_000  # that a teacher sees in training, roughly
 _TEACHER_EPOCHS = (5, 60)
 _STUDENT_IMAGES = 10_000
 _STUDENT_EPOCHS = (100, 300)
-_JITTER = 7  # of the images' side: 32 of 224 px and 4 of 32, as published
-_NETWORKS = ((32, "conv3"), (64, "conv4"), (math.inf, "resnet18"))
+_JITTER = 7  # shifts of a 7th of the side: 32 px of 224 and 4 of 32, as published
+_NETWORKS = ((32, "conv3"), (64, "conv4"), (math.inf, "resnet18"))  # by the largest side, px
 
 
 def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
-    """The recipe with everything set, and a sentence about each setting that was derived.
+    """Returns the recipe with everything set, and a sentence about each setting that was derived.
 
-    Rules, ours: `ipc` 10, or the size of the smallest training class; `teacher.model` conv3 to
-    32 px, conv4 to 64, resnet18 above; students like the teacher; epochs such that the teacher
-    sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300);
-    `recover.jitter` a seventh of the side.
+    The rules are ours. `ipc` is 10, or the size of the smallest training class. `teacher.model` is
+    conv3 to 32 px, conv4 to 64, resnet18 above; students are like the teacher. Epochs are such that
+    the teacher sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300).
+    `recover.jitter` is a seventh of the side.
     """
     notes = []
     smallest = int(np.bincount(source.train.labels, minlength=len(source.class_names)).min())
@@ -52,11 +52,12 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         recover = replace(recover, jitter=source.image_size // _JITTER)
         notes.append(f"recover.jitter {recover.jitter}: the images have {source.image_size} px")
     data = recipe.data
-    if data.name == "folder":  # whose source has said so itself
+    if data.name == "folder":  # the source's own notes say so
         data = replace(data, image_size=source.image_size, channels=source.channels)
     changed = replace(recipe, data=data, teacher=teacher, recover=recover, evaluate=evaluate)
     return changed, notes
 
 
-def _epochs(images: int, count: int, limits: tuple[int, int]) -> int:
-    return min(max(round(images / count), limits[0]), limits[1])
+def _epochs(num_seen: int, count: int, limits: tuple[int, int]) -> int:
+    """Epochs after which a network has seen about `num_seen` of `count` images, within limits."""
+    return min(max(round(num_seen / count), limits[0]), limits[1])

@@ -1,4 +1,4 @@
-"""Checks on numbers that only a finished computation can fail."""
+"""Checks on the results of computations."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ from delt_jax.errors import UserError
 
 
 def finite(tree: chex.ArrayTree, sentence: str) -> None:
-    """Raises a UserError with this sentence if any float leaf holds NaN or infinity."""
+    """Raises a UserError with the sentence if a float array of the tree holds NaN or infinity."""
     for leaf in jax.tree.leaves(tree):
         if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             raise UserError(sentence)

@@ -1,4 +1,4 @@
-"""Named random streams: a key depends on what it is for, never on when it is asked for."""
+"""Named random streams: a key depends only on the seed and its name, not on earlier draws."""
 
 import zlib
 
@@ -9,9 +9,9 @@ import jax
 def stream(seed: int, *names: str | int) -> chex.PRNGKey:
     """Derives a typed PRNG key from a seed and a path of names.
 
-    Each name is folded in turn: strings by their CRC-32, integers as they are. Two
-    different paths give independent keys, and the same path always gives the same key,
-    whatever ran before, on however many devices.
+    Folds in one name after another: strings by their CRC-32, integers unchanged. Two different
+    paths give independent keys. The same path always gives the same key, whatever ran before and
+    on any number of devices.
 
     Args:
       seed: the run's seed.

@@ -1,4 +1,4 @@
-"""From stored pixels to the teacher's input space and back."""
+"""From stored pixels to the input space of the teacher, and back."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import numpy as np
 class Normalisation:
     """Per-channel mean and standard deviation of pixels in [0, 1].
 
-    The teacher's own constants, used wherever its images appear; a distilled set records them.
+    Every model of a run sees images normalised with these; a distilled set records them.
     """
 
     mean: tuple[float, ...]
@@ -32,7 +32,7 @@ class Normalisation:
         return -mean / std, (1 - mean) / std
 
     def to_pixels(self, images: chex.Array, truncate: bool = False) -> np.ndarray:
-        """Rounds normalised float images [..., C] to uint8, or cuts the fraction off."""
+        """Brings normalised float images [..., C] to uint8; rounds, or cuts off the fraction."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         unit = np.asarray(images, np.float32) * std + mean
         whole = np.floor(unit * 255.0) if truncate else np.rint(unit * 255.0)

@@ -1,4 +1,4 @@
-"""What a run tells its user: sentences on stdout, progress on stderr."""
+"""Messages to the user: sentences go to stdout, progress to stderr."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 15
 
 
 def say(text: str) -> None:
-    """Prints a line without tearing a progress bar."""
+    """Prints a line to stdout; a progress bar on the terminal stays whole."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
@@ -20,11 +20,11 @@ def say(text: str) -> None:
 class Progress:
     """Work done out of a total, with rate, ETA and the latest figures.
 
-    A bar on a terminal; where stderr is a file, a line every 15 seconds.
+    A bar on a terminal; a line every 15 seconds if stderr is a file.
     """
 
     def __init__(self, total: int, name: str, unit: str, done: int = 0):
-        """Starts with `done` of `total` units finished earlier."""
+        """Starts a bar of `total` units, `done` of which an earlier run has finished."""
         self._total, self._name, self._unit = total, name, unit
         self._first = self._done = done
         self._started = self._printed = time.monotonic()
@@ -43,7 +43,7 @@ class Progress:
             )
 
     def update(self, amount: int, **values: Any) -> None:
-        """Adds finished units, and figures to show beside them."""
+        """Adds finished units, and figures to print beside them, by name."""
         if values:
             self._figures = _line(**values)
         self._done += amount
@@ -63,7 +63,7 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Removes the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 
@@ -79,7 +79,7 @@ def progress(total: int, name: str, unit: str, done: int = 0) -> Iterator[Progre
 
 
 def _line(**values: Any) -> str:
-    """Figures in a line, e.g. "loss 0.31  bn 12.4"."""
+    """Joins figures, e.g. to "loss 0.31  bn 12.4"."""
     return "  ".join(
         f"{k.replace('_', ' ')} {v:.4g}" if isinstance(v, float) else f"{v}"
         for k, v in values.items()

@@ -1,14 +1,17 @@
-"""Sources of real images, behind one protocol (`delt_jax.data.source`)."""
+"""Sources of real images behind one protocol, `delt_jax.data.source.Source`.
+
+May import `augment`, `runtime`, `store`, `core` and `recipe`.
+"""
 
 from pathlib import Path
 
 import numpy as np
 
 from delt_jax.core.normalisation import Normalisation
-from delt_jax.data import held
+from delt_jax.data import in_memory
 from delt_jax.data.described import describe_source
-from delt_jax.data.held import hold
-from delt_jax.data.placed import device_budget, place
+from delt_jax.data.in_memory import cache_in_memory
+from delt_jax.data.on_device import device_budget, put_on_device
 from delt_jax.data.source import TEST_IMAGES, ArrayExamples, Examples, Source
 from delt_jax.data.stream import batches, read
 from delt_jax.data.validation import hold_out
@@ -22,12 +25,12 @@ __all__ = [
     "Normalisation",
     "Source",
     "batches",
+    "cache_in_memory",
     "describe_source",
     "device_budget",
-    "hold",
     "measure_normalisation",
     "open_source",
-    "place",
+    "put_on_device",
     "read",
 ]
 
@@ -36,8 +39,8 @@ def open_source(recipe: DataRecipe, cache: Path | None = None) -> Source:
     """Opens the source that the recipe names; writes nothing.
 
     Args:
-      recipe: of the data.
-      cache: where an earlier opening may have kept what takes long (see `hold`).
+      recipe: the settings `data.*`.
+      cache: folder where an earlier run may have written what takes long (`cache_in_memory`).
 
     Raises:
       UserError: if the data are missing, damaged or do not fit the recipe.
@@ -92,12 +95,12 @@ def measure_normalisation(recipe: DataRecipe, source: Source) -> Normalisation:
     """The recipe's constants, or per-channel mean and std of the training pixels."""
     if recipe.mean:
         return Normalisation(recipe.mean, recipe.std)
-    kept = source.cache / f"mean_std-{source.fingerprint}.npy" if source.cache else None
-    moments = held.load(kept, (2, source.channels)) if kept else None
+    path = source.cache / f"mean_std-{source.fingerprint}.npy" if source.cache else None
+    moments = in_memory.load(path, (2, source.channels)) if path else None
     if moments is None:
         moments = _moments(source)
-        if kept:
-            held.write(kept, moments.shape, [moments])
+        if path:
+            in_memory.write(path, moments.shape, [moments])
     return Normalisation(*(tuple(round(float(v), 6) for v in a) for a in moments))
 
 

@@ -1,4 +1,4 @@
-"""Which classes are taken, and in which order: the setting `data.classes`."""
+"""Chooses classes and their order by the setting `data.classes`."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -12,7 +12,7 @@ _SHIPPED = ("imagenet", "imagenet100", "imagenet10", "imagenette", "imagewoof")
 
 
 def wanted_classes(setting: str) -> tuple[str, ...]:
-    """The classes that `data.classes` names, in label order; none if it is empty.
+    """Classes that `data.classes` names, in label order; empty if it is empty.
 
     Args:
       setting: "", a shipped list's name, or the path of a text file with a class per line
@@ -43,7 +43,7 @@ def shipped(name: str) -> str:
 def positions_in_imagenet(class_names: Sequence[str]) -> tuple[int, ...] | None:
     """Labels of wnids among ImageNet's 1000 classes, or None if any is not one of them.
 
-    These are the rows of a 1000-way teacher's last layer that a subset needs.
+    A teacher of a subset needs these rows of the last layer of a 1000-class network.
     """
     places = {wnid: i for i, wnid in enumerate(wanted_classes("imagenet"))}
     if not all(name in places for name in class_names):
@@ -52,7 +52,7 @@ def positions_in_imagenet(class_names: Sequence[str]) -> tuple[int, ...] | None:
 
 
 def choose(found: Sequence[str], setting: str, where: str) -> tuple[str, ...]:
-    """The classes to take of those found, in label order.
+    """Chooses among the classes found; returns them in label order.
 
     Raises:
       UserError: if the list names a class that was not found.

@@ -1,4 +1,4 @@
-"""A source that is only described: enough for a dry run where the data are not at hand."""
+"""A source known only by its published counts: enough for a dry run without the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from delt_jax.recipe import DataRecipe
 
 @dataclass(frozen=True)
 class _Counted:
-    """Examples of which only the number is known, the same of every class."""
+    """Examples known only by their number, spread evenly over the classes."""
 
     labels: np.ndarray
     names: ClassVar[Sequence[str]] = ()
@@ -29,7 +29,7 @@ class _Counted:
 
 
 def describe_source(recipe: DataRecipe) -> Source | None:
-    """The source as published, or None if the recipe does not tell its classes, counts and size."""
+    """The source as published; None unless the recipe has classes, counts, size and channels."""
     told = (recipe.classes, recipe.train_images, recipe.test_images)
     if not (all(told) and recipe.image_size and recipe.channels):
         return None
@@ -40,8 +40,8 @@ def describe_source(recipe: DataRecipe) -> Source | None:
 
     train, test = split(recipe.train_images), split(recipe.test_images)
     if recipe.validation_share:
-        held = split_mask(train, recipe.validation_share, recipe.split_seed)
-        train, test = train[~held], train[held]
+        in_validation = split_mask(train, recipe.validation_share, recipe.split_seed)
+        train, test = train[~in_validation], train[in_validation]
     return Source(
         name=f"{recipe.dataset or recipe.path} as published",
         class_names=names,

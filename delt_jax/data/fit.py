@@ -1,4 +1,4 @@
-"""From encoded images of any kind to uint8 [S, S, C]."""
+"""Decodes image files and fits them to uint8 [S, S, C]."""
 
 import io
 
@@ -12,17 +12,17 @@ _GREY = ("1", "L", "LA", "I", "F")
 
 
 class UnreadableError(Exception):
-    """The bytes are no image that can be read; the message is the reason, without a full stop."""
+    """The bytes are no readable image; the message is the reason, without a full stop."""
 
 
 def decode(content: bytes) -> Image.Image:
-    """Decodes a PNG, JPEG, WebP or BMP file by its content, whatever its name says.
+    """Decodes a PNG, JPEG, WebP or BMP file by its content, not its name.
 
-    The first frame of an animation, upright by its EXIF orientation; 16-bit grey is scaled to
-    8 bits.
+    Takes the first frame of an animation, turns it upright by its EXIF orientation, and scales
+    16-bit grey to 8 bits.
 
     Raises:
-      UnreadableError: if it is none of these or damaged.
+      UnreadableError: if the file is damaged or has another format.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -41,7 +41,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def is_grey(mode: str) -> bool:
-    """Whether a Pillow mode holds luminance alone (an alpha channel aside)."""
+    """Whether a Pillow mode has luminance only, perhaps with an alpha channel."""
     return mode in _GREY or mode.startswith("I;")
 
 
@@ -74,13 +74,13 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
             wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
             image = image.resize(wide, Image.Resampling.BILINEAR)
         left, top = (image.width - size) // 2, (image.height - size) // 2
-    # A crop box that reaches outside the image is filled with zeros: that is the padding.
+    # Pillow fills a crop box that reaches outside the image with zeros, which is the padding.
     image = image.crop((left, top, left + size, top + size))
     return np.asarray(image, np.uint8).reshape(size, size, channels)
 
 
 def _shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """Bilinear resize of the shorter side; the longer is cut to whole pixels, not rounded."""
+    """Bilinear resize of the shorter side; the longer one is rounded down, as torchvision does."""
     short, long = min(image.size), max(image.size)
     if short == side:
         return image
@@ -90,7 +90,7 @@ def _shorter_side(image: Image.Image, side: int) -> Image.Image:
 
 
 def fit_arrays(pixels: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
-    """`fit_image` for a stack uint8 [N, H, W] or [N, H, W, C]; a no-op where nothing changes."""
+    """`fit_image` for a stack uint8 [N, H, W] or [N, H, W, C]; returns uint8 [N, S, S, C]."""
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     native = 1 if pixels.ndim == 3 else 3

@@ -20,16 +20,21 @@ from delt_jax.recipe import DataRecipe
 from delt_jax.store.identity import identity
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SIDES = (28, 32, 64, 128, 224)  # what an underived size is brought to
+SIDES = (28, 32, 64, 128, 224)  # pixels: a size that is not set becomes the nearest of these
 _ENDINGS = tuple(os.fsencode(ending) for ending in ENDINGS)
 _TRAIN, _TESTS = "train", ("test", "val", "validation")
 _ANNOTATIONS = "val_annotations.txt"
-_SAMPLE = 200  # files whose headers tell size and channels
+_SAMPLE = 200  # files whose headers are read to derive size and channels
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files below a folder."""
+    """Files below a folder.
+
+    Attributes:
+      root: the folder, as the file system has its name.
+      names: paths below it.
+    """
 
     root: bytes
     names: Names
@@ -46,13 +51,45 @@ class Files:
             return b""
 
 
-class _Found(NamedTuple):
+class _File(NamedTuple):
     """A file: path below the root, class, and what changes when its content does."""
 
     name: bytes
     label: int
     size: int
     changed: int
+
+
+class _Listing(NamedTuple):
+    """All image files of a folder, none of them opened.
+
+    Attributes:
+      root: the folder.
+      train_root: folder of the training classes, `root` itself or its train/.
+      class_names: of the folders, in label order.
+      train: files in the order of classes and names.
+      test: likewise; empty where the training files are to be split.
+    """
+
+    root: Path
+    train_root: Path
+    class_names: tuple[str, ...]
+    train: list[_File]
+    test: list[_File]
+
+    def identity(self) -> str:
+        """Hash of classes and files; every file counts with path, class, bytes and last change."""
+
+        def listed(files: Sequence[_File]) -> list[list[str | int]]:
+            return [[os.fsdecode(f.name), f.label, f.size, f.changed] for f in files]
+
+        return identity(
+            {
+                "classes": self.class_names,
+                "train": listed(self.train),
+                "test": listed(self.test),
+            }
+        )
 
 
 def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
@@ -65,6 +102,55 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     Raises:
       UserError: for anything that is not such a folder, naming the class or file.
     """
+    listing = _list(recipe)
+    size, channels, derived = _derive(recipe, listing.root, listing.train)
+    names = recipe.class_names or listing.class_names
+    if len(names) != len(listing.class_names):
+        raise UserError(
+            f"data.class_names has {len(names)} names, but {listing.train_root} has "
+            f"{len(listing.class_names)} classes; leave it empty to take the folders' names."
+        )
+    everything = _examples(listing, recipe, size, channels)
+    if listing.test:
+        in_test = np.arange(len(everything)) >= len(listing.train)
+    else:
+        in_test = split_mask(everything.labels, recipe.test_share, recipe.split_seed)
+    content = listing.identity()
+    readable, left_out, found = leave_out(everything, recipe.unreadable, content, cache)
+    train = _take(everything, np.flatnonzero(readable & ~in_test))
+    test = _take(everything, np.flatnonzero(readable & in_test))
+    _check_split("training", train, listing)
+    _check_split("test", test, listing)
+    return Source(
+        name=listing.root.resolve().name,
+        class_names=names,
+        image_size=size,
+        channels=channels,
+        train=train,
+        test=test,
+        fingerprint=identity(
+            {
+                "source": "folder",
+                "listing": content,
+                "class_names": names,
+                "image_size": size,
+                "channels": channels,
+                "fit": recipe.fit,
+                "in_test": fingerprint(in_test),
+                "readable": fingerprint(readable),
+            }
+        ),
+        notes=(*derived, *left_out),
+        found=found,
+    )
+
+
+def _list(recipe: DataRecipe) -> _Listing:
+    """Finds classes, splits and files; opens none.
+
+    Raises:
+      UserError: if the folder is missing or a class has no folder or no files.
+    """
     root = Path(recipe.path)
     if not recipe.path or not root.is_dir():
         raise UserError(
@@ -72,8 +158,7 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
             f"and val/, or one folder per class."
         )
     train_root = root / _TRAIN if (root / _TRAIN).is_dir() else root
-    found = _class_folders(train_root)
-    chosen = choose(found, recipe.classes, str(train_root))
+    chosen = choose(_class_folders(train_root), recipe.classes, str(train_root))
     if len(chosen) < 2:
         raise UserError(
             f"{train_root} has {len(chosen)} class folders ({', '.join(chosen) or 'none'}); put "
@@ -83,72 +168,38 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     _check_classes(train, chosen, str(train_root))
     test_root = _test_root(root, chosen) if train_root != root else None
     test = _test_files(root, test_root, chosen) if test_root else []
-    size, channels, note = _derive(recipe, root, train)
-    listing = identity({"classes": chosen, "train": _listed(train), "test": _listed(test)})
-    names = recipe.class_names or chosen
-    if len(names) != len(chosen):
-        raise UserError(
-            f"data.class_names has {len(names)} names, but {train_root} has {len(chosen)} classes; "
-            f"leave it empty to take the folders' names."
-        )
+    return _Listing(root, train_root, chosen, train, test)
 
-    def examples(files: Sequence[_Found]) -> EncodedExamples:
-        packed = Names.of(f.name for f in files)
-        labels = np.array([f.label for f in files], np.int32)
-        return EncodedExamples(
-            Files(os.fsencode(root), packed),
-            labels,
-            packed,
-            f"{root}/",
-            size,
-            channels,
-            recipe.fit,
-            worker_count(recipe.workers),
-        )
 
-    everything = examples([*train, *test])
-    in_test = np.arange(len(everything)) >= len(train)
-    if not test:
-        in_test = split_mask(everything.labels, recipe.test_share, recipe.split_seed)
-    kept, notes, kept_on_disk = leave_out(everything, recipe.unreadable, listing, cache)
-    parts = [_take(everything, np.flatnonzero(kept & mask)) for mask in (~in_test, in_test)]
-    for part, split in zip(parts, ("training", "test"), strict=True):
-        counts = np.bincount(part.labels, minlength=len(chosen))
-        if not counts.all():
-            raise UserError(
-                f"{root} leaves no {split} image of class {chosen[int(np.argmin(counts))]!r}; add "
-                f"images (two per class at least where no test split is given)."
-            )
-    return Source(
-        name=root.resolve().name,
-        class_names=names,
+def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -> EncodedExamples:
+    """The training files, then the test files."""
+    listed = [*listing.train, *listing.test]
+    names = Names.of(f.name for f in listed)
+    return EncodedExamples(
+        encoded=Files(os.fsencode(listing.root), names),
+        labels=np.array([f.label for f in listed], np.int32),
+        names=names,
+        where=f"{listing.root}/",
         image_size=size,
         channels=channels,
-        train=parts[0],
-        test=parts[1],
-        fingerprint=identity(
-            {
-                "source": "folder",
-                "listing": listing,
-                "class_names": names,
-                "image_size": size,
-                "channels": channels,
-                "fit": recipe.fit,
-                "in_test": fingerprint(in_test),
-                "readable": fingerprint(kept),
-            }
-        ),
-        notes=(*note, *notes),
-        found=kept_on_disk,
+        fit=recipe.fit,
+        workers=worker_count(recipe.workers),
     )
 
 
-def _listed(files: Sequence[_Found]) -> list[list[str | int]]:
-    """Files as their identity has them: path, class, bytes, and time of the last change."""
-    return [[os.fsdecode(f.name), f.label, f.size, f.changed] for f in files]
+def _check_split(split: str, examples: EncodedExamples, listing: _Listing) -> None:
+    """Raises a UserError if a class has no image in a split."""
+    counts = np.bincount(examples.labels, minlength=len(listing.class_names))
+    if not counts.all():
+        raise UserError(
+            f"{listing.root} leaves no {split} image of class "
+            f"{listing.class_names[int(np.argmin(counts))]!r}; add images (two per class at least "
+            f"where no test split is given)."
+        )
 
 
 def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
+    """The examples at `where`, int [N]."""
     files = examples.encoded
     assert isinstance(files, Files)
     names = files.names.take(where)
@@ -158,6 +209,7 @@ def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
 
 
 def _class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones and macOS's."""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     for name in names:
         try:
@@ -170,7 +222,7 @@ def _class_folders(folder: Path) -> list[str]:
     return [name for name in names if name != "__MACOSX"]
 
 
-def _files(root: Path, folder: Path, label: int) -> Iterator[_Found]:
+def _files(root: Path, folder: Path, label: int) -> Iterator[_File]:
     """Image files right in a class folder, or in its images/, as Tiny-ImageNet has them."""
     inner = folder / "images"
     if inner.is_dir():
@@ -184,14 +236,15 @@ def _files(root: Path, folder: Path, label: int) -> Iterator[_Found]:
         try:
             about = entry.stat()
             if not os.path.isdir(entry.path):
-                yield _Found(
+                yield _File(
                     os.path.join(below, entry.name), label, about.st_size, about.st_mtime_ns
                 )
         except OSError:  # a broken link: listed, and unreadable like any damaged file
-            yield _Found(os.path.join(below, entry.name), label, 0, 0)
+            yield _File(os.path.join(below, entry.name), label, 0, 0)
 
 
-def _check_classes(files: Sequence[_Found], chosen: Sequence[str], where: str) -> None:
+def _check_classes(files: Sequence[_File], chosen: Sequence[str], where: str) -> None:
+    """Raises a UserError if a class has no file."""
     filled = {f.label for f in files}
     empty = [name for c, name in enumerate(chosen) if c not in filled]
     if empty:
@@ -211,7 +264,8 @@ def _test_root(root: Path, chosen: Sequence[str]) -> Path | None:
     return None
 
 
-def _test_files(root: Path, folder: Path, chosen: Sequence[str]) -> list[_Found]:
+def _test_files(root: Path, folder: Path, chosen: Sequence[str]) -> list[_File]:
+    """Files of the test split, from class folders or Tiny-ImageNet's table."""
     annotations = folder / _ANNOTATIONS
     if annotations.is_file() and not (folder / chosen[0]).is_dir():
         found = _annotated(root, folder, annotations, chosen)
@@ -227,7 +281,7 @@ def _test_files(root: Path, folder: Path, chosen: Sequence[str]) -> list[_Found]
     return found
 
 
-def _annotated(root: Path, folder: Path, annotations: Path, chosen: Sequence[str]) -> list[_Found]:
+def _annotated(root: Path, folder: Path, annotations: Path, chosen: Sequence[str]) -> list[_File]:
     """Tiny-ImageNet's val/images, whose classes stand in a table of file and wnid."""
     place = {name: i for i, name in enumerate(chosen)}
     rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
@@ -242,12 +296,12 @@ def _annotated(root: Path, folder: Path, annotations: Path, chosen: Sequence[str
     for file in _files(root, folder, 0):
         label = classes.get(os.path.basename(file.name), -1)
         if label >= 0:
-            found.append(_Found(file.name, label, file.size, file.changed))
+            found.append(_File(file.name, label, file.size, file.changed))
     return found
 
 
 def _derive(
-    recipe: DataRecipe, root: Path, files: Sequence[_Found]
+    recipe: DataRecipe, root: Path, files: Sequence[_File]
 ) -> tuple[int, int, tuple[str, ...]]:
     """Size and channels as set, or from the headers of some files; and what was derived."""
     if recipe.image_size and recipe.channels:

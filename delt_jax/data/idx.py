@@ -73,7 +73,11 @@ def _read_split(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_idx(recipe: DataRecipe) -> Source:
-    """Reads the four files of an MNIST-like data set from ``data.path``."""
+    """Reads the four files of an MNIST-like data set from ``data.path``.
+
+    Raises:
+      UserError: if a file is missing or damaged, or two files do not belong together.
+    """
     folder = Path(recipe.path)
     if not recipe.path or not folder.is_dir():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Names of very many examples."""
+"""Compact storage for the names of very many examples."""
 
 from collections.abc import Iterable, Sequence
 from typing import overload
@@ -7,13 +7,13 @@ import numpy as np
 
 
 class Names(Sequence[str]):
-    """File names in one buffer, so that a million take megabytes and travel fast to a worker.
+    """File names in one buffer: a million take megabytes and are pickled fast for a worker.
 
-    Names are bytes, as the file system has them; as text, bytes that are not UTF-8 are escaped.
+    Stores bytes as the file system has them; as text, bytes that are not UTF-8 are escaped.
     """
 
     def __init__(self, content: bytes, ends: np.ndarray):
-        """Takes the joined names and where each ends, int64 [N]."""
+        """Takes the joined names, and int64 [N], the end of each."""
         self._content, self._ends = content, ends
 
     @classmethod
@@ -30,7 +30,7 @@ class Names(Sequence[str]):
         return self._content[self._ends[i - 1] if i else 0 : self._ends[i]]
 
     def take(self, indices: np.ndarray) -> "Names":
-        """Some of the names, in the given order."""
+        """The names at `indices`, in this order."""
         return Names.of(self.raw(int(i)) for i in indices)
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, i: slice) -> list[str]: ...
     def __getitem__(self, i):
-        """Name i, or a list of those of a slice."""
+        """Name i, or the list of names of a slice."""
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
         return self.raw(int(i)).decode("utf-8", "backslashreplace")

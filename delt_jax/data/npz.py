@@ -12,7 +12,7 @@ from delt_jax.data.source import ArrayExamples, Source, fingerprint, split_mask
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
-# Names of (training images, labels, test images, labels) that are in use.
+# Names in use for training images, their labels, test images, and their labels.
 _SPLIT = (
     ("train_images", "train_labels", "test_images", "test_labels"),
     ("x_train", "y_train", "x_test", "y_test"),
@@ -25,7 +25,11 @@ _HOW = (
 
 
 def open_npz(recipe: DataRecipe) -> Source:
-    """Reads the file at ``data.path``, split as it is or by ``data.test_share``."""
+    """Reads the file at ``data.path``; splits by ``data.test_share`` if it has no test images.
+
+    Raises:
+      UserError: if the file is damaged or its arrays do not fit together.
+    """
     path = Path(recipe.path)
     arrays = _read(path)
     names = next((n for n in (*_SPLIT, *_WHOLE) if all(k in arrays for k in n)), None)
@@ -86,7 +90,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _check(
     path: Path, images: str, pixels: np.ndarray, labels: str, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    if classes.ndim == 2 and classes.shape[1] == 1:  # as some archives keep them
+    if classes.ndim == 2 and classes.shape[1] == 1:  # as CIFAR's labels in keras.datasets
         classes = classes[:, 0]
     good = (
         pixels.dtype == np.uint8

@@ -5,49 +5,51 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.core.progress import progress
-from delt_jax.data import held
+from delt_jax.data import in_memory
 from delt_jax.data.source import EncodedExamples, Readable
 from delt_jax.data.stream import batches
 
 _BATCH = 256
-_NAMED = 5
+_NAMED = 5  # files that the sentence lists
 
 
 def leave_out(
     examples: EncodedExamples, setting: str, content: str, cache: Path | None
 ) -> tuple[np.ndarray, tuple[str, ...], dict[str, np.ndarray]]:
-    """Which examples stay.
+    """Tells which examples stay.
 
     Args:
       examples: all files of a source.
       setting: "stop" checks nothing here, for reading stops at an unreadable file anyway;
         "skip" decodes every file once.
-      content: what the examples are, as a hash; the outcome is kept under it.
-      cache: where it may have been kept before.
+      content: hash of what the examples are; names the file of the outcome.
+      cache: folder where an earlier run may have written it.
 
     Returns:
-      bool [N], a sentence about what is left out, if anything, and what is to be kept.
+      bool [N], true where an example stays; a sentence on the others, if there are any; and
+      arrays to write into `cache`, by file name.
     """
     if setting == "stop":
         return np.ones(len(examples), bool), (), {}
     name = f"readable-{content}.npy"
-    known = held.load(cache / name, (len(examples),)) if cache else None
-    if known is None:
-        known = _check(examples)
-    bad = np.flatnonzero(np.asarray(known) == 0)
+    outcome = in_memory.load(cache / name, (len(examples),)) if cache else None
+    if outcome is None:
+        outcome = _check(examples)
+    bad = np.flatnonzero(np.asarray(outcome) == 0)
     notes: tuple[str, ...] = ()
     if len(bad):
         named = ", ".join(f"{examples.where}{examples.names[int(i)]}" for i in bad[:_NAMED])
         more = ", ..." if len(bad) > _NAMED else ""
         notes = (f"{len(bad)} unreadable files are left out: {named}{more}",)
-    return np.asarray(known) == 1, notes, {name: np.asarray(known)}
+    return np.asarray(outcome) == 1, notes, {name: np.asarray(outcome)}
 
 
 def _check(examples: EncodedExamples) -> np.ndarray:
+    """Decodes every file; uint8 [N], 1 where it worked."""
     files = Readable(examples.encoded, examples.labels, examples.names, examples.workers)
     outcomes = []
     with progress(len(files), "check files", "image") as bar:
-        for _, outcome in batches(files, _BATCH):
-            outcomes.append(outcome)
-            bar.update(len(outcome))
+        for _, some in batches(files, _BATCH):
+            outcomes.append(some)
+            bar.update(len(some))
     return np.concatenate(outcomes)

@@ -15,7 +15,7 @@ TEST_IMAGES = "test images"
 
 
 class Examples(Protocol):
-    """One split."""
+    """One split: labels and names of its examples, and their pixels by index."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -29,7 +29,7 @@ class Examples(Protocol):
 
     @property
     def workers(self) -> int:
-        """Processes that `delt_jax.data.batches` decodes in; 0 where nothing is decoded."""
+        """Worker processes for `delt_jax.data.batches`; 0 if there is nothing to decode."""
         ...
 
     def __len__(self) -> int:
@@ -46,16 +46,16 @@ class Source:
     """A data set of real images.
 
     Attributes:
-      name: for people.
-      class_names: in label order; travels with everything made from this source.
+      name: as printed and drawn.
+      class_names: in label order; stored with everything made from this source.
       image_size: side in pixels of what `images` returns.
       channels: 1 or 3.
       train, test: the splits.
-      fingerprint: changes when the content changes.
-      notes: what opening it found out and people should know, a sentence each.
-      found: what opening it computed slowly, worth a file in `cache`: arrays by file name.
-      cache: folder for what may be computed again; None keeps nothing.
-      scored: what `test` is, for people.
+      fingerprint: hash that changes when the content changes.
+      notes: sentences for the user about what opening it found out.
+      found: arrays by file name that took long to compute and belong into `cache`.
+      cache: folder for what may be computed again; None caches nothing.
+      scored: phrase for what `test` holds, as printed beside scores.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ArrayExamples:
-    """Examples held in memory: pixels uint8 [N, S, S, C]."""
+    """Examples in memory: pixels uint8 [N, S, S, C], labels int32 [N], and names."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -85,7 +85,7 @@ class ArrayExamples:
         return len(self.labels)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Pixels of the examples."""
+        """Pixels of the examples, uint8 [len(indices), S, S, C]."""
         return self.pixels[indices]
 
 
@@ -99,13 +99,13 @@ class Encoded(Protocol):
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """Examples decoded whenever they are asked for.
+    """Examples that are decoded at every use.
 
     Attributes:
       encoded: the image files.
-      labels, names: of the examples.
-      where: what precedes a name in a sentence about it, such as the folder's path.
-      image_size, channels, fit: as of `delt_jax.data.fit.fit_image`.
+      labels, names: as in `Examples`.
+      where: text before a name in sentences, such as the folder's path.
+      image_size, channels, fit: see `delt_jax.data.fit.fit_image`.
       workers: processes to decode in.
     """
 
@@ -143,7 +143,7 @@ class EncodedExamples:
 
 @dataclass(frozen=True)
 class Readable:
-    """Which of some image files decode, in the shape of examples so that it streams like them."""
+    """Tells which image files decode; has the shape of examples, so that `batches` can read it."""
 
     encoded: Encoded
     labels: np.ndarray
@@ -168,12 +168,12 @@ def _decodes(content: bytes) -> bool:
 
 
 def split_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Draws a test split with the same share of every class; one image of each at the least.
+    """Draws a test split with the same share of every class, at least one image of each.
 
     Args:
       labels: int [N].
-      share: of the test split, in (0, 1).
-      seed: of the draw.
+      share: part of each class that goes into the test split, in (0, 1).
+      seed: of the random draw.
 
     Returns:
       bool [N], true for the test split; a class of one image stays in the training split.

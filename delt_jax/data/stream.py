@@ -13,10 +13,10 @@ import numpy as np
 
 from delt_jax.data.source import Examples
 
-# Starting workers takes seconds: what is left must take longer than this without them.
-_WORTH_WORKERS = 6.0
+# Workers take seconds to start, so they only start where the rest would take longer than this.
+SECONDS_WORTH_WORKERS = 6.0
 _PIECE = 32  # images that a worker sends at a time
-_PIECES_AHEAD = 8  # that each worker may be ahead: the bound on memory
+_PIECES_AHEAD = 8  # pieces that wait per worker; bounds the memory
 
 
 def batches(
@@ -24,13 +24,16 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices, images) in order; the last batch may be smaller.
 
-    What needs decoding is decoded ahead by `examples.workers` processes; the number of workers
+    `examples.workers` processes decode ahead, where there is something to decode; their number
     changes neither images nor order. Only a bounded number of images is in memory at a time.
 
     Args:
-      examples: to read.
+      examples: a split.
       size: images per batch.
-      order: int [M], the examples to read; all of them by default.
+      order: int [M], indices of the examples to read; None reads all of them.
+
+    Yields:
+      Indices int [size] and pixels uint8 [size, S, S, C].
     """
     order = np.arange(len(examples)) if order is None else order
     if examples.workers:
@@ -52,7 +55,7 @@ def batches(
 
 
 def read(examples: Examples, indices: np.ndarray) -> np.ndarray:
-    """Pixels of some examples at once, uint8 [len(indices), S, S, C]."""
+    """Pixels of the examples at `indices`, uint8 [len(indices), S, S, C]."""
     return np.concatenate([pixels for _, pixels in batches(examples, 4 * _PIECE, indices)])
 
 
@@ -65,7 +68,7 @@ def worker_count(setting: int) -> int:
 
 
 def _decoded(examples: Examples, order: np.ndarray) -> Generator[np.ndarray, None, None]:
-    """Decodes here as long as workers would not pay, by the time that the first images took."""
+    """Decodes in this process until the time spent so far says that workers would pay off."""
     spent = 0.0
     for i in range(0, len(order), _PIECE):
         started = time.perf_counter()
@@ -73,14 +76,14 @@ def _decoded(examples: Examples, order: np.ndarray) -> Generator[np.ndarray, Non
         spent += time.perf_counter() - started
         yield images
         left = len(order) - i - _PIECE
-        if left / (i + _PIECE) * spent > _WORTH_WORKERS:
+        if left / (i + _PIECE) * spent > SECONDS_WORTH_WORKERS:
             yield from _decoded_ahead(examples, order[i + _PIECE :])
             return
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The examples as a grain source of small decoded stacks."""
+    """The examples as a grain source whose items are pieces, uint8 [<= 32, S, S, C]."""
 
     examples: Examples
     order: np.ndarray
@@ -93,6 +96,7 @@ class _Pieces:
 
 
 def _decoded_ahead(examples: Examples, order: np.ndarray) -> Generator[np.ndarray, None, None]:
+    """Decodes in worker processes, a bounded number of pieces ahead."""
     # Importing grain takes most of a second, and small sets never need it.
     import grain
     from absl import flags
@@ -125,6 +129,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _end_with_reader() -> None:
+    """Ends this worker as soon as the process that reads from it has ended, even by SIGKILL."""
     reader = multiprocessing.parent_process()
     if reader is not None:
         reader.join()

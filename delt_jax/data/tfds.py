@@ -3,13 +3,13 @@
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from delt_jax.core.progress import progress
-from delt_jax.data import held
+from delt_jax.data import in_memory
 from delt_jax.data.classes import choose, relabel
 from delt_jax.data.names import Names
 from delt_jax.data.readable import leave_out
@@ -20,11 +20,18 @@ from delt_jax.recipe import DataRecipe
 from delt_jax.store.identity import identity
 
 _BATCH = 1024
+_TESTS = ("test", "validation")
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a split, or some of them: data source, indices into it, and its place."""
+    """Some records of a split.
+
+    Attributes:
+      source: all records of the split, as `tfds.data_source` gives them.
+      where: int [N], indices into these.
+      place: names the split in sentences.
+    """
 
     source: Any
     where: np.ndarray
@@ -50,7 +57,7 @@ class Records:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Labels of the records, in the shape of examples so that they stream like them."""
+    """Labels of the records in place of their images, so that `batches` can read them."""
 
     records: Records
     labels: np.ndarray
@@ -64,17 +71,101 @@ class _Labels:
         return np.array([r["label"] for r in self.records.records(indices)], np.int32)
 
 
+class _Dataset(NamedTuple):
+    """A prepared data set, and what the recipe takes of it.
+
+    Attributes:
+      recipe: of the data.
+      builder: TFDS's.
+      classes: TFDS's names of the chosen classes, in label order.
+      class_names: what they are called here.
+      new_labels: int32 [classes of the data set], -1 for those that are not chosen.
+      image_size, channels: of the images once they fit.
+      cache: where labels and readable files may have been kept.
+    """
+
+    recipe: DataRecipe
+    builder: Any
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    new_labels: np.ndarray
+    image_size: int
+    channels: int
+    cache: Path | None
+
+
+class _Split(NamedTuple):
+    """An opened split.
+
+    Attributes:
+      name: e.g. "train".
+      examples: those of the chosen classes.
+      labels: int32 [all examples], as stored; -1 where they are hidden.
+      file: name that the labels are cached under.
+    """
+
+    name: str
+    examples: EncodedExamples
+    labels: np.ndarray
+    file: str
+
+
 def open_tfds(recipe: DataRecipe, cache: Path | None) -> Source:
     """Opens a prepared TFDS data set with "image" and "label" features.
 
     Raises:
       UserError: if it is unknown, not prepared as array_record, or not a classification set.
     """
+    dataset = _dataset(recipe, cache)
+    train = _open_split(dataset, "train")
+    test, found = _open_labelled_test_split(dataset)
+    found[train.file] = train.labels
+    infos = dataset.builder.info.splits
+    content = identity(
+        {
+            "dataset": dataset.builder.info.full_name,
+            "splits": [_counted(infos, split.name) for split in (train, test)],
+            "labels": fingerprint(train.labels, test.labels),
+        }
+    )
+    readable: list[EncodedExamples] = []
+    notes: list[str] = []
+    for split in (train, test):
+        of_split = {"content": content, "classes": dataset.classes, "split": split.name}
+        stay, left_out, outcome = leave_out(
+            split.examples, recipe.unreadable, identity(of_split), cache
+        )
+        readable.append(_take(split.examples, np.flatnonzero(stay)))
+        notes += left_out
+        found |= outcome
+    return Source(
+        name=recipe.dataset,
+        class_names=dataset.class_names,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        train=readable[0],
+        test=readable[1],
+        fingerprint=identity(
+            {
+                "source": "tfds",
+                "content": content,
+                "class_names": dataset.class_names,
+                "image_size": dataset.image_size,
+                "channels": dataset.channels,
+                "fit": recipe.fit,
+                "train": readable[0].names[:],
+                "test": readable[1].names[:],
+            }
+        ),
+        notes=tuple(notes),
+        found=found,
+    )
+
+
+def _dataset(recipe: DataRecipe, cache: Path | None) -> _Dataset:
+    """Finds the data set, its chosen classes, and the size that its images take."""
     builder, image, label = _builder(recipe)
-    splits = builder.info.splits
-    tests = [s for s in ("test", "validation") if s in splits]
     chosen = choose(label.names, recipe.classes, recipe.dataset)
-    to_new = relabel(label.names, chosen)
     names = recipe.class_names or chosen
     if len(names) != len(chosen):
         raise UserError(
@@ -89,78 +180,45 @@ def open_tfds(recipe: DataRecipe, cache: Path | None) -> Source:
             f"The images of {recipe.dataset} have no common size {shape}; set data.image_size "
             f"and data.channels."
         )
-    workers = worker_count(recipe.workers)
-    kept: dict[str, np.ndarray] = {}
-    notes: list[str] = []
+    new_labels = relabel(label.names, chosen)
+    return _Dataset(recipe, builder, chosen, names, new_labels, size, channels, cache)
 
-    def open_split(split: str) -> tuple[EncodedExamples, np.ndarray]:
-        """The examples, and all labels of the split as stored."""
-        records = _open(builder, split, recipe.dataset)
-        labels, name = _labels(records, splits[split], builder, split, cache, workers)
-        kept[name] = labels
-        new = to_new[labels]
-        where = np.flatnonzero((new >= 0) | (labels < 0))
-        examples = EncodedExamples(
-            Records(records.source, where, records.place),
-            np.where(labels < 0, -1, new)[where],
-            Names.of(f"{split}/{i:08}".encode() for i in where),
-            f"{recipe.dataset} ",
-            size,
-            channels,
-            recipe.fit,
-            workers,
-        )
-        return examples, labels
 
-    train, train_labels = open_split("train")
-    # Some test splits hide their labels as -1, e.g. imagenet2012's.
-    labelled = ((s, open_split(s)) for s in tests)
-    usable = next(((s, *opened) for s, opened in labelled if (opened[1] >= 0).all()), None)
-    if usable is None:
-        raise UserError(
-            f"The labels of {recipe.dataset}'s {' and '.join(tests)} split are hidden (-1), so "
-            f"nothing could be scored; use a data set with a labelled one."
-        )
-    test_split, test, test_labels = usable
-    content = identity(
-        {
-            "dataset": builder.info.full_name,
-            "splits": [_counted(splits, name) for name in ("train", test_split)],
-            "labels": fingerprint(train_labels, test_labels),
-        }
+def _open_split(dataset: _Dataset, name: str) -> _Split:
+    """A split's examples of the chosen classes, and all its labels."""
+    recipe = dataset.recipe
+    records = _open(dataset.builder, name, recipe.dataset)
+    stored, file = _labels(dataset, name, records)
+    labels = np.where(stored < 0, -1, dataset.new_labels[stored])
+    where = np.flatnonzero((labels >= 0) | (stored < 0))
+    examples = EncodedExamples(
+        encoded=Records(records.source, where, records.place),
+        labels=labels[where],
+        names=Names.of(f"{name}/{i:08}".encode() for i in where),
+        where=f"{recipe.dataset} ",
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        fit=recipe.fit,
+        workers=worker_count(recipe.workers),
     )
-    parts = []
-    for split, part in (("train", train), (test_split, test)):
-        stay, note, found_out = leave_out(
-            part,
-            recipe.unreadable,
-            identity({"content": content, "classes": chosen, "split": split}),
-            cache,
-        )
-        parts.append(_take(part, np.flatnonzero(stay)))
-        notes += note
-        kept |= found_out
-    return Source(
-        name=recipe.dataset,
-        class_names=names,
-        image_size=size,
-        channels=channels,
-        train=parts[0],
-        test=parts[1],
-        fingerprint=identity(
-            {
-                "source": "tfds",
-                "content": content,
-                "class_names": names,
-                "image_size": size,
-                "channels": channels,
-                "fit": recipe.fit,
-                "train": parts[0].names[:],
-                "test": parts[1].names[:],
-            }
-        ),
-        notes=tuple(notes),
-        found=kept,
+    return _Split(name, examples, stored, file)
+
+
+def _open_labelled_test_split(dataset: _Dataset) -> tuple[_Split, dict[str, np.ndarray]]:
+    """The first test split whose labels are public, and labels by file name of all it looked at.
+
+    Some test splits hide their labels as -1, e.g. imagenet2012's.
+    """
+    tests = [name for name in _TESTS if name in dataset.builder.info.splits]
+    found = {}
+    for name in tests:
+        split = _open_split(dataset, name)
+        found[split.file] = split.labels
+        if (split.labels >= 0).all():
+            return split, found
+    raise UserError(
+        f"The labels of {dataset.recipe.dataset}'s {' and '.join(tests)} split are hidden (-1), so "
+        f"nothing could be scored; use a data set with a labelled one."
     )
 
 
@@ -171,6 +229,7 @@ def _counted(splits, name: str) -> dict[str, Any]:
 
 
 def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
+    """The examples at `where`, int [N]."""
     records, names = examples.encoded, examples.names
     assert isinstance(records, Records)
     assert isinstance(names, Names)
@@ -198,7 +257,7 @@ def _builder(recipe: DataRecipe):
     features = builder.info.features
     image, label = (dict(features).get(name) for name in ("image", "label"))
     if (
-        not any(s in splits for s in ("test", "validation"))
+        not any(name in splits for name in _TESTS)
         or not isinstance(image, tfds.features.Image)
         or image.np_dtype != np.uint8
         or not isinstance(label, tfds.features.ClassLabel)
@@ -212,7 +271,7 @@ def _builder(recipe: DataRecipe):
 
 
 def _how(dataset: str) -> str:
-    """What to do about a data set that is not prepared."""
+    """Says how to prepare a data set."""
     build = f"`tfds build {dataset} --file_format=array_record`"
     if importlib.util.find_spec("tensorflow"):
         return f"prepare it once with {build} and set data.path to its data directory"
@@ -223,6 +282,7 @@ def _how(dataset: str) -> str:
 
 
 def _open(builder, split: str, dataset: str) -> Records:
+    """All records of a split, their images still encoded."""
     skip = {"image": tfds.decode.SkipDecoding()}
     place = f"The {split} split in {builder.data_path}"
     try:
@@ -236,11 +296,9 @@ def _open(builder, split: str, dataset: str) -> Records:
         ) from e
 
 
-def _labels(
-    records: Records, info, builder, split: str, cache: Path | None, workers: int
-) -> tuple[np.ndarray, str]:
-    """Stored labels, int32 [N], and the name they are kept under: reading all takes long."""
-    count = len(records.where)
+def _labels(dataset: _Dataset, split: str, records: Records) -> tuple[np.ndarray, str]:
+    """Stored labels, int32 [N], and the name of their file: reading all of them takes long."""
+    builder, num_records = dataset.builder, len(records.where)
     shards = [
         [p.name, p.stat().st_size, p.stat().st_mtime_ns]
         for p in sorted(Path(builder.data_path).glob(f"*-{split}.*"))
@@ -248,17 +306,18 @@ def _labels(
     content = {
         "dataset": builder.info.full_name,
         "split": split,
-        "bytes": int(info.num_bytes),
+        "bytes": int(builder.info.splits[split].num_bytes),
         "shards": shards,
     }
-    name = f"labels-{identity(content)}.npy"
-    known = held.load(cache / name, (count,)) if cache else None
-    if known is not None:
-        return np.asarray(known), name
-    labels = _Labels(records, np.zeros(count, np.int32), workers)
+    file = f"labels-{identity(content)}.npy"
+    cached = in_memory.load(dataset.cache / file, (num_records,)) if dataset.cache else None
+    if cached is not None:
+        return np.asarray(cached), file
+    workers = worker_count(dataset.recipe.workers)
+    labels = _Labels(records, np.zeros(num_records, np.int32), workers)
     read = []
-    with progress(count, f"read {split} labels", "record") as bar:
+    with progress(num_records, f"read {split} labels", "record") as bar:
         for _, some in batches(labels, _BATCH):
             read.append(some)
             bar.update(len(some))
-    return np.concatenate(read), name
+    return np.concatenate(read), file

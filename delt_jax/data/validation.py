@@ -1,4 +1,4 @@
-"""A validation split: training images held out, which take the place of the test images."""
+"""A validation split: training images held out to take the place of the test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,16 +18,16 @@ from delt_jax.data.source import (
 from delt_jax.errors import UserError
 from delt_jax.store.identity import identity
 
-SCORED = "validation images, held out of training"  # what `Source.scored` then says
+SCORED = "validation images, held out of training"  # value of `Source.scored`
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the image files, wherever they are stored; reads no more than it is asked for.
+    """Some image files of a larger collection; reads only those it is asked for.
 
     Attributes:
-      whole: all of them.
-      where: int [N], indices into these.
+      whole: the collection.
+      where: int [N], indices into it.
     """
 
     whole: Encoded
@@ -39,14 +39,14 @@ class Part:
 
 
 def hold_out(source: Source, share: float, seed: int) -> Source:
-    """The source with a share of every class of its training images in place of the test images.
+    """Replaces the test images by a share of the training images of every class.
 
-    Nothing of the test split is left, so that no stage can look at it.
+    Nothing of the test split is left, so that no stage can read it.
 
     Args:
-      source: as opened; neither held in memory nor placed yet.
-      share: of the validation split, in (0, 1); one image of each class at the least.
-      seed: of the draw.
+      source: as opened, neither cached in memory nor on a device.
+      share: part of each class that is held out, in (0, 1); at least one image.
+      seed: of the random draw.
 
     Raises:
       UserError: if a class has no two training images.
@@ -59,17 +59,17 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
             f"{source.class_names[int(counts.argmin())]!r} of {source.name} has {counts.min()}; "
             f"leave it 0."
         )
-    held = split_mask(labels, share, seed)
+    held_out = split_mask(labels, share, seed)
     note = (
-        f"{held.sum()} of {len(held)} training images are held out to validate on; the test "
+        f"{held_out.sum()} of {len(labels)} training images are held out to validate on; the test "
         f"images are not used"
     )
     return replace(
         source,
-        train=take(source.train, np.flatnonzero(~held)),
-        test=take(source.train, np.flatnonzero(held)),
+        train=take(source.train, np.flatnonzero(~held_out)),
+        test=take(source.train, np.flatnonzero(held_out)),
         fingerprint=identity(
-            {"source": "validation", "of": source.fingerprint, "held_out": fingerprint(held)}
+            {"source": "validation", "of": source.fingerprint, "held_out": fingerprint(held_out)}
         ),
         notes=(*source.notes, note),
         scored=SCORED,
@@ -77,7 +77,7 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
 
 
 def take(examples: Examples, where: np.ndarray) -> Examples:
-    """Some of the examples, int [N] says which; image files stay where they are."""
+    """The examples at `where`, int [N]; copies no image files."""
     names = examples.names
     chosen = names.take(where) if isinstance(names, Names) else [names[i] for i in where]
     if isinstance(examples, ArrayExamples):

@@ -1,4 +1,7 @@
-"""Layouts of distilled sets: ours, and those of other tools, to read and to write."""
+"""Reads and writes distilled sets in our layout and in those of other tools.
+
+May import `labels` and every floor below it.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +19,12 @@ class Format(NamedTuple):
     """A layout.
 
     Attributes:
-      suffix: of its file; empty where it is a folder.
-      detect: whether a path has this layout.
-      read: what a path of this layout holds.
-      write: fills an empty folder, or makes the file, with a set; the last argument is JPEG's
-        quality, 0 for lossless.
-      jpeg: whether it can store JPEG.
+      suffix: of its file; empty if it is a folder.
+      detect: tells whether a path has this layout.
+      read: reads a path of this layout, unchecked.
+      write: writes a set into an empty folder, or to the file; the last argument is the quality
+        of JPEG, 0 for lossless.
+      jpeg: whether the layout can store JPEG.
     """
 
     suffix: str
@@ -31,7 +34,7 @@ class Format(NamedTuple):
     jpeg: bool = False
 
 
-# Class folders come last: what no other layout claims may be a plain folder of pictures.
+# In the order in which `find` asks. Class folders are last: they claim any folder of pictures.
 FORMATS = {
     "distilled": Format("", own.detect, own.read, own.write),
     "npz": Format(".npz", npz.detect, npz.read, npz.write),
@@ -51,7 +54,7 @@ def find(path: Path) -> str:
     """Name of the layout of a path.
 
     Raises:
-      UserError: if there is nothing, or nothing that is understood.
+      UserError: if there is nothing, or no known layout.
     """
     if not path.exists():
         raise UserError(f"There is no {path}; check the path.")

@@ -1,7 +1,7 @@
-"""One folder of pictures per class: numbered ones, and the layout of SRe2L, CDA and DELT.
+"""One folder of pictures per class: numbered folders, and the layout of SRe2L, CDA and DELT.
 
-Both are read alike, as are RDED's `00000/class00000_id00000.jpg` and any folder of named class
-folders: the order of the folders is the label, as for torchvision's `ImageFolder`.
+`read` takes both, and also RDED's `00000/class00000_id00000.jpg` and any folder of named class
+folders. Folders in order give the labels, as in torchvision's `ImageFolder`.
 """
 
 import re
@@ -21,12 +21,12 @@ _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
 
 
 def detect(path: Path) -> bool:
-    """Whether some folder in this one holds pictures."""
+    """Whether a folder in this one holds pictures."""
     return path.is_dir() and any(_pictures(folder) for folder in _folders(path))
 
 
 def detect_new000(path: Path) -> bool:
-    """Whether these are such folders, called as SRe2L's."""
+    """Whether these are class folders named new000, new001, ... as SRe2L's."""
     return detect(path) and all(folder.name.startswith("new") for folder in _folders(path))
 
 
@@ -66,12 +66,12 @@ def read(path: Path) -> Stored:
 
 
 def write_numbered(folder: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Fills an empty folder with `CCCCC/RRRRR.png` (class / rank)."""
+    """Writes `CCCCC/RRRRR.png` (class / rank) into an empty folder."""
     _write(folder, content, quality, lambda c, r: f"{c:05}/{r:05}")
 
 
 def write_new000(folder: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Fills an empty folder with `new000/class000_id000.jpg`, five digits beyond 1000."""
+    """Writes `new000/class000_id000.jpg` into an empty folder; five digits beyond 1000."""
     digits = 3 if max(len(content.class_names), content.ipc) <= 1000 else 5
 
     def name(c: int, r: int) -> str:
@@ -114,5 +114,5 @@ def _number(folder: Path) -> int:
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", path.name)  # every second one is a number
+    parts = re.split(r"([0-9]+)", path.name)  # text and numbers alternate, text first
     return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)], path.name

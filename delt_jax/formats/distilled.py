@@ -1,4 +1,4 @@
-"""The distilled set on disk: numbered PNG folders and a manifest that explains them."""
+"""The distilled set, and its own layout: numbered folders of pictures and a manifest."""
 
 import io
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ class DistilledSet:
       images: uint8 [classes * ipc, H, W, C].
       labels: int32 [classes * ipc].
       class_names: in label order.
-      manifest: how the set was made; empty where that is not known.
-      soft_labels: the teacher's logits, float32 [classes * ipc, classes], if there are any.
+      manifest: how the set was made; empty if that is unknown.
+      soft_labels: the teacher's logits, float32 [classes * ipc, classes], or None.
     """
 
     images: np.ndarray
@@ -37,13 +37,13 @@ class DistilledSet:
         return len(self.images) // len(self.class_names)
 
     def per_class(self, k: int) -> "DistilledSet":
-        """The set of the first k images of every class.
+        """The smaller set of the first k images of every class.
 
-        The first were optimised longest, so these are a valid smaller set. Its manifest names
-        the larger one's `ipc` and has no hash, as this set was never stored.
+        EarlyLate optimises the first images longest, so they are a valid set. Its manifest has
+        the larger set's `ipc` as `first_of`, and no hash, because this set is not on disk.
 
         Raises:
-          UserError: if there are not so many.
+          UserError: if a class has fewer images.
         """
         if not 1 <= k <= self.ipc:
             raise UserError(
@@ -62,10 +62,10 @@ class DistilledSet:
         )
 
 
-# Suffix and JPEG quality of each way to store; 0 is lossless.
+# Suffix and JPEG quality of each kind of storage; quality 0 is lossless PNG.
 _STORAGES: dict[str, tuple[str, int]] = {
     "png": (".png", 0),
-    "jpeg75": (".jpg", 75),  # as the released code
+    "jpeg75": (".jpg", 75),  # as the released code stores
 }
 
 
@@ -79,12 +79,12 @@ def write_images(folder: Path, images: np.ndarray, ipc: int, storage: str = "png
 
     Args:
       folder: of the set.
-      images: class-major.
+      images: class by class.
       ipc: images per class.
       storage: "png", or "jpeg75" for .jpg of quality 75.
 
     Returns:
-      The hash of the files, for the manifest.
+      Hash of the files, for the manifest.
     """
     contents = []
     for i, image in enumerate(images):
@@ -96,14 +96,14 @@ def write_images(folder: Path, images: np.ndarray, ipc: int, storage: str = "png
 
 
 def is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether every image that the manifest promises is there."""
+    """Whether the folder has as many images as its manifest says."""
     expected = len(manifest["class_names"]) * manifest["ipc"]
     suffix = _STORAGES[manifest["storage"]][0]
     return sum(1 for _ in (folder / "images").glob(f"*/*{suffix}")) == expected
 
 
 def is_set(folder: Path) -> bool:
-    """Whether this is the folder of a distilled set, whole or not."""
+    """Whether this is the folder of a distilled set, complete or not."""
     return (folder / "manifest.json").is_file() and (folder / "images").is_dir()
 
 
@@ -147,7 +147,7 @@ def read(folder: Path) -> DistilledSet:
 
 
 def read_images(folder: Path, indices: Iterable[int]) -> np.ndarray:
-    """Reads some images of a distilled set, unchecked; uint8 [n, S, S, C].
+    """Reads the images at `indices` without checking the hash; uint8 [n, S, S, C].
 
     Raises:
       UserError: if one is missing or damaged.

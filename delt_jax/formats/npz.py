@@ -14,12 +14,12 @@ from delt_jax.store import files
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a file of that name."""
+    """Whether this is a file whose name ends in .npz."""
     return path.is_file() and path.suffix == ".npz"
 
 
 def read(path: Path) -> Stored:
-    """Reads `images` and `labels`, and what else `write` puts beside them where it is there.
+    """Reads `images` and `labels`, and class names, manifest and soft labels if they are there.
 
     Raises:
       UserError: if the file is damaged or has no images or labels.

@@ -1,4 +1,4 @@
-"""Our own layout: `distilled/` of a work directory, with the soft labels beside it."""
+"""Our own layout: `distilled/` of a work directory, with soft labels beside it."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from delt_jax.store.files import write_json
 
 
 def _set_folder(path: Path) -> Path:
-    """The folder of the set: what a work directory has under this name, or `path` itself."""
+    """The folder of the set: distilled/ of a work directory, or `path` itself."""
     inner = path / "distilled"
     return inner if (inner / "manifest.json").is_file() else path
 
@@ -23,7 +23,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Stored:
-    """Reads a set; its soft labels too where the relabel stage has made them for this set."""
+    """Reads a set, and its soft labels if the relabel stage has made them for this very set."""
     folder = _set_folder(path)
     found = distilled.read(folder)
     beside = folder.absolute().parent / soft_labels.FOLDER
@@ -37,9 +37,9 @@ def read(path: Path) -> Stored:
 
 
 def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Fills an empty folder with the set and a manifest that calls it imported.
+    """Writes the set, and a manifest that calls it imported, into an empty folder.
 
-    What the set's own manifest tells is kept; soft labels are the relabel stage's to make.
+    Keeps what the set's own manifest says. Leaves out soft labels, which the relabel stage makes.
 
     Raises:
       UserError: if the images are not square, as the stages need them.

@@ -1,4 +1,4 @@
-"""Parquet with embedded images, as the Hugging Face Hub and its `datasets` know it."""
+"""Parquet files with embedded images, as the Hugging Face Hub and its `datasets` store them."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ _OURS = b"delt_jax"  # key of the manifest in the schema's metadata
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a parquet file, or a folder with some as the Hub has them."""
+    """Whether this is a parquet file, or a folder with parquet files as on the Hub."""
     if path.is_dir():
         return bool(_tables(path))
     return path.suffix == ".parquet" and path.is_file()
 
 
 def read(path: Path) -> Stored:
-    """Reads the columns image and label (and soft_label) of the train split.
+    """Reads the columns image, label and, if there is one, soft_label of the train split.
 
     Raises:
       UserError: if a file is damaged or lacks the columns.
@@ -62,7 +62,7 @@ def read(path: Path) -> Stored:
 
 
 def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Fills an empty folder with `data/train-00000-of-00001.parquet` and a dataset card."""
+    """Writes `data/train-00000-of-00001.parquet` and a dataset card into an empty folder."""
     del quality  # lossless
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,13 +93,13 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
 
 
 def _tables(path: Path) -> list[Path]:
-    """Parquet files of a folder or its data/: those of the train split if any is named so."""
+    """Parquet files of a folder or its data/; only those of the train split, if there are any."""
     found = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
     return [p for p in found if p.name.startswith("train")] or found
 
 
 def _features(content: DistilledSet) -> dict[str, Any]:
-    """The columns as `datasets` describes them."""
+    """Description of the columns in the words of `datasets`."""
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
         "label": {"names": list(content.class_names), "_type": "ClassLabel"},
@@ -111,7 +111,7 @@ def _features(content: DistilledSet) -> dict[str, Any]:
 
 
 def _about(metadata: dict[bytes, bytes]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Class names and manifest from a schema's metadata, where they are there."""
+    """Class names and manifest from a schema's metadata; empty if they are not there."""
     info = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {})
     names = info.get("features", {}).get("label", {}).get("names", ())
     return tuple(map(str, names)), dict(json.loads(metadata.get(_OURS, b"{}")))
@@ -168,7 +168,7 @@ that started from real ones can still resemble them.
 
 
 def _making(manifest: dict[str, Any]) -> str:
-    """One sentence on how the set was made, of what the manifest tells."""
+    """A sentence on how the set was made, as far as the manifest tells."""
 
     def part(name: str) -> dict[str, Any]:
         return manifest[name] if isinstance(manifest.get(name), dict) else {}
@@ -187,6 +187,6 @@ def _making(manifest: dict[str, Any]) -> str:
 
 
 def _size_category(count: int) -> str:
-    """The Hub's name for so many rows."""
+    """The Hub's category for a number of rows."""
     limits = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 10**6: "100K<n<1M"}
     return next((name for limit, name in limits.items() if count < limit), "1M<n<10M")

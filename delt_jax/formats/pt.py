@@ -1,4 +1,4 @@
-"""Torch's `.pt`: one dictionary as we write it, or the tensors that MTT and its kin publish.
+"""Torch's `.pt`: our dictionary, or the two tensors that MTT and its successors publish.
 
 Reading needs no torch and runs nothing that a pickle names; writing needs the `torch` extra.
 """
@@ -19,14 +19,14 @@ _MTT_IMAGES, _MTT_LABELS = "images_best.pt", "labels_best.pt"
 
 
 def detect(path: Path) -> bool:
-    """Whether this is such a file, or a folder with MTT's two."""
+    """Whether this is a .pt or .pth file, or a folder with MTT's two files."""
     return (path.is_file() and path.suffix in (".pt", ".pth")) or (path / _MTT_IMAGES).is_file()
 
 
 def read(path: Path) -> Stored:
     """Reads a dictionary with images and labels, or `images_best.pt` and `labels_best.pt`.
 
-    Labels that are rows of floats, as DATM learns them, are logits: they become the soft labels.
+    Labels that are rows of floats are logits, as DATM learns them; they become the soft labels.
 
     Raises:
       UserError: if a file is damaged, holds anything but tensors, or no images and labels.
@@ -84,7 +84,7 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
 
 
 def _load(path: Path) -> Any:
-    """What a file holds, its tensors as arrays."""
+    """Reads a file, with arrays in place of tensors."""
     from delt_jax.models import torch_files  # imports JAX
 
     if not path.is_file():

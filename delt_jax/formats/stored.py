@@ -1,4 +1,4 @@
-"""What a layout holds, and the checks that make a distilled set of it."""
+"""Content of a layout as read, and the checks that turn it into a distilled set."""
 
 import json
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ _FORMAT = "delt_jax export, version 1"
 
 @dataclass(frozen=True)
 class Stored:
-    """The content of a layout as it was found.
+    """The content of a layout as read, unchecked.
 
     Attributes:
       images: [N, H, W, C] (or [N, H, W], grey): pixels from 0 to 255, or normalised floats.
-      labels: integers [N], in any order; the order within a class is kept.
-      class_names: in label order; empty where the layout has none.
-      manifest: how the set was made; empty where that is not known.
+      labels: integers [N], in any order; within a class the order means rank.
+      class_names: in label order; empty if the layout has none.
+      manifest: how the set was made; empty if that is unknown.
       soft_labels: logits [N, classes], if there are any.
     """
 
@@ -36,7 +36,7 @@ class Stored:
 
 
 def write_sidecar(folder: Path, content: DistilledSet) -> None:
-    """Writes what a folder of pictures cannot say; it also marks the folder as an export."""
+    """Writes the file for what pictures cannot say; it also marks the folder as an export."""
     about = {
         "format": _FORMAT,
         "class_names": list(content.class_names),
@@ -46,7 +46,7 @@ def write_sidecar(folder: Path, content: DistilledSet) -> None:
 
 
 def read_sidecar(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Class names and manifest from `write_sidecar`; both empty where there is no sidecar.
+    """Class names and manifest from `write_sidecar`; both empty if there is no sidecar.
 
     Raises:
       UserError: if it is damaged.
@@ -68,8 +68,11 @@ def channels_last(images: np.ndarray, first: bool, where: str) -> np.ndarray:
 
     Args:
       images: [N, H, W], [N, H, W, C] or [N, C, H, W].
-      first: whether the channels come first where both ends look like channels.
-      where: for the sentence.
+      first: whether channels come first if both ends look like channels.
+      where: names the set in the sentence.
+
+    Raises:
+      UserError: if neither end looks like channels.
     """
     if images.ndim == 3:
         return images[..., None]
@@ -91,29 +94,19 @@ def to_set(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> DistilledSet:
-    """Checks what was found and sorts it by class.
+    """Checks the content of a layout and sorts it by class.
 
     Args:
       stored: the content.
       where: its path, for the sentences.
       class_names: in label order, in place of the layout's own; without either, numbers.
-      mean, std: that normalised floats were made with, one value or one per channel.
+      mean, std: constants that normalised floats were made with, one value or one per channel.
 
     Raises:
       UserError: if it is no set of 8-bit images, as many of every class.
     """
-    images, manifest = stored.images, dict(stored.manifest)
-    labels = np.asarray(stored.labels)
-    soft = None if stored.soft_labels is None else np.asarray(stored.soft_labels)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
-        raise UserError(f"The images in {where} have the shape {images.shape}, which is no set.")
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"{where} has {len(images)} images but labels of shape {labels.shape} and type "
-            f"{labels.dtype}; expected one whole number per image."
-        )
+    images, manifest = _with_channels(stored.images, where), dict(stored.manifest)
+    labels = _checked_labels(stored.labels, len(images), where)
     if images.dtype.kind == "f":
         images, clipped = _from_normalised(images, where, mean, std)
         constants = {"mean": list(map(float, mean)), "std": list(map(float, std))}
@@ -122,16 +115,9 @@ def to_set(
         raise UserError(f"mean and std are for normalised floats, but {where} has whole pixels.")
     if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
         raise UserError(f"The pixels in {where} are {images.dtype} beyond 0 to 255.")
-    labels = labels.astype(np.int64)
     names = _names(tuple(class_names) or stored.class_names, labels, where)
-    counts = np.bincount(labels, minlength=len(names))
-    if counts.min() != counts.max():
-        few, many = int(counts.argmin()), int(counts.argmax())
-        raise UserError(
-            f"{where} has {counts[many]} images of class {many} ({names[many]}) but "
-            f"{counts[few]} of class {few} ({names[few]}); a distilled set has as many of every "
-            f"class."
-        )
+    _check_balance(labels, names, where)
+    soft = None if stored.soft_labels is None else np.asarray(stored.soft_labels)
     if soft is not None and soft.shape != (len(images), len(names)):
         raise UserError(
             f"The soft labels in {where} have the shape {soft.shape} instead of "
@@ -147,7 +133,40 @@ def to_set(
     )
 
 
+def _with_channels(images: np.ndarray, where: str) -> np.ndarray:
+    """Images [N, H, W, 1 or 3]."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise UserError(f"The images in {where} have the shape {images.shape}, which is no set.")
+    return images
+
+
+def _checked_labels(stored: np.ndarray, num_images: int, where: str) -> np.ndarray:
+    """Labels int64 [N]."""
+    labels = np.asarray(stored)
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{where} has {num_images} images but labels of shape {labels.shape} and type "
+            f"{labels.dtype}; expected one whole number per image."
+        )
+    return labels.astype(np.int64)
+
+
+def _check_balance(labels: np.ndarray, names: tuple[str, ...], where: str) -> None:
+    """Raises a UserError unless every class has as many images as the others."""
+    counts = np.bincount(labels, minlength=len(names))
+    if counts.min() != counts.max():
+        few, many = int(counts.argmin()), int(counts.argmax())
+        raise UserError(
+            f"{where} has {counts[many]} images of class {many} ({names[many]}) but "
+            f"{counts[few]} of class {few} ({names[few]}); a distilled set has as many of every "
+            f"class."
+        )
+
+
 def _names(names: tuple[str, ...], labels: np.ndarray, where: str) -> tuple[str, ...]:
+    """Class names, numbers if there are none; raises a UserError if they do not fit the labels."""
     if labels.min() < 0:
         raise UserError(f"{where} has the label {labels.min()}; labels count from 0.")
     if not names and labels.max() < len(labels):
@@ -163,7 +182,7 @@ def _names(names: tuple[str, ...], labels: np.ndarray, where: str) -> tuple[str,
 def _from_normalised(
     images: np.ndarray, where: str, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[np.ndarray, float]:
-    """Pixels uint8, and the share of values that lay outside black and white."""
+    """Pixels uint8, and the share of values that were clipped to black or white."""
     allowed = (1, images.shape[3])
     if len(mean) not in allowed or len(std) not in allowed or min(std) <= 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A directory that TFDS has prepared as array_record; neither way needs TensorFlow."""
+"""A directory that TFDS has prepared as array_record; reading and writing need no TensorFlow."""
 
 import io
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Stored:
-    """Reads image and label (and soft_label) of the train split.
+    """Reads the features image, label and, if there is one, soft_label of the train split.
 
     Raises:
       UserError: if it is damaged, in another file format, or has other features.
@@ -58,7 +58,7 @@ def read(path: Path) -> Stored:
 
 
 def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Fills an empty folder with what `tfds.builder_from_directory` reads."""
+    """Writes what `tfds.builder_from_directory` reads into an empty folder."""
     del quality  # lossless
     import tensorflow_datasets as tfds
 
@@ -98,7 +98,7 @@ def _examples(content: DistilledSet) -> Iterator[dict[str, Any]]:
 
 
 def _label_names(class_names: tuple[str, ...]) -> dict[str, Any]:
-    """ClassLabel's argument; numbers where TFDS, one name a line, could not keep the names."""
+    """Argument of ClassLabel; a number of classes if TFDS, with a name a line, would lose names."""
     plain = all(name == name.strip() and len(name.splitlines()) == 1 for name in class_names)
     if plain and len(set(class_names)) == len(class_names):
         return {"names": list(class_names)}

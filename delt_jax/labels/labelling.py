@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax.augment.views import EpochPlan, plan_epoch, student_views
+from delt_jax.augment.views import EpochPlan, ViewProgram, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
@@ -198,7 +198,8 @@ def _label(
     aligned: bool,
 ) -> Compact:
     """Labels of the views at positions start..start + size of an epoch."""
-    mixed = student_views(key, pixels, normalisations[0], drawn, start, size, plan.views, aligned)
+    drawing = ViewProgram(plan.views, normalisations[0], aligned)
+    mixed = student_views(key, pixels, drawn, start, size, drawing)
     logits = mean_logits(models, normalisations, variables, mixed.images)
     return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
 

@@ -1,4 +1,7 @@
-"""The model zoo: every architecture by name, built from one small specification."""
+"""The model zoo: builds every architecture from its name and a few numbers.
+
+May import `augment`, `runtime`, `store`, `core` and `errors`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,14 +26,14 @@ from delt_jax.models.vit import PATCH, VisionTransformer
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What it takes to build a model; hashable, stored with its weights.
+    """Everything needed to build a model; hashable, and stored with its weights.
 
     Attributes:
       name: a key of `NAMES`.
       num_classes: outputs.
       image_size: side of the input in pixels.
       channels: of the input.
-      width: channels of the first stage; 0 is the paper's own.
+      width: channels of the first stage; 0 is the paper's.
       dtype: of activations, "float32" or "bfloat16".
     """
 
@@ -66,7 +69,7 @@ def _convnet(depth: int) -> Callable[[ModelSpec], nn.Module]:
 
 
 def _at_least(spec: ModelSpec, smallest: int, instead: str = "") -> None:
-    """Refuses images that the network would shrink to nothing, or to padding."""
+    """Raises a UserError for images that the network would shrink to nothing or to padding."""
     if spec.image_size < smallest:
         raise UserError(
             f"{spec.name} needs images of at least {smallest} px, but data.image_size is "
@@ -76,7 +79,7 @@ def _at_least(spec: ModelSpec, smallest: int, instead: str = "") -> None:
 
 
 def _multiple_width(spec: ModelSpec, of: int, default: int) -> int:
-    """The width, where the heads of attention must share it evenly."""
+    """The width; raises a UserError unless the attention heads can share it evenly."""
     width = spec.width or default
     if width % of:
         raise UserError(f"{spec.name} needs a width that is a multiple of {of}, not {width}.")
@@ -181,11 +184,11 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "swin_v2_t": _swin_v2_t,
 }
 NAMES = tuple(_REGISTRY)
-_VERSIONS: dict[str, int] = {}  # of architectures whose outputs have changed; the others have 1
+_VERSIONS: dict[str, int] = {}  # of architectures whose outputs have changed; 1 if not listed
 
 
 def version(name: str) -> int:
-    """Version of an architecture, part of the identity of what it was used for."""
+    """Version of an architecture, part of the identity of everything made with it."""
     return _VERSIONS.get(name, 1)
 
 

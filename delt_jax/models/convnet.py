@@ -4,6 +4,7 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.models.layers import flatten_as_torch
 from delt_jax.models.norm import BatchNorm
 
 
@@ -22,7 +23,6 @@ class ConvNet(nn.Module):
             x = nn.Conv(self.width, (3, 3), padding=1, dtype=self.dtype, name=f"conv_{i}")(x)
             x = BatchNorm(dtype=self.dtype, name=f"norm_{i}")(x, train)
             x = nn.avg_pool(nn.relu(x), (2, 2), (2, 2))
-        # Flattened channel by channel, as torch does, so that weights carry over.
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1).astype(jnp.float32)
+        x = flatten_as_torch(x).astype(jnp.float32)
         self.sow("features", "pooled", x)
         return nn.Dense(self.num_classes, name="classifier")(x)

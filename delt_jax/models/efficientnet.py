@@ -4,7 +4,7 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delt_jax.models.inverted_residual import expanded
+from delt_jax.models.inverted_residual import WidePart, widen
 from delt_jax.models.layers import conv, divisible, stochastic_depth
 from delt_jax.models.norm import BatchNorm
 
@@ -55,9 +55,8 @@ class MBConv(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
-        y, position = expanded(
-            x, self.expansion, self.kernel, self.stride, nn.silu, "block", self.dtype, train
-        )
+        part = WidePart(self.expansion, self.kernel, self.stride, nn.silu, self.dtype)
+        y, position = widen(x, part, "block", train)
         squeezed = max(1, x.shape[-1] // 4)
         y = SqueezeExcitation(squeezed, self.dtype, name=f"block_{position}")(y)
         y = conv(self.features, 1, dtype=self.dtype, name=f"block_{position + 1}_0")(y)

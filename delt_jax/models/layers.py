@@ -1,4 +1,6 @@
-"""Pieces that several architectures share, as torch defines them."""
+"""Layers and initialisers that several architectures share, as torch defines them."""
+
+from typing import Any
 
 import chex
 import jax
@@ -7,14 +9,14 @@ import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-# torch's own start of a convolution or linear layer: uniform in +-1 / sqrt(fan_in).
+# torch's default for kernels of convolutions and linear layers: uniform in +-1 / sqrt(fan_in).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# "Kaiming": keeps the variance of gradients through ReLUs.
+# "Kaiming" or "He": keeps the variance of gradients through ReLUs.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def torch_bias(fan_in: int) -> Initializer:
-    """torch's own start of a bias: uniform in +-1 / sqrt(fan_in)."""
+    """torch's default for biases: uniform in +-1 / sqrt(fan_in)."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
@@ -25,41 +27,33 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 def torch_linear(features: int, fan_in: int, name: str, dtype=jnp.float32) -> nn.Dense:
-    """A linear layer that starts as torch's does."""
+    """A linear layer with torch's default initialisation."""
     return nn.Dense(
         features, dtype=dtype, kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name=name
     )
 
 
-def conv(
-    features: int,
-    size: int,
-    stride: int = 1,
-    *,
-    groups: int = 1,
-    use_bias: bool = False,
-    kernel_init: Initializer = kaiming_fan_out,
-    dtype: jnp.dtype,
-    name: str,
-) -> nn.Conv:
-    """A square convolution padded by size // 2 on every side, whatever the stride."""
-    return nn.Conv(
-        features,
-        (size, size),
-        stride,
-        padding=size // 2,
-        feature_group_count=groups,
-        use_bias=use_bias,
-        kernel_init=kernel_init,
-        dtype=dtype,
-        name=name,
-    )
+def conv(features: int, size: int, stride: int = 1, **options: Any) -> nn.Conv:
+    """A square convolution padded by size // 2 on every side, whatever the stride.
+
+    Flax's "SAME" pads one side more than the other when the stride is above 1; torch does not.
+
+    Args:
+      features: channels of the result.
+      size: side of the kernel.
+      stride: in both directions.
+      **options: of `nn.Conv`; without them there is no bias and the kernel starts as
+        `kaiming_fan_out`.
+    """
+    options.setdefault("use_bias", False)
+    options.setdefault("kernel_init", kaiming_fan_out)
+    return nn.Conv(features, (size, size), stride, padding=size // 2, **options)
 
 
 def stochastic_depth(x: chex.Array, rate: float, train: bool) -> chex.Array:
-    """Drops the whole branch x [B, ...] of an image with probability `rate`, in train mode."""
-    others = tuple(range(1, x.ndim))
-    return nn.Dropout(rate, broadcast_dims=others, deterministic=not train)(x)
+    """Zeroes the whole branch x [B, ...] of an image with probability `rate`, if `train`."""
+    within_image = tuple(range(1, x.ndim))
+    return nn.Dropout(rate, broadcast_dims=within_image, deterministic=not train)(x)
 
 
 def adaptive_average_pool(x: chex.Array, size: int) -> chex.Array:
@@ -91,11 +85,11 @@ def _bins(length: int, size: int) -> np.ndarray:
 
 
 def flatten_as_torch(x: chex.Array) -> chex.Array:
-    """Flattens x [B, H, W, C] channel by channel, so that torch's next weights fit."""
+    """Flattens x [B, H, W, C] channel by channel, as torch does, so that its weights fit."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 def divisible(value: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor` that is not more than a tenth below `value`."""
+    """Nearest multiple of `divisor`, but at most a tenth below `value` (as in MobileNet)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded

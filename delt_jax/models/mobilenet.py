@@ -1,10 +1,12 @@
 """MobileNet-V2 (arXiv 1801.04381) as torchvision's, and DELT's variant for small images."""
 
+from typing import Any
+
 import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delt_jax.models.inverted_residual import expanded
+from delt_jax.models.inverted_residual import WidePart, widen
 from delt_jax.models.layers import conv, divisible, torch_bias, torch_kernel
 from delt_jax.models.norm import BatchNorm
 
@@ -33,9 +35,8 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
-        y, position = expanded(
-            x, self.expansion, 3, self.stride, nn.relu6, "conv", self.dtype, train
-        )
+        part = WidePart(self.expansion, 3, self.stride, nn.relu6, self.dtype)
+        y, position = widen(x, part, "conv", train)
         y = conv(self.features, 1, dtype=self.dtype, name=f"conv_{position}")(y)
         y = BatchNorm(self.dtype, name=f"conv_{position + 1}")(y, train)
         return x + y if self.stride == 1 and x.shape == y.shape else y
@@ -81,19 +82,21 @@ class MobileNetV2(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=init, name="classifier_1")(x)
 
 
-def _conv_with_bias(x: chex.Array, features, size, stride, groups, dtype, name) -> chex.Array:
-    """A convolution of x with torch's own start."""
-    return nn.Conv(
+def _conv_with_bias(
+    x: chex.Array, features: int, size: int = 1, stride: int = 1, groups: int = 1, **options: Any
+) -> chex.Array:
+    """A convolution of x [B, H, W, C] with bias and torch's default initialisation."""
+    layer = conv(
         features,
-        (size, size),
+        size,
         stride,
-        padding=size // 2,
         feature_group_count=groups,
-        dtype=dtype,
+        use_bias=True,
         kernel_init=torch_kernel,
         bias_init=torch_bias(size * size * x.shape[-1] // groups),
-        name=name,
-    )(x)
+        **options,
+    )
+    return layer(x)
 
 
 class SmallInvertedResidual(nn.Module):
@@ -108,11 +111,13 @@ class SmallInvertedResidual(nn.Module):
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
         hidden = self.expansion * x.shape[-1]
-        y = _conv_with_bias(x, hidden, 1, 1, 1, self.dtype, "residual_0")
+        y = _conv_with_bias(x, hidden, dtype=self.dtype, name="residual_0")
         y = nn.relu6(BatchNorm(self.dtype, name="residual_1")(y, train))
-        y = _conv_with_bias(y, hidden, 3, self.stride, hidden, self.dtype, "residual_3")
+        y = _conv_with_bias(
+            y, hidden, 3, self.stride, groups=hidden, dtype=self.dtype, name="residual_3"
+        )
         y = nn.relu6(BatchNorm(self.dtype, name="residual_4")(y, train))
-        y = _conv_with_bias(y, self.features, 1, 1, 1, self.dtype, "residual_6")
+        y = _conv_with_bias(y, self.features, dtype=self.dtype, name="residual_6")
         y = BatchNorm(self.dtype, name="residual_7")(y, train)
         return x + y if self.stride == 1 and x.shape == y.shape else y
 
@@ -137,7 +142,7 @@ class SmallMobileNetV2(nn.Module):
         """Logits float32 [B, num_classes] of images [B, S, S, C]."""
         scale = self.width / 32
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        x = _conv_with_bias(x, divisible(self.width), 1, 1, 1, self.dtype, "pre_0")
+        x = _conv_with_bias(x, divisible(self.width), dtype=self.dtype, name="pre_0")
         x = nn.relu6(BatchNorm(self.dtype, name="pre_1")(x, train))
         for i, (expansion, channels, blocks, _) in enumerate(_STAGES):
             for block in range(blocks):
@@ -149,10 +154,11 @@ class SmallMobileNetV2(nn.Module):
                     name=f"stage{i + 1}" + (f"_{block}" if blocks > 1 else ""),
                 )(x, train)
         last = divisible(1280 * max(1.0, scale))
-        x = _conv_with_bias(x, last, 1, 1, 1, self.dtype, "conv1_0")
+        x = _conv_with_bias(x, last, dtype=self.dtype, name="conv1_0")
         x = nn.relu6(BatchNorm(self.dtype, name="conv1_1")(x, train))
         x = x.mean(axis=(1, 2)).astype(jnp.float32)
         self.sow("features", "pooled", x)
-        # The head is a 1x1 convolution there, which shows in its weight's shape.
-        x = _conv_with_bias(x[:, None, None], self.num_classes, 1, 1, 1, jnp.float32, "conv2")
+        # DELT's head is a 1x1 convolution; as a linear layer its weight would have two axes.
+        x = x[:, None, None]  # [B, 1, 1, C]
+        x = _conv_with_bias(x, self.num_classes, dtype=jnp.float32, name="conv2")
         return x[:, 0, 0]

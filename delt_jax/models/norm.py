@@ -1,4 +1,4 @@
-"""BatchNorm as torch defines it, and the moments of what goes into it."""
+"""BatchNorm as torch defines it, and the moments of its input."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from delt_jax.core.losses import Moments
 
 _MOMENTUM = 0.1  # weight of the new batch in the running statistics
 _EPSILON = 1e-5
-# Of the devices that share a batch; set while a training step is traced.
+# Mapped axis of the devices that share a batch; set while a training step is traced.
 _devices: ContextVar[str | None] = ContextVar("devices", default=None)
 
 
 @contextlib.contextmanager
 def shared_over(axis: str | None) -> Iterator[None]:
-    """Within, BatchNorm takes its batch's moments over all devices of a mapped axis."""
+    """A context in which BatchNorm averages its moments over the devices of a mapped axis."""
     token = _devices.set(axis)
     try:
         yield
@@ -28,7 +28,7 @@ def shared_over(axis: str | None) -> Iterator[None]:
 
 
 def _batch_moments(x: chex.Array) -> tuple[Moments, int]:
-    """Moments of x [..., C] over all but the last axis, and how many values each is of."""
+    """Moments of x [..., C] over all but the last axis, and the number of values behind each."""
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean, variance = x32.mean(axes), x32.var(axes)
@@ -61,7 +61,7 @@ class BatchNorm(nn.Module):
             (mean, var), count = _batch_moments(x)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
-                # Not `+=`, which would write into the caller's arrays if they are numpy's.
+                # `+=` would write into the caller's arrays if these are numpy's.
                 running_mean.value = running_mean.value + _MOMENTUM * (mean - running_mean.value)
                 running_var.value = running_var.value + _MOMENTUM * (unbiased - running_var.value)
         else:
@@ -71,7 +71,10 @@ class BatchNorm(nn.Module):
 
 
 def input_moments(x: chex.Array, centre: chex.Array) -> Moments:
-    """Moments of x [..., C] in one pass; `centre` near the mean keeps float32 exact."""
+    """Moments of x [..., C] in one pass.
+
+    `centre` [C] should be near the mean: E[x^2] - E[x]^2 loses digits in float32 otherwise.
+    """
     axes = tuple(range(x.ndim - 1))
     shifted = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - centre
     mean = shifted.mean(axes)

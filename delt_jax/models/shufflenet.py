@@ -28,7 +28,7 @@ class ShuffleUnit(nn.Module):
                 features,
                 size,
                 stride,
-                groups=groups,
+                feature_group_count=groups,
                 kernel_init=torch_kernel,
                 dtype=self.dtype,
                 name=f"{name}_{position}",

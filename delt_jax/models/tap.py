@@ -1,4 +1,4 @@
-"""A tap on the forward pass: what goes into BatchNorms, convolutions and the last layer."""
+"""Taps the forward pass: inputs of BatchNorms, convolutions and the last layer."""
 
 import functools
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from delt_jax.models.norm import BatchNorm, input_moments
 
 
 class Pass(NamedTuple):
-    """One forward pass in eval mode; everything in forward order, as the model computes it.
+    """One forward pass in eval mode; lists are in the order in which the layers run.
 
     Attributes:
       logits: float32 [B, classes].
-      batch: moments of the input of every BatchNorm over the batch.
-      running: its running statistics.
-      norm_inputs, conv_inputs: what goes into every BatchNorm and every convolution,
-        [B, h, w, c] each, in the type of the activations.
-      features: [B, D], input of the last layer; the logits where a model does not name it.
+      batch: moments of each BatchNorm's input, over the batch.
+      running: running statistics of each BatchNorm.
+      norm_inputs, conv_inputs: inputs of each BatchNorm and of each convolution, [B, h, w, c] in
+        the dtype of the activations.
+      features: [B, D], input of the last layer; the logits if the model does not sow it.
     """
 
     logits: chex.Array
@@ -34,7 +34,7 @@ class Pass(NamedTuple):
 
 
 def apply_tapped(model: nn.Module, variables: Mapping, images: chex.Array) -> Pass:
-    """Applies a model in eval mode and reads on the way; a compiler drops what is not used.
+    """Applies a model in eval mode and records on the way; XLA drops what is not used.
 
     Args:
       model: a model of `delt_jax.models`.
@@ -75,10 +75,3 @@ def apply_tapped(model: nn.Module, variables: Mapping, images: chex.Array) -> Pa
         )
     features = sown["features"]["pooled"][0] if "features" in sown else logits
     return Pass(logits, batch, running, tuple(norm_inputs), tuple(conv_inputs), features)
-
-
-def apply_with_moments(
-    model: nn.Module, variables: Mapping, images: chex.Array
-) -> tuple[chex.Array, list[Moments], list[Moments]]:
-    """The logits, and the moments and running statistics of every BatchNorm, of `apply_tapped`."""
-    return apply_tapped(model, variables, images)[:3]

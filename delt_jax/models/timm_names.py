@@ -20,7 +20,7 @@ _Substitutions = tuple[tuple[str, str], ...]
 
 
 def _in_block(stages: str, **modules: str) -> _Substitutions:
-    """Of the modules of a block of these stages: timm's name to torchvision's."""
+    """Substitutions for the modules in blocks of some stages: torchvision's name by timm's."""
     return tuple(
         (rf"^(blocks\.{stages}\.\d+)\.{theirs}\.", rf"\1.{ours}.")
         for theirs, ours in modules.items()
@@ -28,7 +28,7 @@ def _in_block(stages: str, **modules: str) -> _Substitutions:
 
 
 def _numbered(blocks: tuple[int, ...]) -> _Substitutions:
-    """Of the blocks of each stage: torchvision's MobileNet-V2 counts them through."""
+    """Substitutions for blocks: torchvision's MobileNet-V2 counts them over all stages."""
     pairs = [(stage, block) for stage, count in enumerate(blocks) for block in range(count)]
     return tuple(
         (rf"^blocks\.{stage}\.{block}\.", f"features.{number}.")
@@ -119,7 +119,7 @@ def _as_linear(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _joined_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Joins the biases of queries and values; that of the keys is zero and never used."""
+    """Joins the biases of queries and values; the keys have none, so theirs is zero."""
     joined = dict(state)
     for name in [n for n in state if n.endswith(".q_bias")]:
         layer = name.removesuffix("q_bias")

@@ -1,7 +1,8 @@
 """Files of torch weights: `.safetensors`, `.pth` without torch, and names on the Hugging Face Hub.
 
 A `.pth` file is a zip archive of one pickle and the bytes of its tensors. A pickle can call
-any function, so ours is read by an unpickler that knows four names and refuses all others.
+any function, so `_TensorsOnly` reads it, which knows the few names that tensors need and refuses
+all others.
 """
 
 import collections
@@ -82,7 +83,7 @@ def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
-    """The state dict within what a file holds."""
+    """Takes the state dict out of its wrapper and checks that it holds only arrays."""
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -105,7 +106,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def read_pth(path: Path) -> Any:
-    """What a `.pth` file holds, its tensors as arrays."""
+    """Reads the content of a `.pth` file, with arrays in place of tensors."""
     if not zipfile.is_zipfile(path):
         raise UserError(
             f"{path} is not a zip archive, so it was saved by a PyTorch before 1.6 or is damaged; "
@@ -136,7 +137,7 @@ class _TensorsOnly(pickle.Unpickler):
         self._storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Our stand-in for the few names that tensors need."""
+        """Our stand-ins for the few names that tensors need; raises a UserError for others."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -150,7 +151,7 @@ class _TensorsOnly(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The numbers of a storage, one-dimensional."""
+        """The numbers of a storage, an array [count]."""
         match pid:
             case ("storage", str(kind), str(key), _, int(count)) if kind in _STORAGES:
                 pass
@@ -167,11 +168,14 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def _rebuilder() -> Callable[..., np.ndarray]:
-    """A new function each time, so that a pickle that sets its attributes reaches no other."""
+    """Makes a new function each time: a pickle may set attributes on what it calls."""
 
-    def rebuild(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
-        """The view of a one-dimensional array that torch's tensor is, copied."""
-        del requires_grad, hooks, metadata
+    def rebuild(storage, offset, size, stride, *unused):
+        """Copies a torch tensor out of its storage, a one-dimensional array.
+
+        torch also passes requires_grad, hooks and metadata, which do not matter here.
+        """
+        del unused
         shape, steps = (tuple(int(n) for n in numbers) for numbers in (size, stride))
         if len(shape) != len(steps) or min((offset, *shape, *steps)) < 0:
             raise ValueError(f"a tensor of size {shape} and stride {steps}")
@@ -189,7 +193,7 @@ def _rebuilder() -> Callable[..., np.ndarray]:
 
 
 def _from_hub(source: str) -> Path:
-    """The local copy of a file on the Hugging Face Hub, downloaded if it is not there yet."""
+    """Path of the local copy of a file on the Hugging Face Hub; downloads it if necessary."""
     import huggingface_hub  # slow to import, and few runs need it
     from huggingface_hub import errors
 

@@ -1,4 +1,4 @@
-"""Our variables under torch's names and in torch's layouts, both ways.
+"""Converts our variables to torch's names and layouts, and back.
 
 The names of our modules mirror torch's, so one rule serves every architecture: a path
 ("layer1_0", "conv1", "kernel") is torch's "layer1.0.conv1.weight". The few names that the
@@ -25,10 +25,10 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# What torch stores beside the weights: counters, and tables that the architecture fixes.
+# torch also stores counters, and tables that follow from the architecture.
 _DERIVED = ("num_batches_tracked", "relative_coords_table", "relative_position_index")
 
-# By the beginning of the model's name: substitutions in the torch name that the rule gives.
+# Substitutions in the name that the rule gives, by the beginning of the model's name.
 _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "conv": ((r"^(conv|norm)\.", r"layers.\1."),),
     "vit": (
@@ -39,7 +39,7 @@ _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^head\.", "heads.head."),
     ),
 }
-# Names that older files use for the same thing.
+# Substitutions for the names in files of older versions of torchvision.
 _OLD_NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "vit": ((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
 }
@@ -58,7 +58,7 @@ _HEADS = {
 
 
 class Entry(NamedTuple):
-    """One array: where it is in our variables, and torch's name and shape for it."""
+    """One array: its path in our variables, and torch's name and shape."""
 
     path: tuple[str, ...]
     name: str
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def entries(spec: ModelSpec) -> tuple[Entry, ...]:
-    """Every parameter and running statistic of a model, without computing any."""
+    """Lists every parameter and running statistic of a model without computing any."""
     model = models.create(spec)
     image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
@@ -131,9 +131,9 @@ def from_torch(
 
 
 def to_torch(variables: Mapping[str, Any], spec: ModelSpec) -> dict[str, np.ndarray]:
-    """torch's state dict of our variables, everything that its strict loading wants.
+    """torch's state dict of our variables, complete for `load_state_dict(strict=True)`.
 
-    BatchNorm's step counters are left out: torch sets those to zero itself.
+    Only BatchNorm's step counters are left out, which torch sets to zero itself.
     """
     flat = flatten_dict(dict(variables))
     state = {
@@ -187,7 +187,7 @@ def _cut_head(
     cut = dict(state)
     for name in (f"{head_name(spec.name)}.{leaf}" for leaf in ("weight", "bias")):
         if name not in state:
-            continue  # named as missing later
+            continue  # `_check` names it as missing
         rows = len(state[name])
         absent = [c for c in classes if not 0 <= c < rows]
         if absent:

@@ -40,7 +40,6 @@ class StepSettings:
     min_scale: float
     jitter: int
     crop: str
-    antialias: bool
     clock: str
     flip: bool
 

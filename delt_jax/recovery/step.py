@@ -109,7 +109,7 @@ def loss(
     Returns:
       The loss; its parts, the BN terms float32 [layers], and the next state of the extra terms.
     """
-    viewed = crop.view_images(images, view, images.shape[1], settings.antialias)
+    viewed = crop.view_images(images, view, images.shape[1])
     tapped = teacher(viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
     ce = objective.cross_entropy(tapped.logits.astype(wide), labels)
@@ -227,7 +227,7 @@ def first_viewed(
 ) -> tuple[chex.Array, chex.Array]:
     """The active start images as the first iteration views them, [n, S, S, C], and labels [n]."""
     view = draw_view(init_state(start), inputs, settings, active)
-    images = crop.view_images(_take(start, active), view, start.shape[1], settings.antialias)
+    images = crop.view_images(_take(start, active), view, start.shape[1])
     return images, _take(inputs.labels, active)
 
 

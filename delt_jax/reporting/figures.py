@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Losses
 
+SHEET_CLASSES, SHEET_COLUMNS = 10, 10  # classes on a sheet, and images of each, at most
 _CELL = 56  # pixels of a small image on a sheet
 _INK, _PAPER, _GRID = "#222222", "#ffffff", "#dddddd"
 _COLOURS = {

@@ -1,4 +1,4 @@
-"""The one place that knows about devices: jobs spread over them, or shared by them, by `pmap`."""
+"""The only module that knows about devices: `pmap` spreads jobs over them, or shares one job."""
 
 import os
 import platform
@@ -10,7 +10,8 @@ import chex
 import jax
 import numpy as np
 
-# Of the mesh that pmap makes: where arrays are placed under another name it compiles twice.
+# Also the name of the mesh axis that pmap makes: arrays put on a mesh of another name make it
+# compile twice.
 AXIS = "devices"
 
 
@@ -20,13 +21,13 @@ def device_count() -> int:
 
 
 def memory_limit() -> int | None:
-    """Bytes that a local device's allocator may use, or None where it does not say (CPU)."""
+    """Bytes that the allocator of a local device may use; None where it does not tell (CPU)."""
     stats = jax.local_devices()[0].memory_stats()
     return (stats or {}).get("bytes_limit")
 
 
 def describe() -> str:
-    """The machine in a line, for run cards: devices, CPU cores, Python and JAX versions."""
+    """One line on the machine, for reports: devices, CPU cores, versions of Python and JAX."""
     kind = jax.local_devices()[0].device_kind
     return (
         f"{device_count()} x {kind}, {os.cpu_count()} {_cpu_name()} cores, "
@@ -43,89 +44,92 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def waves(jobs: Sequence[Any], width: int) -> list[list[Any]]:
-    """Cuts jobs into waves of at most `width`, in order."""
-    return [list(jobs[i : i + width]) for i in range(0, len(jobs), width)]
+def device_groups(jobs: Sequence[Any], size: int) -> list[list[Any]]:
+    """Cuts jobs, in order, into groups of at most `size` that run at once."""
+    return [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
 
 
 def map_jobs(
-    fn: Callable[..., Any], width: int, stack: int = 1, unroll: bool = False
+    fn: Callable[..., Any], num_devices: int, per_device: int = 1, unroll: bool = False
 ) -> Callable[..., Any]:
-    """Compiles ``fn(state, job, shared)`` to run `width` x `stack` jobs at once.
+    """Compiles ``fn(state, job, shared)`` to run `num_devices` x `per_device` jobs at once.
 
     Args:
-      fn: pure; `state` is donated.
-      width: number of devices used, at most `device_count()`.
-      stack: jobs on each device, vmapped: every job keeps statistics of its own, but the
-        compiler may round otherwise than for a job alone.
-      unroll: write the jobs of a device one after the other in its program in place of vmap,
-        which turns weights that differ between jobs into grouped convolutions.
+      fn: a pure function; `state` is donated.
+      num_devices: local devices to use, at most `device_count()`.
+      per_device: jobs on each device, under vmap. Every job keeps its own statistics, but the
+        compiler may round differently than for a job alone.
+      unroll: writes the jobs of a device one after another into its program instead of vmap,
+        which turns weights that differ between jobs into slow grouped convolutions.
 
     Returns:
       The same function of (states, jobs, shared), where states and jobs have leading axes
-      [width, stack] and `shared` is the same for all.
+      [num_devices, per_device] and `shared` is the same for all.
     """
 
-    # What lies between the barriers is compiled to the same instructions for one device as for
-    # many; otherwise it is simplified together with its surroundings, and rounds differently.
+    # Without the barriers XLA simplifies fn together with the code around it, which differs with
+    # the number of devices, and then the last bits of the results differ, too.
     barrier = jax.lax.optimization_barrier
 
     def on_a_device(states, jobs, shared):
-        if stack > 1 and unroll:
+        """Takes states and jobs with a leading axis [per_device]."""
+        if per_device > 1 and unroll:
             states, jobs, shared = barrier((states, jobs, shared))
-            lanes = [jax.tree.map(lambda x, i=i: x[i], (states, jobs)) for i in range(stack)]
+            lanes = [jax.tree.map(lambda x, i=i: x[i], (states, jobs)) for i in range(per_device)]
             done = [fn(state, job, shared) for state, job in lanes]
             return barrier(jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *done))
-        if stack > 1:
+        if per_device > 1:
             return barrier(jax.vmap(fn, in_axes=(0, 0, None))(*barrier((states, jobs, shared))))
         states, jobs = jax.tree.map(lambda x: x[0], (states, jobs))
         return jax.tree.map(lambda x: x[None], barrier(fn(*barrier((states, jobs, shared)))))
 
-    devices = jax.local_devices()[:width]
+    devices = jax.local_devices()[:num_devices]
     return jax.pmap(on_a_device, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
-def share_job(fn: Callable[..., Any], width: int) -> Callable[..., Any]:
-    """Compiles ``fn(state, job, shared)`` to run on `width` devices that share one job.
+def share_job(fn: Callable[..., Any], num_devices: int) -> Callable[..., Any]:
+    """Compiles ``fn(state, job, shared)`` to run on `num_devices` devices that share one job.
 
     Args:
-      fn: pure; averages over `AXIS` what the devices must agree on; `state` is donated.
-      width: number of devices, at most `device_count()`.
+      fn: a pure function that averages over `AXIS` what the devices must agree on; `state` is
+        donated.
+      num_devices: local devices to use, at most `device_count()`.
 
     Returns:
-      The same function, where `state` and what is returned have a leading axis [width] of equal
-      copies; see `stack_jobs`, which also places jobs.
+      The same function, where `state`, `job` and the result have a leading axis [num_devices] of
+      equal copies (see `stack_copies`).
     """
-
-    devices = jax.local_devices()[:width]
+    devices = jax.local_devices()[:num_devices]
     return jax.pmap(fn, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
-def stack_jobs(trees: Sequence[Any], width: int, stack: int = 1) -> Any:
-    """Brings one pytree per job to the devices, with leading axes [width, stack].
+def stack_jobs(trees: Sequence[Any], num_devices: int, per_device: int = 1) -> Any:
+    """Stacks one pytree per job on the devices, with leading axes [num_devices, per_device].
 
-    A short wave repeats its last job in the places that would idle; the caller drops what
-    they return.
+    If there are too few jobs, the last one is repeated; the caller drops the repeated results.
     """
-    padded = list(trees) + [trees[-1]] * (width * stack - len(trees))
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:width]), AXIS)
+    padded = list(trees) + [trees[-1]] * (num_devices * per_device - len(trees))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), AXIS)
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
-    def place(*leaves):
+    def put(*leaves):
         # Numpy's stay on the host until each device takes its own.
         stacked = (np if isinstance(leaves[0], np.ndarray) else jax.numpy).stack(leaves)
-        return jax.device_put(stacked.reshape(width, stack, *stacked.shape[1:]), spread)
+        return jax.device_put(stacked.reshape(num_devices, per_device, *stacked.shape[1:]), spread)
 
-    return jax.tree.map(place, *padded)
+    return jax.tree.map(put, *padded)
 
 
-def stack_copies(tree: Any, width: int) -> Any:
-    """Brings a pytree to `width` devices that share a job, with a leading axis [width]."""
-    return jax.tree.map(lambda leaf: leaf[:, 0], stack_jobs([tree] * width, width))
+def stack_copies(tree: Any, num_devices: int) -> Any:
+    """Copies a pytree to devices that share a job, with a leading axis [num_devices]."""
+    return jax.tree.map(lambda leaf: leaf[:, 0], stack_jobs([tree] * num_devices, num_devices))
 
 
 def job(tree: Any, i: int) -> Any:
-    """Host copy of job i of a pytree with leading axes [width, stack], not moving the others."""
+    """Copies job i of a pytree with leading axes [num_devices, per_device] to the host.
+
+    Moves no other job's arrays.
+    """
 
     def read(leaf: chex.Array) -> np.ndarray:
         device, lane = divmod(i, leaf.shape[1])

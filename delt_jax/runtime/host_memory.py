@@ -1,4 +1,4 @@
-"""Where the memory of computations on the CPU comes from."""
+"""Settings of the C library's memory allocator, for computations on the CPU."""
 
 import ctypes
 
@@ -9,19 +9,19 @@ _ARENA_MAX = -8
 
 
 def keep_freed() -> bool:
-    """Makes this process keep the memory that it frees, and use it again.
+    """Makes this process keep the memory that it frees, to use it again.
 
     XLA on CPU allocates its temporary buffers anew in every call. glibc takes large ones
-    from the kernel and gives them back each time, and the kernel then fills every page with
-    zeros again, which costs more than many a layer. To be called before threads are started.
+    from the kernel and gives them back each time, so the kernel must fill every page with zeros
+    again, which can cost more than the layer itself. Call it before any thread starts.
 
     Returns:
-      Whether the C library took the settings; one that is not glibc keeps its own ways.
+      Whether the C library took the settings; only glibc has them.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # No mapping per allocation; nothing handed back at the end of the heap; and one heap,
-    # because those of other threads are small and are given back whole.
+    # No memory mapping per allocation, no trimming of the heap's end, and one heap for all threads,
+    # because the heaps of other threads are small and are given back as a whole.
     return all(mallopt(*pair) for pair in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1)))

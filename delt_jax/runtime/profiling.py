@@ -1,4 +1,4 @@
-"""A jax.profiler trace of some compiled calls, for TensorBoard or Perfetto."""
+"""A jax.profiler trace of a few compiled calls, for TensorBoard or Perfetto."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from delt_jax.store import files
 
 
 class Profile:
-    """Traces a number of calls after the first, which compiles; zero traces none."""
+    """Traces `calls` calls after the first one, which compiles; 0 traces none."""
 
     def __init__(self, folder: Path, calls: int):
-        """Will write to `folder`."""
+        """Sets the folder to write to and how many calls to trace."""
         self._folder, self._calls, self._seen = folder, calls, 0
 
     def after_call(self, result: Any) -> None:
-        """Counts a call; starts or stops the trace when it is time."""
+        """Counts a finished call; starts the trace after the first and stops it after the last."""
         if not self._calls:
             return
         self._seen += 1
@@ -30,7 +30,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is under way."""
+        """Ends the trace if one is running."""
         if self._calls and self._seen:
             self._calls = 0
             with files.disk_errors_as_user_errors(self._folder):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: at once, or at the next point where nothing is lost."""
+"""SIGTERM and Ctrl-C: they stop a run at once, or at the next point where no work is lost."""
 
 import contextlib
 import signal
@@ -14,26 +14,33 @@ class Terminated(BaseException):
 
 
 class DeferredSignal:
-    """What has been asked for while stopping was put off."""
+    """The signal that arrived while stopping was deferred.
+
+    Attributes:
+      asked: the exception to raise; None as long as no signal came.
+    """
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Starts without a signal."""
         self.asked: BaseException | None = None
 
     def leave_if_asked(self) -> None:
-        """Raises what the signal would have raised, if one came."""
+        """Raises the exception of the signal, if one came."""
         if self.asked is not None:
             raise self.asked
 
 
 @contextlib.contextmanager
 def _handled(handlers: dict[int, object]) -> Iterator[None]:
-    """Handles some signals so, and as before afterwards; other threads cannot set handlers."""
+    """Installs handlers by signal number, and restores the earlier ones at the end.
+
+    Does nothing outside the main thread, the only one that Python lets set handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in handlers}
-    # SIGINT stays ignored where it is, as in a shell's background job.
+    # A shell ignores SIGINT for its background jobs; that must stay so.
     mine = {n: h for n, h in handlers.items() if before[n] is not signal.SIG_IGN}
     try:
         for number, handler in mine.items():
@@ -49,13 +56,13 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def raising():
-    """Within, SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
+    """A context in which SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
     return _handled({signal.SIGTERM: _terminate})
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[DeferredSignal]:
-    """Within, a first SIGTERM or Ctrl-C is only noted; a second Ctrl-C stops at once."""
+    """A context in which a first SIGTERM or Ctrl-C is only noted; a second Ctrl-C stops at once."""
     deferred_signal = DeferredSignal()
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from delt_jax.evaluation.rows import Row, rows_of, settle, student_spec
 from delt_jax.evaluation.training_sets import Sets, TrainingSet
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.labels.label_store import LabelStore
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
@@ -33,33 +33,25 @@ from delt_jax.training.student_step import PLAIN, StudentProgram
 ARTEFACT = "evaluation"
 SCORES = "scores"  # folder of finished scores by their id
 _KEPT = "students"  # folder of their weights, within the artefact
-_UNSCORED = (  # settings that no score depends on
-    "keep_students",
-    "save_minutes",
-    "seeds_at_once",
-    "scores_folder",
-)
 _MANY_CLASSES = 100  # beyond which confusions are not kept
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the scores are made from, and the wish for weights where there are none yet.
+    """Inputs of the scores; keep_students counts only while weights are missing.
 
-    So the stage runs again to make missing weights, and never to be rid of them.
+    So the stage runs again to make missing weights, but never to remove them.
     """
-    made_from = _made_from(recipe, source, workdir)
+    stage_inputs = _score_inputs(recipe, source, workdir)
     if recipe.evaluate.keep_students and not (workdir.path / ARTEFACT / _KEPT).is_dir():
-        made_from["evaluate.keep_students"] = True
-    return made_from
+        stage_inputs["evaluate.keep_students"] = True
+    return stage_inputs
 
 
-def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    settings = {f"evaluate.{k}": v for k, v in asdict(recipe.evaluate).items()}
-    settings |= {f"relabel.{k}": v for k, v in asdict(recipe.relabel).items()}
-    del settings["relabel.ensemble"]
+def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """Settings and hashes that the scores depend on."""
+    settings = affecting("scores", recipe, "evaluate") | affecting("scores", recipe, "relabel")
+    del settings["relabel.ensemble"]  # the hashes of its teachers count
     settings |= labelling.ensemble_inputs(recipe, workdir)
-    for name in _UNSCORED:
-        del settings[f"evaluate.{name}"]
     if "selected" in recipe.evaluate.images:
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     if "full" in recipe.evaluate.images:
@@ -84,7 +76,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """
     r = recipe.relabel
     teachers = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
-    made_from = _made_from(recipe, source, workdir)
+    made_from = _score_inputs(recipe, source, workdir)
     partial = workdir.partial(ARTEFACT, made_from)
     evaluation = _Evaluation(recipe, source, workdir, teachers, partial)
     scores = evaluation.scores()
@@ -349,7 +341,7 @@ class _Evaluation:
             self._source.class_names,
             score.last,
         )
-        made_from = _made_from(self._recipe, self._source, self._workdir)
+        made_from = _score_inputs(self._recipe, self._source, self._workdir)
         with files.replacing_folder(self._weights(row, one)) as folder:
             teacher_lib.save(folder, kept, {"inputs": made_from, "score": asdict(score)})
 

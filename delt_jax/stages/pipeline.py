@@ -1,4 +1,4 @@
-"""The stages in order over a work directory: skip what is done, redo what has changed."""
+"""Runs the stages in order over a work directory: skips what is done, redoes what changed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ from delt_jax.teachers import teacher as teacher_lib
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage.
+    """A stage of a run.
 
     Attributes:
-      name: its verb.
-      manifest: the file that proves it done.
-      needs: stages whose artefacts it reads.
-      inputs: what its artefact depends on.
+      name: a verb, as --stages has it.
+      manifest: path below the work directory of the file whose presence means that it is done.
+      needs: names of the stages whose artefacts it reads.
+      inputs: everything that its artefact depends on, by name; recorded in the manifest.
       run: makes the artefact.
     """
 
@@ -84,7 +84,8 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
     stages = tuple(s for s in STAGES if not names or s.name in names)
     manifests = {s.name: s.manifest for s in STAGES}
     coming = {s.name for s in stages}
-    ranked = "selected" in recipe.evaluate.images  # no other images come from the ranking
+    # Of the sets that students train on, only this one is chosen by the ranking.
+    ranked = "selected" in recipe.evaluate.images
     for stage in stages:
         for need in stage.needs:
             if (stage.name, need) == ("evaluate", "rank") and not ranked:
@@ -118,15 +119,21 @@ def check(recipe: Recipe, source: Source) -> None:
     start.check(recipe, source)
     recover.schedule_of(recipe, len(source.class_names))
     squeeze.check_norm(squeeze.spec_of(recipe, source))
+    _check_students(recipe, source)
+
+
+def _check_students(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError for a student that takes no such images or batches."""
     for name in recipe.evaluate.students:
         models.create(rows.student_spec(recipe, name, source))
     for row in rows.rows_of(recipe, recipe.ipc):
-        count = len(source.class_names) * row.ipc
+        num_images = len(source.class_names) * row.ipc
         batch = rows.settle(recipe, source, row).batch_size
-        if count > batch and count % batch == 1:
+        if num_images > batch and num_images % batch == 1:
             raise UserError(
-                f"Batches of {batch} leave a last one of a single image of the {count}, on which "
-                f"BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or {batch + 1}."
+                f"Batches of {batch} leave a last one of a single image of the {num_images}, on "
+                f"which BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or "
+                f"{batch + 1}."
             )
 
 
@@ -167,7 +174,7 @@ def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir
 
 
 def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tuple[bool, str]:
-    """Whether a stage must run, and why (or why not)."""
+    """Whether a stage must run, and why, as a phrase for the user."""
     manifest = workdir.manifest(stage.manifest)
     if manifest is None:
         return True, "not done yet"
@@ -193,9 +200,9 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] =
 
 
 def assist(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
-    """What every process of a job but the first does: its share of recover, once that can start.
+    """Runs this process's share of recover, once that can start; not for the first process.
 
-    The other stages are the first process's; this one returns when its share is done.
+    The first process alone runs the other stages.
     """
     who = f"process {hosts.index()} of {hosts.count()}"
     for stage in chosen(names, recipe, workdir):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 
@@ -18,30 +19,111 @@ from delt_jax.recovery.run import memory
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices as parallel
 from delt_jax.stages import pipeline, recover, relabel, squeeze
-from delt_jax.stages.costs import amount, hours, model_cost, recover_memory
+from delt_jax.stages.costs import ModelCost, amount, hours, model_cost, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble as others
 
+_BACKWARD = 3  # FLOPs of a forward and a backward pass, in forward passes
 
-def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list[str]:
-    """The plan as lines of text; touches nothing."""
-    num_classes = len(source.class_names)
-    images = num_classes * recipe.ipc
-    r, e = recipe.recover, recipe.evaluate
-    batches = recover.schedule_of(recipe, num_classes)
-    paid = schedule.cost(batches, r.iterations)
-    spec = squeeze.spec_of(recipe, source)
-    model = model_cost(spec)
-    lines = [
-        f"Plan for {workdir.path}",
-        f"data: {source.name}, {len(source.train)} training and {len(source.test)} "
-        f"{source.scored} of {num_classes} classes, {source.image_size} px, {source.channels} "
-        f"channel(s)",
-        f"devices: {parallel.device_count()} x {jax.local_devices()[0].device_kind}",
+
+class PlanLine(NamedTuple):
+    """A line of the table of costs.
+
+    Attributes:
+      stage: its name.
+      parameters: of the model that the line is about.
+      flops: of the work.
+      what: the work, in words.
+    """
+
+    stage: str
+    parameters: int
+    flops: float
+    what: str
+
+    def text(self) -> str:
+        """The line as printed."""
+        parameters, flops = amount(self.parameters, ""), amount(self.flops, "FLOP")
+        return f"{self.stage:<9} {parameters:>11} {flops:>12}  {self.what}"
+
+
+class _Teacher(NamedTuple):
+    """A teacher of the run: name in the table, architecture, cost, whether the run trains it."""
+
+    name: str
+    spec: ModelSpec
+    cost: ModelCost
+    is_trained: bool
+
+
+class _Student(NamedTuple):
+    """An architecture of students: cost, rows on synthetic sets, trainings of each row."""
+
+    name: str
+    cost: ModelCost
+    rows: list[rows.Row]
+    per_row: int
+
+
+def describe(
+    recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()
+) -> list[str]:
+    """The plan as lines of text; touches nothing.
+
+    Args:
+      recipe: the run's.
+      source: its data, perhaps only described.
+      workdir: may not exist yet.
+      names: of the stages to run; all if empty.
+    """
+    batches = recover.schedule_of(recipe, len(source.class_names))
+    teachers, students = _teachers(recipe, source), _students(recipe, source)
+    labelling_flops = _labelling_flops(recipe, source, teachers)
+    work = [
+        *_squeeze_lines(recipe, source, teachers),
+        _rank_line(source, teachers[0]),
+        _recover_line(recipe, source, teachers, batches),
+        *_relabel_lines(recipe, source, teachers[0], labelling_flops),
+        *_evaluate_lines(recipe, source, students, labelling_flops),
+    ]
+    spent: dict[str, float] = {}
+    for line in work:
+        spent[line.stage] = spent.get(line.stage, 0.0) + line.flops
+    stored = relabel.plan_of(recipe, source)
+    return [
+        *_head_lines(source, workdir),
         "",
         "stages:",
+        *_stage_lines(recipe, source, workdir, names),
+        "",
+        *schedule_lines(recipe, batches),
+        "",
+        f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
+        *(line.text() for line in work),
+        "",
+        memory_line(recipe, [t.spec for t in _in_recovery(recipe, teachers)], batches),
+        *([] if stored is None else [relabel.size_line(stored)]),
+        f"disk: about {amount(_disk(recipe, source, teachers, students, len(batches)), 'B')}",
+        "",
+        *hours(spent),
     ]
-    redo = False
+
+
+def _head_lines(source: Source, workdir: WorkDir) -> list[str]:
+    return [
+        f"Plan for {workdir.path}",
+        f"data: {source.name}, {len(source.train)} training and {len(source.test)} "
+        f"{source.scored} of {len(source.class_names)} classes, {source.image_size} px, "
+        f"{source.channels} channel(s)",
+        f"devices: {parallel.device_count()} x {jax.local_devices()[0].device_kind}",
+    ]
+
+
+def _stage_lines(
+    recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str]
+) -> list[str]:
+    """Whether each stage would run, and why."""
+    lines, redo = [], False
     for stage in pipeline.chosen(names, recipe, workdir):
         if redo and workdir.manifest(stage.manifest):
             lines.append(f"  {stage.name:<9} would run if an earlier stage's result changes")
@@ -49,88 +131,155 @@ def describe(recipe: Recipe, source: Source, workdir: WorkDir, names=()) -> list
         needed, why = pipeline.status(stage, recipe, source, workdir)
         redo |= needed
         lines.append(f"  {stage.name:<9} {'would run' if needed else 'would be skipped'}: {why}")
-    lines += [
-        "",
-        *schedule_lines(recipe, batches),
-        "",
-        f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
-    ]
-
-    spent: dict[str, float] = {}
-
-    def row(stage, cost, flops, what):
-        spent[stage] = spent.get(stage, 0.0) + flops
-        parameters = amount(cost.parameters, "") if cost else ""
-        lines.append(f"{stage:<9} {parameters:>11} {amount(flops, 'FLOP'):>12}  {what}")
-
-    f = model.forward_flops
-    further = [
-        (f"other teacher {name}", alone, model_cost(squeeze.spec_of(alone, source)))
-        for name, alone in others.recipes(recipe).items()
-    ]
-    seen = recipe.teacher.epochs * len(source.train)
-    for name, alone, cost in [(spec.name, recipe, model), *further]:
-        if not alone.teacher.weights:
-            what = f"{name}, {recipe.teacher.epochs} epochs"
-            row("squeeze", cost, 3 * cost.forward_flops * seen, what)
-    row("rank", model, f * len(source.train), f"{len(source.train)} forward passes")
-    scored = start.forward_passes(recipe, source)
-    found = f", {scored} forward passes to find their starts" if scored else ""
-    turns = [model, *([cost for _, _, cost in further] if r.round_robin else [])]
-    guided = 3 * sum(cost.forward_flops for cost in turns) / len(turns)
-    climbed = sum(len(b.rounds[0].active) for b in batches if b.rounds) if r.perturbation else 0
-    passes = paid.image_iterations + len(turns) * r.perturbation_steps * climbed
-    row("recover", model, f * scored + guided * passes, f"{images} images{found}")
-    labelled = relabel.plan_of(recipe, source)
-    more = labelling.described(recipe.relabel.teachers, source)
-    judging = [model, *(model_cost(teacher.spec) for teacher in more)]
-    judging += [cost for _, _, cost in further] if recipe.relabel.ensemble else []
-    judged = sum(cost.forward_flops for cost in judging)
-    if labelled is not None:
-        what = f"{labelled.epochs} epochs of views, stored"
-        row("relabel", model, judged * labelled.epochs * images, what)
-    kept = 0
-    for name in e.students:
-        student = model_cost(rows.student_spec(recipe, name, source))
-        each = e.seeds * max(1, len(e.learning_rates))
-        flops, trainings, epochs = 0.0, 0, 0
-        for line in rows.rows_of(recipe, recipe.ipc):
-            if line.student != name or line.images == "full":
-                continue
-            protocol = rows.settle(recipe, source, line)
-            seen, epochs = protocol.epochs * num_classes * line.ipc, protocol.epochs
-            looks = math.ceil(protocol.epochs / protocol.eval_every)
-            flops += each * student.forward_flops * (3 * seen + looks * len(source.test))
-            flops += each * judged * seen * (line.regime == "online")
-            trainings += each
-        row("evaluate", student, flops, f"{trainings} trainings of {name}, {epochs} epochs each")
-        kept += 4 * student.parameters * trainings * e.keep_students
-        if "full" in e.images:
-            seen = recipe.teacher.epochs * len(source.train)
-            row("evaluate", student, 3 * student.forward_flops * seen, f"{name} on all real images")
-    pixels = source.image_size**2 * source.channels
-    disk = (
-        images * (pixels + 500)  # PNGs of optimised pixels hardly compress
-        + 16 * len(batches) * r.iterations  # losses
-        + 4 * images * num_classes  # soft labels of images as they are
-        + (0 if labelled is None else label_store.stored_bytes(labelled))
-        + 4 * (model.parameters + sum(cost.parameters for _, _, cost in further))
-        + kept
-        + 60 * len(source.train)  # ranking
-    )
-    lines += [
-        "",
-        memory_line(recipe, [spec, *_in_turn(recipe, source)], batches),
-        *([] if labelled is None else [relabel.size_line(labelled)]),
-        f"disk: about {amount(disk, 'B')}",
-        "",
-        *hours(spent),
-    ]
     return lines
 
 
+def _teachers(recipe: Recipe, source: Source) -> list[_Teacher]:
+    """The first teacher, then the others."""
+
+    def teacher(name: str, alone: Recipe) -> _Teacher:
+        spec = squeeze.spec_of(alone, source)
+        return _Teacher(name or spec.name, spec, model_cost(spec), not alone.teacher.weights)
+
+    more = others.recipes(recipe).items()
+    return [
+        teacher("", recipe),
+        *(teacher(f"other teacher {name}", alone) for name, alone in more),
+    ]
+
+
+def _in_recovery(recipe: Recipe, teachers: Sequence[_Teacher]) -> Sequence[_Teacher]:
+    """The teachers that images are optimised for: all in a round robin, else the first."""
+    return teachers if recipe.recover.round_robin else teachers[:1]
+
+
+def _students(recipe: Recipe, source: Source) -> list[_Student]:
+    e = recipe.evaluate
+    asked = [row for row in rows.rows_of(recipe, recipe.ipc) if row.images != "full"]
+    return [
+        _Student(
+            name,
+            model_cost(rows.student_spec(recipe, name, source)),
+            [row for row in asked if row.student == name],
+            e.seeds * max(1, len(e.learning_rates)),
+        )
+        for name in e.students
+    ]
+
+
+def _squeeze_lines(recipe: Recipe, source: Source, teachers: Sequence[_Teacher]) -> list[PlanLine]:
+    epochs = recipe.teacher.epochs
+    return [
+        PlanLine(
+            "squeeze",
+            teacher.cost.parameters,
+            _BACKWARD * teacher.cost.forward_flops * epochs * len(source.train),
+            f"{teacher.name}, {epochs} epochs",
+        )
+        for teacher in teachers
+        if teacher.is_trained
+    ]
+
+
+def _rank_line(source: Source, first: _Teacher) -> PlanLine:
+    passes = len(source.train)
+    what = f"{passes} forward passes"
+    return PlanLine("rank", first.cost.parameters, first.cost.forward_flops * passes, what)
+
+
+def _recover_line(
+    recipe: Recipe,
+    source: Source,
+    teachers: Sequence[_Teacher],
+    batches: Sequence[BatchSchedule],
+) -> PlanLine:
+    """Forward passes that find the start, then iterations; an iteration asks one teacher."""
+    r, first = recipe.recover, teachers[0].cost
+    scored = start.forward_passes(recipe, source)
+    asked = [teacher.cost.forward_flops for teacher in _in_recovery(recipe, teachers)]
+    per_iteration = _BACKWARD * sum(asked) / len(asked)
+    iterations = schedule.cost(batches, r.iterations).image_iterations
+    if r.perturbation:  # of weights, by all teachers for the images of every batch's first round
+        climbed = sum(len(b.rounds[0].active) for b in batches if b.rounds)
+        iterations += len(asked) * r.perturbation_steps * climbed
+    flops = first.forward_flops * scored + per_iteration * iterations
+    found = f", {scored} forward passes to find their starts" if scored else ""
+    num_images = len(source.class_names) * recipe.ipc
+    return PlanLine("recover", first.parameters, flops, f"{num_images} images{found}")
+
+
+def _labelling_flops(recipe: Recipe, source: Source, teachers: Sequence[_Teacher]) -> float:
+    """FLOPs of labelling one view by all teachers that label."""
+    run = teachers if recipe.relabel.ensemble else teachers[:1]
+    more = labelling.described(recipe.relabel.teachers, source)
+    costs = [*(t.cost for t in run), *(model_cost(teacher.spec) for teacher in more)]
+    return sum(cost.forward_flops for cost in costs)
+
+
+def _relabel_lines(
+    recipe: Recipe, source: Source, first: _Teacher, labelling_flops: float
+) -> list[PlanLine]:
+    """Labels of views on disk, if any; those of unchanged images cost next to nothing."""
+    stored = relabel.plan_of(recipe, source)
+    if stored is None:
+        return []
+    views = stored.epochs * len(source.class_names) * recipe.ipc
+    what = f"{stored.epochs} epochs of views, stored"
+    return [PlanLine("relabel", first.cost.parameters, labelling_flops * views, what)]
+
+
+def _evaluate_lines(
+    recipe: Recipe, source: Source, students: Sequence[_Student], labelling_flops: float
+) -> list[PlanLine]:
+    """For each architecture its trainings on synthetic sets, and the one on all real images."""
+    lines = []
+    for student in students:
+        forward = student.cost.forward_flops
+        flops, epochs = 0.0, 0
+        for row in student.rows:
+            protocol = rows.settle(recipe, source, row)
+            epochs = protocol.epochs
+            views = epochs * len(source.class_names) * row.ipc
+            evaluations = math.ceil(epochs / protocol.eval_every)
+            each = forward * (_BACKWARD * views + evaluations * len(source.test))
+            each += labelling_flops * views * (row.regime == "online")
+            flops += student.per_row * each
+        trainings = student.per_row * len(student.rows)
+        what = f"{trainings} trainings of {student.name}, {epochs} epochs each"
+        lines.append(PlanLine("evaluate", student.cost.parameters, flops, what))
+        if "full" in recipe.evaluate.images:
+            flops = _BACKWARD * forward * recipe.teacher.epochs * len(source.train)
+            what = f"{student.name} on all real images"
+            lines.append(PlanLine("evaluate", student.cost.parameters, flops, what))
+    return lines
+
+
+def _disk(
+    recipe: Recipe,
+    source: Source,
+    teachers: Sequence[_Teacher],
+    students: Sequence[_Student],
+    num_batches: int,
+) -> int:
+    """Bytes of everything in the work directory."""
+    num_classes = len(source.class_names)
+    num_images = num_classes * recipe.ipc
+    stored = relabel.plan_of(recipe, source)
+    pixels = source.image_size**2 * source.channels
+    trained = sum(s.cost.parameters * s.per_row * len(s.rows) for s in students)
+    return (
+        num_images * (pixels + 500)  # PNGs of optimised pixels hardly compress
+        + 16 * num_batches * recipe.recover.iterations  # four losses, float32
+        + 4 * num_images * num_classes  # soft labels of the unchanged images, float32
+        + (0 if stored is None else label_store.stored_bytes(stored))
+        + 4 * sum(teacher.cost.parameters for teacher in teachers)
+        + 4 * trained * recipe.evaluate.keep_students
+        + 60 * len(source.train)  # ranking, a line of text each
+    )
+
+
 def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str]:
-    """EarlyLate of one class as bars, and what the whole set costs."""
+    """Draws EarlyLate of one class as bars, and says what the whole set costs."""
     r = recipe.recover
     head = f"EarlyLate schedule of a class: ipc {recipe.ipc}, T {r.iterations}, R "
     lines = [
@@ -147,19 +296,18 @@ def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str
     return lines
 
 
-def _in_turn(recipe: Recipe, source: Source) -> list[ModelSpec]:
-    """The further teachers that take turns in recovery."""
-    if not recipe.recover.round_robin:
-        return []
-    return [squeeze.spec_of(alone, source) for alone in others.recipes(recipe).values()]
-
-
 def memory_line(
     recipe: Recipe, specs: Sequence[ModelSpec], batches: Sequence[BatchSchedule]
 ) -> str:
-    """Peak memory by batches on a device, where it says how much it has; else an estimate.
+    """Peak memory for each number of batches per device, if the device tells how much it has.
 
-    Of the teachers that take turns; what further terms hold is known only when they are made.
+    Otherwise an estimate. Counts teachers and images; what extra loss terms need is known only when
+    they are prepared.
+
+    Args:
+      recipe: the run's.
+      specs: of the teachers that images are optimised for.
+      batches: of the run.
     """
     if not recipe.recover.iterations:
         return "device memory of recover: a forward pass's, as nothing is optimised"

@@ -16,7 +16,7 @@ from delt_jax.teachers import teacher as teacher_lib
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the ranking is made from."""
+    """Inputs of the ranking."""
     return {
         "data": source.fingerprint,
         "class_names": source.class_names,

@@ -13,7 +13,7 @@ from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import initial_images as start
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.program import step_settings
@@ -26,44 +26,24 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
 from delt_jax.store.identity import versions
-from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 ARTEFACT = "distilled"
-# How fast, not what.
-_WITHOUT_EFFECT = ("chunk_steps", "batches_per_device", "save_minutes", "profile_chunks")
-_ONCE_THE_ONLY_ONE = {
-    "recover.dtype": "float32",
-    "recover.layout": "class_major",
-    "recover.bn_variance_weight": 1.0,
-    "recover.terms": (),
-    "recover.statistics_momentum": 0.8,
-    "recover.conv_drop": 0.0,
-    "recover.round_robin": False,
-    "recover.perturbation": 0.0,
-    "recover.perturbation_steps": 12,
-    "recover.residual": 0.0,
-    "recover.residual_rounds": 4,
-}
 _SAVES_MISSED = 3  # by a process that is taken for dead
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the distilled set is made from."""
-    settings = {
-        f"recover.{k}": v for k, v in asdict(recipe.recover).items() if k not in _WITHOUT_EFFECT
-    }
-    for name, value in _ONCE_THE_ONLY_ONE.items():
-        if settings[name] == value:
-            del settings[name]  # sets made before there was a choice are as good
+    """Inputs of the distilled set."""
+    settings = affecting("images", recipe, "recover")
     if not recipe.recover.residual:
-        settings.pop("recover.residual_rounds", None)  # nothing reads it
+        del settings["recover.residual_rounds"]  # nothing reads it
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     settings |= start.settings(recipe) | versions(_parts(recipe))
-    judged_by = workdir.needed("teacher/manifest.json", "squeeze")
+    teacher = workdir.needed("teacher/manifest.json", "squeeze")
     if recipe.recover.round_robin:
-        settings["other_teachers"] = [other["hash"] for other in judged_by.get("others", [])]
+        settings["other_teachers"] = [other["hash"] for other in teacher.get("others", [])]
     return settings | {
         "seed": recipe.seed,
         "ipc": recipe.ipc,
@@ -71,7 +51,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
         "ranking": ranking["hash"],
-        "teacher": judged_by["hash"],
+        "teacher": teacher["hash"],
     }
 
 
@@ -132,7 +112,7 @@ def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         begun = workdir.is_partial(ARTEFACT, stage_inputs) and execution.read(partial)
         if begun:
             plans.append(begun)
-        over = manifest and manifest["inputs"] == as_json(stage_inputs)
+        over = manifest and not changes(manifest["inputs"], stage_inputs)
         return begun or (over and distilled.is_whole(folder, manifest))
 
     hosts.wait_until(is_over_or_begun)

@@ -34,34 +34,35 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the soft labels are made from.
+    """Inputs of the soft labels, those of stored labels included.
 
-    Stored labels of views that no regime asks for now stay as they are: the stage runs again to
-    make missing ones, and never to be rid of them.
+    Stored labels stay where no regime uses them any more: the stage runs again to make missing
+    labels, but never to remove them.
     """
-    made_from = _made_from(recipe, source, workdir)
+    stage_inputs = _label_inputs(recipe, source, workdir)
     if plan_of(recipe, source) is None:
-        held = (workdir.manifest(MANIFEST) or {}).get("inputs", {})
-        made_from |= {name: v for name, v in held.items() if name.startswith(_STORED)}
-    return made_from
+        before = (workdir.manifest(MANIFEST) or {}).get("inputs", {})
+        stage_inputs |= {name: v for name, v in before.items() if name.startswith(_STORED)}
+    return stage_inputs
 
 
-def _made_from(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    made_from = {
+def _label_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """Settings and hashes that the soft labels depend on."""
+    stage_inputs = {
         "class_names": source.class_names,
         "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
     if recipe.relabel.teachers:
         more = labelling.described(recipe.relabel.teachers, source)
-        made_from["relabel.teachers"] = [teacher.hash for teacher in more]
-    made_from |= labelling.ensemble_inputs(recipe, workdir)
+        stage_inputs["relabel.teachers"] = [teacher.hash for teacher in more]
+    stage_inputs |= labelling.ensemble_inputs(recipe, workdir)
     plan = plan_of(recipe, source)
     if plan is not None:
         settings = plan.as_dict() | versions(plan.views.versions())
-        del settings["trained_epochs"]  # which only the naive size depends on
-        made_from |= {f"{_STORED}{name}": value for name, value in settings.items()}
-    return made_from
+        del settings["trained_epochs"]  # only the size of the naive store depends on it
+        stage_inputs |= {f"{_STORED}{name}": value for name, value in settings.items()}
+    return stage_inputs
 
 
 def plan_of(recipe: Recipe, source: Source) -> LabelPlan | None:
@@ -88,7 +89,7 @@ def size_line(plan: LabelPlan) -> str:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/soft_labels; labelled epochs survive a kill in soft_labels.partial."""
     started = time.perf_counter()
-    made_from = _made_from(recipe, source, workdir)
+    made_from = _label_inputs(recipe, source, workdir)
     r = recipe.relabel
     teachers = labelling.teachers(workdir.path / "teacher", r.teachers, source, say, r.ensemble)
     synthetic = distilled.read(workdir.path / "distilled")

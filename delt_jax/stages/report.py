@@ -15,7 +15,7 @@ from delt_jax.evaluation import dd_ranking as scores
 from delt_jax.evaluation.metrics import Row, Score, or_none, score_of, within_class_similarity
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery.initial_images import recorded
 from delt_jax.recovery.schedule import BatchSchedule, join_rounds, make_schedule
 from delt_jax.recovery.selection import random_images
@@ -33,8 +33,8 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the report is made from."""
-    settings = {f"report.{k}": v for k, v in asdict(recipe.report).items()}
+    """Inputs of the report."""
+    settings = affecting("report", recipe, "report")
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     if teacher.get("others"):
         settings["other teachers"] = [other["hash"] for other in teacher["others"]]
@@ -57,7 +57,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     robust, ranks = scores.robustness_scores(rows), scores.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts)
-    pictures = {"sheet.png": _sheet(recipe, synthetic, starts)}
+    pictures = {"sheet.png": _sheet(synthetic, starts)}
     if synthetic.ipc > 1:  # one image has nothing to be similar to
         pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
     if _is_optimised(synthetic):
@@ -75,7 +75,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     if recipe.report.nearest:
         ours, real = _neighbours(teacher, source, synthetic)
         summary["nearest"] = nearest.summary(ours, real)
-        pictures["nearest.png"] = _nearest_sheet(recipe, source, synthetic, ours)
+        pictures["nearest.png"] = _nearest_sheet(source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
     scored = summary["scored_on"]
     traced = tables.sections(rows, robust, ranks, ids=True, scored=scored)
@@ -169,16 +169,16 @@ def _similarity(
     }
 
 
-def _bar(recipe: Recipe, synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+def _bar(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
     """How many classes the sheets show, and which ranks of each, int [n]."""
-    ipc, count = synthetic.ipc, recipe.report.per_class
-    columns = np.unique(np.linspace(0, ipc - 1, min(count, ipc)).astype(int))
-    return min(recipe.report.classes, len(synthetic.class_names)), columns
+    ipc = synthetic.ipc
+    columns = np.unique(np.linspace(0, ipc - 1, min(figures.SHEET_COLUMNS, ipc)).astype(int))
+    return min(figures.SHEET_CLASSES, len(synthetic.class_names)), columns
 
 
-def _sheet(recipe: Recipe, synthetic: DistilledSet, starts: np.ndarray) -> bytes:
+def _sheet(synthetic: DistilledSet, starts: np.ndarray) -> bytes:
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
-    rows, columns = _bar(recipe, synthetic)
+    rows, columns = _bar(synthetic)
     iterations = []
     if _is_optimised(synthetic):
         r = synthetic.manifest["settings"]["recover"]
@@ -236,10 +236,8 @@ def _neighbours(
         )
 
 
-def _nearest_sheet(
-    recipe: Recipe, source: Source, synthetic: DistilledSet, found: nearest.Nearest
-) -> bytes:
-    rows, columns = _bar(recipe, synthetic)
+def _nearest_sheet(source: Source, synthetic: DistilledSet, found: nearest.Nearest) -> bytes:
+    rows, columns = _bar(synthetic)
     places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
     shape = (rows, len(columns))
     real = read(source.train, found.pixels_any.indices[places])

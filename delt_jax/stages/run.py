@@ -1,4 +1,4 @@
-"""One run of a config: opens the data and the folder, then calls the pipeline."""
+"""Runs a config: opens data and work directory, then calls the pipeline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +28,13 @@ def run(
 ) -> None:
     """Runs or plans the stages of a config, alone or as one process of a job.
 
-    The command is only noted beside the results.
+    Args:
+      config: settings, as `default_config` has them.
+      workdir: folder of the run.
+      stages: names of the stages to run; all if empty.
+      dry_run: print the plan and write nothing.
+      job: flags of a job of several processes.
+      command: command line that makes the run, printed beside its results.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
@@ -68,8 +74,8 @@ def run(
         return
     folder.open(settings)
     try:
-        source = data.hold(source, settings.data.memory_mib, cache)
-        source = data.place(source, data.device_budget())
+        source = data.cache_in_memory(source, settings.data.memory_mib, cache)
+        source = data.put_on_device(source, data.device_budget())
         for note in notes:
             say(note)
         pipeline.run(settings, source, folder, stages)
@@ -81,7 +87,7 @@ def run(
 
 
 def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
-    """The data; for a dry run, what is published about them where they are not at hand.
+    """Opens the data; in a dry run published counts stand in for missing data.
 
     Raises:
       UserError: if they are missing, damaged or do not fit the recipe.

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import Recipe, affecting
 from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
-from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble as others
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -83,26 +82,29 @@ def check_norm(spec: ModelSpec) -> None:
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
-    """What the teachers are made from."""
+    """Inputs of the first teacher, and a digest of each other teacher's."""
     first, *more = parts(recipe, source).items()
     if not more:
         return first[1]
-    return first[1] | {_OTHERS: [f"{Path(folder).name} {_digest(own)}" for folder, own in more]}
+    return first[1] | {_OTHERS: [f"{Path(folder).name} {identity(own)}" for folder, own in more]}
 
 
 def parts(recipe: Recipe, source: Source) -> dict[str, dict[str, Any]]:
-    """What each teacher is made from, by its folder in the work directory; the first is first."""
-    made_from = {ARTEFACT: _own_inputs(recipe, source)}
+    """Inputs of each teacher by its folder in the work directory, the first teacher first."""
+    by_folder = {ARTEFACT: _own_inputs(recipe, source)}
     for name, alone in others.recipes(recipe).items():
         named = {} if alone.teacher.weights else {"name": name}
-        made_from[f"{others.FOLDER}/{name}"] = _own_inputs(alone, source) | named
-    return made_from
+        by_folder[f"{others.FOLDER}/{name}"] = _own_inputs(alone, source) | named
+    return by_folder
 
 
-def is_made(workdir: WorkDir, folder: str, made_from: dict[str, Any]) -> bool:
-    """Whether a folder holds the teacher that is made from this, whatever others there are."""
-    held = (workdir.manifest(f"{folder}/manifest.json") or {}).get("inputs", {})
-    return {k: v for k, v in held.items() if k != _OTHERS} == as_json(made_from)
+def is_made(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bool:
+    """Whether a folder holds the teacher of these inputs, whichever others the run has."""
+    manifest = workdir.manifest(f"{folder}/manifest.json")
+    if manifest is None:
+        return False
+    own = {name: value for name, value in manifest["inputs"].items() if name != _OTHERS}
+    return not changes(own, stage_inputs)
 
 
 def missing(workdir: WorkDir) -> str | None:
@@ -114,17 +116,13 @@ def missing(workdir: WorkDir) -> str | None:
     return None
 
 
-def _digest(made_from: dict[str, Any]) -> str:
-    return identity(made_from)
-
-
 def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
-    """What the recipe's first teacher is made from."""
-    made_from = {"data": source.fingerprint, "class_names": source.class_names}
+    """Inputs of the recipe's first teacher."""
+    data = {"data": source.fingerprint, "class_names": source.class_names}
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
     if weights and Path(weights).is_dir():
-        return made_from | {"teacher.weights": teacher_lib.describe(Path(weights)).hash}
+        return data | {"teacher.weights": teacher_lib.describe(Path(weights)).hash}
     if weights:
         architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
@@ -134,20 +132,12 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
             architecture["teacher.head_classes"] = recipe.teacher.head_classes
         file = Path(weights)
         content = files.content_hash(file.read_bytes()) if file.is_file() else weights
-        return made_from | constants | architecture | {"teacher.weights": content}
-    settings = {f"teacher.{k}": v for k, v in asdict(recipe.teacher).items()}
+        return data | constants | architecture | {"teacher.weights": content}
+    settings = affecting("teacher", recipe, "teacher")
     del settings["teacher.head_classes"]  # only weights that are imported have those
     del settings[_OTHERS]
-    return (
-        made_from
-        | constants
-        | settings
-        | {
-            "seed": recipe.seed,
-            "data.flip": recipe.data.flip,
-        }
-        | _version_of(recipe.teacher.model)
-    )
+    settings |= {"seed": recipe.seed, "data.flip": recipe.data.flip}
+    return data | constants | settings | _version_of(recipe.teacher.model)
 
 
 def _version_of(model: str) -> dict[str, int]:

@@ -1,1 +1,4 @@
-"""Everything that touches disk; whole artefacts appear at once or not at all."""
+"""Files and the work directory: an artefact appears as a whole or not at all.
+
+May import `core`, `recipe` and `errors`.
+"""

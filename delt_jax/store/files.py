@@ -18,7 +18,7 @@ from delt_jax.errors import UserError
 
 @contextlib.contextmanager
 def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Turns a failure of the disk into a sentence."""
+    """Turns an OSError inside into a UserError that names the file, or else `path`."""
     try:
         yield
     except OSError as e:
@@ -30,6 +30,7 @@ def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file to write, which replaces `path` once it is whole and on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors_as_user_errors(path):
         try:
@@ -45,7 +46,7 @@ def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically."""
+    """Writes a file atomically: readers see the old content or the new one."""
     with _replacing_file(path) as f:
         f.write(content)
 
@@ -86,7 +87,7 @@ def write_npz_fast(path: Path, **arrays: Any) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Gives a finished file a second name, atomically; copies it where disks know no such thing."""
+    """Hard-links a finished file to a second name, atomically; copies if the disk cannot link."""
     temporary = target.with_name(f".{target.name}.tmp")
     with disk_errors_as_user_errors(target):
         temporary.unlink(missing_ok=True)
@@ -95,7 +96,8 @@ def link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)
-        temporary.unlink(missing_ok=True)  # replacing a name of the same file does nothing
+        # POSIX: renaming onto another name of the same file does nothing, so remove the first name.
+        temporary.unlink(missing_ok=True)
 
 
 def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
@@ -114,11 +116,11 @@ def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
 
 
 def cached_npz(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Reads all arrays of an .npz that holds what was made once.
+    """Reads all arrays of an .npz, or makes and writes them if there is none.
 
     Args:
-      path: named after all that its content depends on.
-      make: called where the file is missing or damaged; the result is kept there.
+      path: of the file; its name must depend on everything that the arrays depend on.
+      make: computes the arrays if the file is missing or damaged.
     """
     try:
         return read_npz(path, "")
@@ -146,7 +148,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty folder to fill; on success it takes the place of `path` as a whole."""
+    """Yields an empty folder to fill, which replaces `path` as a whole if nothing is raised."""
     temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors_as_user_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -172,7 +174,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def content_hash(*parts: bytes) -> str:
-    """Short SHA-256 of some bytes, hexadecimal."""
+    """First 16 hexadecimal digits of the SHA-256 of some byte strings and their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))

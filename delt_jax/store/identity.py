@@ -1,11 +1,11 @@
-"""Identities of what a run is made from: hashes of plain values under fixed names.
+"""Identities of a run's inputs: hashes of plain values under fixed names.
 
-An identity must outlive every renaming in the code, so it is made from dictionaries that are
-written out key by key, never from the `repr` or the fields of a class.
+An identity must survive every renaming in the code, so it hashes dictionaries that are written out
+key by key, never the `repr` or the fields of a class.
 
 The named parts of a run (terms, starts, protocols, models, augmentations) carry a version. Raise
-it when a part's results change: artefacts made with the older one are then made again. Version 1
-adds nothing to an identity, so identities from before there were versions hold.
+it when the results of a part change; a run then redoes what it made with the older version.
+Version 1 adds nothing to an identity.
 """
 
 import json
@@ -28,7 +28,7 @@ def identity(content: Any) -> str:
 
 
 def versions(parts: Mapping[str, int]) -> dict[str, int]:
-    """What the versions of parts add to an identity.
+    """Entries that parts add to an identity, by their versions; none for version 1.
 
     >>> versions({"term.barycentre": 1, "model.conv3": 2})
     {'version of model.conv3': 2}

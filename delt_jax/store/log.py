@@ -1,4 +1,4 @@
-"""Scalars over time: a line of JSON each, and TensorBoard events where asked for."""
+"""Metrics over time: a line of JSON each, and TensorBoard events on request."""
 
 import json
 import time
@@ -10,14 +10,14 @@ from delt_jax.store import files
 
 
 class MetricsLog:
-    """Appends to WORKDIR/metrics.jsonl; does nothing without a folder."""
+    """Appends to FOLDER/metrics.jsonl; does nothing if the folder is None."""
 
     def __init__(self, folder: Path | None, tensorboard: bool = False):
         """Opens the log for appending.
 
         Raises:
           UserError: if TensorBoard is asked for and its extra is not installed, or the disk
-            does not take it.
+            cannot be written.
         """
         self._file: Any = None
         self._writer: Any = None
@@ -41,7 +41,7 @@ class MetricsLog:
                 self._file.write("\n")
 
     def write(self, stage: str, step: int, **values: Any) -> None:
-        """Adds one line; numbers also go to TensorBoard under stage/name."""
+        """Adds one line; numbers also go to TensorBoard, as STAGE/NAME."""
         if self._file is None:
             return
         line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
@@ -54,7 +54,7 @@ class MetricsLog:
                     self._writer.add_scalar(f"{stage}/{name}", value, step)
 
     def close(self) -> None:
-        """Flushes and closes."""
+        """Flushes and closes the files."""
         if self._file is not None:
             with files.disk_errors_as_user_errors(self._path):
                 self._file.close()

@@ -1,4 +1,4 @@
-"""Pixels as PNG or JPEG bytes and back."""
+"""Encodes pixels as PNG or JPEG, and decodes pictures."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def encode(pixels: np.ndarray, quality: int = 0) -> bytes:
-    """Compresses one image.
+    """Encodes one image.
 
     Args:
       pixels: uint8 [H, W, C], C 1 or 3.
@@ -28,10 +28,10 @@ def encode(pixels: np.ndarray, quality: int = 0) -> bytes:
 
 
 def decode(content: bytes, where: str) -> np.ndarray:
-    """Decompresses one image to uint8 [H, W, 1] if it is grey, else [H, W, 3].
+    """Decodes one image to uint8 [H, W, 1] if it is grey, else [H, W, 3].
 
     Raises:
-      UserError: naming `where`, if it is damaged, or has more than 8 bits per channel.
+      UserError: naming `where`, if the picture is damaged or has more than 8 bits per channel.
     """
     try:
         picture = Image.open(io.BytesIO(content))
@@ -48,7 +48,7 @@ def decode(content: bytes, where: str) -> np.ndarray:
 
 
 def stack(images: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """Stacks images [H, W, 1 or 3] to uint8 [N, H, W, C]; grey ones among coloured become RGB.
+    """Stacks images [H, W, 1 or 3] to uint8 [N, H, W, C], C 3 if any of them is coloured.
 
     Args:
       images: at least one.

@@ -1,4 +1,4 @@
-"""The work directory: which artefacts it holds, what they were made from, who is writing."""
+"""The work directory: its artefacts, their inputs, and the lock of the process that writes."""
 
 import fcntl
 import json
@@ -13,14 +13,15 @@ from delt_jax.store import files
 from delt_jax.store.log import MetricsLog
 
 _FORMAT = "delt_jax work directory, version 1"
+_NOT_A_SETTING = object()
 
 
 class WorkDir:
     """A run's folder.
 
     Every artefact is a folder (or, for the ranking, a file) with a manifest that records the
-    stage's inputs: its settings and the hashes of what it was made from. An artefact is
-    complete when its manifest exists, because both appear by one rename.
+    stage's inputs: its settings and the hashes of earlier artefacts. Folder and manifest appear by
+    one rename, so an artefact is complete if its manifest exists.
     """
 
     def __init__(self, path: str | Path, command: str = ""):
@@ -28,7 +29,7 @@ class WorkDir:
 
         Args:
           path: of the folder.
-          command: that makes what it will hold, to be printed beside results.
+          command: command line of the run, printed beside its results.
         """
         self.path = Path(path).absolute()
         self.log = MetricsLog(None)
@@ -43,15 +44,15 @@ class WorkDir:
         if not self.path.exists():
             return
         try:
-            # What a run that was killed before its first config.json leaves is no one's, and an
-            # imported set may lie ready.
-            ours_unborn = [".lock", ".config.json.tmp"]
+            # A run that was killed before its first config.json leaves these; anyone may take them.
+            leftovers = [".lock", ".config.json.tmp"]
+            # `delt_jax.export --to=distilled` puts a set here before the first run.
             if "imported" in (self.manifest("distilled/manifest.json") or {}):
-                ours_unborn.append("distilled")
-            held = [p.name for p in self.path.iterdir() if p.name not in ours_unborn]
+                leftovers.append("distilled")
+            foreign = [p.name for p in self.path.iterdir() if p.name not in leftovers]
             ours = json.loads(marker.read_text()).get("format") == _FORMAT
         except FileNotFoundError:
-            ours = not held  # an empty folder is free to take
+            ours = not foreign
         except (OSError, ValueError, AttributeError):
             ours = False
         if not ours:
@@ -61,7 +62,7 @@ class WorkDir:
             )
 
     def open(self, recipe: Recipe) -> None:
-        """Creates or takes over the folder, locks it and writes the recipe to config.json.
+        """Creates the folder or goes on in it, locks it, and writes the recipe to config.json.
 
         Raises:
           UserError: if the folder is foreign, not writable, or in use by another process.
@@ -75,18 +76,18 @@ class WorkDir:
         self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
 
     def join(self, process: int) -> None:
-        """Works beside the process that opened the folder, until this process ends.
+        """Joins the process that opened the folder, until this process ends.
 
         Args:
           process: index within the job, above 0.
 
         Raises:
-          UserError: if the same index of another job is at work.
+          UserError: if a process of the same index is already at work here.
         """
         self._take(f".lock.{process}")
 
     def is_begun(self, recipe: Recipe) -> bool:
-        """Whether a process has opened the folder for this recipe."""
+        """Whether a process has opened the folder with this recipe."""
         config = self._json("config.json")
         settings = as_json(recipe_lib.flatten(recipe))
         return config == {"format": _FORMAT, "settings": settings}
@@ -103,8 +104,9 @@ class WorkDir:
         return False
 
     def _take(self, name: str) -> None:
+        """Locks a file of the folder until this object closes or the process ends."""
         with files.disk_errors_as_user_errors(self.path):
-            self._lock = open(self.path / name, "w")  # noqa: SIM115 (held until exit)
+            self._lock = open(self.path / name, "w")  # noqa: SIM115 (locked until exit)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
@@ -114,17 +116,18 @@ class WorkDir:
             ) from e
 
     def close(self) -> None:
-        """Releases the folder."""
+        """Closes the log and releases the lock."""
         self.log.close()
         if self._lock:
             self._lock.close()
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        """Manifest of an artefact, or None where it is missing or is not a manifest."""
+        """Manifest of an artefact; None if there is no file or it is not a manifest."""
         manifest = self._json(name)
         return manifest if isinstance(manifest, dict) and "inputs" in manifest else None
 
     def _json(self, name: str) -> Any:
+        """Content of a JSON file; None if it is missing or damaged."""
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError):
@@ -144,9 +147,9 @@ class WorkDir:
         return manifest
 
     def partial(self, name: str, inputs: dict[str, Any]) -> Path:
-        """Folder for the finished parts of an unfinished stage.
+        """Folder for the finished work of an unfinished stage.
 
-        Parts made from other inputs are thrown away.
+        Deletes what was made from other inputs.
         """
         folder = self.path / f"{name}.partial"
         if folder.exists() and not self.is_partial(name, inputs):
@@ -158,27 +161,43 @@ class WorkDir:
         return folder
 
     def is_partial(self, name: str, inputs: dict[str, Any]) -> bool:
-        """Whether a stage has begun, from these inputs."""
-        return self._json(f"{name}.partial/inputs.json") == as_json(inputs)
+        """Whether a stage was begun with these inputs."""
+        found = self._json(f"{name}.partial/inputs.json")
+        return isinstance(found, dict) and not changes(found, inputs)
 
 
 def as_json(value: Any) -> Any:
-    """The value as it comes back from a JSON file (tuples as lists)."""
+    """The value as a JSON file gives it back: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Differences between two sets of inputs, as phrases; empty if there is none."""
+    """Differences between two sets of inputs, as phrases; empty if there is none.
+
+    Every decision that two artefacts are made from the same inputs is made here. A setting that
+    inputs do not name has its default, and one that was removed has the value that all runs now
+    have. So new and removed settings do not make finished runs run again.
+    """
     old, new = as_json(old), as_json(new)
     phrases = []
     for name in sorted(old.keys() | new.keys()):
+        unnamed = _unnamed(name)
+        if old.get(name, unnamed) == new.get(name, unnamed):
+            continue
         if name not in old:
             phrases.append(f"{name} is new")
         elif name not in new:
             phrases.append(f"{name} is gone")
-        elif old[name] != new[name]:
+        else:
             phrases.append(f"{name} was {_short(old[name])}, is {_short(new[name])}")
     return phrases
+
+
+def _unnamed(name: str) -> Any:
+    """What an input has where it is not named; equal to no JSON value if it is no setting."""
+    if name in recipe_lib.SETTINGS:
+        return as_json(recipe_lib.SETTINGS[name].default)
+    return recipe_lib.REMOVED.get(name, _NOT_A_SETTING)
 
 
 def _short(value: Any) -> str:

@@ -221,8 +221,7 @@ def settle(recipe: Recipe, trial: EvalSetting, learning_rate: float | None = Non
         if value is not None
     }
     asked["learning_rate"] = learning_rate or named.learning_rate
-    mirrored = recipe.relabel.flip and recipe.data.flip
-    views = replace(named.views, **_of(ViewSpec, asked) | {"flip": mirrored})
+    views = replace(named.views, **_of(ViewSpec, asked) | {"flip": recipe.data.flip})
     settled = replace(named, **_of(Protocol, asked), views=views)
     differ = [
         f"{name.replace('_', ' ')} {value or 'none'}"

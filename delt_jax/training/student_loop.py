@@ -150,7 +150,7 @@ def train(
     for epoch in sorted({state.epoch for state in begun}, reverse=True):
         alike = [i for i, state in enumerate(begun) if state.epoch == epoch]
         width = min(devices, -(-len(alike) // stack))
-        for wave in parallel.waves(alike, width * stack):
+        for wave in parallel.device_groups(alike, width * stack):
             together = _Together(task, [students[i] for i in wave], width, stack, partial)
             results = together.run(
                 [begun[i] for i in wave], save_seconds, on_epochs, deferred_signal

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax import models
-from delt_jax.augment.views import EpochPlan, ViewSpec, plan_epoch, student_views
+from delt_jax.augment.views import EpochPlan, ViewProgram, ViewSpec, plan_epoch, student_views
 from delt_jax.core import losses as objective
 from delt_jax.data import Normalisation
 from delt_jax.labels import compact, labelling
@@ -219,9 +219,8 @@ def _step(
     views = PLAIN if program.regime == "plain" else protocol.views
     # Then the groups of the mix are the student's batches, and partners need no second view.
     aligned = program.devices == 1 and program.batch % program.group_size == 0
-    mixed = student_views(
-        epoch_key, data.pixels, program.normalisation, plan, start, batch, views, aligned
-    )
+    drawing = ViewProgram(views, program.normalisation, aligned)
+    mixed = student_views(epoch_key, data.pixels, plan, start, batch, drawing)
     positions = start + jnp.arange(batch)
     own, partners = plan.order[positions], plan.order[plan.partner[positions]]
     classes = jax.nn.one_hot(data.labels, program.student.num_classes)

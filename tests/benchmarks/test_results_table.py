@@ -51,7 +51,7 @@ def compared(folder, scored_on="test images", last=0.6):
         }
         (folder / "cells" / name).mkdir(parents=True)
         (folder / "cells" / name / "summary.json").write_text(json.dumps(summary))
-        cells.append(comparison.Cell(method, name, summary, {"fixed": 4}))
+        cells.append(comparison.CellResult(method, name, summary, {"fixed": 4}))
     (folder / "comparison.csv").write_bytes(comparison.as_csv(cells))
     (folder / "comparison.json").write_text(json.dumps({"command": COMMAND}))
     return folder

@@ -152,8 +152,8 @@ def tiny(tmp_path, monkeypatch):
     """A search of three trials and two stages, one of which diverges."""
     (tmp_path / "tiny.py").write_text(TINY)
     trials = [
-        search.EvalSetting("start_only", {"recover.iterations": 0, "recover.round_iterations": 0}),
-        search.EvalSetting("diverges", {"recover.bn_weight": 1e9}),
+        search.Trial("start_only", {"recover.iterations": 0, "recover.round_iterations": 0}),
+        search.Trial("diverges", {"recover.bn_weight": 1e9}),
     ]
     run_trial = search.run_trial
 

@@ -60,7 +60,7 @@ def test_jax(digits):
 
 def test_pytorch(digits):
     pytest.importorskip("torch")
-    export.run(export.Options(Path("runs/digits"), "pt", Path("runs/digits.pt")))
+    export.run(export.ExportOptions(Path("runs/digits"), "pt", Path("runs/digits.pt")))
     names = run(block("## PyTorch"))
     logits = names["model"](names["images"]).detach().numpy()
     assert (logits.argmax(1) == digits.labels).mean() > 0.9

@@ -21,9 +21,9 @@ from processes import ROOT, ended
 from delt_jax import compare
 from delt_jax.comparison import cells as grid
 from delt_jax.comparison import figures as comparison_figures
-from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison
-from delt_jax.comparison.tables import Cell
+from delt_jax.comparison.tables import CellResult
 from delt_jax.config import cli
 from delt_jax.data import open_source
 from delt_jax.data.digits import open_digits
@@ -66,7 +66,7 @@ def row(images, ipc, scores, last=0.5, regime="hard", protocol="p: 1 epoch"):
 
 def cell(method, ipc, rows, iterations=100, **label_bytes):
     similar = {"real": [0.5, 0.7], "start": [0.5, None], "recovered": [0.6, 0.4]}
-    return Cell(
+    return CellResult(
         method,
         f"{method}-ipc{ipc}",
         {
@@ -83,6 +83,7 @@ def cell(method, ipc, rows, iterations=100, **label_bytes):
             "command": f"make <{method}> {ipc}",
             "scores": [asdict(r) for r in rows],
             "seconds": {"recover": 12.34},
+            "scored_on": "test images",
             "made": {"machine": "1 x cpu", "date": "2026-11-22"},
         },
         {"fixed": 40} | label_bytes,
@@ -184,7 +185,7 @@ def test_points_of_the_charts(cells, monkeypatch):
         return b""
 
     monkeypatch.setattr(comparison_figures, "accuracy_chart", accuracy_chart)
-    assert set(comparison.charts(cells)) == set(comparison._CAPTIONS)
+    assert set(comparison.charts(cells)) == set(comparison.CAPTIONS)
     panels, baselines = drawn["images per class"]
     assert panels["conv3, hard"]["a"] == [(1, 0.3, 0.01), (4, 0.6, 0.01)]
     assert "full" not in panels["conv3, hard"]
@@ -306,19 +307,19 @@ def test_two_recipes_of_one_name(tmp_path):
 def test_only_what_was_made_from_the_same_inputs_is_shared(tmp_path):
     recipe = Recipe(teacher=TeacherRecipe(width=8, epochs=1))
     source = open_digits(recipe.data)
-    lender, ours, another = (WorkDir(tmp_path / name) for name in ("lender", "ours", "another"))
-    lender.open(recipe)
-    lender.close()
-    (lender.path / "teacher").mkdir()
-    made_from = squeeze.inputs(recipe, source, lender)
-    files.write_json(lender.path / "teacher/manifest.json", {"inputs": made_from, "hash": "h"})
-    (lender.path / "cache").mkdir()
-    (lender.path / "cache/pixels.npy").write_bytes(b"decoded")
+    origin, ours, another = (WorkDir(tmp_path / name) for name in ("origin", "ours", "another"))
+    origin.open(recipe)
+    origin.close()
+    (origin.path / "teacher").mkdir()
+    inputs = squeeze.inputs(recipe, source, origin)
+    files.write_json(origin.path / "teacher/manifest.json", {"inputs": inputs, "hash": "h"})
+    (origin.path / "cache").mkdir()
+    (origin.path / "cache/pixels.npy").write_bytes(b"decoded")
     different = replace(recipe, teacher=replace(recipe.teacher, epochs=2))
     for workdir, settings in ((ours, recipe), (another, different)):
-        sharing.adopt(settings, source, workdir, [lender])
+        reuse.link_finished(settings, source, workdir, [origin])
         assert (workdir.path / "cache/pixels.npy").read_bytes() == b"decoded"
-    theirs = lender.path / "teacher/manifest.json"
+    theirs = origin.path / "teacher/manifest.json"
     assert (ours.path / "teacher/manifest.json").samefile(theirs)
     assert not (another.path / "teacher").exists()
     assert sorted(p.name for p in ours.path.iterdir() if p.name != ".lock") == [

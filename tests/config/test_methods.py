@@ -57,7 +57,7 @@ def test_every_recipe_offers_every_method(path):
         assert varied.recover.learning_rate == plain.recover.learning_rate
 
 
-def test_a_method_goes_with_a_row_and_with_folders():
+def test_a_method_goes_with_a_preset_and_with_folders():
     recipe = recipe_of("imagenet", "ipc10,cda,folder=/data")
     assert (recipe.ipc, recipe.data.path) == (10, "/data")
     assert recipe == recipe_of("imagenet", "cda,folder=/data,ipc10")

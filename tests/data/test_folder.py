@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax.data import Source, batches, hold, measure_normalisation, open_source
+from delt_jax.data import Source, batches, cache_in_memory, measure_normalisation, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -249,13 +249,13 @@ def test_unreadable_files_can_be_skipped(broken, tmp_path, monkeypatch):
     assert f"{broken}/dog/zz.jpg" in note
     # The work directory remembers the outcome as long as nothing changes.
     (tmp_path / "work").mkdir()
-    hold(source, 0, tmp_path / "work/cache")
+    cache_in_memory(source, 0, tmp_path / "work/cache")
     with monkeypatch.context() as m:
-        m.setattr("delt_jax.data.readable._check", None)
+        m.setattr("delt_jax.data.readable.Readable", None)
         again = open_folder(broken, tmp_path / "work/cache", unreadable="skip", channels=3)
     assert list(again.train.names) == list(source.train.names)
     os.utime(broken / "cat/011.png", ns=(1, 1))
-    monkeypatch.setattr("delt_jax.data.readable._check", None)
+    monkeypatch.setattr("delt_jax.data.readable.Readable", None)
     with pytest.raises(TypeError):  # it is called again
         open_folder(broken, tmp_path / "work/cache", unreadable="skip", channels=3)
 
@@ -330,7 +330,7 @@ def test_odd_names(tmp_path):
         open_folder(tmp_path)
 
 
-# --- reading, holding, keeping ---
+# --- reading and caching ---
 
 
 def test_the_fingerprint_follows_names_sizes_and_times(pets):
@@ -348,7 +348,7 @@ def test_the_fingerprint_follows_names_sizes_and_times(pets):
 def test_workers_change_neither_order_nor_pixels(pets, monkeypatch):
     fill(pets / "cat", range(20, 90))
     alone = open_folder(pets, image_size=8)
-    monkeypatch.setattr("delt_jax.data.stream._WORTH_WORKERS", 0.0)
+    monkeypatch.setattr("delt_jax.data.stream.SECONDS_WORTH_WORKERS", 0.0)
     helped = open_folder(pets, image_size=8, workers=2)
     order = np.random.default_rng(0).permutation(len(alone.train))
     for size in (7, 48, 500):
@@ -364,7 +364,7 @@ def test_a_worker_names_the_unreadable_file(pets, monkeypatch):
     fill(pets / "cat", range(20, 90))
     (pets / "dog/109.png").write_bytes(b"")
     source = open_folder(pets, image_size=8, workers=1, test_share=0.01)
-    monkeypatch.setattr("delt_jax.data.stream._WORTH_WORKERS", 0.0)
+    monkeypatch.setattr("delt_jax.data.stream.SECONDS_WORTH_WORKERS", 0.0)
     with pytest.raises(UserError, match=r"dog/109\.png cannot be read as an image"):
         list(batches(source.train, 16))
 
@@ -373,22 +373,24 @@ def test_what_fits_is_decoded_once(pets, tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     cache = tmp_path / "work/cache"
     source = open_folder(pets, image_size=8)
-    held = hold(source, 1, cache)
+    cached = cache_in_memory(source, 1, cache)
     everything = np.arange(len(source.train))
-    np.testing.assert_array_equal(held.train.images(everything), source.train.images(everything))
-    assert list(held.train.names) == list(source.train.names)
-    mean = measure_normalisation(DataRecipe(), held)
+    np.testing.assert_array_equal(cached.train.images(everything), source.train.images(everything))
+    assert list(cached.train.names) == list(source.train.names)
+    mean = measure_normalisation(DataRecipe(), cached)
     assert mean == measure_normalisation(DataRecipe(), source)
     assert len(list(cache.iterdir())) == 2  # the training pixels, mean and std: tests unread
     with monkeypatch.context() as m:
         m.setattr("delt_jax.data.source.decode", None)
-        again = hold(open_folder(pets, image_size=8), 1, cache)
-        np.testing.assert_array_equal(again.train.images(everything), held.train.images(everything))
+        again = cache_in_memory(open_folder(pets, image_size=8), 1, cache)
+        np.testing.assert_array_equal(
+            again.train.images(everything), cached.train.images(everything)
+        )
         assert measure_normalisation(DataRecipe(), again) == mean
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:-1])  # damaged: made again
-    repaired = hold(open_folder(pets, image_size=8), 1, cache)
+    repaired = cache_in_memory(open_folder(pets, image_size=8), 1, cache)
     np.testing.assert_array_equal(
         repaired.train.images(everything), source.train.images(everything)
     )
-    assert hold(source, 0, cache).train is source.train
+    assert cache_in_memory(source, 0, cache).train is source.train

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tfds import png, prepare, tfds
+from tfds_sets import png, prepare, tfds
 
 from delt_jax import main
 from delt_jax.config import default_config, derive, from_config
@@ -243,7 +243,7 @@ def test_settings_derived_from_the_data(
 
 def get_config(path: Path, *variants):
     scope = runpy.run_path(str(path))
-    return scope["get_config"](*variants), scope.get("ROWS", {})
+    return scope["get_config"](*variants), scope.get("PRESETS", {})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -298,7 +298,7 @@ import sys, time
 from delt_jax.data import batches, open_source, stream
 from delt_jax.recipe import DataRecipe
 if __name__ == "__main__":
-    stream._WORTH_WORKERS = 0.0
+    stream.SECONDS_WORTH_WORKERS = 0.0
     source = open_source(DataRecipe(name="folder", path={str(tmp_path / "set")!r}, workers=2))
     for i, _ in enumerate(batches(source.train, 32)):
         if i == 2:

@@ -12,61 +12,11 @@ import chex
 import numpy as np
 import pytest
 from PIL import Image
+from tfds_sets import NAMES, examples, features, pixels_of, prepare, tfds
 
-from delt_jax.data import Source, batches, hold, measure_normalisation, open_source
+from delt_jax.data import Source, batches, cache_in_memory, measure_normalisation, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-
-tfds = pytest.importorskip("tensorflow_datasets")
-pytest.importorskip("array_record")
-
-NAMES = ("ant", "bee", "cat")
-
-
-def pixels_of(number: int, shape=(6, 8, 3)) -> np.ndarray:
-    """The image that the data sets below hold under this number; red is the number."""
-    pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
-    pixels[..., 0] = number
-    return pixels
-
-
-def png(pixels: np.ndarray) -> io.BytesIO:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    buffer.seek(0)
-    return buffer
-
-
-def prepare(folder: Path, name: str, features: dict, splits: dict) -> None:
-    """Prepares a data set; unregistered, so that only the files are left to find it by."""
-
-    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), description=name
-            )
-
-        def _split_generators(self, dl_manager):
-            return {split: iter(enumerate(examples)) for split, examples in splits.items()}
-
-        def _generate_examples(self):
-            raise NotImplementedError
-
-    Tiny.name = name
-    Tiny(data_dir=folder, file_format="array_record").download_and_prepare()
-
-
-def features(shape=(6, 8, 3)) -> dict:
-    return {
-        "image": tfds.features.Image(shape=shape),
-        "label": tfds.features.ClassLabel(names=list(NAMES)),
-    }
-
-
-def examples(numbers, shape=(6, 8, 3)) -> list[dict]:
-    return [{"image": png(pixels_of(n, shape)), "label": n % 3} for n in numbers]
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +191,8 @@ def test_a_class_list_chooses_and_orders(prepared, tmp_path):
 
 def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     first = open_tfds(prepared)
-    hold(first, 0, tmp_path / "cache")
-    monkeypatch.setattr("delt_jax.data.tfds._Labels", None)
+    cache_in_memory(first, 0, tmp_path / "cache")
+    monkeypatch.setattr("delt_jax.data.tfds.batches", None)
     recipe = DataRecipe(name="tfds", path=str(prepared), dataset="tiny_animals")
     again = open_source(recipe, tmp_path / "cache")
     assert again.fingerprint == first.fingerprint
@@ -262,7 +212,7 @@ def test_an_unreadable_image_stops_or_is_skipped(tmp_path):
 
 
 def test_workers_read_the_same(prepared, monkeypatch):
-    monkeypatch.setattr("delt_jax.data.stream._WORTH_WORKERS", 0.0)
+    monkeypatch.setattr("delt_jax.data.stream.SECONDS_WORTH_WORKERS", 0.0)
     order = np.tile(np.arange(9)[::-1], 12)
     helped = open_tfds(prepared, workers=2).train
     images = np.concatenate([pixels for _, pixels in batches(helped, 50, order)])

@@ -11,8 +11,8 @@ from PIL import Image
 
 from delt_jax import main
 from delt_jax.config import default_config, from_config
-from delt_jax.data import batches, describe_source, hold, open_source, place
-from delt_jax.data.held import HeldExamples
+from delt_jax.data import batches, cache_in_memory, describe_source, open_source, put_on_device
+from delt_jax.data.in_memory import InMemoryExamples
 from delt_jax.data.source import EncodedExamples
 from delt_jax.data.validation import SCORED, hold_out
 from delt_jax.errors import UserError
@@ -76,16 +76,16 @@ def test_without_a_share_nothing_changes():
     assert DIGITS.notes == ()
 
 
-def test_files_stay_lazy_travel_to_workers_and_can_be_held(folder, tmp_path):
+def test_files_stay_lazy_travel_to_workers_and_can_be_cached(folder, tmp_path):
     source = open_source(dataclasses.replace(folder, validation_share=0.5))
     assert isinstance(source.train, EncodedExamples)
     copy = pickle.loads(pickle.dumps(source.train))
     assert levels(copy) == levels(source.train)
-    kept = hold(source, 1, tmp_path / "cache")
-    assert isinstance(kept.test, HeldExamples)
-    assert levels(kept.train) == levels(source.train)
-    assert levels(kept.test) == levels(source.test)
-    assert levels(place(kept, 10**6).test) == levels(source.test)
+    cached = cache_in_memory(source, 1, tmp_path / "cache")
+    assert isinstance(cached.test, InMemoryExamples)
+    assert levels(cached.train) == levels(source.train)
+    assert levels(cached.test) == levels(source.test)
+    assert levels(put_on_device(cached, 10**6).test) == levels(source.test)
     (bad,) = [i for i, v in enumerate(levels(source.test)) if v == levels(source.test)[0]]
     named = source.test.names[bad]
     (tmp_path / "images" / named).write_bytes(b"broken")

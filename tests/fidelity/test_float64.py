@@ -7,7 +7,7 @@ own, because float64 convolutions are slow.
 import numpy as np
 import pytest
 import replays
-from test_golden import cases, float64_file
+from replays import cases, float64_file
 
 
 def float64_cases(folder):

@@ -14,26 +14,15 @@ import chex
 import numpy as np
 import pytest
 import replays
-from conftest import golden_dir
+from replays import cases, float64_file
 
 LOSS, PIXEL = 1e-3, 0.05
 TIPPED = 0.03  # largest share of pixels that a tipped ReLU may move
 
 
-def cases(folder):
-    """One test per recorded file."""
-    return [
-        pytest.param(path, id=path.stem) for path in sorted((golden_dir() / folder).glob("*.json"))
-    ]
-
-
 @functools.cache
 def recovery(path):
     return replays.recover(replays.read(path))
-
-
-def float64_file(path):
-    return replays.FLOAT64 / f"{path.stem}.npz"
 
 
 def rounding(path, recorded, name, scale):

@@ -259,8 +259,8 @@ def test_loading_needs_no_jax(tmp_path):
 # --- the command ---
 
 
-def options(source: Path, to: str, out: Path, **more) -> export.Options:
-    return export.Options(source, to, out, **more)
+def options(source: Path, to: str, out: Path, **more) -> export.ExportOptions:
+    return export.ExportOptions(source, to, out, **more)
 
 
 def test_jpeg_tells_its_loss(tmp_path, capsys):

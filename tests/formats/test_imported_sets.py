@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tfds_sets import NAMES, examples, features, pixels_of, prepare
 
 import delt_jax
 from delt_jax import config as config_lib
@@ -369,8 +370,6 @@ def test_damaged_parquet(tmp_path):
 
 
 def test_tfds_directory_of_others(tmp_path):
-    from test_tfds import NAMES, examples, features, pixels_of, prepare
-
     prepare(tmp_path, "tiny", features(), {"train": examples(range(9))})
     content = delt_jax.load(tmp_path / "tiny/1.0.0")
     assert content.class_names == NAMES
@@ -440,7 +439,7 @@ def files_of(folder: Path) -> list[str]:
 def test_an_imported_set_is_relabelled_evaluated_and_reported(teacher, tmp_path):
     pixels = published(tmp_path / "theirs")
     workdir = tmp_path / "run"
-    export.run(export.Options(tmp_path / "theirs", "distilled", workdir / "distilled"))
+    export.run(export.ExportOptions(tmp_path / "theirs", "distilled", workdir / "distilled"))
     main.run(recipe(teacher), str(workdir), STAGES)
     read = delt_jax.load(workdir)
     expected = teacher_lib.logits_of(teacher_lib.load(teacher), pixels)
@@ -456,7 +455,7 @@ def test_an_imported_set_is_relabelled_evaluated_and_reported(teacher, tmp_path)
     # The rest of the way out and in again changes nothing.
     for to in ("npz", "parquet", "tfds", "folder", "new000"):
         out = tmp_path / f"out{formats.FORMATS[to].suffix}"
-        export.run(export.Options(workdir, to, out, overwrite=True))
+        export.run(export.ExportOptions(workdir, to, out, overwrite=True))
         back = delt_jax.load(out)
         np.testing.assert_array_equal(back.soft_labels, expected)
         np.testing.assert_array_equal(
@@ -469,7 +468,7 @@ def test_an_imported_set_is_relabelled_evaluated_and_reported(teacher, tmp_path)
 def test_runs_that_do_not_fit_an_imported_set(teacher, tmp_path):
     published(tmp_path / "theirs")
     workdir = tmp_path / "run"
-    imported = export.Options(tmp_path / "theirs", "distilled", workdir / "distilled")
+    imported = export.ExportOptions(tmp_path / "theirs", "distilled", workdir / "distilled")
     export.run(imported)
 
     def refuse(says, stages=STAGES, **changes):
@@ -484,7 +483,7 @@ def test_runs_that_do_not_fit_an_imported_set(teacher, tmp_path):
     refuse("evaluate stage needs what rank makes", **{"evaluate.images": ("selected",)})
     (tmp_path / "names").write_text("\n".join("0132456789"))
     export.run(
-        export.Options(
+        export.ExportOptions(
             tmp_path / "theirs",
             "distilled",
             workdir / "distilled",
@@ -498,7 +497,7 @@ def test_runs_that_do_not_fit_an_imported_set(teacher, tmp_path):
 def test_numbered_classes_do_not_pass_for_named_ones(teacher, tmp_path, monkeypatch):
     published(tmp_path / "theirs")
     workdir = tmp_path / "run"
-    export.run(export.Options(tmp_path / "theirs", "distilled", workdir / "distilled"))
+    export.run(export.ExportOptions(tmp_path / "theirs", "distilled", workdir / "distilled"))
     source = data.open_source(config_lib.from_config(recipe(teacher)).data)
     named = replace(source, class_names=tuple("abcdefghij"))
     monkeypatch.setattr(data, "open_source", lambda recipe, cache: named)

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_main import CONFIG
-from test_torch_weights import Attack, dictionary, random_state, storage, tensor
+from small_models import random_state
+from torch_pickles import Attack, dictionary, storage, tensor
 
 from delt_jax import main, models
 from delt_jax.config import cli
@@ -17,6 +17,7 @@ from delt_jax.data.classes import positions_in_imagenet, wanted_classes
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.teachers import teacher as teacher_lib
 
+CONFIG = "--config=configs/digits.py"
 WEIGHTS = "--config.teacher.weights="
 CONSTANTS = ("--config.data.mean=0.5,", "--config.data.std=0.5,")
 SMALL = ("--stages=squeeze", "--config.teacher.width=8", "--config.evaluate.width=8")

@@ -4,8 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from test_torch_weights import assert_same, random_state
-from test_zoo import small
+from small_models import assert_same, random_state, small
 
 from delt_jax.errors import UserError
 from delt_jax.models import timm_names, torch_weights

@@ -3,7 +3,6 @@
 import io
 import pickle
 import zipfile
-from pathlib import Path
 
 import huggingface_hub
 import jax
@@ -11,28 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax.traverse_util import flatten_dict
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from test_zoo import small
+from small_models import assert_same, random_state, small
+from torch_pickles import EXPECTED, Attack, dictionary, storage, tensor, write_pth
 
 from delt_jax import models
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 
 RESNET = ModelSpec("resnet18_modified", 5, 32, 3, 8)
-
-
-def random_state(spec: ModelSpec) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {e.name: rng.standard_normal(e.shape, np.float32) for e in torch_weights.entries(spec)}
-
-
-def assert_same(a: dict, b: dict) -> None:
-    a, b = flatten_dict(a), flatten_dict(b)
-    assert a.keys() == b.keys()
-    for path in a:
-        assert a[path].dtype == b[path].dtype == np.float32
-        np.testing.assert_array_equal(a[path], b[path])
 
 
 @pytest.mark.parametrize("name", models.NAMES)
@@ -145,38 +131,7 @@ def test_a_head_is_cut_to_the_listed_classes_in_their_order(name):
         torch_weights.from_torch(wide, spec, [0, 1])
 
 
-# Files. Pickles are spelled out, opcode by opcode, so that no torch is needed.
-
-
-def storage(kind="FloatStorage", key="0", count=6) -> bytes:
-    return f"(Vstorage\nctorch\n{kind}\nV{key}\nVcpu\nI{count}\ntQ".encode()
-
-
-def tensor(stored: bytes, size=(2, 3), stride=(3, 1), offset=0) -> bytes:
-    def numbers(values):
-        return b"(" + b"".join(f"I{v}\n".encode() for v in values) + b"t"
-
-    hooks = b"ccollections\nOrderedDict\n)R"
-    arguments = (
-        stored + f"I{offset}\n".encode() + numbers(size) + numbers(stride) + b"I00\n" + hooks
-    )
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
-
-
-def dictionary(**items: bytes) -> bytes:
-    return b"(d" + b"".join(f"V{k}\n".encode() + v + b"s" for k, v in items.items())
-
-
-def write_pth(path: Path, pickled: bytes, numbers=None, order="little") -> Path:
-    numbers = np.arange(6, dtype=np.float32) if numbers is None else numbers
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("any/data.pkl", pickled + b".")
-        archive.writestr("any/byteorder", order)
-        archive.writestr("any/data/0", numbers.tobytes())
-    return path
-
-
-EXPECTED = np.arange(6, dtype=np.float32).reshape(2, 3)
+# --- files ---
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
@@ -217,16 +172,6 @@ def test_half_precision_is_read(tmp_path, kind, dtype):
     torch_files.write(tmp_path / "w.safetensors", {"w": numbers})
     read = torch_files.read(tmp_path / "w.safetensors")["w"]
     np.testing.assert_array_equal(read.astype(np.float32), EXPECTED.reshape(-1))
-
-
-class Attack:
-    """A pickle that writes a file when it is loaded."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

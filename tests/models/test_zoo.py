@@ -10,25 +10,17 @@ import pytest
 from conftest import golden_dir
 from flax import linen as nn
 from seeded import seeded_state
+from small_models import small
 
 from delt_jax import models
 from delt_jax.core import losses as objective
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, layers, torch_weights
-from delt_jax.models.tap import apply_with_moments
+from delt_jax.models.tap import apply_tapped
 from delt_jax.training import state as training
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 TOLERANCE = 1e-3
-# Small versions: (width, image size) where they are not (8, 32).
-SMALL = {
-    "alexnet": (8, 64),
-    "conv6": (8, 64),
-    "shufflenet_v2_x0_5": (12, 32),
-    "shufflenet_v2_x1_0": (12, 32),
-    "swin_v2_t": (32, 40),
-    "vit_b_16": (64, 32),
-}
 WITHOUT_BN = ("alexnet", "swin_v2_t", "vgg11", "vit_b_16")
 WITH_DROPOUT = (
     "alexnet",
@@ -38,11 +30,6 @@ WITH_DROPOUT = (
     "vgg11",
     "vgg11_bn",
 )
-
-
-def small(name: str, dtype: str = "float32") -> ModelSpec:
-    width, image_size = SMALL.get(name, (8, 32))
-    return ModelSpec(name, 5, image_size, 3, width, dtype)
 
 
 def shapes(model, images):
@@ -76,7 +63,7 @@ def test_recorded_numbers(path):
             logits = model.apply(variables, x, train=False)
             cross_entropy = objective.cross_entropy(logits, recorded["labels"])
             return cross_entropy, (logits, jnp.zeros(0), cross_entropy)
-        logits, batch, running = apply_with_moments(model, variables, x)
+        logits, batch, running, *_ = apply_tapped(model, variables, x)
         terms = objective.bn_terms(batch, running)
         cross_entropy = objective.cross_entropy(logits, recorded["labels"])
         loss = cross_entropy + 0.01 * objective.bn_matching(terms, 10.0)
@@ -123,7 +110,7 @@ def test_contract_of_every_model(name):
             variables["batch_stats"]
         )
         _, batch, running = jax.eval_shape(
-            lambda v, x: apply_with_moments(model, v, x), variables, images
+            lambda v, x: apply_tapped(model, v, x)[:3], variables, images
         )
         assert 2 * len(batch) == 2 * len(running) == len(jax.tree.leaves(variables["batch_stats"]))
 

@@ -45,7 +45,6 @@ READ = {
     "min_scale": 0.5,
     "jitter": 4,
     "crop": "image",
-    "antialias": False,
     "clock": "image",
 }
 

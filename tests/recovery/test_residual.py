@@ -31,7 +31,7 @@ from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
-from delt_jax.store.workdir import WorkDir
+from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 
 
@@ -261,7 +261,8 @@ def test_the_settings_count_where_they_are_used(tiny_ranked):
         recipe = config_lib.from_config(tiny(**changes))
         return recover.inputs(recipe, open_source(recipe.data), WorkDir(tiny_ranked))
 
-    assert not [name for name in inputs_of() if "residual" in name]
+    before = {k: v for k, v in inputs_of().items() if "residual" not in k}
+    assert changes(before, inputs_of()) == []
     assert inputs_of(**{"recover.residual_rounds": 7}) == inputs_of()
     ours = inputs_of(**CHANGES)
     assert (ours["recover.residual"], ours["recover.residual_rounds"]) == (0.5, 2)

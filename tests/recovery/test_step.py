@@ -372,7 +372,7 @@ def test_batches_on_four_devices_are_bit_for_bit_what_they_are_alone():
 
 
 def test_a_short_group_repeats_its_last_batch():
-    assert parallel.waves(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
+    assert parallel.device_groups(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
     stacked = parallel.stack_jobs([make_inputs(0), make_inputs(1)], 4)
     assert stacked.labels[:, 0, 3].tolist() == [3, 4, 4, 4]
     keys = jax.random.key_data(stacked.key)[:, 0]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_labels import IMAGES, IPC, RECIPE, asking, expand, plan_with
 
-from delt_jax.augment.views import plan_epoch, student_views
+from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source, open_source, read
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
@@ -80,9 +80,10 @@ def views_of(store: label_store.LabelStore, epoch: int, pixels, normalisation, b
     """Order of an epoch's images, and their views drawn in batches of another size."""
     key, views, group_size = store.epoch(epoch)
     plan = plan_epoch(key, len(pixels), group_size)
-    drawn = jax.jit(student_views, static_argnums=(2, 5, 6, 7))
+    drawing = ViewProgram(views, normalisation, False)
+    drawn = jax.jit(student_views, static_argnums=(4, 5))
     pieces = [
-        drawn(key, jnp.asarray(pixels), normalisation, plan, start, batch, views, False)
+        drawn(key, jnp.asarray(pixels), plan, start, batch, drawing)
         for start in range(0, len(pixels), batch)
     ]
     return np.asarray(plan.order), jnp.concatenate([piece.images for piece in pieces])

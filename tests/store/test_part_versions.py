@@ -32,14 +32,14 @@ def parts() -> dict[str, tuple[int, tuple[str, ...]]]:
     """Version and modules of every named part."""
     from delt_jax import models, terms
     from delt_jax.augment import crop, mix, rand_augment, shuffle
-    from delt_jax.config.ranges import CHOICES
+    from delt_jax.recipe import choices
     from delt_jax.recovery import initial_images as start
     from delt_jax.training import protocols
 
     found = {}
     for name in terms.names():
         found[f"term.{name}"] = (terms.find(name).version, (f"terms.{name}", *_OF_TERMS))
-    for name in CHOICES["select.start"]:
+    for name in choices("select.start"):
         more = {"real": ("recovery.selection",), "rded": ("recovery.mosaics",)}.get(name, ())
         found[f"start.{name}"] = (start.version(name), ("recovery.initial_images", *more))
     for name in protocols.NAMES:

@@ -10,7 +10,7 @@ import pytest
 
 from delt_jax import config as config_lib
 from delt_jax.comparison import cells as grid
-from delt_jax.comparison import reuse as sharing
+from delt_jax.comparison import reuse
 from delt_jax.data import Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
@@ -315,7 +315,7 @@ def test_inputs_of_a_run_without_others_are_as_ever(source, tmp_path):
 def test_each_is_shared_on_its_own(made, source, tmp_path, trained, capsys):
     recipe = with_others("conv3:6", "conv3:5")
     workdir = WorkDir(tmp_path / "ours")
-    sharing.adopt(recipe, source, workdir, [WorkDir(made)])
+    reuse.link_finished(recipe, source, workdir, [WorkDir(made)])
     said = capsys.readouterr().out
     assert "squeeze: taken from run" in said
     assert "squeeze: teachers/conv3_6 taken from run" in said
@@ -327,7 +327,7 @@ def test_each_is_shared_on_its_own(made, source, tmp_path, trained, capsys):
     assert list(hashes(workdir.path)) == ["teachers/conv3_6", "teachers/conv3_5"]
     assert manifest_of(made / "teacher") == before  # theirs is whole without ours
     third = WorkDir(tmp_path / "third")
-    sharing.adopt(recipe, source, third, [WorkDir(made), workdir])  # the same list goes first
+    reuse.link_finished(recipe, source, third, [WorkDir(made), workdir])  # the same list goes first
     assert not pipeline.status(pipeline.STAGES[0], recipe, source, third)[0]
 
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from delt_jax.config import default_config, from_config, ranges
+from delt_jax.config import default_config, from_config
+from delt_jax.recipe import choices
 from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting, settle
 
@@ -22,7 +23,7 @@ def of(protocol, student="resnet18", classes=10, ipc=10, size=32, **changes):
 
 
 def test_the_settings_know_every_protocol():
-    assert ranges.CHOICES["evaluate.protocol"] == protocols.NAMES
+    assert choices("evaluate.protocol") == protocols.NAMES
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,6 @@ def test_what_a_recipe_changes_stands_beside_the_name():
 
 def test_data_that_must_not_be_mirrored_are_not():
     assert not of("delt", data__flip=False).views.flip
-    assert not of("delt", relabel__flip=False).views.flip
 
 
 def test_a_rate_that_is_tried_is_named():

@@ -260,9 +260,9 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
     @jax.jit
     def label(key):
         drawn = learning.plan_epoch(key, COUNT, 4)
-        mixed = learning.student_views(
-            key, jnp.asarray(images().pixels), NORMALISATION, drawn, 0, COUNT, VIEWS, False
-        )
+        drawing = learning.ViewProgram(VIEWS, NORMALISATION, False)
+        pixels = jnp.asarray(images().pixels)
+        mixed = learning.student_views(key, pixels, drawn, 0, COUNT, drawing)
         return drawn, models.create(SPEC).apply(teacher(), mixed.images, train=False)
 
     def stored(epoch):

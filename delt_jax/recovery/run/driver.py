@@ -118,7 +118,7 @@ def device_groups(
     for members in alike.values():
         num_devices = min(parallel.device_count(), -(-len(members) // batches_per_device))
         size = num_devices * batches_per_device
-        groups += [(group, num_devices) for group in parallel.waves(members, size)]
+        groups += [(group, num_devices) for group in parallel.device_groups(members, size)]
     return groups
 
 

@@ -1,11 +1,11 @@
-"""Small sets held in memory, and the files under WORKDIR/cache that save decoding again.
+"""Small sets decoded once and cached in memory, and the files under WORKDIR/cache behind them.
 
 Every file there is named by the content it was made from and may be deleted at any time.
 """
 
 import abc
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +21,8 @@ _BATCH = 256
 
 
 @dataclass(frozen=True)
-class Kept(abc.ABC):
-    """Examples whose pixels are kept somewhere in one piece; `pixels` says where."""
+class CachedExamples(abc.ABC):
+    """Examples whose pixels lie in one array, on the host or on a device."""
 
     examples: Examples
     workers: ClassVar[int] = 0
@@ -42,7 +42,7 @@ class Kept(abc.ABC):
         return len(self.examples)
 
     def images(self, indices: np.ndarray) -> Any:
-        """Pixels of the examples."""
+        """Pixels of the examples, uint8 [len(indices), S, S, C]."""
         return self.pixels[indices]
 
     @property
@@ -52,8 +52,13 @@ class Kept(abc.ABC):
 
 
 @dataclass(frozen=True)
-class HeldExamples(Kept):
-    """Examples decoded once, at first use, into a memory map."""
+class InMemoryExamples(CachedExamples):
+    """Examples decoded at first use into a file that is then mapped into memory.
+
+    Attributes:
+      path: the .npy file of all pixels.
+      image_size, channels: of each image.
+    """
 
     path: Path
     image_size: int
@@ -78,31 +83,40 @@ class HeldExamples(Kept):
         return pixels
 
 
-def hold(source: Source, memory_mib: int, cache: Path) -> Source:
-    """The source with every split that fits into `memory_mib` decoded just once, at first use.
+def cache_in_memory(source: Source, memory_mib: int, cache: Path) -> Source:
+    """Caches in memory every split that fits, so that each image is decoded only once.
 
-    Also keeps what opening the source found out. To be called by whoever owns the folder's lock.
+    Also writes the arrays in `source.found`. Only the process that holds the work directory's lock
+    may call this.
+
+    Args:
+      source: as opened.
+      memory_mib: for the pixels of all splits together, in MiB.
+      cache: folder of the files.
+
+    Returns:
+      The source with `InMemoryExamples`, which decode at first use, where a split fits.
     """
     for name, array in source.found.items():
         if load(cache / name, array.shape) is None:
             write(cache / name, array.shape, [array])
-    left = memory_mib * 2**20
+    bytes_left = memory_mib * 2**20
 
-    def held(examples: Examples, split: str) -> Examples:
-        nonlocal left
+    def cached(examples: Examples, split: str) -> Examples:
+        nonlocal bytes_left
         size = len(examples) * source.image_size**2 * source.channels
-        if not isinstance(examples, EncodedExamples) or size > left:
+        if not isinstance(examples, EncodedExamples) or size > bytes_left:
             return examples
-        left -= size
+        bytes_left -= size
         path = cache / f"pixels-{source.fingerprint}-{split}.npy"
-        return HeldExamples(examples, path, source.image_size, source.channels)
+        return InMemoryExamples(examples, path, source.image_size, source.channels)
 
-    test = held(source.test, "test")  # first: it is smaller, and read once per look
-    return replace(source, test=test, train=held(source.train, "train"), cache=cache)
+    test = cached(source.test, "test")  # first: it is smaller, and read at every evaluation
+    return replace(source, test=test, train=cached(source.train, "train"), cache=cache)
 
 
 def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A kept array as a memory map, or None where it is missing, damaged or of another shape."""
+    """A cached array as a memory map, or None if it is missing, damaged or of another shape."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -110,8 +124,8 @@ def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return array if array.shape == shape else None
 
 
-def write(path: Path, shape: tuple[int, ...], blocks) -> None:
-    """Keeps an array that comes in blocks along its first axis."""
+def write(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Writes an array that comes in blocks along its first axis."""
     with files.disk_errors_as_user_errors(path):
         path.parent.mkdir(exist_ok=True)
     files.write_npy(path, shape, blocks)

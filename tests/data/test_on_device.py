@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from delt_jax import main
-from delt_jax.data import ArrayExamples, Source, batches, device_budget, place, read
-from delt_jax.data.placed import PlacedExamples
+from delt_jax.data import ArrayExamples, Source, batches, device_budget, put_on_device, read
+from delt_jax.data.on_device import OnDeviceExamples
 from delt_jax.models import ModelSpec, create
 from delt_jax.recovery.ranking import TABLE
 from delt_jax.teachers import teacher as teacher_lib
@@ -29,27 +29,27 @@ def source() -> Source:
     ("images", "train", "test"),
     [(0, False, False), (19, False, False), (69, False, True), (70, True, True)],
 )
-def test_what_fits_is_placed_and_the_test_split_first(source, images, train, test):
-    placed = place(source, images * 64)
-    assert isinstance(placed.train, PlacedExamples) == train
-    assert isinstance(placed.test, PlacedExamples) == test
+def test_what_fits_goes_to_the_device_the_test_split_first(source, images, train, test):
+    on_device = put_on_device(source, images * 64)
+    assert isinstance(on_device.train, OnDeviceExamples) == train
+    assert isinstance(on_device.test, OnDeviceExamples) == test
 
 
-def test_placed_pixels_are_the_same_and_stay_on_the_device(source):
-    placed = place(source, 10**6)
+def test_pixels_on_the_device_are_the_same_and_stay_there(source):
+    on_device = put_on_device(source, 10**6)
     order = np.random.default_rng(0).permutation(50)
-    assert isinstance(placed.train.images(order), jax.Array)
+    assert isinstance(on_device.train.images(order), jax.Array)
     for (i, ours), (j, theirs) in zip(
-        batches(placed.train, 16, order), batches(source.train, 16, order), strict=True
+        batches(on_device.train, 16, order), batches(source.train, 16, order), strict=True
     ):
         np.testing.assert_array_equal(i, j)
         np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(read(placed.train, order), source.train.pixels[order])
-    np.testing.assert_array_equal(placed.test.labels, source.test.labels)
-    assert list(placed.test.names) == source.test.names
+    np.testing.assert_array_equal(read(on_device.train, order), source.train.pixels[order])
+    np.testing.assert_array_equal(on_device.test.labels, source.test.labels)
+    assert list(on_device.test.names) == source.test.names
 
 
-def test_a_teacher_sees_placed_images_alike(source):
+def test_a_teacher_sees_images_on_the_device_alike(source):
     model = create(ModelSpec("conv3", 3, 8, 1, 4))
     variables = jax.jit(lambda k: model.init(k, np.zeros((1, 8, 8, 1)), train=False))(
         jax.random.key(0)
@@ -57,13 +57,13 @@ def test_a_teacher_sees_placed_images_alike(source):
     normalisation = teacher_lib.Normalisation((0.5,), (0.25,))
     seen = [
         teacher_lib.predict(model, variables, normalisation, (p for _, p in batches(s.test, 8)))
-        for s in (source, place(source, 10**6))
+        for s in (source, put_on_device(source, 10**6))
     ]
     np.testing.assert_array_equal(*(logits for logits, _ in seen))
     np.testing.assert_array_equal(*(features for _, features in seen))
 
 
-def test_a_run_on_placed_images_makes_the_same_teacher_and_ranking(tmp_path, monkeypatch):
+def test_a_run_on_images_on_the_device_makes_the_same_teacher_and_ranking(tmp_path, monkeypatch):
     made = []
     for name, budget in (("host", 0), ("device", 10**9)):
         monkeypatch.setattr("delt_jax.data.device_budget", lambda budget=budget: budget)

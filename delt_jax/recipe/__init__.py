@@ -1,0 +1,103 @@
+"""Every setting of a run: frozen dataclasses whose fields say all there is to say about each.
+
+A setting's default, meaning, allowed values and effects stand at its field, and nowhere else.
+`delt_jax.config` fills a `Recipe` from a config file and checks it; docs/settings.md lists it.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from delt_jax.recipe.data import DataRecipe
+from delt_jax.recipe.evaluate import EvaluateRecipe, RelabelRecipe, ReportRecipe
+from delt_jax.recipe.fields import at_least, setting, settings_of
+from delt_jax.recipe.recover import RecoverRecipe, SelectRecipe
+from delt_jax.recipe.teacher import TeacherRecipe
+
+__all__ = [
+    "REMOVED",
+    "SETTINGS",
+    "DataRecipe",
+    "EvaluateRecipe",
+    "Recipe",
+    "RecoverRecipe",
+    "RelabelRecipe",
+    "ReportRecipe",
+    "SelectRecipe",
+    "TeacherRecipe",
+    "affecting",
+    "choices",
+    "flatten",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run: settings of all stages, then a group for each subject."""
+
+    seed: int = setting(
+        0,
+        "Root of all random draws.",
+        affects=("teacher", "images", "labels", "scores"),
+        allowed=at_least(0),
+    )
+    ipc: int = setting(
+        10,
+        "Distilled images per class. 0 derives it from the smallest class.",
+        affects=("images", "labels", "scores"),
+        allowed=at_least(0),
+    )
+    tensorboard: bool = setting(
+        False,
+        "Whether the log is also written as TensorBoard events.",
+        affects="files",
+    )
+    data: DataRecipe = field(default_factory=DataRecipe)
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    select: SelectRecipe = field(default_factory=SelectRecipe)
+    recover: RecoverRecipe = field(default_factory=RecoverRecipe)
+    relabel: RelabelRecipe = field(default_factory=RelabelRecipe)
+    evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
+    report: ReportRecipe = field(default_factory=ReportRecipe)
+
+
+# All settings by their dotted names, e.g. "recover.iterations".
+SETTINGS = settings_of(Recipe)
+
+# Settings that there were once, and the only value that runs have now. Manifests of older runs
+# name them.
+REMOVED: dict[str, Any] = {
+    "recover.antialias": True,
+    "relabel.flip": True,
+    "report.classes": 10,
+    "report.per_class": 10,
+}
+
+
+def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings as one dict of dotted names, e.g. {"recover.iterations": 4000}."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def affecting(result: str, recipe: Recipe, group: str) -> dict[str, Any]:
+    """The settings of a group that affect a result, by their dotted names.
+
+    Args:
+      result: a key of `fields.RESULTS`, e.g. "images".
+      recipe: of the run.
+      group: name of a field of `Recipe`, e.g. "recover".
+    """
+    settings = flatten(getattr(recipe, group), f"{group}.")
+    return {name: value for name, value in settings.items() if result in SETTINGS[name].affects}
+
+
+def choices(name: str) -> tuple[Any, ...]:
+    """The values that a setting chooses from, e.g. of "select.start"; () if it has no such list."""
+    return SETTINGS[name].choices

@@ -1,0 +1,134 @@
+"""Settings of the real images."""
+
+from dataclasses import dataclass
+
+from delt_jax.recipe.fields import above, at_least, one_of, setting, within
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The real images (see docs/data.md)."""
+
+    name: str = setting(
+        "digits",
+        "Source of the images.",
+        affects="data",
+        allowed=one_of("digits", "folder", "npz", "idx", "tfds"),
+    )
+    path: str = setting(
+        "",
+        "The folder of images or of idx files, the .npz file, or the TFDS data directory.",
+        affects="data",
+    )
+    dataset: str = setting(
+        "",
+        'Name of the TFDS builder, for instance "cifar10". Other sources do not use it.',
+        affects="data",
+    )
+    classes: str = setting(
+        "",
+        "Classes to take of a folder, npz or tfds source, in label order: a file with one per "
+        'line, or "imagenet", "imagenet100", "imagenet10", "imagenette" or "imagewoof". Empty '
+        "takes all; those of a folder come in the order of their names.",
+        affects="data",
+    )
+    image_size: int = setting(
+        0,
+        "Side in pixels that images are brought to. 0 keeps the source's; for a folder it derives "
+        "28, 32, 64, 128 or 224.",
+        affects="data",
+        allowed=at_least(0),
+    )
+    channels: int = setting(
+        0,
+        "Colour channels that images are brought to. 0 keeps the source's.",
+        affects="data",
+        allowed=one_of(0, 1, 3),
+    )
+    fit: str = setting(
+        "resize",
+        'How images reach image_size: "resize" scales the shorter side bilinearly and takes the '
+        'centre, "centre" scales it to 8/7 of the size first (256 px for 224), "pad" surrounds '
+        "the image by zeros.",
+        affects="data",
+        allowed=one_of("resize", "centre", "pad"),
+    )
+    flip: bool = setting(
+        True,
+        "Whether a mirrored image still shows its class. False turns off every random flip of "
+        "the run.",
+        affects=("teacher", "images", "labels", "scores"),
+    )
+    mean: tuple[float, ...] = setting(
+        (),
+        "Mean of each channel, for pixels in [0, 1], by which images are normalised. Empty "
+        "measures it on the training set; a teacher taken from a folder brings its own.",
+        affects=("teacher", "scores"),
+    )
+    std: tuple[float, ...] = setting(
+        (),
+        "Standard deviation of each channel, beside the mean.",
+        affects=("teacher", "scores"),
+        allowed=above(0),
+    )
+    class_names: tuple[str, ...] = setting(
+        (),
+        "Names in label order, for sources that have none. Empty numbers the classes.",
+        affects="data",
+        split=False,  # a name may have a comma
+    )
+    validation_share: float = setting(
+        0.0,
+        "Share of each class's training images that is held out. These replace the test images, "
+        "and no stage sees the test images at all (see docs/tuning.md). A teacher from elsewhere "
+        "must not have seen the held-out images either.",
+        affects="data",
+        allowed=within(0, 1, "[)"),
+    )
+    test_share: float = setting(
+        0.2,
+        "Share of each class that becomes the test images, for a folder or .npz file that has no "
+        "test split.",
+        affects="data",
+        allowed=within(0, 1, "()"),
+    )
+    split_seed: int = setting(
+        0,
+        "Seed of the drawn test and validation images.",
+        affects="data",
+        allowed=at_least(0),
+    )
+    memory_mib: int = setting(
+        640,
+        "Splits whose pixels fit into this many MiB are decoded once and kept in the work "
+        "directory. Larger ones are decoded whenever they are read.",
+        affects="speed",
+        allowed=at_least(0),
+    )
+    workers: int = setting(
+        -1,
+        "Processes that decode images. 0 decodes in the run's own process, -1 takes one per core, "
+        "at most 16.",
+        affects="speed",
+        allowed=at_least(-1),
+    )
+    unreadable: str = setting(
+        "stop",
+        'What a file that is no image does: "stop" ends the run with its name; "skip" leaves out '
+        "all such files, for which every file is decoded once.",
+        affects="data",
+        allowed=one_of("stop", "skip"),
+    )
+    train_images: int = setting(
+        0,
+        "Published number of training images, for a dry run where the data are not at hand "
+        "(`classes` must be set). 0 requires the data.",
+        affects="dry run",
+        allowed=at_least(0),
+    )
+    test_images: int = setting(
+        0,
+        "Published number of test images, for the same.",
+        affects="dry run",
+        allowed=at_least(0),
+    )
