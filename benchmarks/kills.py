@@ -79,7 +79,7 @@ def main():
             after = draw.uniform(0, 6)
             in_time = kill(workdir, first, number, after)
             parts = len(list((workdir / "distilled.partial").glob("batch_*.npz")))
-            begun = len(list((workdir / "distilled.partial").glob("state_*.npz")))
+            begun = len(list((workdir / "distilled.partial").glob("state_*")))
             seconds = finish(workdir, second)
             try:
                 processes.assert_same(workdir, whole)

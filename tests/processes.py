@@ -61,12 +61,16 @@ def start(workdir, *flags, devices=1):
     )
 
 
-def start_job(workdir, processes=2, devices=4):
-    """Starts several that work together."""
+def free_address():
+    """Host and port where a job may be coordinated."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    common = (f"--coordinator_address={address}", f"--num_processes={processes}")
+        return f"127.0.0.1:{s.getsockname()[1]}"
+
+
+def start_job(workdir, processes=2, devices=4):
+    """Starts several that work together."""
+    common = (f"--coordinator_address={free_address()}", f"--num_processes={processes}")
     return [start(workdir, *common, f"--process_id={i}", devices=devices) for i in range(processes)]
 
 

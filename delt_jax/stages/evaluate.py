@@ -261,7 +261,7 @@ class _Evaluation:
             if self._recipe.evaluate.keep_students:
                 self._keep(row, one, program, trained, score)
             files.write_json(self._score_file(one.id), asdict(score))
-            student_training.forget(self._partial, student)
+            student_training.delete(self._partial, student)
 
     def _full(self, row: Row) -> Score:
         """The ceiling: a network of the student's kind, trained on all real images as teachers are.

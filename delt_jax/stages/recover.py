@@ -25,6 +25,7 @@ from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
@@ -126,7 +127,7 @@ def _wait_for_others(task: RecoveryTask, indices: list[int], plan: ExecutionPlan
     silence = _SAVES_MISSED * 60 * task.recipe.save_minutes
 
     def missing():
-        return [i for i in indices if not checkpoint.part(task.partial, i).exists()]
+        return [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
 
     while left := missing():
         seen = checkpoint.signs_of_life(task.partial)
@@ -197,14 +198,14 @@ def _step_of(task: RecoveryTask, index: int) -> int:
     """Iterations of a batch that are saved; 0 if its file is damaged, which is then dropped."""
     try:
         return checkpoint.step_of(task.partial, index)
-    except checkpoint.CorruptCheckpoint as e:
-        e.drop()
+    except CorruptCheckpoint as e:
+        checkpoint.drop(e)
         return 0
 
 
 def finish(task: RecoveryTask, indices: list[int], plan: ExecutionPlan) -> None:
     """Recovers those of some batches that are not finished, with progress and signals."""
-    remaining = [i for i in indices if not checkpoint.part(task.partial, i).exists()]
+    remaining = [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
     steps = {i: _step_of(task, i) for i in remaining}
     begun = sum(s > 0 for s in steps.values())
     if begun or len(remaining) < len(indices):
@@ -245,7 +246,7 @@ def _read_finished(task: RecoveryTask, shape: tuple[int, ...]) -> _Finished:
     pixels, seconds, batches_per_device = np.zeros(shape, np.uint8), task.starts.seconds, set()
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
     for index, batch in enumerate(task.schedule):
-        finished = files.read_npz(checkpoint.part(task.partial, index), "recover")
+        finished = files.read_npz(checkpoint.finished_batch(task.partial, index), "recover")
         pixels[list(batch.indices)] = finished["images"]
         seconds += float(finished["seconds"])
         batches_per_device.add(int(finished["batches_per_device"]))

@@ -4,12 +4,13 @@ The fixed regime and whoever has no teacher use one label per image as it is; th
 where `evaluate.regimes` has it, labels of some epochs of augmented views.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
@@ -30,7 +31,6 @@ from delt_jax.training.protocols import EvalSetting
 ARTEFACT = soft_labels.FOLDER
 MANIFEST = f"{ARTEFACT}/manifest.json"
 _STORED = "stored "  # begins the names of inputs that only stored labels of views have
-_DIGEST = hashlib.sha256().digest_size
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
@@ -131,40 +131,39 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     workdir.log.write("relabel", len(logits), **figures)
 
 
-def _part(partial: Path, epoch: int) -> Path:
-    """File of a labelled epoch: its bytes, then their SHA-256."""
-    return partial / f"epoch_{epoch:06}.bin"
+def _finished_epoch(partial: Path, epoch: int) -> Path:
+    """File of a labelled epoch."""
+    return partial / f"epoch_{epoch:06}.npz"
 
 
-def _read_part(partial: Path, epoch: int) -> bytes | None:
-    """A labelled epoch; None if it is not there, or not as it was written."""
+def _read_epoch(partial: Path, epoch: int) -> bytes | None:
+    """The labels of an epoch; None if they are not there, or not as they were written."""
     try:
-        content = _part(partial, epoch).read_bytes()
-    except OSError:
+        return files.read_npz(_finished_epoch(partial, epoch), "relabel")["labels"].tobytes()
+    except (UserError, KeyError):
         return None
-    block, digest = content[:-_DIGEST], content[-_DIGEST:]
-    return block if hashlib.sha256(block).digest() == digest else None
 
 
 def _finished(partial: Path, plan: LabelPlan) -> Iterator[bytes]:
+    """The labels of all epochs, in order."""
     for epoch in range(plan.epochs):
-        block = _read_part(partial, epoch)
-        if block is None:
+        labels = _read_epoch(partial, epoch)
+        if labels is None:
             raise UserError(
-                f"{_part(partial, epoch)} was damaged after it was written; the same command "
-                f"labels that epoch again."
+                f"{_finished_epoch(partial, epoch)} was damaged after it was written; the same "
+                f"command labels that epoch again."
             )
-        yield block
+        yield labels
 
 
 def _label_epochs(labeller: EpochLabeller, plan: LabelPlan, partial: Path) -> None:
     """Labels every epoch that has no labels yet."""
-    missing = [e for e in range(plan.epochs) if _read_part(partial, e) is None]
+    missing = [e for e in range(plan.epochs) if _read_epoch(partial, e) is None]
     done = (plan.epochs - len(missing)) * plan.images
     if done:
         say(f"  {plan.epochs - len(missing)} of {plan.epochs} epochs were labelled before")
     with progress(plan.epochs * plan.images, "relabel", "view", done) as bar:
         for epoch in missing:
-            labels = labeller.label(epoch, bar.update)
-            block = label_store.to_bytes(labels)
-            files.write_bytes(_part(partial, epoch), block + hashlib.sha256(block).digest())
+            labels = label_store.to_bytes(labeller.label(epoch, bar.update))
+            stored = np.frombuffer(labels, np.uint8)
+            files.write_npz_fast(_finished_epoch(partial, epoch), labels=stored)

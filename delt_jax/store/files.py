@@ -159,10 +159,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    old = path.with_name(f".{path.name}.old")
+    old = _before(path)
     with disk_errors_as_user_errors(path):
-        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(path, old)
         try:
             os.replace(temporary, path)
@@ -171,6 +171,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 os.replace(old, path)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def replaced_folder(path: Path) -> Path:
+    """`path`, or the folder before it where a kill stopped `replacing_folder` between renames."""
+    return _before(path) if _before(path).exists() and not path.exists() else path
+
+
+def delete_folder(path: Path) -> None:
+    """Deletes what `replacing_folder` made, and what a kill may have left of it."""
+    shutil.rmtree(_before(path), ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def content_hash(*parts: bytes) -> str:

@@ -1,7 +1,6 @@
 """Training on all real images with hard labels: teachers, and the ceiling of students."""
 
 import functools
-import shutil
 import time
 import zlib
 from pathlib import Path
@@ -20,11 +19,13 @@ from delt_jax.data import Normalisation, Source, batches, measure_normalisation
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.store import checkpoint
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.log import MetricsLog
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import state as training
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60
+_CHECKPOINT = "checkpoint"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)
@@ -100,7 +101,7 @@ def train(
             log.write(stage, epoch + 1, model=spec.name, train_loss=loss)
             bar.update(0, loss=loss)
             if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                _keep(partial, state, epoch + 1)
+                checkpoint.save(partial / _CHECKPOINT, state, epoch=epoch + 1)
                 saved = time.monotonic()
     variables = jax.tree.map(np.asarray, state.variables)
     checks.finite(variables, f"{spec.name}'s training diverged; lower teacher.learning_rate.")
@@ -149,17 +150,14 @@ def _streams(name: str) -> tuple[str, ...]:
     return ("squeeze", name) if name else ("squeeze",)
 
 
-def _keep(partial: Path, state, epoch: int) -> None:
-    checkpoint.save(partial / f"epoch_{epoch:05}", state)
-    for older in partial.glob("epoch_*"):
-        if older.name != f"epoch_{epoch:05}":
-            shutil.rmtree(older, ignore_errors=True)
-
-
 def _resume(partial: Path, state):
-    kept = sorted(p for p in partial.glob("epoch_*") if p.name[6:].isdigit())
-    if not kept:
+    """The state and the epochs of the checkpoint; `state` and 0 where there is none to be used."""
+    try:
+        restored, scalars = checkpoint.restore(partial / _CHECKPOINT, state)
+    except FileNotFoundError:
         return state, 0
-    epoch = int(kept[-1].name[6:])
-    say(f"  training goes on after epoch {epoch}")
-    return checkpoint.restore(kept[-1], state), epoch
+    except CorruptCheckpoint as e:
+        say(f"  {e.path} is damaged ({e.reason}); its training starts anew")
+        return state, 0
+    say(f"  training goes on after epoch {scalars['epoch']}")
+    return restored, scalars["epoch"]

@@ -1,23 +1,19 @@
-"""Unfinished trainings on disk: one file each, replaced as a whole."""
+"""Checkpoints of unfinished students."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
-from delt_jax.errors import UserError
-from delt_jax.store import files
+from delt_jax.store import checkpoint
 from delt_jax.training.state import TrainState
 
 
 class TrainingCheckpoint(NamedTuple):
-    """A training on the host.
+    """An unfinished training on the host.
 
     Attributes:
-      epoch: whole epochs it has been through.
+      epoch: whole epochs behind it.
       state: after them; numpy arrays.
-      history: (epoch, accuracy) of every look so far.
+      history: (epoch, accuracy) of every evaluation so far.
       seconds: that they took.
     """
 
@@ -27,36 +23,23 @@ class TrainingCheckpoint(NamedTuple):
     seconds: float
 
 
-class CorruptCheckpoint(Exception):
-    """A training cannot be read back."""
+def save(path: Path, training: TrainingCheckpoint) -> None:
+    """Saves a training, in place of what was saved of it before."""
+    scalars = training._asdict()
+    checkpoint.save(path, scalars.pop("state"), **scalars)
 
 
-def write(path: Path, kept: TrainingCheckpoint) -> None:
-    """Keeps a training, in place of what was kept of it before."""
-    leaves = {f"leaf_{i:05}": leaf for i, leaf in enumerate(jax.tree.leaves(kept.state))}
-    looks = np.array(kept.history, np.float64).reshape(-1, 2)
-    files.write_npz_fast(path, epoch=kept.epoch, seconds=kept.seconds, history=looks, **leaves)
-
-
-def read(path: Path, like: TrainState) -> TrainingCheckpoint:
-    """Reads what `write` wrote.
+def restore(path: Path, like: TrainState) -> TrainingCheckpoint:
+    """Restores what `save` saved.
 
     Args:
-      path: of the file.
+      path: the folder.
       like: a state of the same student, arrays or shapes.
 
     Raises:
-      CorruptCheckpoint: if its checksums, shapes or types are not right.
+      FileNotFoundError: if there is no checkpoint.
+      CorruptCheckpoint: if it is damaged, or of another student.
     """
-    shapes, structure = jax.tree.flatten(like)
-    try:
-        stored = files.read_npz(path, "evaluate")
-        leaves = [stored[f"leaf_{i:05}"] for i in range(len(shapes))]
-        history = [(int(epoch), float(value)) for epoch, value in stored["history"]]
-        epoch, seconds = int(stored["epoch"]), float(stored["seconds"])
-    except (UserError, KeyError, ValueError) as e:
-        raise CorruptCheckpoint(str(e)) from e
-    for leaf, shape in zip(leaves, shapes, strict=True):
-        if (leaf.shape, leaf.dtype) != (shape.shape, shape.dtype):
-            raise CorruptCheckpoint(f"{path} holds another network")
-    return TrainingCheckpoint(epoch, jax.tree.unflatten(structure, leaves), history, seconds)
+    state, scalars = checkpoint.restore(path, like)
+    history = [(epoch, accuracy) for epoch, accuracy in scalars.pop("history")]
+    return TrainingCheckpoint(state=state, history=history, **scalars)

@@ -20,8 +20,10 @@ from delt_jax.labels.compact import Compact
 from delt_jax.labels.compact import expand as expand_labels
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime.signals import DeferredSignal
+from delt_jax.store import checkpoint
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_checkpoint as kept
+from delt_jax.training import student_checkpoint
 from delt_jax.training import student_step as learning
 from delt_jax.training.state import TrainState
 from delt_jax.training.student_checkpoint import TrainingCheckpoint
@@ -142,7 +144,7 @@ def train(
     Returns:
       One `Trained` for each, in order.
     """
-    begun = [_begin(task.program, student, partial) for student in students]
+    begun = [_restored(task.program, student, partial) for student in students]
     for state in begun:
         on_epochs(state.epoch, 0.0)
     devices = 1 if task.program.devices > 1 else parallel.device_count()
@@ -159,24 +161,24 @@ def train(
     return [done[i] for i in range(len(students))]
 
 
-def forget(partial: Path, student: Student) -> None:
-    """Removes what was kept of a student that is finished."""
-    _file(partial, student).unlink(missing_ok=True)
+def delete(partial: Path, student: Student) -> None:
+    """Deletes the checkpoint of a student that is finished."""
+    checkpoint.delete(_checkpoint(partial, student))
 
 
-def _file(partial: Path, student: Student) -> Path:
-    return partial / f"{student.id}.npz"
+def _checkpoint(partial: Path, student: Student) -> Path:
+    return partial / f"{student.id}.checkpoint"
 
 
-def _begin(program: StudentProgram, student: Student, partial: Path) -> TrainingCheckpoint:
-    """A student as it was kept, or a fresh one."""
+def _restored(program: StudentProgram, student: Student, partial: Path) -> TrainingCheckpoint:
+    """A student as it was saved, or a fresh one."""
     fresh = learning.init_student(program, keys.stream(student.seed[0], "student", student.seed[1]))
-    path = _file(partial, student)
-    if path.exists():
-        try:
-            return kept.read(path, fresh)
-        except kept.CorruptCheckpoint as e:
-            say(f"  {path} is damaged ({e}); its student starts anew")
+    try:
+        return student_checkpoint.restore(_checkpoint(partial, student), fresh)
+    except FileNotFoundError:
+        pass
+    except CorruptCheckpoint as e:
+        say(f"  {e.path} is damaged ({e.reason}); its student starts anew")
     return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
 
 
@@ -237,7 +239,7 @@ class _Together:
             for i, student in enumerate(self._students):
                 state = self._host(states, i)
                 now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
-                kept.write(_file(self._partial, student), now)
+                student_checkpoint.save(_checkpoint(self._partial, student), now)
 
         logits = [np.zeros(0)] * count
         late = None

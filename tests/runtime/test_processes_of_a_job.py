@@ -44,7 +44,7 @@ def test_killed_processes_are_followed_by_one(whole, tmp_path):
     assert ended(first)[0] == -signal.SIGKILL
     assert ended(second)[0] != 0  # it ends with the first, which would have put the set together
     partial = workdir / "distilled.partial"
-    assert any(kept.step_of(partial, i) or kept.part(partial, i).exists() for i in (1, 3))
+    assert any(kept.step_of(partial, i) or kept.finished_batch(partial, i).exists() for i in (1, 3))
     main.run(config(), str(workdir), ["recover"])
     assert_same(workdir, whole)
 

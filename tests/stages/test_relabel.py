@@ -139,10 +139,12 @@ def test_a_resumed_relabelling_has_the_same_bytes(workdir, source, monkeypatch, 
     with pytest.raises(KeyboardInterrupt):
         relabel.run(RECIPE, source, workdir)
     partial = workdir.path / "soft_labels.partial"
-    assert sorted(p.name for p in partial.glob("*.bin")) == ["epoch_000000.bin", "epoch_000001.bin"]
+    assert sorted(p.name for p in partial.glob("*.npz")) == ["epoch_000000.npz", "epoch_000001.npz"]
     assert not (workdir.path / "soft_labels").exists()
-    part = partial / "epoch_000000.bin"
-    part.write_bytes(part.read_bytes()[:-1])
+    finished = partial / "epoch_000000.npz"
+    content = bytearray(finished.read_bytes())
+    content[len(content) // 2] ^= 1
+    finished.write_bytes(content)
     capsys.readouterr()
     assert label(RECIPE, source, workdir) == expected
     assert asked == [0, 1, 2, 0, 2]  # the damaged one and the missing one

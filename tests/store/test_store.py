@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,10 +18,9 @@ from delt_jax.labels import soft_labels
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import ranking
 from delt_jax.recovery.selection import Ranking
-from delt_jax.store import checkpoint, files
+from delt_jax.store import files
 from delt_jax.store.log import MetricsLog
 from delt_jax.store.workdir import WorkDir, changes
-from delt_jax.training import state as training
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
@@ -451,127 +447,6 @@ def test_missing_tensorboardx(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'delt_jax\[tensorboard\]'"):
         MetricsLog(tmp_path, tensorboard=True)
     MetricsLog(tmp_path).close()
-
-
-# --- checkpoint ---
-
-
-def train_state() -> training.TrainState:
-    """A state as training leaves it: no array is zero or like another."""
-    draw = np.random.default_rng(0)
-
-    def numbers(*shape):
-        return draw.normal(size=shape).astype(np.float32)
-
-    params = {"conv": {"kernel": numbers(3, 3, 1, 4)}, "norm": {"scale": numbers(4)}}
-    stats = {"norm": {"mean": numbers(4), "var": numbers(4) ** 2}}
-    empty = training.sgd("cosine", 0.1, 10, 0.9, 5e-4).init(params)
-    momenta = jax.tree.map(lambda a: a + 7 if a.ndim == 0 else numbers(*a.shape), empty)
-    return training.TrainState(np.int32(1), params, stats, momenta)
-
-
-def tree() -> dict:
-    return {
-        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "b": {"c": np.int32(3), "d": np.zeros(2, np.float32)},
-    }
-
-
-def test_checkpoint_round_trip_is_bit_exact(tmp_path):
-    state = train_state()
-    checkpoint.save(tmp_path / "c", state)
-    restored = checkpoint.restore(tmp_path / "c", jax.tree.map(jnp.zeros_like, state))
-    assert type(restored) is training.TrainState
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    chex.assert_trees_all_equal(restored, state)
-    chex.assert_trees_all_equal_shapes_and_dtypes(restored, state)
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored))
-    assert checkpoint.tree_hash(restored) == checkpoint.tree_hash(state)
-    assert [p.name for p in tmp_path.iterdir()] == ["c"]
-
-
-def test_checkpoint_restores_special_values_and_types(tmp_path):
-    special = {
-        "float32": np.array([np.nan, np.inf, -0.0, 1e-45, np.pi], np.float32),
-        "bfloat16": jnp.arange(5, dtype=jnp.bfloat16) / 3,
-        "int32": np.array([-1, 2**31 - 1], np.int32),
-    }
-    checkpoint.save(tmp_path / "c", special)
-    restored = checkpoint.restore(
-        tmp_path / "c", jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), special)
-    )
-    for name, array in special.items():
-        assert restored[name].dtype == array.dtype
-        assert restored[name].tobytes() == np.asarray(array).tobytes(), name
-
-
-def test_checkpoint_overwrites(tmp_path):
-    checkpoint.save(tmp_path / "c", {"a": np.zeros(2)})
-    checkpoint.save(tmp_path / "c", {"a": np.ones(2)})
-    np.testing.assert_array_equal(
-        checkpoint.restore(tmp_path / "c", {"a": np.zeros(2)})["a"], np.ones(2)
-    )
-
-
-@pytest.mark.parametrize(
-    "like",
-    [
-        {"a": np.zeros((3, 2), np.float32)},
-        {"a": np.zeros((4, 3), np.float32)},
-        {"a": np.zeros((1, 3), np.float32)},
-        {"a": np.zeros(6, np.float32)},
-    ],
-)
-def test_checkpoint_of_other_shapes(tmp_path, like):
-    checkpoint.save(tmp_path / "c", tree())
-    with pytest.raises(UserError, match="other shapes: it is of another model") as e:
-        checkpoint.restore(tmp_path / "c", tree() | like)
-    assert str(tmp_path / "c") in str(e.value)
-
-
-@pytest.mark.parametrize("like", [{"a": tree()["a"]}, tree() | {"e": np.zeros(1)}])
-def test_checkpoint_of_another_structure(tmp_path, like):
-    checkpoint.save(tmp_path / "c", tree())
-    with pytest.raises(UserError, match="damaged or of another model") as e:
-        checkpoint.restore(tmp_path / "c", like)
-    assert str(tmp_path / "c") in str(e.value)
-
-
-def test_checkpoint_missing_or_damaged(tmp_path):
-    with pytest.raises(UserError, match="cannot be restored"):
-        checkpoint.restore(tmp_path / "c", tree())
-    checkpoint.save(tmp_path / "c", tree())
-    for path in (tmp_path / "c" / "d").iterdir():
-        path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match="cannot be restored"):
-        checkpoint.restore(tmp_path / "c", tree())
-
-
-def test_checkpoint_on_a_full_disk(tmp_path, monkeypatch):
-    import orbax.checkpoint as ocp
-
-    monkeypatch.setattr(ocp.StandardCheckpointer, "save", refuse(errno.ENOSPC))
-    with pytest.raises(UserError, match="cannot be written: No space left"):
-        checkpoint.save(tmp_path / "c", tree())
-
-
-def test_tree_hash_notices_everything():
-    value = tree()
-    flipped = value["a"].copy()
-    flipped.view(np.uint32)[1, 2] ^= 1  # the last bit of one number
-    others = [
-        value | {"a": flipped},
-        value | {"a": value["a"].reshape(3, 2)},
-        value | {"a": value["a"].view(np.int32)},
-        {"A": value["a"], "b": value["b"]},
-        {"a": value["a"], "b": {"c": value["b"]["c"]}},
-        {"b": value["b"], "a": value["a"] * np.float32(1 + 1e-6)},
-    ]
-    hashes = [checkpoint.tree_hash(t) for t in (value, *others)]
-    assert len(set(hashes)) == len(hashes)
-    same = {"b": value["b"], "a": np.asfortranarray(value["a"])}
-    assert checkpoint.tree_hash(same) == hashes[0]
-    assert checkpoint.tree_hash(jax.tree.map(jnp.asarray, value)) == hashes[0]
 
 
 # --- ranking ---

@@ -26,13 +26,14 @@ from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
 from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, memory
-from delt_jax.recovery.run.checkpoint import Kept
+from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables, TermInputs
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
 from delt_jax.store import workdir
+from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.terms import Term, asked
@@ -212,17 +213,19 @@ def test_terms_are_asked_for_by_name_and_weight():
 def kept_batch(term_state):
     images = normal(2, 4, 4, 1)
     curves = Losses(*(normal(3, seed=i) for i in range(4)))
-    return Kept(RecoverState(np.int32(3), images, images + 1, images + 2, term_state), curves, 1.5)
+    state = RecoverState(np.int32(3), images, images + 1, images + 2, term_state)
+    return BatchCheckpoint(state, curves, 1.5)
 
 
 def test_the_state_of_terms_is_saved_bit_for_bit(tmp_path):
     term_state = (({"a": normal(5), "b": np.ones((), bool)}, ()), ({"a": normal(2, 2)},))
     batch = kept_batch(term_state)
-    checkpoint.write(tmp_path, 4, batch)
-    like = jax.tree.map(np.zeros_like, term_state)
-    chex.assert_trees_all_equal(checkpoint.read(tmp_path, 4, like), batch)
-    with pytest.raises(checkpoint.CorruptCheckpoint):
-        checkpoint.read(tmp_path, 4, (*like, (np.zeros(1),)))
+    checkpoint.save(tmp_path, 4, batch)
+    like = jax.tree.map(np.zeros_like, batch.state)
+    chex.assert_trees_all_equal(checkpoint.restore(tmp_path, 4, like), batch)
+    other = like.replace(term_state=(*like.term_state, (np.zeros(1),)))
+    with pytest.raises(CorruptCheckpoint):
+        checkpoint.restore(tmp_path, 4, other)
 
 
 # Whole recoveries

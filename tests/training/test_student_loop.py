@@ -1,6 +1,7 @@
 """Training students: the same whatever stops it, however many devices, however it is cut up."""
 
 import functools
+import shutil
 from dataclasses import replace
 
 import chex
@@ -131,7 +132,7 @@ def stopped(folder, epochs, **how):
     deferred_signal = StopAfter(epochs)
     with pytest.raises(Terminated):
         student_training.train(
-            task(how.get("course", COURSE), how.get("own", False)),
+            task(how.get("program", COURSE), how.get("own", False)),
             students(how.get("count", 3), how.get("own", False)),
             how.get("stack", 1),
             folder,
@@ -147,7 +148,8 @@ def test_what_was_stopped_goes_on_bit_by_bit(tmp_path, own):
     (tmp_path / "stopped").mkdir()
     whole = train(tmp_path / "whole", own=own)
     stopped(tmp_path / "stopped", 3, own=own)
-    assert {p.name for p in (tmp_path / "stopped").iterdir()} == {"s0.npz", "s1.npz", "s2.npz"}
+    kept = {p.name for p in (tmp_path / "stopped").iterdir()}
+    assert kept == {"s0.checkpoint", "s1.checkpoint", "s2.checkpoint"}
     assert_same(train(tmp_path / "stopped", own=own), whole)
     assert [epoch for epoch, _ in whole[0].history] == [2, 4]
     assert not np.array_equal(whole[0].logits, whole[1].logits)
@@ -170,16 +172,18 @@ def test_students_that_stand_at_different_epochs_go_on_together(tmp_path):
 def test_a_damaged_training_starts_anew_with_a_sentence(tmp_path, capsys, damage):
     whole = train(tmp_path)
     stopped(tmp_path, 3)
-    path = tmp_path / "s1.npz"
-    content = path.read_bytes()
-    other = replace(COURSE, student=replace(SPEC, width=8))
+    path = tmp_path / "s1.checkpoint"
     if damage == "of another network":
+        other = replace(COURSE, student=replace(SPEC, width=8))
         (tmp_path / "other").mkdir()
         stopped(tmp_path / "other", 2, program=other)
-        content = (tmp_path / "other/s1.npz").read_bytes()
-    path.write_bytes({"cut": content[:-50], "empty": b""}.get(damage, content))
+        shutil.rmtree(path)
+        shutil.copytree(tmp_path / "other/s1.checkpoint", path)
+    else:
+        for file in (p for p in (path / "arrays").rglob("*") if p.is_file()):
+            file.write_bytes({"cut": file.read_bytes()[:-5], "empty": b""}[damage])
     assert_same(train(tmp_path), whole)
-    assert "s1.npz" in capsys.readouterr().out
+    assert "s1.checkpoint is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
@@ -203,7 +207,7 @@ def run_epoch_by(program, how):
     shared = Shared((teacher(),) * len(program.teachers), data, None, jnp.int32(2), jnp.int32(0))
     if how == "epoch":
         return jax.jit(functools.partial(learning.run_epoch, program=program))(state, job, shared)
-    run = jax.jit(learning.run_batch, static_argnames=("course", "batch"))
+    run = jax.jit(learning.run_batch, static_argnames=("program", "batch"))
     losses = []
     for start in program.starts:
         batch = min(program.batch, program.count - start)

@@ -18,7 +18,7 @@ from delt_jax.recovery import perturbation
 from delt_jax.recovery import step as engine
 from delt_jax.recovery.program import StepProgram, active_of
 from delt_jax.recovery.run import checkpoint, execution
-from delt_jax.recovery.run.checkpoint import Kept
+from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.loss_history import History, mean_last
 from delt_jax.recovery.run.task import RecoveryTask
@@ -29,6 +29,7 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.profiling import Profile
 from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import files
+from delt_jax.store.checkpoint import CorruptCheckpoint
 
 SECONDS_BETWEEN_SAVES = 20  # at least, at round ends
 
@@ -70,7 +71,7 @@ def finish(
     profile = Profile(task.workdir.path / "profile", calls)
 
     def remaining():
-        return [i for i in indices if not checkpoint.part(task.partial, i).exists()]
+        return [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
 
     with ThreadPoolExecutor(1) as writer:
         session = Session(task, plan, bar, deferred_signal, writer, profile)
@@ -80,8 +81,8 @@ def finish(
                     batches_per_device = session.plan.batches_per_device
                     for group, num_devices in device_groups(task, left, batches_per_device):
                         DeviceGroup(session, group, num_devices).run()
-                except checkpoint.CorruptCheckpoint as e:
-                    e.drop()
+                except CorruptCheckpoint as e:
+                    checkpoint.drop(e)
                 except jax.errors.JaxRuntimeError as e:
                     session = replace(session, plan=_halved(session.plan, e))
                     execution.write(task.partial, session.plan)
@@ -216,7 +217,7 @@ class DeviceGroup:
 
         def write():
             for index, copy in zip(self.indices, copies, strict=True):
-                checkpoint.write(self._task.partial, index, copy)
+                checkpoint.save(self._task.partial, index, copy)
 
         self._writing = self._session.writer.submit(write)
         self._saved = time.monotonic()
@@ -226,11 +227,11 @@ class DeviceGroup:
             self._writing.result()
             self._writing = None
 
-    def _on_host(self, position: int) -> Kept:
+    def _on_host(self, position: int) -> BatchCheckpoint:
         state = parallel.job(self._states, position)
         losses = Losses(*(curve[position] for curve in self._history.arrays()))
         spent = (time.monotonic() - self._started) / len(self.indices)
-        return Kept(state, losses, self._earlier[position] + spent)
+        return BatchCheckpoint(state, losses, self._earlier[position] + spent)
 
     def _write_finished(self) -> None:
         """Writes the batches' pixels and losses, then deletes their checkpoints."""
@@ -243,7 +244,7 @@ class DeviceGroup:
                 f"Batch {index} diverged to non-finite pixels; lower recover.learning_rate.",
             )
             files.write_npz_fast(
-                checkpoint.part(task.partial, index),
+                checkpoint.finished_batch(task.partial, index),
                 images=task.teacher.normalisation.to_pixels(state.images, truncate=truncate),
                 seconds=seconds,
                 batches_per_device=plan.batches_per_device,
@@ -251,4 +252,4 @@ class DeviceGroup:
             )
         self._wait_for_writer()
         for index in self.indices:
-            checkpoint.forget(task.partial, index)
+            checkpoint.delete(task.partial, index)

@@ -15,7 +15,7 @@ from delt_jax.recovery import step as engine
 from delt_jax.recovery.initial_images import Starts
 from delt_jax.recovery.program import StepProgram, StepSettings, active_of
 from delt_jax.recovery.run import checkpoint
-from delt_jax.recovery.run.checkpoint import Kept
+from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.schedule import BatchSchedule, relabel_from_zero
 from delt_jax.recovery.types import BatchInputs, Losses, RecoverState, TeacherVariables
 from delt_jax.store.workdir import WorkDir
@@ -103,17 +103,21 @@ class RecoveryTask:
         """Normalised float32 images [B, S, S, C] that a batch starts from."""
         return self.starts.images(self.schedule[index].indices)
 
-    def restored(self, index: int, step: int) -> Kept:
+    def restored(self, index: int, step: int) -> BatchCheckpoint:
         """A batch as it was saved after `step` iterations; at its start if that is 0.
 
         Raises:
-          CorruptCheckpoint: if its file cannot be read.
+          CorruptCheckpoint: if it is damaged.
         """
         term_state = engine.init_term_state(self.settings, self.variables)
         term_state = jax.tree.map(np.asarray, term_state)
         if step:
-            return checkpoint.read(self.partial, index, term_state)
+            spec = self.teacher.spec
+            shape = (len(self.schedule[index].indices), spec.image_size, spec.image_size)
+            image = jax.ShapeDtypeStruct((*shape, spec.channels), np.float32)
+            like = RecoverState(np.int32(0), image, image, image, term_state)
+            return checkpoint.restore(self.partial, index, like)
         images, none = self.start_images(index), np.zeros(0, np.float32)
         zeros = np.zeros_like(images)
         state = RecoverState(np.int32(0), images, zeros, zeros, term_state)
-        return Kept(state, Losses(none, none, none, none), 0.0)
+        return BatchCheckpoint(state, Losses(none, none, none, none), 0.0)
