@@ -1,6 +1,7 @@
 """What compiled steps may read of a recipe, and which recipes therefore share programs."""
 
 import dataclasses
+import functools
 
 import jax
 import pytest
@@ -89,11 +90,11 @@ def test_terms_are_names_and_weights():
 def test_the_number_of_iterations_is_an_input():
     """The step reads the batch's own, so that one program serves schedules of any length."""
     program = StepProgram((MODEL,), step_settings(RECIPE, flip=False), 3)
-    run = jax.jit(engine.run_chunk, static_argnums=0)
+    run = jax.jit(functools.partial(engine.run_chunk, program))
     moved = []
     for iterations in (12, 8):
         inputs = make_inputs()._replace(iterations=jax.numpy.int32(iterations))
-        state, _ = run(program, make_state(step=6), inputs, teachers())
+        state, _ = run(make_state(step=6), inputs, teachers())
         moved.append(abs(state.images - make_state().images).max())
     assert run._cache_size() == 1
     assert moved[1] < 0.5 * moved[0]  # the rate is nearer to its end
