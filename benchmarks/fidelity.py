@@ -69,7 +69,7 @@ def recover(
     size = images.shape[-1]
     mu, nu = torch.zeros_like(images), torch.zeros_like(images)
     batch = replays.schedule_of(recording)
-    order = np.array(batch.images)
+    order = np.array(batch.indices)
     active_at = [order[list(r.active)] for r in batch.rounds for _ in range(r.iterations)]
     losses = []
     steps = list(zip(record["steps"], active_at, strict=True))[:count]

@@ -16,10 +16,12 @@ from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.models import ModelSpec, torch_weights
+from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run.driver import active_of
+from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule
+from delt_jax.recovery.types import Active, BatchInputs, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
@@ -54,22 +56,23 @@ def make_problem(spec: ModelSpec, batch: int, recipe: RecoverRecipe) -> Problem:
 class Ours:
     """Our engine, compiled and spread as the recover stage does it, on one device.
 
-    With `stack` > 1 the device works on so many batches at once, each with statistics of its own.
+    With `batches` > 1 the device works on so many at once, each with its own BN statistics.
     """
 
-    def __init__(self, problem: Problem, stack: int):
-        self._problem, self._stack = problem, stack
+    def __init__(self, problem: Problem, batches: int):
+        self._problem, self._batches = problem, batches
         self._model = models.create(problem.spec)
         self._variables = jax.tree.map(jnp.asarray, problem.variables)
-        self._guides = (engine.TeacherVariables(self._variables),)
+        self._teachers = (TeacherVariables(self._variables),)
+        self._settings = step_settings(problem.recipe, flip=True)
         self._compiled = functools.lru_cache(maxsize=None)(self._compile)
         self._chunk_steps = 1 if jax.default_backend() == "cpu" else 50
 
     def prepare(self, batch: BatchSchedule) -> Callable[[], None]:
         """One recovery of so many batches, ready to be run, once: its state is donated."""
-        jobs, states = self._trees(batch)
-        states, jobs = parallel.stack_jobs([states], 1), parallel.stack_jobs([jobs], 1)
-        jax.block_until_ready((states, jobs))
+        inputs, states = self._trees(batch)
+        states, inputs = parallel.stack_jobs([states], 1), parallel.stack_jobs([inputs], 1)
+        jax.block_until_ready((states, inputs))
 
         def run() -> None:
             state = states
@@ -77,17 +80,17 @@ class Ours:
                 active = active_of(rnd.active)
                 for first in range(0, rnd.iterations, self._chunk_steps):
                     steps = min(self._chunk_steps, rnd.iterations - first)
-                    state, _ = self._compiled(active, steps)(state, jobs, self._guides)
+                    state, _ = self._compiled(active, steps)(state, inputs, self._teachers)
             jax.block_until_ready(state)
 
         return run
 
     def cost(self, batch: BatchSchedule) -> tuple[float, float]:
         """Operations and bytes of an image-iteration of all images, as XLA counts them."""
-        jobs, states = self._trees(batch)
-        step = jax.jit(self._chunk(len(batch.images), 1))
-        lowered = step.lower(states, jobs, self._guides)
-        images = self._stack * len(batch.images)
+        inputs, states = self._trees(batch)
+        step = jax.jit(self._chunk(len(batch.indices), 1))
+        lowered = step.lower(states, inputs, self._teachers)
+        images = self._batches * len(batch.indices)
         counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
         assert counted is not None
         assert compiled is not None
@@ -96,42 +99,40 @@ class Ours:
     def loss(self, labels: Sequence[int], box: tuple[int, int, int, int], flip: bool) -> float:
         """The objective of the images in one view."""
         view = crop.View(jnp.array(box, jnp.int32), jnp.array(flip), jnp.zeros(2, jnp.int32))
-        loss = jax.jit(engine.loss, static_argnums=(4, 5))
-        images, recipe = jnp.asarray(self._problem.images), self._problem.recipe
-        return float(loss(images, jnp.array(labels), view, self._variables, self._model, recipe)[0])
 
-    def _trees(self, batch: BatchSchedule) -> tuple[engine.Job, engine.RecoverState]:
+        @jax.jit
+        def loss(variables, images, labels):
+            teacher = functools.partial(apply_tapped, self._model, variables)
+            return engine.loss(images, labels, view, teacher, self._settings)[0]
+
+        return float(loss(self._variables, jnp.asarray(self._problem.images), jnp.array(labels)))
+
+    def _trees(self, batch: BatchSchedule) -> tuple[BatchInputs, RecoverState]:
         channels = self._problem.spec.channels
-        jobs = [
-            engine.Job(
+        inputs = [
+            BatchInputs(
                 labels=jnp.array(batch.labels, jnp.int32),
                 ranks=jnp.zeros(len(batch.labels), jnp.int32),
-                joins=jnp.array(batch.joins, jnp.int32),
+                start_iterations=jnp.array(batch.start_iterations, jnp.int32),
                 iterations=jnp.int32(batch.iterations),
                 key=keys.stream(0, "recover", i),
                 low=jnp.full(channels, -_BOUND),
                 high=jnp.full(channels, _BOUND),
             )
-            for i in range(self._stack)
+            for i in range(self._batches)
         ]
         state = engine.init_state(jnp.asarray(self._problem.images))
-        if self._stack == 1:
-            return jobs[0], state
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *jobs)
-        return stacked, jax.tree.map(lambda leaf: jnp.stack([leaf] * self._stack), state)
+        if self._batches == 1:
+            return inputs[0], state
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
+        return stacked, jax.tree.map(lambda leaf: jnp.stack([leaf] * self._batches), state)
 
-    def _chunk(self, active: engine.Active, steps: int) -> Callable[..., Any]:
-        chunk = functools.partial(
-            engine.run_chunk,
-            models=(self._model,),
-            recipe=self._problem.recipe,
-            flip=True,
-            active=active,
-            steps=steps,
-        )
-        return jax.vmap(chunk, in_axes=(0, 0, None)) if self._stack > 1 else chunk
+    def _chunk(self, active: Active, steps: int) -> Callable[..., Any]:
+        program = StepProgram((self._model,), self._settings, active, steps)
+        chunk = functools.partial(engine.run_chunk, program)
+        return jax.vmap(chunk, in_axes=(0, 0, None)) if self._batches > 1 else chunk
 
-    def _compile(self, active: engine.Active, steps: int) -> Callable[..., Any]:
+    def _compile(self, active: Active, steps: int) -> Callable[..., Any]:
         return parallel.map_jobs(self._chunk(active, steps), 1)
 
 

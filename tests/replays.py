@@ -26,8 +26,9 @@ from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run.driver import active_of
+from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule, make_schedule
+from delt_jax.recovery.types import BatchInputs, Losses, TeacherVariables
 from delt_jax.training import state as training
 
 # The suite compiles without LLVM's optimiser, which is worth its time for loops over float64.
@@ -47,7 +48,7 @@ class Step(NamedTuple):
 
     recorded: dict[str, Any]
     active: int
-    losses: engine.Losses
+    losses: Losses
     terms: np.ndarray
     rate: np.ndarray
     scale: np.ndarray
@@ -162,9 +163,7 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     labels, init = arrays["labels"], nhwc(arrays["init"])
     spec = spec_of(record["teacher"]["arch"], dtype)
     model = models.create(spec)
-    guide = engine.TeacherVariables(
-        _cast(torch_weights.from_torch(teacher_state(record), spec), dtype)
-    )
+    teacher = TeacherVariables(_cast(torch_weights.from_torch(teacher_state(record), spec), dtype))
     recipe = RecoverRecipe(
         iterations=record["iterations"],
         round_iterations=record["round_iterations"],
@@ -176,30 +175,32 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         milestone=float(record["milestone"]),
         jitter=record["jitter"],
     )
+    settings = step_settings(recipe, flip=False)
     batch = schedule_of(recording)
     low, high = Normalisation(tuple(record["mean"]), tuple(record["std"])).bounds()
-    order = np.array(batch.images)
+    order = np.array(batch.indices)
     np.testing.assert_array_equal(labels[order], batch.labels)
-    job = engine.Job(
+    inputs = BatchInputs(
         labels=jnp.array(batch.labels),
-        ranks=jnp.array(batch.images) % record["ipc"],
-        joins=jnp.array(batch.joins),
+        ranks=jnp.array(batch.indices) % record["ipc"],
+        start_iterations=jnp.array(batch.start_iterations),
         iterations=jnp.int32(batch.iterations),
         key=jax.random.key(0),
         low=jnp.asarray(low, dtype),
         high=jnp.asarray(high, dtype),
     )
     options = COMPILER[dtype]
-    update = jax.jit(engine.update, static_argnums=(4, 5, 6), compiler_options=options)
+    update = jax.jit(engine.update, static_argnums=0, compiler_options=options)
     state = engine.init_state(jnp.asarray(init[order], dtype))
     active_at = [r.active for r in batch.rounds for _ in range(r.iterations)]
     steps = []
     for recorded, active in list(zip(record["steps"], active_at, strict=True))[:count]:
-        done, total = engine.clocks(state, job, recipe, active_of(active))
-        scale = engine.curriculum(recipe, done, total)
-        rate = engine.learning_rate(recipe.learning_rate, done, total)
+        program = StepProgram((model,), settings, active_of(active))
+        clock = engine.clocks(state, inputs, settings, program.active)
+        scale = engine.curriculum(settings, *clock)
+        rate = engine.learning_rate(settings.learning_rate, *clock)
         view = crop.View(*(jnp.array(recorded[name]) for name in ("crop", "flip", "roll")))
-        state, losses, terms = update(state, job, view, guide, model, recipe, active_of(active))
+        state, losses, terms = update(program, state, inputs, view, (teacher,))
         chex.assert_type(state.images, jnp.dtype(dtype))
         ours = jax.tree.map(np.asarray, (losses, terms, rate, scale))
         steps.append(Step(recorded, len(active), *ours))

@@ -9,7 +9,7 @@ import numpy as np
 from delt_jax import config as config_lib
 from delt_jax import main
 from delt_jax.formats import distilled
-from delt_jax.recovery.run import driver as waves
+from delt_jax.recovery.run import driver
 
 
 def tiny(**changes):
@@ -51,7 +51,7 @@ def manifest(folder):
 
 def stop_after(monkeypatch, chunks, error=None):
     """Makes the given compiled call of the next run the last one that works."""
-    real, calls = waves._compiled, []
+    real, calls = driver.compile_chunk, []
 
     def compiled(*arguments):
         chunk = real(*arguments)
@@ -66,7 +66,7 @@ def stop_after(monkeypatch, chunks, error=None):
 
         return run
 
-    monkeypatch.setattr(waves, "_compiled", compiled)
+    monkeypatch.setattr(driver, "compile_chunk", compiled)
     return calls
 
 

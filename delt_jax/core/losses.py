@@ -1,4 +1,4 @@
-"""The terms that images and students are optimised for: pure functions of arrays."""
+"""Losses of images and students: pure functions of arrays."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ TINY = 1e-30
 
 
 class Moments(NamedTuple):
-    """Per-channel mean and biased variance of a BatchNorm layer's input, each [channels]."""
+    """Mean and biased variance of a layer's input, each [channels]."""
 
     mean: chex.Array
     variance: chex.Array

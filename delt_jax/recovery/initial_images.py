@@ -21,71 +21,78 @@ from delt_jax.store import files
 from delt_jax.teachers.teacher import Teacher
 
 _PATCHES = "patches.npz"
-_PIECE = 256  # images brought to pixels at a time
+_CHUNK = 256  # images converted to pixels at a time
 
 
 class Starts(Protocol):
-    """Where every image (class * ipc + rank) of a set starts."""
+    """Start images of a whole set; indices into it are class * ipc + rank."""
 
     @property
     def seconds(self) -> float:
-        """That it took to find them."""
+        """Time that finding them took."""
 
-    def images(self, wanted: Sequence[int]) -> np.ndarray:
-        """Some of them in the teacher's input space, float32 [n, S, S, C]."""
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """Start images in the teacher's input space, float32 [n, S, S, C]."""
 
-    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+    def pixels(self, indices: Sequence[int]) -> np.ndarray:
         """The same as uint8."""
 
     def record(self, folder: Path) -> dict[str, Any]:
-        """What a manifest says of them; longer lists are written beside it."""
+        """Entry "start" of the set's manifest; longer lists are written into its folder."""
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """Training images; `selected` is int [classes, ipc], the best start first."""
+    """Training images.
+
+    Attributes:
+      source: of the images.
+      normalisation: the teacher's.
+      selected: int [classes, ipc], their indices, the best start image of each class first.
+      seconds: that finding them took.
+    """
 
     source: Source
     normalisation: Normalisation
     selected: np.ndarray
     seconds: float = 0.0
 
-    def images(self, wanted: Sequence[int]) -> np.ndarray:
-        """As they are."""
-        chosen = self.selected.reshape(-1)[list(wanted)]
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """The training images, normalised and otherwise unchanged."""
+        chosen = self.selected.reshape(-1)[list(indices)]
         return np.asarray(self.normalisation(self.source.train.images(chosen)))
 
-    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+    def pixels(self, indices: Sequence[int]) -> np.ndarray:
         """The same as uint8."""
-        return read(self.source.train, self.selected.reshape(-1)[list(wanted)])
+        return read(self.source.train, self.selected.reshape(-1)[list(indices)])
 
     def record(self, folder: Path) -> dict[str, Any]:
-        """Their indices."""
+        """The indices of the training images."""
         return {"split": "train", "indices": self.selected.tolist()}
 
 
 @dataclass(frozen=True)
 class Noise:
-    """N(0, 1) clipped to valid pixels, as SRe2L's."""
+    """N(0, 1) clipped to valid pixels, as SRe2L starts; each image is drawn from `seed`."""
 
     source: Source
     normalisation: Normalisation
     seed: int
     seconds: float = 0.0
 
-    def images(self, wanted: Sequence[int]) -> np.ndarray:
-        """Each drawn from the seed and its place in the set."""
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """Noise that depends on the seed and an image's index only."""
         shape = (self.source.image_size, self.source.image_size, self.source.channels)
         low, high = self.normalisation.bounds()
 
         def noise(i):
             return jax.random.normal(keys.stream(self.seed, "start", i), shape)
 
-        return np.stack([np.clip(np.asarray(noise(i)), low, high) for i in wanted])
+        return np.stack([np.clip(np.asarray(noise(i)), low, high) for i in indices])
 
-    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+    def pixels(self, indices: Sequence[int]) -> np.ndarray:
         """The same as uint8."""
-        return _pixels(self, self.normalisation, wanted)
+        return _pixels(self, self.normalisation, indices)
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The seed."""
@@ -94,7 +101,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Mosaics:
-    """RDED's: `factor` x `factor` patches each."""
+    """RDED's images, each of `factor` x `factor` patches of training images."""
 
     source: Source
     normalisation: Normalisation
@@ -102,36 +109,38 @@ class Mosaics:
     factor: int
     seconds: float = 0.0
 
-    def images(self, wanted: Sequence[int]) -> np.ndarray:
-        """Cut out anew from the training images."""
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """Mosaics, rendered from the training images at each call."""
         return mosaic.render(
-            self.patches, tuple(wanted), self.factor, self.source.train, self.normalisation
+            self.patches, indices, self.factor, self.source.train, self.normalisation
         )
 
-    def pixels(self, wanted: Sequence[int]) -> np.ndarray:
+    def pixels(self, indices: Sequence[int]) -> np.ndarray:
         """The same as uint8."""
-        return _pixels(self, self.normalisation, wanted)
+        return _pixels(self, self.normalisation, indices)
 
     def record(self, folder: Path) -> dict[str, Any]:
-        """The patches are in a file of their own."""
+        """The name of a file with the patches, which is written."""
         files.write_npz(folder / _PATCHES, **vars(self.patches))
         return {"split": "train", "mosaic": self.factor, "patches": _PATCHES}
 
 
-def _pixels(starts: Starts, normalisation: Normalisation, wanted: Sequence[int]) -> np.ndarray:
-    pieces = (wanted[i : i + _PIECE] for i in range(0, len(wanted), _PIECE))
-    return np.concatenate([normalisation.to_pixels(starts.images(p)) for p in pieces])
+def _pixels(starts: Starts, normalisation: Normalisation, indices: Sequence[int]) -> np.ndarray:
+    chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
+    return np.concatenate([normalisation.to_pixels(starts.images(c)) for c in chunks])
 
 
 def prepare(
     recipe: Recipe, source: Source, teacher: Teacher, ranking: Ranking, partial: Path
 ) -> Starts:
-    """The starts that `recipe.select` asks for.
+    """Finds the start images that `recipe.select` asks for.
 
     Args:
-      recipe, source, teacher: of the run.
-      ranking: by the teacher.
-      partial: folder of the unfinished recovery, where what takes long is kept.
+      recipe: of the run.
+      source: of the real images.
+      teacher: scores crops; its normalisation is the images'.
+      ranking: of the training images by that teacher.
+      partial: folder of the unfinished recovery, which keeps what takes long to find.
     """
     return _KINDS[recipe.select.start].prepare(recipe, source, teacher, ranking, partial)
 
@@ -150,25 +159,17 @@ def _mosaics(recipe, source, teacher, ranking, partial) -> Starts:
     path, factor = partial / _PATCHES, mosaic.factor_of(recipe.select, source.image_size)
     if not path.exists():
         started = time.perf_counter()
-        found = _found(recipe, source, teacher, factor)
+        found = _find_patches(recipe, source, teacher, factor)
         files.write_npz(path, seconds=time.perf_counter() - started, **vars(found))
-    kept = files.read_npz(path, "recover")
-    seconds = float(kept.pop("seconds"))
-    return Mosaics(source, teacher.normalisation, Patches(**kept), factor, seconds)
+    stored = files.read_npz(path, "recover")
+    seconds = float(stored.pop("seconds"))
+    return Mosaics(source, teacher.normalisation, Patches(**stored), factor, seconds)
 
 
-def _found(recipe: Recipe, source: Source, teacher: Teacher, factor: int) -> Patches:
-    classes = len(source.class_names)
-    with progress(_drawn(recipe, source), "crops", "image") as bar:
-        patches = mosaic.find(
-            teacher,
-            source.train,
-            classes,
-            recipe.ipc * factor**2,
-            recipe.select,
-            recipe.seed,
-            bar.update,
-        )
+def _find_patches(recipe: Recipe, source: Source, teacher: Teacher, factor: int) -> Patches:
+    keep = recipe.ipc * factor**2
+    with progress(_num_candidates(recipe, source), "crops", "image") as bar:
+        patches = mosaic.find(teacher, source.train, keep, recipe.select, recipe.seed, bar.update)
     say(
         f"  took the best {patches.images.size} of {forward_passes(recipe, source)} crops; their "
         f"mean cross-entropy is {patches.cross_entropy.mean():.3f}"
@@ -176,18 +177,18 @@ def _found(recipe: Recipe, source: Source, teacher: Teacher, factor: int) -> Pat
     return patches
 
 
-def _drawn(recipe: Recipe, source: Source) -> int:
+def _num_candidates(recipe: Recipe, source: Source) -> int:
     counts = np.bincount(source.train.labels, minlength=len(source.class_names))
     return int(np.minimum(counts, recipe.select.candidates).sum())
 
 
 def forward_passes(recipe: Recipe, source: Source) -> int:
-    """Images that the teacher sees to find the starts."""
+    """Images that the teacher sees to find the start images."""
     return _KINDS[recipe.select.start].forward_passes(recipe, source)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings of `recipe.select` that these starts depend on, under their names."""
+    """Dotted names and values of the settings that these start images depend on."""
     names = _KINDS[recipe.select.start].settings
     return {f"select.{name}": getattr(recipe.select, name) for name in names}
 
@@ -201,7 +202,7 @@ def check(recipe: Recipe, source: Source) -> None:
     """Checks the settings against the data before anything runs.
 
     Raises:
-      UserError: naming what cannot work.
+      UserError: if a class has too few images, or mosaics do not divide an image.
     """
     _KINDS[recipe.select.start].check(recipe, source)
 
@@ -233,13 +234,13 @@ def _check_mosaics(recipe: Recipe, source: Source) -> None:
 def recorded(
     manifest: dict[str, Any], folder: Path, source: Source, normalisation: Normalisation
 ) -> Starts:
-    """The starts that the manifest of a distilled set tells of.
+    """The start images of a finished set.
 
     Args:
-      manifest: its entry "start", as `Starts.record` made it.
+      manifest: entry "start" of the set's manifest, as `Starts.record` made it.
       folder: of the set.
       source: of the real images.
-      normalisation: the set's.
+      normalisation: of the set.
     """
     if "indices" in manifest:
         return RealImages(source, normalisation, np.array(manifest["indices"]))
@@ -251,9 +252,9 @@ def recorded(
 
 @dataclass(frozen=True)
 class _Kind:
-    """A value of `select.start`: its settings, and what it does for the functions above."""
+    """A value of `select.start`: its settings, and its part of the functions above."""
 
-    version: int  # part of the identity of the images; raise it when these starts change
+    version: int  # part of the images' identity; raise it when these start images change
     settings: tuple[str, ...]
     prepare: Callable[[Recipe, Source, Teacher, Ranking, Path], Starts]
     check: Callable[[Recipe, Source], None] = lambda recipe, source: None
@@ -268,6 +269,6 @@ _KINDS = {
         ("start", "candidates", "crops", "mosaic"),
         _mosaics,
         _check_mosaics,
-        lambda recipe, source: _drawn(recipe, source) * recipe.select.crops,
+        lambda recipe, source: _num_candidates(recipe, source) * recipe.select.crops,
     ),
 }

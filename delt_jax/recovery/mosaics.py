@@ -1,7 +1,10 @@
-"""RDED's images (arXiv 2312.03526): mosaics of the crops that look most real to the teacher."""
+"""RDED's images (arXiv 2312.03526): mosaics of the crops that look most real to the teacher.
+
+Shapes: S pixels along a side of an image, p along a side of a patch, C channels.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import chex
@@ -18,18 +21,20 @@ from delt_jax.recipe import SelectRecipe
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
-_MIN_SCALE = 0.08  # smallest area of a crop
-_SQUARE = (1.0, 1.0)  # aspect ratios, from and to
-_LARGE = 128  # px from which on RDED puts four patches into an image
-_RENDERED = 128  # patches at a time
+_MIN_SCALE = 0.08  # smallest area of a crop, as a share of the image
+_SQUARE = (1.0, 1.0)  # smallest and largest aspect ratio
+_LARGE = 128  # px; images of at least this side take four patches, as published
+_RENDERED = 128  # patches rendered at a time
 
 
 @dataclass(frozen=True)
 class Patches:
     """Crops of training images, for every class the best first.
 
+    The names of the fields are those of the arrays in patches.npz.
+
     Attributes:
-      images: int [classes, n], indices of training images.
+      images: int [classes, n], indices of the training images.
       boxes: int32 [classes, n, 4], top, left, height, width.
       cross_entropy: float32 [classes, n], the teacher's, ascending.
     """
@@ -40,15 +45,15 @@ class Patches:
 
 
 def factor_of(recipe: SelectRecipe, image_size: int) -> int:
-    """Patches along a side of a mosaic: as set, or as RDED's for this size."""
+    """Patches along a side of a mosaic: `select.mosaic`, or RDED's choice for the image size."""
     return recipe.mosaic or (2 if image_size >= _LARGE and image_size % 2 == 0 else 1)
 
 
 def candidates(labels: np.ndarray, per_class: int, classes: int, seed: int) -> np.ndarray:
-    """Draws images of each class, all where there are fewer.
+    """Draws `per_class` training images of each class, or all of a class that has fewer.
 
     Returns:
-      int [N], indices class by class, ascending within each.
+      int [N], their indices, class by class, ascending within each.
     """
     draws = np.asarray(jax.random.uniform(keys.stream(seed, "mosaic images"), (len(labels),)))
     chosen = []
@@ -60,7 +65,7 @@ def candidates(labels: np.ndarray, per_class: int, classes: int, seed: int) -> n
 
 
 def random_boxes(key: chex.PRNGKey, size: int, count: int) -> chex.Array:
-    """Square boxes int32 [count, 4] of 8 to 100 % of a size x size image's area."""
+    """Draws square boxes, int32 [count, 4], of 8 to 100 % of a size x size image's area."""
 
     def box(i):
         return crop.random_box(jax.random.fold_in(key, i), (size, size), _MIN_SCALE, _SQUARE)
@@ -69,14 +74,14 @@ def random_boxes(key: chex.PRNGKey, size: int, count: int) -> chex.Array:
 
 
 def patches_of(images: chex.Array, boxes: chex.Array, side: int) -> chex.Array:
-    """Crops brought to side x side; images [n, S, S, C], boxes int32 [n, 4]."""
+    """Crops resized to [n, side, side, C]; images [n, S, S, C], boxes int32 [n, 4]."""
     still = jnp.zeros((len(boxes), 2), jnp.int32)
     view = crop.View(boxes, jnp.zeros(len(boxes), bool), still)
     return crop.view_images(images, view, side)
 
 
 def centred(patches: chex.Array, size: int) -> chex.Array:
-    """Patches [n, p, p, C] amid zeros [n, size, size, C]; one more after than before if odd."""
+    """Pads patches [n, p, p, C] with zeros to [n, size, size, C], an odd pixel at the end."""
     before = (size - patches.shape[1]) // 2
     around = (before, size - patches.shape[1] - before)
     return jnp.pad(patches, ((0, 0), around, around, (0, 0)))
@@ -89,17 +94,17 @@ def best_crops(
     side: int,
     teacher: Callable[[chex.Array], chex.Array],
 ) -> tuple[chex.Array, chex.Array]:
-    """The crop of each image that the teacher finds most like its class.
+    """Chooses the crop of each image with the teacher's lowest cross-entropy.
 
     Args:
       images: normalised float32 [n, S, S, C].
       labels: int [n].
       boxes: int32 [n, crops, 4].
-      side: of a patch; the teacher sees it amid zeros, which are the mean colour.
-      teacher: logits [m, classes] of normalised images [m, S, S, C].
+      side: of a patch in pixels; the teacher sees it padded with zeros, which are the mean colour.
+      teacher: maps normalised images [m, S, S, C] to logits [m, classes].
 
     Returns:
-      Boxes int32 [n, 4] and the teacher's cross-entropies float32 [n]; the first of equal ones.
+      The boxes, int32 [n, 4], and their cross-entropies, float32 [n]; of equal crops the first.
     """
     count, crops = boxes.shape[:2]
     patches = patches_of(jnp.repeat(images, crops, axis=0), boxes.reshape(-1, 4), side)
@@ -110,100 +115,96 @@ def best_crops(
     return boxes[rows, best], losses[rows, best]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "normalisation", "crops", "side"))
+@dataclass(frozen=True)
+class _CropProgram:
+    """What is static when crops are scored; `crops` per image, patches of `side` pixels."""
+
+    model: nn.Module
+    normalisation: Normalisation
+    crops: int
+    side: int
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _score(
+    program: _CropProgram,
     variables,
     pixels: chex.Array,
     labels: chex.Array,
     indices: chex.Array,
     key: chex.PRNGKey,
-    *,
-    model: nn.Module,
-    normalisation: Normalisation,
-    crops: int,
-    side: int,
 ) -> tuple[chex.Array, chex.Array]:
-    """`best_crops` of pixels uint8 [n, S, S, C], drawn by the images' indices."""
+    """`best_crops` of pixels uint8 [n, S, S, C]; an image's index alone decides its boxes."""
     own = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
-    boxes = jax.vmap(lambda k: random_boxes(k, pixels.shape[1], crops))(own)
-    teacher = functools.partial(model.apply, variables, train=False)
-    return best_crops(normalisation(pixels), labels, boxes, side, teacher)
+    boxes = jax.vmap(lambda k: random_boxes(k, pixels.shape[1], program.crops))(own)
+    teacher = functools.partial(program.model.apply, variables, train=False)
+    return best_crops(program.normalisation(pixels), labels, boxes, program.side, teacher)
 
 
 def find(
     teacher: Teacher,
     examples: Examples,
-    classes: int,
     keep: int,
     recipe: SelectRecipe,
     seed: int,
-    seen: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Patches:
-    """The best crop of each candidate, and of these the best of each class.
+    """Finds the best crop of each candidate, and of these the best `keep` of each class.
 
-    Images are read once, batch by batch; only boxes and losses stay.
+    Images are read once, batch by batch; only boxes and losses stay in memory.
 
     Args:
-      teacher: the teacher.
+      teacher: scores the crops; its classes are those of the examples.
       examples: training images; every class needs `keep` of them.
-      classes: their number.
       keep: crops per class, at most `recipe.candidates`.
-      recipe: its `candidates`, `crops` and `mosaic`.
+      recipe: its `candidates`, `crops` and `mosaic` count.
       seed: of the draws, which depend on it and on an image's index alone.
-      seen: called with the number of images after each batch.
+      progress: called with the number of images after each batch.
     """
-    size = teacher.spec.image_size
+    size, classes = teacher.spec.image_size, len(teacher.class_names)
     side = size // factor_of(recipe, size)
     chosen = candidates(examples.labels, recipe.candidates, classes, seed)
-    key, batch = (
-        keys.stream(seed, "mosaic crops"),
-        max(1, teacher_lib.batch_size(size) // recipe.crops),
-    )
+    key = keys.stream(seed, "mosaic crops")
+    batch = max(1, teacher_lib.batch_size(size) // recipe.crops)
+    program = _CropProgram(teacher.model, teacher.normalisation, recipe.crops, side)
     boxes: list[np.ndarray] = []
     losses: list[np.ndarray] = []
     for indices, pixels in batches(examples, batch, chosen):
         count = len(indices)
-        padded = np.resize(indices, batch)  # so that every batch is one program
-        found = _score(
-            teacher.variables,
-            jnp.pad(pixels, ((0, batch - count), (0, 0), (0, 0), (0, 0))),
-            examples.labels[padded],
-            padded,
-            key,
-            model=teacher.model,
-            normalisation=teacher.normalisation,
-            crops=recipe.crops,
-            side=side,
-        )
-        for kept, new in zip((boxes, losses), found, strict=True):
-            kept.append(np.asarray(new)[:count])
-        seen(count)
+        # The last batch is padded, so that every batch is one program.
+        padded = np.resize(indices, batch)
+        full = jnp.pad(pixels, ((0, batch - count), (0, 0), (0, 0), (0, 0)))
+        labels = examples.labels[padded]
+        found = _score(program, teacher.variables, full, labels, padded, key)
+        boxes.append(np.asarray(found[0])[:count])
+        losses.append(np.asarray(found[1])[:count])
+        progress(count)
     members = [np.flatnonzero(examples.labels[chosen] == c) for c in range(classes)]
     return _best(members, chosen, np.concatenate(boxes), np.concatenate(losses), keep)
 
 
 def _best(
     members: list[np.ndarray],
-    images: np.ndarray,
+    indices: np.ndarray,
     boxes: np.ndarray,
     losses: np.ndarray,
     keep: int,
 ) -> Patches:
     """The `keep` crops of each class with the lowest losses; ties keep their order."""
     order = np.stack([m[np.argsort(losses[m], kind="stable")[:keep]] for m in members])
-    return Patches(images[order], boxes[order], losses[order])
+    return Patches(indices[order], boxes[order], losses[order])
 
 
-def positions(image: int, ipc: int, factor: int) -> list[tuple[int, int]]:
-    """(class, rank) of the patches of an image of the set, row by row.
+def positions(index: int, ipc: int, factor: int) -> list[tuple[int, int]]:
+    """(class, rank) of the patches in a mosaic, row by row; `index` is class * ipc + rank.
 
     Mosaic k of a class takes its patches k, ipc + k, 2 ipc + k, ...
     """
-    return [(image // ipc, j * ipc + image % ipc) for j in range(factor**2)]
+    return [(index // ipc, j * ipc + index % ipc) for j in range(factor**2)]
 
 
 def mosaics_of(patches: chex.Array, factor: int) -> chex.Array:
-    """Joins patches [n * factor^2, p, p, C], row by row, to images [n, factor p, factor p, C]."""
+    """Joins patches [n * factor^2, p, p, C], row by row, into [n, factor * p, factor * p, C]."""
     side, channels = patches.shape[1], patches.shape[-1]
     grid = patches.reshape(-1, factor, factor, side, side, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, factor * side, factor * side, channels)
@@ -211,21 +212,21 @@ def mosaics_of(patches: chex.Array, factor: int) -> chex.Array:
 
 def render(
     patches: Patches,
-    wanted: tuple[int, ...],
+    indices: Sequence[int],
     factor: int,
     examples: Examples,
     normalisation: Normalisation,
 ) -> np.ndarray:
-    """Mosaics of some images (class * ipc + rank) of the set, normalised float32 [n, S, S, C]."""
+    """Renders mosaics (class * ipc + rank) of the set, normalised float32 [n, S, S, C]."""
     ipc = patches.images.shape[1] // factor**2
-    of = np.array([p for image in wanted for p in positions(image, ipc, factor)])
-    images, boxes = (a[of[:, 0], of[:, 1]] for a in (patches.images, patches.boxes))
-    made, done = [], 0
-    for indices, pixels in batches(examples, _RENDERED, images):
-        piece = boxes[done : done + len(indices)]
-        made.append(np.asarray(_rendered(pixels, piece, normalisation, factor)))
-        done += len(indices)
-    return mosaics_of(np.concatenate(made), factor)
+    of = np.array([p for index in indices for p in positions(index, ipc, factor)])
+    chosen, boxes = (a[of[:, 0], of[:, 1]] for a in (patches.images, patches.boxes))
+    rendered, done = [], 0
+    for read, pixels in batches(examples, _RENDERED, chosen):
+        some = boxes[done : done + len(read)]
+        rendered.append(np.asarray(_rendered(pixels, some, normalisation, factor)))
+        done += len(read)
+    return mosaics_of(np.concatenate(rendered), factor)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -48,10 +48,10 @@ def read(folder: Path, teacher_hash: str) -> Ranking:
 
     Args:
       folder: the work directory.
-      teacher_hash: of the teacher that the ranking must come from.
+      teacher_hash: hash of the teacher that the ranking must have been made with.
 
     Raises:
-      UserError: if the table is missing, altered or another teacher's.
+      UserError: if the table is missing, was changed, or was made with another teacher.
     """
     manifest = files.read_json(folder / MANIFEST)
     if manifest["inputs"]["teacher"] != teacher_hash:

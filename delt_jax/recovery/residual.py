@@ -1,14 +1,17 @@
 """Residuals of real pixels in recovery (FADRM, arXiv 2506.24125), as pure functions.
 
-The iterations are parted into blocks of equal length. At the start of every block but the first the
-images are mixed with those that they started from, x <- (1 - share) x + share x_0, and Adam begins
-anew, while the learning rate and the curriculum go on. FADRM's released code has a share of 0.5
-(its alpha is 1 - share) and four blocks, starts from real patches, and on ImageNet also changes the
-images' size from block to block, which is not done here.
+The iterations are split into blocks of equal length. At the start of every block but the first,
+each image is mixed with its start image, x <- (1 - share) x + share x_0, and Adam starts afresh;
+learning rate and curriculum go on. FADRM's released code has a share of 0.5 (its alpha is
+1 - share) and four blocks, starts from real patches, and on ImageNet also changes the images' size
+from block to block, which is not done here.
 """
 
 import chex
 import jax.numpy as jnp
+import optax
+
+from delt_jax.recovery.types import Clock
 
 
 def block_start(done: chex.Array, total: chex.Array, blocks: int) -> chex.Array:
@@ -16,8 +19,8 @@ def block_start(done: chex.Array, total: chex.Array, blocks: int) -> chex.Array:
 
     Args:
       done: int32 [n], iterations before it, in [0, total).
-      total: int32 [n], in all.
-      blocks: into which these are parted, as equal as they can be; block k begins at
+      total: int32 [n], iterations in all.
+      blocks: number of blocks, as equal in length as they can be: block k begins at
         ceil(k total / blocks).
 
     Returns:
@@ -28,43 +31,39 @@ def block_start(done: chex.Array, total: chex.Array, blocks: int) -> chex.Array:
 
 
 def age(done: chex.Array, total: chex.Array, blocks: int) -> chex.Array:
-    """Iterations since the last residual, int32 [n]: what Adam's bias correction counts."""
+    """Iterations since the block began, int32 [n]: what Adam's bias correction counts."""
     return done - block_start(done, total, blocks)
 
 
 def mix(
     images: chex.Array,
     starts: chex.Array,
-    mu: chex.Array,
-    nu: chex.Array,
-    done: chex.Array,
-    total: chex.Array,
+    adam: optax.ScaleByAdamState,
+    clock: Clock,
     share: float,
     blocks: int,
-) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """What an iteration begins with: mixed images and no moments where it begins a later block.
+) -> tuple[chex.Array, optax.ScaleByAdamState]:
+    """Mixes start images in where a later block begins, and restarts Adam there.
 
-    Images of the valid pixel range stay within it, as do any two such on the way between them. An
-    image that joins with this iteration is its own start and keeps every bit.
+    Two images of the valid pixel range stay within it when mixed. An image that joins with this
+    iteration is its own start image and keeps every bit.
 
     Args:
-      images: [n, S, S, C], after `done` iterations.
-      starts: the same images before any iteration.
-      mu, nu: Adam's moments, same shape.
-      done, total: int32 [n], as of `block_start`, as each image counts its iterations.
-      share: of the starts, in [0, 1]; 0 mixes nothing, but Adam still begins anew.
-      blocks: at least 1, which changes nothing.
+      images: float32 [n, S, S, C], after `clock.done` iterations.
+      starts: float32 [n, S, S, C], the same images before any iteration.
+      adam: moments [n, S, S, C]; its count is not read.
+      clock: of the images.
+      share: of the start images, in [0, 1]; 0 mixes nothing, but Adam still restarts.
+      blocks: at least 1; 1 changes nothing.
 
     Returns:
-      images, mu and nu.
+      Images, and Adam's state whose count is `age`.
     """
-    chex.assert_equal_shape([images, starts, mu, nu])
-    begins = (done > 0) & (age(done, total, blocks) == 0)
-    where = begins[:, None, None, None]
-    # By the difference, so that where there is none not a bit changes.
+    chex.assert_equal_shape([images, starts, adam.mu, adam.nu])
+    since = age(clock.done, clock.total, blocks)
+    begins = ((clock.done > 0) & (since == 0))[:, None, None, None]
+    # By the difference, so that equal images stay equal bit for bit.
     mixed = images + jnp.asarray(share, images.dtype) * (starts - images)
-    return (
-        jnp.where(where, mixed, images),
-        jnp.where(where, jnp.zeros_like(mu), mu),
-        jnp.where(where, jnp.zeros_like(nu), nu),
-    )
+    mu = jnp.where(begins, jnp.zeros_like(adam.mu), adam.mu)
+    nu = jnp.where(begins, jnp.zeros_like(adam.nu), adam.nu)
+    return jnp.where(begins, mixed, images), optax.ScaleByAdamState(since, mu, nu)

@@ -30,21 +30,21 @@ class Round:
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """The schedule of one image batch.
+    """The schedule of one batch.
 
     Attributes:
-      images: index in the whole set (class * IPC + rank) of each image, in joining order:
-        earliest round first, ascending within a round. Without class budgets the active
-        images of every round are therefore a prefix.
+      indices: index in the whole set (class * IPC + rank) of each image, in joining order:
+        earliest round first, ascending within a round. Without class budgets the active images of
+        every round are therefore the first ones.
       labels: class of each image, in the same order.
-      joins: iteration at which each image joins, in the same order.
-      iterations: total that the learning rate and the crop curriculum run over.
+      start_iterations: iteration at which each image joins, in the same order.
+      iterations: number that the learning rate and the crop curriculum run over.
       rounds: the rounds that optimise at least one image, in order.
     """
 
-    images: tuple[int, ...]
+    indices: tuple[int, ...]
     labels: tuple[int, ...]
-    joins: tuple[int, ...]
+    start_iterations: tuple[int, ...]
     iterations: int
     rounds: tuple[Round, ...]
 
@@ -54,7 +54,7 @@ class BatchSchedule:
         return sum(r.iterations * len(r.active) for r in self.rounds)
 
     def image_iterations_after(self, step: int) -> int:
-        """Those that are left after `step` iterations."""
+        """Gradient steps left after `step` iterations, summed over images."""
         return sum(
             len(r.active) * (r.iterations - min(max(step - r.start, 0), r.iterations))
             for r in self.rounds
@@ -62,9 +62,9 @@ class BatchSchedule:
 
 
 def relabel_from_zero(labels: Sequence[int]) -> tuple[int, ...]:
-    """Numbers classes from 0 in the order in which they come.
+    """Numbers classes from 0 in the order of their first appearance.
 
-    >>> numbered((7, 7, 3, 7, 5))
+    >>> relabel_from_zero((7, 7, 3, 7, 5))
     (0, 0, 1, 0, 2)
     """
     numbers: dict[int, int] = {}
@@ -121,14 +121,14 @@ def _one_per_class(num_classes: int, ipc: int, batch_size: int) -> list[range]:
     ]
 
 
-# Which images (class * IPC + rank) share a batch, of (num_classes, ipc, batch_size).
+# Each maps (num_classes, ipc, batch_size) to the indices (class * IPC + rank) of every batch.
 LAYOUTS: dict[str, Callable[[int, int, int], Sequence[Sequence[int]]]] = {
     "class_major": _class_major,
     "one_per_class": _one_per_class,
 }
 
 
-def make_schedule(
+def make_schedule(  # noqa: PLR0913 (the plain numbers that describe a set; callers name them)
     num_classes: int,
     ipc: int,
     iterations: int,
@@ -145,9 +145,9 @@ def make_schedule(
     from its rank in either.
 
     Rounds in which a batch has no active image yet are dropped and its iterations shrink by
-    `round_iterations` each; where all its images have one rank it so has a schedule of its own
-    over fewer iterations. A class with a budget of r rounds spreads its images over r rounds
-    and is frozen after them.
+    `round_iterations` each; so a batch whose images all have one late rank runs through learning
+    rate and curriculum in fewer iterations. A class with a budget of r rounds spreads its images
+    over r rounds and is frozen after them.
 
     Args:
       num_classes: number of classes.
@@ -179,6 +179,19 @@ def make_schedule(
         )
     round_iterations = round_iterations or iterations
     budgets = tuple(class_iterations) or (iterations,) * num_classes
+    _check_budgets(budgets, num_classes, iterations, round_iterations)
+    class_rounds = [budget // round_iterations for budget in budgets]
+    joins = [join_rounds(ipc, rounds) for rounds in class_rounds]  # by class and rank
+    total_rounds = iterations // round_iterations
+    return tuple(
+        _batch_schedule(members, joins, class_rounds, total_rounds, round_iterations)
+        for members in batches
+    )
+
+
+def _check_budgets(
+    budgets: Sequence[int], num_classes: int, iterations: int, round_iterations: int
+) -> None:
     if len(budgets) != num_classes or any(
         b % round_iterations or not round_iterations <= b <= iterations for b in budgets
     ):
@@ -186,34 +199,37 @@ def make_schedule(
             f"Class budgets must be one multiple of {round_iterations} iterations, at most "
             f"{iterations}, for each of the {num_classes} classes; got {budgets}."
         )
-    class_rounds = [b // round_iterations for b in budgets]
-    joins = [join_rounds(ipc, rounds) for rounds in class_rounds]
-    schedule = []
-    for members in batches:
-        in_order = sorted(members, key=lambda i: joins[i // ipc][i % ipc])
-        schedule.append(
-            _batch_schedule(
-                images=tuple(in_order),
-                labels=tuple(i // ipc for i in in_order),
-                join=[joins[i // ipc][i % ipc] for i in in_order],
-                leave=[class_rounds[i // ipc] for i in in_order],
-                total_rounds=iterations // round_iterations,
-                round_iterations=round_iterations,
-            )
-        )
-    return tuple(schedule)
 
 
-def _batch_schedule(images, labels, join, leave, total_rounds, round_iterations):
-    empty = min(join)  # leading rounds without an image: dropped
+def _batch_schedule(
+    members: Sequence[int],
+    joins: Sequence[Sequence[int]],
+    class_rounds: Sequence[int],
+    total_rounds: int,
+    round_iterations: int,
+) -> BatchSchedule:
+    """Schedule of one batch.
+
+    Args:
+      members: images of the batch, class * IPC + rank each.
+      joins: round in which an image joins, by class and rank.
+      class_rounds: rounds of each class, after which its images are frozen.
+      total_rounds: rounds of the first images.
+      round_iterations: R.
+    """
+    ipc = len(joins[0])
+    indices = tuple(sorted(members, key=lambda i: joins[i // ipc][i % ipc]))
+    join = [joins[i // ipc][i % ipc] for i in indices]
+    leave = [class_rounds[i // ipc] for i in indices]
+    empty = min(join)  # leading rounds without an image are dropped
     rounds = []
     for k in range(empty, max(leave)):
-        active = tuple(p for p in range(len(images)) if join[p] <= k and k < leave[p])
+        active = tuple(p for p in range(len(indices)) if join[p] <= k and k < leave[p])
         rounds.append(Round((k - empty) * round_iterations, round_iterations, active))
     return BatchSchedule(
-        images=images,
-        labels=labels,
-        joins=tuple((k - empty) * round_iterations for k in join),
+        indices=indices,
+        labels=tuple(i // ipc for i in indices),
+        start_iterations=tuple((k - empty) * round_iterations for k in join),
         iterations=(total_rounds - empty) * round_iterations,
         rounds=tuple(rounds),
     )
@@ -234,8 +250,8 @@ class Cost:
 
 def cost(schedule: Sequence[BatchSchedule], iterations: int) -> Cost:
     """Sums the image-iterations of all batches; `iterations` is T."""
-    images = sum(len(batch.images) for batch in schedule)
-    return Cost(sum(batch.image_iterations for batch in schedule), images * iterations)
+    num_images = sum(len(batch.indices) for batch in schedule)
+    return Cost(sum(batch.image_iterations for batch in schedule), num_images * iterations)
 
 
 def chart(ipc: int, iterations: int, round_iterations: int, width: int = 40) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which real images the synthetic ones start from (DELT, arXiv 2411.19946)."""
+"""Selects the real images that synthetic ones start from (DELT, arXiv 2411.19946)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from delt_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Ranking:
-    """The teacher's opinion of every training image.
+    """What the teacher says of every training image.
 
     Attributes:
       labels: int32 [N].
@@ -48,7 +48,7 @@ def order(probabilities: np.ndarray, rule: str, draw: np.random.Generator) -> np
 
 
 def select(ranking: Ranking, rule: str, ipc: int, num_classes: int, seed: int) -> np.ndarray:
-    """Chooses `ipc` training images per class.
+    """Selects `ipc` training images per class by a rule of `order`.
 
     Returns:
       int [num_classes, ipc], indices of training images, best start first.

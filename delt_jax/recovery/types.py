@@ -1,25 +1,27 @@
-"""What recovery changes, reads and tells of a batch of images."""
+"""Arrays that recovery changes, reads and reports, for a batch of images.
+
+Shapes: B images of a batch, n of them active, S pixels a side, C channels.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
-import numpy as np
 from flax import struct
 
-# The active images: a count where they are the first ones, else their positions.
+# Which images of a batch are optimised: a count n for the first n, else their positions. Static.
 Active = int | tuple[int, ...]
 
 
 class RecoverState(struct.PyTreeNode):
-    """What recovery changes, for one batch in joining order.
+    """What an iteration changes, for one batch in joining order.
 
     Attributes:
       step: int32 scalar, iterations done.
       images: normalised float32 [B, S, S, C].
-      mu, nu: Adam's moments of the images, same shape.
-      term_state: what further terms carry from one iteration to the next, for each teacher and of
-        it for each term; () where there are none.
+      mu, nu: Adam's first and second moments of the images' gradients, float32 [B, S, S, C].
+      term_state: what the extra loss terms hand from one iteration to the next, as a tuple over
+        teachers of tuples over terms; () without extra terms.
     """
 
     step: chex.Array
@@ -29,28 +31,30 @@ class RecoverState(struct.PyTreeNode):
     term_state: Any = ()
 
 
-class Job(NamedTuple):
-    """What recovery reads, for one batch in joining order.
+class BatchInputs(NamedTuple):
+    """What iterations read and never change, for one batch in joining order.
 
     Attributes:
       labels: int32 [B].
-      ranks: int32 [B], position of each image among the synthetic ones of its class.
-      joins: int32 [B], iteration at which each image joins.
-      iterations: int32 scalar, total of the batch.
+      ranks: int32 [B], position of each image among the synthetic images of its class.
+      start_iterations: int32 [B], iteration at which each image joins.
+      iterations: int32 scalar, iterations of the batch in all.
       key: typed PRNG key of the batch.
       low, high: float32 [C], the valid pixel range in normalised units.
-      starts: float32 [B, S, S, C], the images before any iteration; only where a residual of them
-        is asked for.
+      starts: float32 [B, S, S, C], the start images; None unless residuals are mixed in.
+      params: the batch's own parameters of each teacher (DWA); None where all batches share the
+        teachers' parameters.
     """
 
     labels: chex.Array
     ranks: chex.Array
-    joins: chex.Array
+    start_iterations: chex.Array
     iterations: chex.Array
     key: chex.PRNGKey
     low: chex.Array
     high: chex.Array
     starts: chex.Array | None = None
+    params: tuple[Mapping, ...] | None = None
 
 
 class TeacherVariables(NamedTuple):
@@ -58,19 +62,31 @@ class TeacherVariables(NamedTuple):
 
     Attributes:
       variables: {"params", "batch_stats"}.
-      constants: of each further term, as its `prepare` gave them.
+      constants: of each extra loss term, as its `prepare` returned them for this teacher.
     """
 
     variables: Mapping
     constants: tuple[Any, ...] = ()
 
 
+class Clock(NamedTuple):
+    """Time as each active image counts it, int32 [n] each.
+
+    Attributes:
+      done: iterations before this one.
+      total: iterations in all.
+    """
+
+    done: chex.Array
+    total: chex.Array
+
+
 class TermInputs(NamedTuple):
-    """What an iteration's further terms are given besides the teacher's look at the images.
+    """What the extra terms of an iteration are given besides the teacher's outputs.
 
     Attributes:
       ranks: int32 [n], of the active images.
-      classes: static, of each active image a number from 0 that its class has in the batch.
+      classes: static, numbers the classes of the active images from 0.
       key: typed PRNG key of the batch and the iteration.
       constants, term_state: of each term.
     """
@@ -83,18 +99,16 @@ class TermInputs(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Parts of the objective, float32: total, cross-entropy, BN matching, further terms.
+    """The objective and its parts, float32.
 
-    The further terms are their weighted sum, 0 where there are none.
+    Attributes:
+      loss: the whole objective.
+      cross_entropy: with the images' labels.
+      bn: BN matching, before its weight.
+      further: weighted sum of the extra terms; 0 without any.
     """
 
     loss: chex.Array
     cross_entropy: chex.Array
     bn: chex.Array
     further: chex.Array
-
-    @classmethod
-    def stored(cls, arrays: Mapping[str, Any]) -> "Losses":
-        """From arrays by name; files of before there were further terms lack those."""
-        none = np.zeros_like(arrays["loss"])
-        return cls(*(np.asarray(arrays.get(name, none)) for name in cls._fields))

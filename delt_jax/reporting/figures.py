@@ -166,7 +166,7 @@ def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
     ax.set_xlim(0, batch.iterations)
     ax.set_xlabel("iteration")
     ax.set_ylabel("image, in joining order")
-    share = batch.image_iterations / (len(batch.images) * batch.iterations)
+    share = batch.image_iterations / (len(batch.indices) * batch.iterations)
     ax.set_title(f"EarlyLate, first batch: {share:.2%} of its image-iterations are paid", size=10)
     return figure_png(figure)
 

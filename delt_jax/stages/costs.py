@@ -1,5 +1,6 @@
 """What models and stages cost: parameters, FLOPs, bytes, and hours on accelerators by name."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.models import ModelSpec
+from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import Recipe
+from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.step import loss as recover_loss
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -59,12 +62,14 @@ def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:
         (batch, spec.image_size, spec.image_size, spec.channels), jnp.float32
     )
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    settings = step_settings(recipe.recover, recipe.data.flip)
 
     def residuals(variables, images, labels):
         view = crop.full_view(spec.image_size)
+        teacher = functools.partial(apply_tapped, model, variables)
 
         def total(x):
-            return recover_loss(x, labels, view, variables, model, recipe.recover)[0]
+            return recover_loss(x, labels, view, teacher, settings)[0]
 
         return jax.vjp(total, images)[1]
 

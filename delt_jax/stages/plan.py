@@ -14,6 +14,7 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images as start
 from delt_jax.recovery import schedule
+from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices as parallel
@@ -288,7 +289,7 @@ def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str
     paid = schedule.cost(batches, r.iterations)
     if paid.image_iterations:
         lines.append(
-            f"{len(batches)} batch(es) of up to {max(len(b.images) for b in batches)} images; "
+            f"{len(batches)} batch(es) of up to {max(len(b.indices) for b in batches)} images; "
             f"{paid.image_iterations:,} image-iterations = {paid.fraction:.2%} of full "
             f"optimisation ({1 - paid.fraction:.2%} saved)"
         )
@@ -312,10 +313,11 @@ def memory_line(
         return "device memory of recover: a forward pass's, as nothing is optimised"
     asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
     if parallel.memory_limit() is None:
-        batch = memory.largest(batches)[0]
+        batch = len(memory.largest(batches).indices)
         one = amount(max(recover_memory(recipe, spec, batch) for spec in specs), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
     typed = [replace(spec, dtype=recipe.recover.dtype) for spec in specs]
-    choices = memory.per_stack(recipe.recover, typed, batches)
+    settings = step_settings(recipe.recover, recipe.data.flip)
+    choices = memory.peak_bytes(settings, typed, batches)
     listed = ", ".join(f"{amount(b, 'B')} with {n}" for n, b in choices.items())
     return f"{head} {listed} batch(es) at once; {asked or max(choices)} will be used"

@@ -1,9 +1,9 @@
-"""Stage 3, recover: optimise the images, wave after wave of independent batches."""
+"""Stage 3, recover: optimises the images, in independent batches side by side."""
 
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import initial_images as start
 from delt_jax.recovery import ranking as ranking_store
-from delt_jax.recovery.run import checkpoint as kept
-from delt_jax.recovery.run import driver as waves
-from delt_jax.recovery.run import execution
-from delt_jax.recovery.run.driver import Work
+from delt_jax.recovery.program import step_settings
+from delt_jax.recovery.run import checkpoint, driver, execution
 from delt_jax.recovery.run.execution import ExecutionPlan
+from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
-from delt_jax.recovery.types import Losses
+from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import signals as interrupts
 from delt_jax.store import files
@@ -67,7 +66,7 @@ def _parts(recipe: Recipe) -> dict[str, int]:
 
 
 def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
-    """The run's EarlyLate schedule."""
+    """The run's EarlyLate schedule, batch by batch."""
     r = recipe.recover
     return make_schedule(
         num_classes,
@@ -81,7 +80,7 @@ def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
 
 
 def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
-    """Class budgets; empty where every class has all iterations."""
+    """Class budgets in iterations; () where every class has all of them."""
     r = recipe.recover
     if not r.min_iterations:
         return ()
@@ -91,78 +90,91 @@ def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/distilled; what a kill leaves in distilled.partial is gone on with."""
-    made_from = inputs(recipe, source, workdir)
-    work = _work(recipe, source, workdir, workdir.partial(ARTEFACT, made_from))
-    settled = _settle(work)
-    everything = work.in_plan_order()
-    _finish(work, hosts.share(everything), settled)
-    _wait_for_others(work, everything, settled)
-    _assemble(work, settled, made_from)
-    shutil.rmtree(work.partial)
+    """Makes WORKDIR/distilled, resuming what an interrupted run left in distilled.partial."""
+    stage_inputs = inputs(recipe, source, workdir)
+    task = task_of(recipe, source, workdir, workdir.partial(ARTEFACT, stage_inputs))
+    plan = execution.resolve(task)
+    indices = task.in_device_order()
+    finish(task, hosts.share(indices), plan)
+    _wait_for_others(task, indices, plan)
+    _assemble(recipe, source, task, plan, stage_inputs)
+    shutil.rmtree(task.partial)
 
 
 def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Recovers this process's share, once the first process has begun."""
-    made_from = inputs(recipe, source, workdir)
+    stage_inputs = inputs(recipe, source, workdir)
     partial = workdir.path / f"{ARTEFACT}.partial"
-    settled: list[ExecutionPlan] = []
+    plans: list[ExecutionPlan] = []
 
     def is_over_or_begun():
         folder = workdir.path / ARTEFACT
         manifest = workdir.manifest(f"{ARTEFACT}/manifest.json")
-        begun = workdir.is_partial(ARTEFACT, made_from) and execution.read(partial)
+        begun = workdir.is_partial(ARTEFACT, stage_inputs) and execution.read(partial)
         if begun:
-            settled.append(begun)
-        over = manifest and not changes(manifest["inputs"], made_from)
+            plans.append(begun)
+        over = manifest and not changes(manifest["inputs"], stage_inputs)
         return begun or (over and distilled.is_whole(folder, manifest))
 
     hosts.wait_until(is_over_or_begun)
-    if settled:
-        work = _work(recipe, source, workdir, partial)
-        _finish(work, hosts.share(work.in_plan_order()), settled[0])
+    if plans:
+        task = task_of(recipe, source, workdir, partial)
+        finish(task, hosts.share(task.in_device_order()), plans[0])
 
 
-def _wait_for_others(work: Work, indices: list[int], settled: ExecutionPlan) -> None:
-    """Until all batches are done; those of a process that has fallen silent are finished here."""
-    silence = _SAVES_MISSED * 60 * work.recipe.recover.save_minutes
+def _wait_for_others(task: RecoveryTask, indices: list[int], plan: ExecutionPlan) -> None:
+    """Waits for all batches; finishes here those of a process that has fallen silent."""
+    silence = _SAVES_MISSED * 60 * task.recipe.save_minutes
 
     def missing():
-        return [i for i in indices if not kept.finished_batch(work.partial, i).exists()]
+        return [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
 
     while left := missing():
-        seen = kept.signs_of_life(work.partial)
+        seen = checkpoint.signs_of_life(task.partial)
         say(f"  waiting for {len(left)} batches of other processes")
 
         def stirs(seen=seen):
-            return kept.signs_of_life(work.partial) != seen
+            return checkpoint.signs_of_life(task.partial) != seen
 
         if not hosts.wait_until(stirs, silence):
             say(
                 f"  no sign of the others for {silence / 60:g} minutes; their batches are done here"
             )
-            _finish(work, missing(), settled)
+            finish(task, missing(), plan)
 
 
-def _work(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> Work:
+def task_of(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> RecoveryTask:
+    """Loads teachers and ranking, and prepares start images, extra terms and schedule."""
     teacher = teacher_lib.load(workdir.path / "teacher")
     teacher_lib.check_against(teacher, source, say)
     ranking = ranking_store.read(workdir.path, teacher.hash)
     starts = start.prepare(recipe, source, teacher, ranking, partial)
-    schedule = schedule_of(recipe, len(source.class_names))
-    teachers = (teacher, *_others(recipe, source, workdir, teacher))
-    finds = [terms.find(name) for name, _ in terms.asked(recipe.recover.terms)]
+    teachers = (teacher, *_other_teachers(recipe, source, workdir, teacher))
+    settings = step_settings(recipe.recover, recipe.data.flip)
+    chosen = [terms.find(name) for name, _ in settings.terms]
     cache = workdir.path / "cache"
-    constants = tuple(
-        tuple(term.prepare(each, source, recipe, cache) for term in finds) for each in teachers
+
+    def constants(teacher):
+        return tuple(term.prepare(teacher, source, recipe, cache) for term in chosen)
+
+    return RecoveryTask(
+        recipe=recipe.recover,
+        settings=settings,
+        seed=recipe.seed,
+        ipc=recipe.ipc,
+        teachers=teachers,
+        variables=tuple(TeacherVariables(t.variables, constants(t)) for t in teachers),
+        starts=starts,
+        schedule=schedule_of(recipe, len(source.class_names)),
+        partial=partial,
+        workdir=workdir,
     )
-    return Work(recipe, source, workdir, teachers, constants, starts, schedule, partial)
 
 
-def _others(
+def _other_teachers(
     recipe: Recipe, source: Source, workdir: WorkDir, teacher: Teacher
 ) -> tuple[Teacher, ...]:
-    """The run's further teachers, where they take turns with the first.
+    """The run's other teachers, if recovery uses them in round robin.
 
     Raises:
       UserError: if they take other images or classes.
@@ -182,70 +194,84 @@ def _others(
     return others
 
 
-def _settle(work: Work) -> ExecutionPlan:
-    """How this recovery runs: as it began, or as suits this machine."""
-    settled = execution.read(work.partial)
-    if settled is None:
-        recover = work.recipe.recover
-        settled = execution.choose(recover, work.teachers, work.schedule, work.constants)
-        for teacher, constants in zip(work.teachers, work.constants, strict=True):
-            settled = execution.checked(
-                settled, recover, teacher, work.job(0), work.start(0), constants, work.classes(0)
-            )
-        execution.write(work.partial, settled)
-    return settled
-
-
-def _step_of(work: Work, index: int) -> int:
-    """Where a batch goes on; a damaged one starts anew."""
+def _step_of(task: RecoveryTask, index: int) -> int:
+    """Iterations of a batch that are saved; 0 if its file is damaged, which is then dropped."""
     try:
-        return kept.step_of(work.partial, index)
+        return checkpoint.step_of(task.partial, index)
     except CorruptCheckpoint as e:
-        kept.drop(e)
+        checkpoint.drop(e)
         return 0
 
 
-def _finish(work: Work, indices: list[int], settled: ExecutionPlan) -> None:
-    """Recovers the batches of these indices that are not done."""
-    remaining = [i for i in indices if not kept.finished_batch(work.partial, i).exists()]
-    steps = {i: _step_of(work, i) for i in remaining}
+def finish(task: RecoveryTask, indices: list[int], plan: ExecutionPlan) -> None:
+    """Recovers those of some batches that are not finished, with progress and signals."""
+    remaining = [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
+    steps = {i: _step_of(task, i) for i in remaining}
     begun = sum(s > 0 for s in steps.values())
     if begun or len(remaining) < len(indices):
         say(
             f"  recover goes on: {len(indices) - len(remaining)} of {len(indices)} batches are "
             f"done, {begun} begun"
         )
-    left = sum(work.schedule[i].image_iterations_after(s) for i, s in steps.items())
+    left = sum(task.schedule[i].image_iterations_after(s) for i, s in steps.items())
     with (
         progress(left, "recover", "image-iteration") as bar,
         interrupts.deferred() as deferred_signal,
     ):
-        waves.finish(work, remaining, settled, bar, deferred_signal)
+        driver.finish(task, remaining, plan, bar, deferred_signal)
 
 
 def _described(teacher: Teacher) -> dict[str, Any]:
     return {"hash": teacher.hash, "accuracy": teacher.accuracy, "spec": teacher.spec.as_dict()}
 
 
-def _assemble(work: Work, settled: ExecutionPlan, made_from: dict[str, Any]) -> None:
-    recipe, source, schedule = work.recipe, work.source, work.schedule
-    teacher, *others = work.teachers
-    size, channels = source.image_size, source.channels
-    count = len(source.class_names) * recipe.ipc
-    images = np.zeros((count, size, size, channels), np.uint8)
+class _Finished(NamedTuple):
+    """The finished batches put together.
+
+    Attributes:
+      pixels: uint8 [classes * ipc, S, S, C], in the order of the set.
+      losses: float32 [batches, iterations] each, NaN after a batch's last iteration.
+      seconds: that batches and start images took.
+      batches_per_device: all numbers that were used, ascending.
+    """
+
+    pixels: np.ndarray
+    losses: Losses
+    seconds: float
+    batches_per_device: list[int]
+
+
+def _read_finished(task: RecoveryTask, shape: tuple[int, ...]) -> _Finished:
+    """Reads all finished batches; `shape` is that of the whole set's pixels."""
+    pixels, seconds, batches_per_device = np.zeros(shape, np.uint8), task.starts.seconds, set()
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
-    seconds, stacks = work.starts.seconds, set()
-    for index, batch in enumerate(schedule):
-        part = files.read_npz(kept.finished_batch(work.partial, index), "recover")
-        images[list(batch.images)] = part["images"]
-        seconds += float(part["seconds"])
-        stacks.add(int(part["batches_per_device"]))
-        for name, curve in Losses.stored(part)._asdict().items():
-            pad = recipe.recover.iterations - len(curve)
-            curves[name].append(np.pad(curve, (0, pad), constant_values=np.nan))
+    for index, batch in enumerate(task.schedule):
+        finished = files.read_npz(checkpoint.finished_batch(task.partial, index), "recover")
+        pixels[list(batch.indices)] = finished["images"]
+        seconds += float(finished["seconds"])
+        batches_per_device.add(int(finished["batches_per_device"]))
+        for name, curve in curves.items():
+            pad = (0, task.recipe.iterations - len(finished[name]))
+            curve.append(np.pad(finished[name], pad, constant_values=np.nan))
+    losses = Losses(**{name: np.stack(curve) for name, curve in curves.items()})
+    return _Finished(pixels, losses, seconds, sorted(batches_per_device))
+
+
+def _assemble(
+    recipe: Recipe,
+    source: Source,
+    task: RecoveryTask,
+    plan: ExecutionPlan,
+    stage_inputs: dict[str, Any],
+) -> None:
+    """Writes the distilled set of the finished batches."""
+    schedule, (teacher, *others) = task.schedule, task.teachers
+    num_images = len(source.class_names) * recipe.ipc
+    size, channels = source.image_size, source.channels
+    finished = _read_finished(task, (num_images, size, size, channels))
     paid = cost(schedule, recipe.recover.iterations)
     manifest = {
-        "inputs": made_from,
+        "inputs": stage_inputs,
         "storage": recipe.recover.storage,
         "class_names": list(source.class_names),
         "ipc": recipe.ipc,
@@ -255,31 +281,31 @@ def _assemble(work: Work, settled: ExecutionPlan, made_from: dict[str, Any]) -> 
         "teacher": _described(teacher),
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
-        "execution": asdict(settled) | {"batches_per_device": sorted(stacks)},
+        "execution": asdict(plan) | {"batches_per_device": finished.batches_per_device},
         "schedule": {
             "class_iterations": class_iterations(recipe, len(source.class_names)),
-            "joins": [list(b.joins) for b in schedule],
-            "images": [list(b.images) for b in schedule],
+            "joins": [list(b.start_iterations) for b in schedule],
+            "images": [list(b.indices) for b in schedule],
             "image_iterations": paid.image_iterations,
             "full_image_iterations": paid.full_image_iterations,
             "fraction": paid.fraction,
         },
-        "cost_seconds": round(seconds, 1),
+        "cost_seconds": round(finished.seconds, 1),
     }
     if others:
         manifest["other_teachers"] = [_described(other) for other in others]
-    with files.replacing_folder(work.workdir.path / ARTEFACT) as folder:
-        manifest["start"] = work.starts.record(folder)
+    with files.replacing_folder(task.workdir.path / ARTEFACT) as folder:
+        manifest["start"] = task.starts.record(folder)
         manifest["hash"] = distilled.write_images(
-            folder, images, recipe.ipc, recipe.recover.storage
+            folder, finished.pixels, recipe.ipc, recipe.recover.storage
         )
-        files.write_npz(folder / "losses.npz", **{k: np.stack(v) for k, v in curves.items()})
+        files.write_npz(folder / "losses.npz", **finished.losses._asdict())
         files.write_json(folder / "manifest.json", manifest)
     if not recipe.recover.iterations:
-        say(f"  kept {count} images as they start: recover.iterations is 0")
+        say(f"  kept {num_images} images as they start: recover.iterations is 0")
         return
-    rate = paid.image_iterations / max(seconds, 1e-9)
+    rate = paid.image_iterations / max(finished.seconds, 1e-9)
     say(
-        f"  recovered {count} images in {seconds:.0f} s: {paid.image_iterations} image-iterations"
-        f" ({paid.fraction:.2%} of full optimisation), {rate:.0f} per second"
+        f"  recovered {num_images} images in {finished.seconds:.0f} s: {paid.image_iterations} "
+        f"image-iterations ({paid.fraction:.2%} of full optimisation), {rate:.0f} per second"
     )

@@ -101,7 +101,7 @@ def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str,
     losses = Losses(**files.read_npz(workdir.path / "distilled" / "losses.npz", "recover"))
     schedule = _schedule(synthetic)
     return {
-        "losses.png": figures.loss_curves(losses, sorted(set(schedule[0].joins))),
+        "losses.png": figures.loss_curves(losses, sorted(set(schedule[0].start_iterations))),
         "schedule.png": figures.schedule_chart(schedule),
     }
 

@@ -1,4 +1,4 @@
-"""What `teacher.others` asks for: each of the run's other teachers as a recipe of its own."""
+"""The other teachers of a run, `teacher.others`: one recipe for each."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,18 +9,18 @@ from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.teachers import teacher as teacher_lib
 
-FOLDER = "teachers"  # of a work directory, with a folder for each
+FOLDER = "teachers"  # in a work directory; holds one folder per teacher
 
 
 def recipes(recipe: Recipe) -> dict[str, Recipe]:
-    """For each other teacher the recipe of which it is the only one, by its folder's name.
+    """Maps each other teacher's folder name to a recipe with that teacher alone.
 
     The name is NAME or NAME_WIDTH; the second of the same is NAME-2, the third NAME-3. A teacher
-    that is trained draws from streams of that name, so it neither shares those of the first
-    teacher, nor depends on which others there are.
+    that is trained here draws from random streams of that name, so it has its own and does not
+    depend on which others are trained.
 
     Raises:
-      UserError: for an entry that is neither an architecture nor the folder of a teacher.
+      UserError: if an entry is neither an architecture nor the folder of a teacher.
     """
     alone, counts = {}, Counter[str]()
     for entry in recipe.teacher.others:
@@ -32,7 +32,7 @@ def recipes(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
-    """An entry's settings, which are those of the first but for what it says, and its name."""
+    """An entry's name and settings: those of the first teacher but for what the entry says."""
     plain = replace(first, weights="", head_classes=(), others=())
     model, colon, width = entry.partition(":")
     if model in models.NAMES and not colon:

@@ -1,7 +1,7 @@
-"""Statistics of what goes into a network's layers: of synthetic images, and of all real ones.
+"""Statistics of the inputs of a network's layers: for synthetic images, and for all real ones.
 
-Mean and biased variance per channel of what goes into every BatchNorm and every convolution;
-of the latter also per cell of a grid over the image (G-VBSM, arXiv 2311.17950).
+Mean and biased variance per channel of the input of every BatchNorm and every convolution; of the
+latter also per cell of a grid over the image (G-VBSM, arXiv 2311.17950).
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from delt_jax.store import files
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
-_LARGE = 128  # pixels from which on cells are large, as published for ImageNet
+_LARGE = 128  # px; images of at least this side have large cells, as published for ImageNet
 
 
 class Statistics(NamedTuple):
-    """Of some layers in forward order; leaves [..., channels], or [..., cells] for `cells`.
+    """Moments of some layers in forward order.
 
     Attributes:
-      norms: of what goes into every BatchNorm.
-      convs: of what goes into every convolution.
-      cells: the same per cell, over all its pixels and channels.
+      norms: of the input of every BatchNorm, [..., channels].
+      convs: of the input of every convolution, [..., channels].
+      cells: of the same per cell, over its pixels and channels, [..., cells].
     """
 
     norms: tuple[Moments, ...]
@@ -41,15 +41,20 @@ class Statistics(NamedTuple):
     cells: tuple[Moments, ...]
 
 
-class Real(NamedTuple):
-    """Of the real images: per class with a leading axis [classes], and how many each has."""
+class RealStatistics(NamedTuple):
+    """Statistics of all real images.
+
+    Attributes:
+      by_class: with a leading axis [classes].
+      counts: int [classes], images of each class.
+    """
 
     by_class: Statistics
     counts: np.ndarray
 
 
 def cell_side(image_size: int) -> int:
-    """Pixels along a cell's side, in every layer."""
+    """Pixels along a cell's side, the same in every layer."""
     return 4 if image_size < _LARGE else 16
 
 
@@ -69,11 +74,11 @@ def in_cells(x: chex.Array, side: int) -> chex.Array:
 def of_images(
     norm_inputs: Sequence[chex.Array], conv_inputs: Sequence[chex.Array], side: int
 ) -> Statistics:
-    """Statistics of every image by itself, leaves float32 [n, ...].
+    """Statistics of every image by itself, with a leading axis [n], float32.
 
     Args:
       norm_inputs, conv_inputs: as of `delt_jax.models.tap.Pass`.
-      side: of a cell.
+      side: of a cell in pixels.
     """
 
     def wide(x):
@@ -95,24 +100,24 @@ def of_images(
 
 
 def each(fn: Callable[..., Moments], *statistics: Statistics) -> Statistics:
-    """Applies a function of `Moments` to the layers."""
+    """Applies a function of `Moments` to every layer."""
     return jax.tree.map(fn, *statistics, is_leaf=lambda x: isinstance(x, Moments))
 
 
 def over_images(alone: Statistics) -> Statistics:
-    """Of a batch as a whole, from those of its images: the law of total variance."""
+    """Statistics of a batch from those of its images, by the law of total variance."""
     return each(lambda m: Moments(m.mean.mean(0), m.variance.mean(0) + m.mean.var(0)), alone)
 
 
 def of_batch(
     norm_inputs: Sequence[chex.Array], conv_inputs: Sequence[chex.Array], image_size: int
 ) -> Statistics:
-    """Of a batch of images of this size as a whole, with the cells that go with it."""
+    """Statistics of a batch as a whole, with the cells of its image size."""
     return over_images(of_images(norm_inputs, conv_inputs, cell_side(image_size)))
 
 
-def over_classes(real: Real) -> Statistics:
-    """Of all real images, exactly, from those of the classes; float32."""
+def over_classes(real: RealStatistics) -> Statistics:
+    """Statistics of all real images from those of the classes, float32; summed in float64."""
     share = (real.counts / real.counts.sum())[:, None]
 
     def total(m: Moments) -> Moments:
@@ -124,23 +129,26 @@ def over_classes(real: Real) -> Statistics:
     return each(total, real.by_class)
 
 
-def of_real_images(teacher: Teacher, source: Source, cache: Path) -> Real:
-    """What a teacher's layers are given by the training images, without augmentation.
+def of_real_images(teacher: Teacher, source: Source, cache: Path) -> RealStatistics:
+    """Statistics of a teacher's layers over the training images, without augmentation.
 
-    The images are read once, batch by batch; what is found is kept in `cache`, under a name
-    made of the hashes of teacher and data. The variance of a class includes that between its
-    images, which the means of batches' variances of the released code lack.
+    The images are read once, batch by batch; the result is stored in `cache`, under the hashes of
+    teacher and data. The variance of a class includes that between its images, which the released
+    code leaves out as it averages the variances of batches.
+
+    Raises:
+      UserError: if the disk is full or cannot be written.
     """
     side = cell_side(source.image_size)
     path = cache / f"statistics-{teacher.hash}-{source.fingerprint}.npz"
     leaves, structure = jax.tree.flatten(_shapes(teacher, side))
     classes = len(source.class_names)
-    with contextlib.suppress(UserError, KeyError):  # missing or damaged: it is made again
+    with contextlib.suppress(UserError, KeyError):  # missing or damaged: measured again
         stored = files.read_npz(path, "recover")
         found = [stored[f"leaf_{i}"] for i in range(len(leaves))]
         if [x.shape for x in found] == [(classes, *leaf.shape[1:]) for leaf in leaves]:
-            return Real(jax.tree.unflatten(structure, found), stored["counts"])
-    real = _measured(teacher, source, side)
+            return RealStatistics(jax.tree.unflatten(structure, found), stored["counts"])
+    real = measure(teacher, source, side)
     arrays = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(real.by_class))}
     with files.disk_errors_as_user_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
@@ -149,21 +157,24 @@ def of_real_images(teacher: Teacher, source: Source, cache: Path) -> Real:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _look(model, variables, pixels, normalisation, side):
+def _of_pixels(model, variables, pixels, normalisation, side):
     tapped = apply_tapped(model, variables, normalisation(pixels))
     return of_images(tapped.norm_inputs, tapped.conv_inputs, side)
 
 
 def _shapes(teacher: Teacher, side: int) -> Any:
+    """Shapes of the statistics of one image."""
     spec = teacher.spec
     pixels = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.uint8)
-    look = functools.partial(_look, teacher.model)
     return jax.eval_shape(
-        lambda v, x: look(v, x, teacher.normalisation, side), teacher.variables, pixels
+        lambda v, x: _of_pixels(teacher.model, v, x, teacher.normalisation, side),
+        teacher.variables,
+        pixels,
     )
 
 
-def _measured(teacher: Teacher, source: Source, side: int) -> Real:
+def measure(teacher: Teacher, source: Source, side: int) -> RealStatistics:
+    """Runs all training images through the teacher; `side` of a cell in pixels."""
     labels, classes = source.train.labels, len(source.class_names)
     sums = _Sums(classes)
     variables = jax.tree.map(jnp.asarray, teacher.variables)
@@ -172,9 +183,9 @@ def _measured(teacher: Teacher, source: Source, side: int) -> Real:
             done = 0
             for pixels in teacher_lib.in_batches(read):
                 count, short = len(pixels), teacher_lib.batch_size(read.shape[1]) - len(pixels)
-                # Padded, so that every batch is one program; what is padded does not count.
+                # Padded, so that every batch is one program; `add` leaves the padding out.
                 padded = np.pad(pixels, ((0, max(short, 0)), (0, 0), (0, 0), (0, 0)))
-                alone = _look(teacher.model, variables, padded, teacher.normalisation, side)
+                alone = _of_pixels(teacher.model, variables, padded, teacher.normalisation, side)
                 sums.add(labels[indices[done : done + count]], alone)
                 done += count
                 bar.update(count)
@@ -182,7 +193,7 @@ def _measured(teacher: Teacher, source: Source, side: int) -> Real:
 
 
 class _Sums:
-    """Float64 sums over the images of every class."""
+    """Float64 sums over the images of every class: of means, squared means and variances."""
 
     def __init__(self, classes: int):
         self._classes = classes
@@ -190,7 +201,7 @@ class _Sums:
         self._totals: Any = None
 
     def add(self, labels: np.ndarray, alone: Statistics) -> None:
-        """Adds the first len(labels) images."""
+        """Adds the first len(labels) of some images; the rest is padding."""
         order = np.argsort(labels, kind="stable")
         present, starts = np.unique(labels[order], return_index=True)
         self._counts += np.bincount(labels, minlength=self._classes)
@@ -210,7 +221,7 @@ class _Sums:
             for total, part in zip(totals, layer, strict=True):
                 total[present] += part
 
-    def total(self) -> Real:
+    def total(self) -> RealStatistics:
         """Mean and variance of every class, float32; zeros for a class without images."""
         counts = np.maximum(self._counts, 1)[:, None]
         found = []
@@ -220,7 +231,7 @@ class _Sums:
             found += [mean, variances / counts + between]
         structure = jax.tree.structure(self._structure)
         leaves = [leaf.astype(np.float32) for leaf in found]
-        return Real(jax.tree.unflatten(structure, leaves), self._counts)
+        return RealStatistics(jax.tree.unflatten(structure, leaves), self._counts)
 
 
 def _layers(statistics: Statistics) -> list[Moments]:

@@ -1,6 +1,6 @@
-"""How far a batch's statistics are from real ones, in a running average (G-VBSM, EDC).
+"""Distance of a batch's running statistics from real ones (G-VBSM, arXiv 2311.17950; EDC).
 
-Batches stay independent: every one starts an average of its own.
+Every batch has its own running average, so batches stay independent.
 """
 
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from delt_jax.teachers.layer_statistics import Statistics
 
 
 class Target(NamedTuple):
-    """What is matched, and how; float32 scalars beside the statistics.
+    """What is matched, and how.
 
     Attributes:
-      real: of all real images, or per class with a leading axis [classes].
-      momentum: weight of the average so far.
-      conv_drop: probability that a convolution's part is left out of an iteration.
-      first: how often the first layer counts, the convolution that sees the images.
+      real: statistics of all real images, or per class with a leading axis [classes].
+      momentum: float32, weight of the average so far.
+      conv_drop: float32, probability that an iteration leaves a convolution out.
+      first: float32, weight of the first layer, the convolution that sees the images.
     """
 
     real: Statistics
@@ -32,30 +32,38 @@ class Target(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """A running average, and whether it has begun."""
+    """A running average.
+
+    Attributes:
+      begun: bool scalar, whether it holds any iteration yet.
+      average: of the batch's statistics so far.
+    """
 
     begun: chex.Array
     average: Statistics
 
 
 def target(real: Statistics, recipe: RecoverRecipe) -> Target:
-    """With the recipe's settings."""
+    """The target of some real statistics, with the recipe's settings."""
     settings = (recipe.statistics_momentum, recipe.conv_drop, recipe.first_bn_multiplier)
     return Target(real, *(np.float32(value) for value in settings))
 
 
 def begin(like: Statistics) -> Followed:
-    """Before the first iteration."""
+    """The running average before the first iteration; `like` gives its shapes."""
     return Followed(np.zeros((), bool), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
 
 
 def follow(
     now: Statistics, before: Followed, momentum: chex.Numeric
 ) -> tuple[Statistics, Followed]:
-    """A batch's statistics, averaged over the iterations so far.
+    """Averages a batch's statistics over its iterations.
 
-    The average starts from the first value, where the released code starts from 0 and so is too
-    low for some ten iterations. Its gradient is all of the newest value's.
+    The average starts from the first value; the released code starts from 0, which is too low for
+    some ten iterations. The gradient is that of the newest value, not scaled by its weight.
+
+    Returns:
+      The average to be matched, and the state for the next iteration.
     """
     fixed = jax.lax.stop_gradient(now)
 
@@ -63,6 +71,7 @@ def follow(
         return jnp.where(before.begun, momentum * old + (1 - momentum) * new, new)
 
     average = jax.tree.map(mixed, before.average, fixed)
+    # The value of the average with the gradient of `now`.
     matched = jax.tree.map(lambda a, s, f: a + (s - f), average, now, fixed)
     return matched, Followed(jnp.ones_like(before.begun), average)
 
@@ -70,7 +79,10 @@ def follow(
 def residual(
     matched: Statistics, real: Statistics, target: Target, key: chex.PRNGKey
 ) -> chex.Array:
-    """Sum over layers of the plain norms of what means and variances are off; float32 scalar."""
+    """Sum over layers of ||mean - real mean|| + ||variance - real variance||, float32 scalar.
+
+    Plain norms, neither squared nor averaged. `key` draws which convolutions are left out.
+    """
 
     def off(a: Moments, b: Moments) -> chex.Array:
         return distance(a.variance, b.variance) + distance(a.mean, b.mean)

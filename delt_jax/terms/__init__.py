@@ -1,7 +1,8 @@
-"""Further terms of recovery's objective, beside the cross-entropy and BN matching.
+"""Extra loss terms of recovery, beside cross-entropy and BN matching.
 
-A term is a file of this package with a `TERM`; recipes ask for it by the file's name and a
-weight, as in ``config.recover.terms = ("barycentre=1.0",)``; a name alone has weight 1.
+Each term is a file of this package that defines `TERM`. A recipe names files and weights, as in
+``config.recover.terms = ("barycentre=1.0",)``; a name alone has weight 1. May import `teachers`
+and the floors below them.
 """
 
 import importlib
@@ -20,17 +21,17 @@ from delt_jax.teachers.teacher import Teacher
 
 
 class TeacherOutputs(NamedTuple):
-    """A teacher's look at the active images of a batch.
+    """What a teacher computes of the active images of a batch, beside their labels and ranks.
 
     Attributes:
       images: normalised float32 [n, S, S, C], as viewed.
       labels: int32 [n].
-      ranks: int32 [n], position of each image among those of its class.
-      classes: static, a number from 0 for each image, equal for those of one class of the batch.
+      ranks: int32 [n], position of each image among the synthetic images of its class.
+      classes: static tuple, numbers the classes of these images from 0.
       logits: float32 [n, classes].
       features: float32 [n, D], input of the last layer.
-      norm_inputs, conv_inputs: what goes into every BatchNorm and every convolution, [n, h, w, c]
-        each, in forward order.
+      norm_inputs, conv_inputs: input of every BatchNorm and every convolution, [n, h, w, c] each,
+        in forward order, in the type of the activations.
       key: typed PRNG key of the batch and the iteration.
     """
 
@@ -49,13 +50,13 @@ class Term(NamedTuple):
     """A term of the objective.
 
     Attributes:
-      value: ``(seen, constants, carried) -> (value, carried)``, pure; a float32 scalar, and what
-        the next iteration with this teacher is given.
-      prepare: ``(teacher, source, recipe, cache) -> constants``, a pytree of numpy arrays that all
-        batches share, once per teacher; what takes long is kept in the folder `cache`.
-      init: ``(constants) -> carried`` before a batch's first iteration, a pytree of arrays of
-        numpy's own types, whose shapes and types stay as they are.
-      version: part of the identity of the images; raise it when the term's values change.
+      value: ``(seen, constants, state) -> (value, state)``, a pure function that compiled steps
+        call: returns a float32 scalar, and the state for the next iteration with this teacher.
+      prepare: ``(teacher, source, recipe, cache) -> constants``, called once per teacher: returns a
+        pytree of numpy arrays that all batches share. The folder `cache` is for what takes long.
+      init: ``(constants) -> state``, a pytree of numpy arrays before a batch's first iteration;
+        `value` must keep its shapes and dtypes.
+      version: part of the images' identity; raise it when the term's values change.
     """
 
     value: Callable[[TeacherOutputs, Any, Any], tuple[chex.Array, Any]]
@@ -65,15 +66,15 @@ class Term(NamedTuple):
 
 
 def names() -> list[str]:
-    """Of all terms, the files of this package."""
+    """Names of all terms, which are the files of this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Term:
-    """The term of a name.
+    """The term of this name.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such term.
     """
     if name not in names():
         raise UserError(
@@ -83,13 +84,13 @@ def find(name: str) -> Term:
 
 
 def asked(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """Names and weights that ``recover.terms`` asks for.
+    """Parses the entries of ``recover.terms`` to names and weights.
 
     >>> asked(("barycentre=0.5", "densification"))
     (('barycentre', 0.5), ('densification', 1.0))
 
     Raises:
-      UserError: for a name that is not known or comes twice, or a weight that is none.
+      UserError: if a name is unknown or comes twice, or a weight is no finite number above 0.
     """
     found: dict[str, float] = {}
     for entry in entries:

@@ -19,20 +19,20 @@ from delt_jax.terms import TeacherOutputs, Term
 
 
 def barycentre(features: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Points that stand for many features: their free-support Wasserstein-2 barycentre.
+    """Free-support Wasserstein-2 barycentre: K points that stand for N features.
 
-    All features have one mass, and all points have another: every point is the mean of an equal
-    share of the features, found by optimal transport and averaging in turn (Cuturi & Doucet,
+    The features weigh 1/N each and the points 1/K each, so every point is the mean of an equal
+    share of the features. Found by alternating optimal transport and averaging (Cuturi & Doucet,
     2014), at most 100 times.
 
     Args:
       features: float [N, D].
-      start: float [K, D], where the points begin.
+      start: float [K, D], initial points.
 
     Returns:
-      float64 [K, D], each point in the place where it began.
+      float64 [K, D], in the order of the initial points.
     """
-    # POT looks at every array library that is installed, which takes seconds; numpy is enough.
+    # POT imports every array library that is installed, which takes seconds; numpy is enough.
     for library in ("PYTORCH", "TENSORFLOW", "JAX", "CUPY"):
         os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
     from ot.lp import free_support_barycenter
@@ -44,30 +44,30 @@ def barycentre(features: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def prepare(teacher: Teacher, source: Source, recipe: Recipe, cache: Path) -> chex.Array:
-    """Points of every class among the teacher's features of its training images.
+    """Barycentre of the teacher's features of the training images, class by class.
 
-    The training set is read once, and one class's features are in memory at a time. The points
-    begin at N(0, 1), drawn from the seed and the class.
+    The training set is read once, with the features of about one class in memory at a time. The
+    initial points are N(0, 1), drawn from the seed and the class.
 
     Args:
-      teacher: the teacher.
+      teacher: computes the features.
       source: of the real images.
-      recipe: of the run.
-      cache: folder where the points are kept.
+      recipe: of the run; its seed and ipc count.
+      cache: folder that the points are stored in.
 
     Returns:
       float32 [classes, ipc, D].
     """
-    made_of = (teacher.hash, source.fingerprint, str(recipe.ipc), str(recipe.seed))
-    path = cache / f"barycentre-{'-'.join(made_of)}.npz"
-    return files.cached_npz(path, lambda: {"points": _found(teacher, source, recipe)})["points"]
+    inputs = (teacher.hash, source.fingerprint, str(recipe.ipc), str(recipe.seed))
+    path = cache / f"barycentre-{'-'.join(inputs)}.npz"
+    return files.cached_npz(path, lambda: {"points": _find(teacher, source, recipe)})["points"]
 
 
-def _found(teacher: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
-    points: list[np.ndarray] = []  # of the classes so far
+def _find(teacher: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
+    points: list[np.ndarray] = []  # [ipc, D] of the classes so far
     labels = source.train.labels
     counts = np.bincount(labels, minlength=len(source.class_names))
-    waiting = np.zeros((0, 0), np.float32)
+    waiting = np.zeros((0, 0), np.float32)  # [n, D] of classes not all of which is read
     class_by_class = np.argsort(labels, kind="stable")
     with progress(len(labels), "barycentres", "image") as bar:
         for indices, pixels in batches(source.train, teacher_lib.BATCH, class_by_class):
@@ -84,9 +84,9 @@ def _found(teacher: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
 
 
 def value(seen: TeacherOutputs, points: chex.Array, term_state: tuple) -> tuple[chex.Array, tuple]:
-    """Frobenius norm of what the images' features lack to the points of their class and rank.
+    """||features - points||, each image with the point of its class and rank.
 
-    As released: plain, neither squared nor averaged (the paper sums squares).
+    A plain Frobenius norm, neither squared nor averaged, as released (the paper sums squares).
     """
     chex.assert_rank([seen.features, points], [2, 3])
     return objective.distance(seen.features, points[seen.labels, seen.ranks]), term_state

@@ -1,7 +1,7 @@
 """WMDD's BN matching per class (arXiv 2311.18531).
 
-What the images of each class of the batch put into every BatchNorm against what the real images
-of that class do; the mean over the batch's classes, the sum over layers.
+Moments of the input of every BatchNorm over the batch's images of a class, against those of the
+real images of that class: mean over the batch's classes, sum over layers.
 """
 
 import jax.numpy as jnp
@@ -15,12 +15,13 @@ from delt_jax.terms import Term
 
 def _value(seen, constants, term_state):
     classes = np.array(seen.classes)
-    members = classes == np.arange(classes.max() + 1)[:, None]
+    members = classes == np.arange(classes.max() + 1)[:, None]  # [classes of the batch, images]
     share = jnp.asarray(members / members.sum(1, keepdims=True), jnp.float32)
-    labels = seen.labels[members.argmax(1)]  # of each class
+    labels = seen.labels[members.argmax(1)]  # of each class, that of its first image
 
     def off(alone: Moments, real: Moments):
         mean = share @ alone.mean
+        # The law of total variance: within images, and between them.
         variance = share @ (alone.variance + (alone.mean - mean[classes]) ** 2)
         norms = [
             optax.safe_norm(ours - theirs[labels], TINY, axis=-1)

@@ -1,8 +1,8 @@
 """EDC's category residual (arXiv 2404.13733), the other half of its matching.
 
-The running statistics of the whole batch against the average, over the batch's labels, of the
-real statistics of their classes. These are of all pixels of a class; the released code averages
-those of single images, whose variances lack what lies between the images.
+The running statistics of the whole batch against the real statistics of its classes, averaged over
+the batch's labels. Those of a class are of all its pixels; the released code averages those of
+single images, whose variances leave out the variance between images.
 """
 
 import jax

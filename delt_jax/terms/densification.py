@@ -8,15 +8,16 @@ import numpy as np
 from delt_jax.models.layers import adaptive_average_pool
 from delt_jax.terms import TeacherOutputs, Term
 
-_SIDE = 32  # pixels; larger images are averaged down to it
-_TEMPERATURE = 4.0  # of the softened spectrum that the spectrum is drawn to
+_SIDE = 32  # px; larger images are averaged down to it
+_TEMPERATURE = 4.0  # softens the spectrum that is the target
 
 
 @jax.custom_jvp
 def eigenvalues(matrix: chex.Array) -> chex.Array:
     """Eigenvalues [n] of a symmetric matrix [n, n], ascending.
 
-    The derivative of each is v^T dM v with its eigenvector v, finite where eigenvalues coincide.
+    The derivative of each is v^T dM v with its eigenvector v. It is finite where eigenvalues
+    coincide; JAX's own rule divides by their differences.
     """
     return jnp.linalg.eigvalsh(matrix)
 
@@ -31,10 +32,10 @@ def _change(primals, tangents):
 
 
 def densification(rows: chex.Array) -> chex.Array:
-    """KL of the softened spectrum, held fixed, from the spectrum of some images' Gram matrix.
+    """KL divergence of a Gram matrix's spectrum from its softened copy, which is held fixed.
 
     Args:
-      rows: [n, D], one image each.
+      rows: [n, D], one row per image.
 
     Returns:
       float32 scalar; 0 for a single image.
@@ -45,7 +46,7 @@ def densification(rows: chex.Array) -> chex.Array:
 
 
 def value(seen: TeacherOutputs, constants: tuple, term_state: tuple) -> tuple[chex.Array, tuple]:
-    """Sum of `densification` over the classes of the batch, by the images' pixels as viewed."""
+    """Sum of `densification` over the classes of the batch, of the images' pixels as viewed."""
     images = seen.images
     if images.shape[1] > _SIDE:
         images = adaptive_average_pool(images, _SIDE)

@@ -1,8 +1,8 @@
 """G-VBSM's matching of BatchNorms and convolutions (arXiv 2311.17950); one half of EDC's.
 
-A batch's running statistics against the running statistics of every BatchNorm and against
-those of all real images for every convolution, per channel and per cell. What counts more, as
-in the released code, is the first layer in forward order, which is a convolution.
+A batch's running statistics against the teacher's running statistics of every BatchNorm, and
+against those of all real images for every convolution, per channel and per cell. As in the
+released code, the first layer in forward order, a convolution, has a weight of its own.
 """
 
 import functools

@@ -20,7 +20,7 @@ from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recovery import initial_images as start
 from delt_jax.recovery import mosaics as mosaic
-from delt_jax.recovery.run import driver as waves
+from delt_jax.recovery.run import driver
 from delt_jax.recovery.schedule import cost
 from delt_jax.stages import recover
 
@@ -142,8 +142,8 @@ def test_schedules_are_as_published(method, start, ranks, fraction, milestone, j
     schedule = recover.schedule_of(recipe, 1000)
     assert len(schedule) == 100
     for batch in schedule:
-        assert len(batch.images) == 100
-        assert len({image % 10 for image in batch.images}) == ranks
+        assert len(batch.indices) == 100
+        assert len({image % 10 for image in batch.indices}) == ranks
         assert len(set(batch.labels)) == 100 // ranks
     assert cost(schedule, r.iterations).fraction == fraction
 
@@ -346,7 +346,7 @@ def test_mosaics_can_be_optimised_and_are_found_once(ranked, tmp_path, monkeypat
         raise Stop
 
     with monkeypatch.context() as patched:
-        patched.setattr(waves, "finish", stop)
+        patched.setattr(driver, "finish", stop)
         with pytest.raises(Stop):
             main.run(config, str(folder), ["recover"])
     found = (folder / "distilled.partial/patches.npz").read_bytes()

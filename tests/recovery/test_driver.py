@@ -1,6 +1,5 @@
 """Recovery in this process: how it runs, what it keeps, and what stops it."""
 
-import dataclasses
 import shutil
 
 import chex
@@ -11,27 +10,30 @@ import pytest
 from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
-from delt_jax import main
+from delt_jax import main, models
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery.run import checkpoint as kept
-from delt_jax.recovery.run import driver as waves
-from delt_jax.recovery.run import execution, memory
+from delt_jax.recovery.program import StepProgram, step_settings
+from delt_jax.recovery.run import checkpoint, driver, execution, memory
+from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import make_schedule
+from delt_jax.recovery.types import TeacherVariables
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import plan, recover
 from delt_jax.store.workdir import WorkDir, changes
+from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_ranked, tmp_path_factory):
     """A finished recovery: five batches of six images in two rounds of two."""
-    folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("waves") / "run")
+    folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("driver") / "run")
     main.run(tiny(), str(folder), ["recover"])
     return folder
 
@@ -61,8 +63,8 @@ def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
     calls = stop_after(monkeypatch, 10**6)
     images = recovered(begun)
     assert "0 of 5 batches are done" in capsys.readouterr().out
-    expected = {8: 2, 1: 5}[before]  # one iteration left in two waves, or in one and four anew
-    assert len(calls) == expected
+    # One iteration is left in each of two groups; or in one, and four batches have not begun.
+    assert len(calls) == {8: 2, 1: 5}[before]
     chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
     for name in ("loss", "cross_entropy", "bn"):
         with (
@@ -73,13 +75,13 @@ def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
 
 
 def test_round_ends_are_kept(whole, begun, monkeypatch):
-    monkeypatch.setattr(waves, "_SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0)
     with monkeypatch.context() as m:
         stop_after(m, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             recovered(begun)
     partial = begun / "distilled.partial"
-    assert [kept.step_of(partial, i) for i in range(5)] == [2] * 5
+    assert [checkpoint.step_of(partial, i) for i in range(5)] == [2] * 5
     calls = stop_after(monkeypatch, 10**6)
     images = recovered(begun)
     assert len(calls) == 2
@@ -116,7 +118,7 @@ def test_other_settings_drop_what_was_kept(begun, monkeypatch):
 
 def test_a_full_disk_is_a_sentence_and_leaves_finished_work(whole, begun, monkeypatch):
     monkeypatch.setattr(parallel, "device_count", lambda: 2)
-    monkeypatch.setattr(waves, "_SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0)
     real, saved = ocp.Checkpointer.save, []
 
     def full(checkpointer, path, tree):
@@ -130,7 +132,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_finished_work(whole, begun, monkey
         with pytest.raises(UserError, match="No space left on device; free the disk"):
             recovered(begun)
     assert not list(begun.rglob(".*.tmp"))
-    assert kept.finished_batch(begun / "distilled.partial", 0).exists()
+    assert checkpoint.finished_batch(begun / "distilled.partial", 0).exists()
     chex.assert_trees_all_equal(recovered(begun), distilled.read(whole / "distilled").images)
 
 
@@ -156,15 +158,15 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
     assert manifest(begun)["execution"]["batches_per_device"] == [2]
 
 
-def test_out_of_memory_halves_the_stack(whole, begun, monkeypatch, capsys):
-    real = waves._compiled
+def test_out_of_memory_halves_the_batches(whole, begun, monkeypatch, capsys):
+    real = driver.compile_chunk
 
-    def too_small(*arguments):
-        if arguments[-1] > 1:
+    def too_small(program, num_devices, batches_per_device):
+        if batches_per_device > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return real(*arguments)
+        return real(program, num_devices, batches_per_device)
 
-    monkeypatch.setattr(waves, "_compiled", too_small)
+    monkeypatch.setattr(driver, "compile_chunk", too_small)
     images = recovered(begun, **{"recover.batches_per_device": 4})
     out = capsys.readouterr().out
     assert "out of device memory with 4 batches per device; goes on with 2" in out
@@ -180,10 +182,10 @@ def test_a_batch_that_is_too_large_and_other_errors(begun, monkeypatch):
 
         return compiled
 
-    monkeypatch.setattr(waves, "_compiled", fails("RESOURCE_EXHAUSTED: Out of memory"))
+    monkeypatch.setattr(driver, "compile_chunk", fails("RESOURCE_EXHAUSTED: Out of memory"))
     with pytest.raises(UserError, match=r"too small for one batch; lower recover\.batch_size"):
         recovered(begun)
-    monkeypatch.setattr(waves, "_compiled", fails("INTERNAL: no"))
+    monkeypatch.setattr(driver, "compile_chunk", fails("INTERNAL: no"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         recovered(begun)
 
@@ -201,7 +203,7 @@ def test_bfloat16_is_checked_used_and_recorded(whole, begun, monkeypatch, capsys
         assert narrow["loss"].dtype == np.float32
         chex.assert_trees_all_close(narrow["loss"], wide["loss"], rtol=0.05)
     shutil.rmtree(begun / "distilled")
-    monkeypatch.setattr(execution, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(execution, "TOLERANCE", 0.0)
     images = recovered(begun, **{"recover.dtype": "bfloat16"})
     assert "float32 is used" in capsys.readouterr().out
     assert manifest(begun)["execution"]["dtype"] == "float32"
@@ -211,10 +213,10 @@ def test_bfloat16_is_checked_used_and_recorded(whole, begun, monkeypatch, capsys
 def test_float32_sets_of_before_are_not_made_again(whole):
     settings = config_lib.from_config(tiny())
     source, workdir = open_source(settings.data), WorkDir(whole)
-    made_from = recover.inputs(settings, source, workdir)
-    assert not [k for k in made_from if "save_minutes" in k]
-    before = {k: v for k, v in made_from.items() if "dtype" not in k}
-    assert changes(before, made_from) == []
+    stage_inputs = recover.inputs(settings, source, workdir)
+    assert not [k for k in stage_inputs if "save_minutes" in k]
+    before = {k: v for k, v in stage_inputs.items() if "dtype" not in k}
+    assert changes(before, stage_inputs) == []
     narrow = config_lib.from_config(tiny(**{"recover.dtype": "bfloat16"}))
     assert recover.inputs(narrow, source, workdir)["recover.dtype"] == "bfloat16"
 
@@ -232,40 +234,47 @@ SPEC = ModelSpec("conv3", 10, 8, 1, width=8)
 BATCHES = make_schedule(10, 40, 4, 2, 50)
 
 
-def test_memory_grows_with_active_images_and_stacked_batches():
-    recipe = RecoverRecipe()
+SETTINGS = step_settings(RecoverRecipe(), flip=True)
+
+
+def test_memory_grows_with_active_images_and_batches():
+    teacher, model = TeacherVariables(teacher_lib.init_shapes(SPEC)), models.create(SPEC)
     half, one, two = (
-        memory.of_chunk(recipe, SPEC, 20, a, s) for a, s in ((10, 1), (20, 1), (20, 2))
+        memory.of_chunk(StepProgram((model,), SETTINGS, active), SPEC, teacher, 20, batches)
+        for active, batches in ((10, 1), (20, 1), (20, 2))
     )
     assert 4 * 5 * 20 * 8 * 8 < half < one < two < 2.1 * one
 
 
-def test_the_stack_follows_the_devices_memory(monkeypatch):
-    recipe = RecoverRecipe()
+def test_the_batches_follow_the_devices_memory(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert memory.largest(BATCHES) == (50, 50)
-    monkeypatch.setattr(memory, "of_chunk", lambda r, s, b, a, stack, *_: 100 + 10 * stack)
+    largest = memory.largest(BATCHES)
+    assert len(largest.indices) == len(largest.rounds[-1].active) == 50
+    monkeypatch.setattr(memory, "of_chunk", lambda *a: 100 + 10 * a[-1])
     for limit, most in ((None, 1), (140, 1), (141.2, 2), (170, 4), (10**6, 8)):
         monkeypatch.setattr(parallel, "memory_limit", lambda limit=limit: limit)
-        choices = memory.per_stack(recipe, [SPEC], BATCHES)
-        assert max(choices) == most, limit
-        assert choices == {n: 100 + 10 * n for n in choices}
+        peaks = memory.peak_bytes(SETTINGS, [SPEC], BATCHES)
+        assert max(peaks) == most, limit
+        assert peaks == {n: 100 + 10 * n for n in peaks}
     monkeypatch.setattr(jax, "device_count", lambda: 4)  # two batches for each
-    assert max(memory.per_stack(recipe, [SPEC], BATCHES)) == 2
+    assert max(memory.peak_bytes(SETTINGS, [SPEC], BATCHES)) == 2
     line = plan.memory_line(config_lib.from_config(tiny()), [SPEC], BATCHES)
     assert line.endswith("about 110 B with 1, 120 B with 2 batch(es) at once; 2 will be used")
 
 
 def test_choices_of_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(memory, "per_stack", lambda *_: {1: 1, 2: 2, 4: 4})
+    monkeypatch.setattr(memory, "peak_bytes", lambda *_: {1: 1, 2: 2, 4: 4})
+    teacher = Teacher(SPEC, {}, None, (), 0.5)
 
-    @dataclasses.dataclass
-    class Judge:
-        spec = SPEC
+    def chosen(**changes):
+        recipe = RecoverRecipe(**changes)
+        unread = dict.fromkeys(("seed", "ipc", "variables", "starts", "partial", "workdir"))
+        task = RecoveryTask(
+            recipe=recipe, settings=SETTINGS, teachers=(teacher,), schedule=BATCHES, **unread
+        )
+        return execution.choose(task)
 
-    assert execution.choose(RecoverRecipe(), [Judge], BATCHES) == execution.ExecutionPlan(
-        "float32", 4, 50
-    )
-    asked = RecoverRecipe(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
-    assert execution.choose(asked, [Judge], BATCHES) == execution.ExecutionPlan("bfloat16", 3, 7)
+    assert chosen() == execution.ExecutionPlan("float32", 4, 50)
+    asked = chosen(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
+    assert asked == execution.ExecutionPlan("bfloat16", 3, 7)

@@ -123,7 +123,7 @@ def test_finding_reads_once_and_keeps_the_best(teacher, monkeypatch):
     labels = np.array([0, 1] * 20, np.int32)
     examples = ArrayExamples(pixels, labels, [""] * 40)
     recipe, seen = SelectRecipe(start="rded", candidates=15, crops=3, mosaic=2), []
-    found = mosaic.find(teacher, examples, 2, 8, recipe, 5, seen.append)
+    found = mosaic.find(teacher, examples, 8, recipe, 5, seen.append)
     assert sum(seen) == 30
     assert found.images.shape == found.cross_entropy.shape == (2, 8)
     assert (labels[found.images] == np.arange(2)[:, None]).all()
@@ -137,6 +137,6 @@ def test_finding_reads_once_and_keeps_the_best(teacher, monkeypatch):
         assert (np.diff(found.cross_entropy[c]) >= 0).all()
     # Batches of another size, as elsewhere, find the same.
     monkeypatch.setattr(teacher_lib, "batch_size", lambda _: 12)
-    again = mosaic.find(teacher, examples, 2, 8, recipe, 5, lambda _: None)
+    again = mosaic.find(teacher, examples, 8, recipe, 5, lambda _: None)
     np.testing.assert_array_equal(again.images, found.images)
     np.testing.assert_array_equal(again.boxes, found.boxes)

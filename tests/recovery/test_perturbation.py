@@ -21,10 +21,10 @@ from delt_jax.data import open_source
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import perturbation as perturb
+from delt_jax.recovery import perturbation
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run import checkpoint as kept
-from delt_jax.recovery.run import memory
+from delt_jax.recovery.program import step_settings
+from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.schedule import make_schedule
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
@@ -32,7 +32,7 @@ from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
 
-ascend = jax.jit(perturb.ascend, static_argnames=("model", "length"))
+ascend = jax.jit(perturbation.ascend, static_argnames=("model", "length"))
 LABELS = np.array([0, 1, 2, 1], np.int32)
 
 
@@ -131,15 +131,15 @@ CHANGES = {
 def whole(tiny_ranked, tmp_path_factory):
     """A finished recovery of two batches, one after the other, and the weights they had."""
     folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("whole") / "run")
-    found, real = [], perturb.own_weights
+    found, real = [], perturbation.own_params
 
-    def noted(*arguments, **settings):
-        found.append((real(*arguments, **settings), arguments, settings))
+    def noted(*arguments):
+        found.append((real(*arguments), arguments))
         return found[-1][0]
 
     with pytest.MonkeyPatch.context() as m:
         m.setattr(parallel, "device_count", lambda: 1)
-        m.setattr(perturb, "own_weights", noted)
+        m.setattr(perturbation, "own_params", noted)
         recovered(folder, **CHANGES)
     return folder, found
 
@@ -149,12 +149,12 @@ def test_every_batch_has_weights_of_its_own(whole):
     folder, found = whole
     assert len(found) == 2
     cross_entropy = losses_of(folder)["cross_entropy"][:, 0]
-    for i, ((weights,), ((variables,), jobs, starts), settings) in enumerate(found):
-        recipe, active, (model,) = settings["recipe"], settings["active"], settings["models"]
+    for i, ((weights,), (program, (teacher,), batches, starts)) in enumerate(found):
+        active, (model,), variables = program.active, program.models, teacher.variables
         assert 0 < active < starts.shape[2]  # EarlyLate: the others have not joined
-        job, start = jax.tree.map(lambda x: x[0, 0], (jobs, starts))
-        view = engine.draw_view(engine.init_state(start), job, recipe, False, active)
-        images, labels = crop.view_images(start[:active], view, 8), job.labels[:active]
+        inputs, start = jax.tree.map(lambda x: x[0, 0], (batches, starts))
+        view = engine.draw_view(engine.init_state(start), inputs, program.settings, active)
+        images, labels = crop.view_images(start[:active], view, 8), inputs.labels[:active]
         params, stats = variables["params"], variables["batch_stats"]
         for _ in range(3):
             params = ascend(params, stats, images, labels, model=model, length=0.5 / 3)
@@ -177,7 +177,7 @@ def test_an_interrupted_recovery_finds_the_same_weights_again(
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(folder, **CHANGES)
-    assert kept.step_of(folder / "distilled.partial", 0) == 3
+    assert checkpoint.step_of(folder / "distilled.partial", 0) == 3
     monkeypatch.setattr(parallel, "device_count", lambda: 1)
     images = recovered(folder, **CHANGES)
     np.testing.assert_array_equal(images, distilled.read(whole[0] / "distilled").images)
@@ -198,18 +198,19 @@ def test_more_batches_on_a_device_are_of_no_use(monkeypatch):
     monkeypatch.setattr(memory, "of_chunk", lambda *arguments: 1)
     spec, schedule = ModelSpec("conv3", 10, 8, 1, width=8), make_schedule(10, 40, 4, 2, 10)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert len(memory.per_stack(RecoverRecipe(), [spec], schedule)) > 1
-    assert len(memory.per_stack(RecoverRecipe(perturbation=0.1), [spec], schedule)) == 1
+    shared, own = (step_settings(RecoverRecipe(perturbation=p), flip=True) for p in (0, 0.1))
+    assert len(memory.peak_bytes(shared, [spec], schedule)) > 1
+    assert len(memory.peak_bytes(own, [spec], schedule)) == 1
 
 
 def test_the_settings_count_where_they_are_used(tiny_ranked):
-    def made_from(**changes):
+    def inputs_of(**changes):
         settings = config_lib.from_config(tiny(**changes))
         return recover.inputs(settings, open_source(settings.data), WorkDir(tiny_ranked))
 
-    before = {k: v for k, v in made_from().items() if "perturbation" not in k}
-    assert changes(before, made_from()) == []
-    assert made_from(**CHANGES)["recover.perturbation"] == 0.5
+    before = {k: v for k, v in inputs_of().items() if "perturbation" not in k}
+    assert changes(before, inputs_of()) == []
+    assert inputs_of(**CHANGES)["recover.perturbation"] == 0.5
 
 
 def test_the_plan_counts_the_steps(tmp_path, capsys):

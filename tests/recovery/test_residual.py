@@ -1,4 +1,4 @@
-"""delt_jax/residual.py: where blocks begin, what is mixed, and a recovery by hand with it."""
+"""Residuals: where blocks begin, what is mixed, and a recovery by hand with it."""
 
 import dataclasses
 import functools
@@ -9,31 +9,39 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_step import BATCH, FULL, MODEL, SIZE, make_job, make_state, variables
+from test_step import BATCH, FULL, MODEL, SIZE, make_inputs, make_state, teachers, variables
 from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
 from delt_jax.data import open_source
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
+from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import residual
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run import checkpoint as kept
-from delt_jax.recovery.run import execution, memory
-from delt_jax.recovery.types import TeacherVariables
+from delt_jax.recovery.program import StepProgram, step_settings
+from delt_jax.recovery.run import checkpoint, memory
+from delt_jax.recovery.types import Clock, TeacherVariables
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
+from delt_jax.teachers import teacher as teacher_lib
 
 
 def int32(*values):
     return jnp.array(values, jnp.int32)
+
+
+def moments(mu, nu):
+    """Adam's state, of which the count is not read."""
+    return optax.ScaleByAdamState(None, mu, nu)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,9 @@ def test_only_images_whose_block_begins_are_mixed_and_forget_their_moments():
     x, start, mu, nu = jnp.asarray(draw.standard_normal((4, 4, 2, 2, 1)), jnp.float32)
     # Its first iteration; a block begins; amid a block; a block begins on a shorter clock.
     done, total = int32(0, 4, 3, 2), int32(8, 8, 8, 4)
-    images, m, v = residual.mix(x, start, mu, nu, done, total, 0.25, 2)
+    images, adam = residual.mix(x, start, moments(mu, nu), Clock(done, total), 0.25, 2)
+    m, v = adam.mu, adam.nu
+    assert adam.count.tolist() == [0, 0, 3, 0]
     for i in (0, 2):
         chex.assert_trees_all_equal((images[i], m[i], v[i]), (x[i], mu[i], nu[i]))
     for i in (1, 3):
@@ -79,7 +89,7 @@ def test_only_images_whose_block_begins_are_mixed_and_forget_their_moments():
 
 def test_an_image_that_has_not_moved_keeps_every_bit():
     x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 5, 5, 3)), jnp.float32)
-    images, *_ = residual.mix(x, x, x, x, int32(4), int32(8), 0.3, 2)
+    images, _ = residual.mix(x, x, moments(x, x), Clock(int32(4), int32(8)), 0.3, 2)
     chex.assert_trees_all_equal(images, x)
 
 
@@ -90,8 +100,8 @@ def test_pixels_stay_in_range(share):
     x, start = (draw.choice([low, high], (6, 4, 4, 1)) for _ in range(2))
     done, total = jnp.full(6, 4, jnp.int32), jnp.full(6, 8, jnp.int32)
     zeros = jnp.zeros_like(x)
-    images, *_ = residual.mix(
-        jnp.asarray(x), jnp.asarray(start), zeros, zeros, done, total, share, 2
+    images, _ = residual.mix(
+        jnp.asarray(x), jnp.asarray(start), moments(zeros, zeros), Clock(done, total), share, 2
     )
     slack = 1e-6
     assert images.min() >= low - slack
@@ -109,7 +119,9 @@ def test_four_blocks_by_hand():
 
     def step(x, mu, nu, age, t):
         rate = engine.learning_rate(peak, jnp.full(2, t), jnp.full(2, total))
-        return engine.adam_step(x, gradient(x), mu, nu, jnp.full(2, age), rate, low, high)
+        adam = optax.ScaleByAdamState(jnp.full(2, age), mu, nu)
+        x, adam = engine.adam_step(x, gradient(x), adam, rate, (low, high))
+        return x, adam.mu, adam.nu
 
     x, t = start, 0
     for block in range(blocks):
@@ -120,13 +132,12 @@ def test_four_blocks_by_hand():
         if block < blocks - 1:
             x = (1 - share) * x + share * start
 
-    images, mu, nu = start, jnp.zeros_like(start), jnp.zeros_like(start)
+    images, adam = start, moments(jnp.zeros_like(start), jnp.zeros_like(start))
     for t in range(total):
-        done, whole = jnp.full(2, t, jnp.int32), jnp.full(2, total, jnp.int32)
-        images, mu, nu = residual.mix(images, start, mu, nu, done, whole, share, blocks)
-        age = residual.age(done, whole, blocks)
-        rate = engine.learning_rate(peak, done, whole)
-        images, mu, nu = engine.adam_step(images, gradient(images), mu, nu, age, rate, low, high)
+        clock = Clock(jnp.full(2, t, jnp.int32), jnp.full(2, total, jnp.int32))
+        images, adam = residual.mix(images, start, adam, clock, share, blocks)
+        rate = engine.learning_rate(peak, *clock)
+        images, adam = engine.adam_step(images, gradient(images), adam, rate, (low, high))
     np.testing.assert_allclose(images, x, atol=1e-6)
     assert np.abs(np.asarray(images - start)).max() > 0.05
 
@@ -134,14 +145,15 @@ def test_four_blocks_by_hand():
 # In recovery
 
 
-RECIPE = RecoverRecipe(iterations=8, learning_rate=0.1, bn_weight=0.1, residual=0.3)
+SETTINGS = step_settings(RecoverRecipe(learning_rate=0.1, bn_weight=0.1, residual=0.3), flip=True)
 JOINS = (0, 0, 5, 5)
-update = jax.jit(engine.update, static_argnames=("model", "recipe", "active"))
+update = jax.jit(engine.update, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnames=("recipe",))
-def gradient(images, labels, weights, recipe):
-    return jax.grad(engine.loss, has_aux=True)(images, labels, FULL, weights, MODEL, recipe)[0]
+@functools.partial(jax.jit, static_argnames=("settings",))
+def gradient(images, labels, weights, settings):
+    teacher = functools.partial(apply_tapped, MODEL, weights)
+    return jax.grad(engine.loss, has_aux=True)(images, labels, FULL, teacher, settings)[0]
 
 
 @pytest.mark.parametrize(
@@ -154,9 +166,9 @@ def gradient(images, labels, weights, recipe):
 )
 def test_recovery_by_hand(clock, begins):
     """Adam and the residual in numpy, image by image, with two that join amid a block."""
-    recipe = dataclasses.replace(RECIPE, clock=clock)
-    job, state = make_job(joins=JOINS), make_state()
-    job = job._replace(starts=state.images, iterations=jnp.int32(8))
+    step = dataclasses.replace(SETTINGS, clock=clock)
+    inputs, state = make_inputs(joins=JOINS), make_state()
+    inputs = inputs._replace(starts=state.images, iterations=jnp.int32(8))
     start = np.asarray(state.images, np.float64)
     x, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     age = np.zeros(BATCH, int)
@@ -169,33 +181,34 @@ def test_recovery_by_hand(clock, begins):
                 x[i] = 0.7 * x[i] + 0.3 * start[i]
                 m[i], v[i], age[i] = 0, 0, 0
         images = jnp.asarray(x[:active], jnp.float32)
-        g = np.asarray(gradient(images, job.labels[:active], variables(), recipe), np.float64)
+        g = np.asarray(gradient(images, inputs.labels[:active], variables(), step), np.float64)
         for i in range(active):
             join = JOINS[i] if clock == "image" else 0
             rate = 0.1 * 0.5 * (1 + np.cos(np.pi * (t - join) / (8 - join)))
             age[i] += 1
             m[i] = 0.5 * m[i] + 0.5 * g[i]
             v[i] = 0.9 * v[i] + 0.1 * g[i] ** 2
-            step = m[i] / (1 - 0.5 ** age[i])
-            x[i] -= rate * step / (np.sqrt(v[i] / (1 - 0.9 ** age[i])) + 1e-8)
-        state, *_ = update(state, job, FULL, TeacherVariables(variables()), MODEL, recipe, active)
+            move = m[i] / (1 - 0.5 ** age[i])
+            x[i] -= rate * move / (np.sqrt(v[i] / (1 - 0.9 ** age[i])) + 1e-8)
+        program = StepProgram((MODEL,), step, active)
+        state, *_ = update(program, state, inputs, FULL, teachers())
         np.testing.assert_allclose(state.images, x, atol=2e-4)
     assert np.abs(x - start).max() > 0.05
 
 
 def test_without_a_residual_there_is_nothing_of_it(monkeypatch):
-    def traced(job, **changes):
-        recipe = dataclasses.replace(RECIPE, **changes)
-        step = functools.partial(engine.update, model=MODEL, recipe=recipe, active=3)
-        return jax.make_jaxpr(step)(make_state(), job, FULL, TeacherVariables(variables()))
+    def traced(inputs, **changes):
+        program = StepProgram((MODEL,), dataclasses.replace(SETTINGS, **changes), active=3)
+        step = functools.partial(engine.update, program)
+        return jax.make_jaxpr(step)(make_state(), inputs, FULL, teachers())
 
-    assert len(jax.tree.leaves(make_job())) == 7  # no starts
-    mixed = traced(make_job()._replace(starts=make_state().images))
+    assert len(jax.tree.leaves(make_inputs())) == 7  # no starts
+    mixed = traced(make_inputs()._replace(starts=make_state().images))
     monkeypatch.setattr(residual, "mix", None)
     monkeypatch.setattr(residual, "age", None)
-    plain = traced(make_job(), residual=0.0)
+    plain = traced(make_inputs(), residual=0.0)
     assert len(plain.eqns) < len(mixed.eqns)
-    assert str(plain) == str(traced(make_job(), residual=0.0, residual_rounds=7))
+    assert str(plain) == str(traced(make_inputs(), residual=0.0, residual_rounds=7))
 
 
 CHANGES = {"recover.residual": 0.5, "recover.residual_rounds": 2}
@@ -230,41 +243,42 @@ def test_a_kill_and_more_devices_change_nothing(whole, tiny_ranked, tmp_path, mo
         stop_after(m, step)
         with pytest.raises(Terminated):
             recovered(folder, **CHANGES)
-    assert kept.step_of(folder / "distilled.partial", 0) == step
+    assert checkpoint.step_of(folder / "distilled.partial", 0) == step
     images = recovered(folder, **CHANGES)
     chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
     chex.assert_trees_all_equal(losses_of(folder), losses_of(whole))
 
 
-def test_bfloat16_is_tried_with_it(capsys):
-    @dataclasses.dataclass
-    class Judge:
-        spec = ModelSpec("conv3", 5, SIZE, 3, width=8)
-        variables: dict
-
-    images = np.asarray(make_state().images)
-    asked = execution.ExecutionPlan("bfloat16", 1, 1)
-    job = make_job()._replace(starts=images)
-    settled = execution.checked(asked, RECIPE, Judge(variables()), job, images)
-    assert settled == asked
-    assert not capsys.readouterr().out
+def test_bfloat16_is_tried_with_it(tiny_ranked, tmp_path, capsys):
+    folder = shutil.copytree(tiny_ranked, tmp_path / "run")
+    recovered(folder, **CHANGES, **{"recover.dtype": "bfloat16"})
+    assert manifest(folder)["execution"]["dtype"] == "bfloat16"
+    assert "float32 is used" not in capsys.readouterr().out
 
 
 def test_the_settings_count_where_they_are_used(tiny_ranked):
-    def made_from(**changes):
+    def inputs_of(**changes):
         recipe = config_lib.from_config(tiny(**changes))
         return recover.inputs(recipe, open_source(recipe.data), WorkDir(tiny_ranked))
 
-    before = {k: v for k, v in made_from().items() if "residual" not in k}
-    assert changes(before, made_from()) == []
-    assert made_from(**{"recover.residual_rounds": 7}) == made_from()
-    ours = made_from(**CHANGES)
+    before = {k: v for k, v in inputs_of().items() if "residual" not in k}
+    assert changes(before, inputs_of()) == []
+    assert inputs_of(**{"recover.residual_rounds": 7}) == inputs_of()
+    ours = inputs_of(**CHANGES)
     assert (ours["recover.residual"], ours["recover.residual_rounds"]) == (0.5, 2)
 
 
 def test_memory_counts_the_starts():
     spec = ModelSpec("conv3", 5, SIZE, 3, width=8)
+    teacher = TeacherVariables(teacher_lib.init_shapes(spec))
     plain, mixed = (
-        memory.of_chunk(RecoverRecipe(residual=share), spec, 50, 2, 1) for share in (0.0, 0.5)
+        memory.of_chunk(
+            StepProgram((MODEL,), step_settings(RecoverRecipe(residual=share), flip=True), 2),
+            spec,
+            teacher,
+            batch_size=50,
+            batches_per_device=1,
+        )
+        for share in (0.0, 0.5)
     )
     assert mixed - plain >= 50 * SIZE * SIZE * 3 * 4

@@ -43,14 +43,14 @@ def test_recorded_schedule(case):
     assert len(schedule) == len(case["batches"])
     first = 0
     for ours, theirs in zip(schedule, case["batches"], strict=True):
-        position = {image: image - first for image in ours.images}
+        position = {image: image - first for image in ours.indices}
         assert sorted(position.values()) == list(range(len(theirs["labels"])))
         by_position = dict(zip(position.values(), ours.labels, strict=True))
         assert [by_position[p] for p in range(len(by_position))] == theirs["labels"]
-        rounds = [sorted(position[ours.images[p]] for p in r.active) for r in ours.rounds]
+        rounds = [sorted(position[ours.indices[p]] for p in r.active) for r in ours.rounds]
         assert rounds == theirs["rounds"]
         assert ours.iterations == theirs["total_iterations"]
-        first += len(ours.images)
+        first += len(ours.indices)
     assert first == case["num_classes"] * case["ipc"]
 
 
@@ -73,7 +73,7 @@ def test_without_rounds_every_image_is_fully_optimised():
     schedule = make_schedule(3, 4, 70, 0, 5)
     assert cost(schedule, 70).fraction == 1
     assert [len(batch.rounds) for batch in schedule] == [1, 1, 1]
-    assert [batch.images for batch in schedule] == [
+    assert [batch.indices for batch in schedule] == [
         tuple(range(5)),
         tuple(range(5, 10)),
         (10, 11),
@@ -83,19 +83,19 @@ def test_without_rounds_every_image_is_fully_optimised():
 def test_rounds_without_an_image_are_dropped():
     # Four groups of one image; the second batch holds those of rounds 2 and 3 alone.
     early, late = make_schedule(1, 4, 40, 10, 2)
-    assert (early.iterations, early.joins, len(early.rounds)) == (40, (0, 10), 4)
-    assert (late.iterations, late.joins, len(late.rounds)) == (20, (0, 10), 2)
+    assert (early.iterations, early.start_iterations, len(early.rounds)) == (40, (0, 10), 4)
+    assert (late.iterations, late.start_iterations, len(late.rounds)) == (20, (0, 10), 2)
     assert [r.active for r in late.rounds] == [(0,), (0, 1)]
 
 
 def test_one_per_class_takes_a_rank_of_consecutive_classes():
     # Five classes of two images, three images to a batch; image = class * 2 + rank.
     schedule = make_schedule(5, 2, 40, 20, 3, layout="one_per_class")
-    assert [batch.images for batch in schedule] == [(0, 2, 4), (6, 8), (1, 3, 5), (7, 9)]
+    assert [batch.indices for batch in schedule] == [(0, 2, 4), (6, 8), (1, 3, 5), (7, 9)]
     assert [batch.labels for batch in schedule] == [(0, 1, 2), (3, 4), (0, 1, 2), (3, 4)]
     # The second of each class has the second round alone: a schedule of its own over it.
     assert [batch.iterations for batch in schedule] == [40, 40, 20, 20]
-    assert [batch.joins for batch in schedule] == [(0, 0, 0), (0, 0), (0, 0, 0), (0, 0)]
+    assert [batch.start_iterations for batch in schedule] == [(0, 0, 0), (0, 0), (0, 0, 0), (0, 0)]
     assert [len(batch.rounds) for batch in schedule] == [2, 2, 1, 1]
 
 
@@ -103,7 +103,7 @@ def test_one_per_class_costs_what_class_major_costs():
     for ipc, fraction in ((50, 0.5775), (10, 0.6375)):
         schedule = make_schedule(1000, ipc, 4000, 500, 100, layout="one_per_class")
         assert len(schedule) == 10 * ipc
-        assert {len(batch.images) for batch in schedule} == {100}
+        assert {len(batch.indices) for batch in schedule} == {100}
         assert cost(schedule, 4000).fraction == fraction
 
 
@@ -134,7 +134,7 @@ def layouts(draw, budgets: bool):
 
 def optimised(batch):
     """Iterations in which each position of a batch is active."""
-    at = [[] for _ in batch.images]
+    at = [[] for _ in batch.indices]
     for r in batch.rounds:
         for p in r.active:
             at[p] += range(r.start, r.start + r.iterations)
@@ -147,15 +147,17 @@ def test_images_join_once_and_stay_to_the_end(layout):
     schedule = make_schedule(**layout)
     ipc, total, length = (layout[k] for k in ("ipc", "iterations", "round_iterations"))
     joins = join_rounds(ipc, total // length)
-    images = [image for batch in schedule for image in batch.images]
+    images = [image for batch in schedule for image in batch.indices]
     assert sorted(images) == list(range(layout["num_classes"] * ipc))
     for batch in schedule:
-        assert list(batch.labels) == [image // ipc for image in batch.images]
-        assert list(batch.joins) == sorted(batch.joins)
+        assert list(batch.labels) == [image // ipc for image in batch.indices]
+        assert list(batch.start_iterations) == sorted(batch.start_iterations)
         for r in batch.rounds:
             assert r.active == tuple(range(len(r.active)))
             assert r.active
-        for image, join, at in zip(batch.images, batch.joins, optimised(batch), strict=True):
+        for image, join, at in zip(
+            batch.indices, batch.start_iterations, optimised(batch), strict=True
+        ):
             assert at == list(range(join, batch.iterations))
             assert len(at) == total - joins[image % ipc] * length
 
@@ -168,7 +170,7 @@ def test_one_per_class_never_repeats_a_class_in_a_batch(layout):
     assert len(schedule) == ipc * -(-layout["num_classes"] // size)
     for batch in schedule:
         assert len(set(batch.labels)) == len(batch.labels) <= size
-        assert len({image % ipc for image in batch.images}) == 1
+        assert len({image % ipc for image in batch.indices}) == 1
 
 
 @settings(deadline=None)
@@ -178,7 +180,9 @@ def test_class_budgets_freeze_their_images(layout):
     ipc, total, length = (layout[k] for k in ("ipc", "iterations", "round_iterations"))
     for batch in schedule:
         dropped = total - batch.iterations
-        for image, join, at in zip(batch.images, batch.joins, optimised(batch), strict=True):
+        for image, join, at in zip(
+            batch.indices, batch.start_iterations, optimised(batch), strict=True
+        ):
             budget = layout["class_iterations"][image // ipc]
             joins = join_rounds(ipc, budget // length)[image % ipc] * length
             assert join + dropped == joins
@@ -229,10 +233,10 @@ def test_make_schedule_refuses_nothing_to_do(name):
 @pytest.mark.parametrize("round_iterations", [0, 500])
 def test_with_no_iterations_every_batch_is_there_but_no_round(round_iterations):
     schedule = make_schedule(3, 2, 0, round_iterations, 2, layout="one_per_class")
-    assert [batch.images for batch in schedule] == [(0, 2), (4,), (1, 3), (5,)]
-    assert {(b.iterations, b.rounds, len(b.joins) == len(b.images)) for b in schedule} == {
-        (0, (), True)
-    }
+    assert [batch.indices for batch in schedule] == [(0, 2), (4,), (1, 3), (5,)]
+    assert {
+        (b.iterations, b.rounds, len(b.start_iterations) == len(b.indices)) for b in schedule
+    } == {(0, (), True)}
     paid = cost(schedule, 0)
     assert (paid.image_iterations, paid.fraction) == (0, 0.0)
     assert chart(2, 0, round_iterations) == [

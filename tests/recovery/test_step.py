@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from delt_jax import models
@@ -17,21 +18,21 @@ from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run.driver import active_of
-from delt_jax.recovery.types import Job, RecoverState, TeacherVariables
+from delt_jax.recovery.program import StepProgram, active_of, step_settings
+from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as parallel
 
 SIZE, BATCH = 8, 4
 MODEL = models.create(ModelSpec("conv3", 5, SIZE, 3, width=8))
-RECIPE = RecoverRecipe(iterations=12, round_iterations=3, learning_rate=0.1, bn_weight=0.1)
-PER_IMAGE = dataclasses.replace(RECIPE, crop="image")
-OWN_CLOCK = dataclasses.replace(RECIPE, clock="image")
+ITERATIONS = 12
+SETTINGS = step_settings(RecoverRecipe(learning_rate=0.1, bn_weight=0.1), flip=True)
+PER_IMAGE = dataclasses.replace(SETTINGS, crop="image")
+OWN_CLOCK = dataclasses.replace(SETTINGS, clock="image")
 FULL = crop.full_view(SIZE)
 
-STATIC = ("models", "recipe", "flip", "active", "steps", "classes", "first")
-update = jax.jit(engine.update, static_argnames=("model", "recipe", "active"))
-run_chunk = jax.jit(engine.run_chunk, static_argnames=STATIC)
-draw_view = jax.jit(engine.draw_view, static_argnames=("recipe", "flip", "active"))
+update = jax.jit(engine.update, static_argnums=0)
+run_chunk = jax.jit(engine.run_chunk, static_argnums=0)
+draw_view = jax.jit(engine.draw_view, static_argnames=("settings", "active"))
 
 
 def normal(*shape, seed=0):
@@ -54,7 +55,7 @@ def variables():
     }
 
 
-def guides():
+def teachers():
     return (TeacherVariables(variables()),)
 
 
@@ -63,28 +64,28 @@ def make_state(seed=0, step=0):
     return state.replace(step=jnp.int32(step))
 
 
-def make_job(seed=0, joins=(0, 0, 0, 0), bound=100.0):
-    return Job(
+def make_inputs(seed=0, joins=(0, 0, 0, 0), bound=100.0):
+    return BatchInputs(
         labels=jnp.array([0, 1, 2, 3 + seed % 2], jnp.int32),
         ranks=jnp.zeros(4, jnp.int32),
-        joins=jnp.array(joins, jnp.int32),
-        iterations=jnp.int32(RECIPE.iterations),
+        start_iterations=jnp.array(joins, jnp.int32),
+        iterations=jnp.int32(ITERATIONS),
         key=jax.random.key(seed),
         low=jnp.full(3, -bound),
         high=jnp.full(3, bound),
     )
 
 
-def step(state, job, active, recipe=RECIPE, view=FULL):
-    return update(
-        state, job, view, TeacherVariables(variables()), model=MODEL, recipe=recipe, active=active
-    )
+def program(active, steps=1, settings=SETTINGS):
+    return StepProgram((MODEL,), settings, active, steps)
 
 
-def chunk(state, job, active, steps, recipe=RECIPE):
-    return run_chunk(
-        state, job, guides(), models=(MODEL,), recipe=recipe, flip=True, active=active, steps=steps
-    )
+def step(state, inputs, active, settings=SETTINGS, view=FULL):
+    return update(program(active, settings=settings), state, inputs, view, teachers())
+
+
+def chunk(state, inputs, active, steps):
+    return run_chunk(program(active, steps), state, inputs, teachers())
 
 
 def arrays(state):
@@ -115,9 +116,10 @@ def scale_bound(kind, milestone, low, t, total):
 @pytest.mark.parametrize("milestone", [0.0, 0.5, 1.0])
 def test_curriculum(kind, milestone):
     recipe = RecoverRecipe(curriculum=kind, milestone=milestone, min_scale=0.2)
+    settings = step_settings(recipe, flip=True)
     t = np.arange(41)
     expected = [scale_bound(kind, milestone, 0.2, i, 40) for i in t]
-    ours = engine.curriculum(recipe, jnp.asarray(t), jnp.int32(40))
+    ours = engine.curriculum(settings, jnp.asarray(t), jnp.int32(40))
     chex.assert_trees_all_close(np.asarray(ours), np.array(expected, np.float32), atol=1e-6)
 
 
@@ -129,7 +131,7 @@ def test_published_start_values_of_the_groups():
         atol=6e-4,
     )
     chex.assert_trees_all_close(
-        np.asarray(engine.curriculum(RecoverRecipe(), t, total)),
+        np.asarray(engine.curriculum(step_settings(RecoverRecipe(), flip=True), t, total)),
         np.array([1, 0.965, 0.865, 0.716, 0.54, 0.364, 0.215, 0.115], np.float32),
         atol=6e-4,
     )
@@ -161,16 +163,10 @@ def test_adam_is_numpys_for_images_that_join_late(clock, bound):
         n = int((joins <= t).sum())
         ages = np.array([t - (join if clock == "image" else 0) for join in joins[:n]])
         x, mu, nu = ours[:, :n]
-        ours[:, :n] = adam_step(
-            x,
-            grads[t, :n],
-            mu,
-            nu,
-            jnp.int32(ages),
-            jnp.float32(0.3 / (1 + ages)),
-            jnp.float32(low),
-            jnp.float32(high),
-        )
+        adam = optax.ScaleByAdamState(jnp.int32(ages), mu, nu)
+        rate, bounds = jnp.float32(0.3 / (1 + ages)), (jnp.float32(low), jnp.float32(high))
+        x, adam = adam_step(x, grads[t, :n], adam, rate, bounds)
+        ours[:, :n] = x, adam.mu, adam.nu
     for i, join in enumerate(joins):
         ages = np.arange(join, steps) - (join if clock == "image" else 0)
         expected = numpy_adam(images[i], grads[join:, i], ages, 0.3 / (1 + ages), low, high)
@@ -178,12 +174,12 @@ def test_adam_is_numpys_for_images_that_join_late(clock, bound):
 
 
 def test_clocks_count_from_the_batchs_start_or_the_images():
-    state, job = make_state(step=7), make_job(joins=(0, 3, 3, 6))
-    done, total = engine.clocks(state, job, RECIPE, 3)
+    state, inputs = make_state(step=7), make_inputs(joins=(0, 3, 3, 6))
+    done, total = engine.clocks(state, inputs, SETTINGS, 3)
     assert (done.tolist(), total.tolist()) == ([7, 7, 7], [12, 12, 12])
-    done, total = engine.clocks(state, job, OWN_CLOCK, 4)
+    done, total = engine.clocks(state, inputs, OWN_CLOCK, 4)
     assert (done.tolist(), total.tolist()) == ([7, 4, 4, 1], [12, 9, 9, 6])
-    done, total = engine.clocks(state, job, OWN_CLOCK, (1, 3))
+    done, total = engine.clocks(state, inputs, OWN_CLOCK, (1, 3))
     assert (done.tolist(), total.tolist()) == ([4, 1], [9, 6])
 
 
@@ -193,11 +189,11 @@ def first_move(rate, age):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "move"), [(RECIPE, first_move(0.05, 6)), (OWN_CLOCK, first_move(0.1, 0))]
+    ("settings", "move"), [(SETTINGS, first_move(0.05, 6)), (OWN_CLOCK, first_move(0.1, 0))]
 )
-def test_an_image_that_joins_at_half_time(recipe, move):
-    state, job = make_state(step=6), make_job(joins=(0, 0, 0, 6))
-    after, _, _ = step(state, job, 4, recipe)
+def test_an_image_that_joins_at_half_time(settings, move):
+    state, inputs = make_state(step=6), make_inputs(joins=(0, 0, 0, 6))
+    after, _, _ = step(state, inputs, 4, settings)
     moves = np.abs(np.asarray(after.images - state.images))
     clear = np.abs(np.asarray(after.mu)) > 1e-4  # where epsilon is nothing
     assert clear[3].mean() > 0.8
@@ -213,8 +209,8 @@ def test_an_image_that_joins_at_half_time(recipe, move):
 
 @pytest.mark.parametrize("active", [2, (0, 1), (1, 3)])
 def test_inactive_images_are_untouched(active):
-    state, _, _ = step(make_state(), make_job(), 4)  # so that Adam's moments are not zero
-    after, _, _ = step(state, make_job(), active)
+    state, _, _ = step(make_state(), make_inputs(), 4)  # so that Adam's moments are not zero
+    after, _, _ = step(state, make_inputs(), active)
     chosen = list(range(active)) if isinstance(active, int) else list(active)
     rest = [i for i in range(BATCH) if i not in chosen]
     assert int(after.step) == int(state.step) + 1
@@ -225,27 +221,27 @@ def test_inactive_images_are_untouched(active):
 
 
 def test_positions_of_the_first_images_are_the_same_as_their_count():
-    job = make_job()
-    state, _, _ = step(make_state(), job, 4)
-    chex.assert_trees_all_close(step(state, job, (0, 1)), step(state, job, 2), atol=1e-6)
+    inputs = make_inputs()
+    state, _, _ = step(make_state(), inputs, 4)
+    chex.assert_trees_all_close(step(state, inputs, (0, 1)), step(state, inputs, 2), atol=1e-6)
 
 
 def test_inactive_images_do_not_influence_the_active_ones():
-    state, job = make_state(), make_job()
+    state, inputs = make_state(), make_inputs()
     other = state.replace(images=state.images.at[2:].set(9.0))
-    ours, theirs = step(state, job, 2), step(other, job, 2)
+    ours, theirs = step(state, inputs, 2), step(other, inputs, 2)
     chex.assert_trees_all_equal(ours[0].images[:2], theirs[0].images[:2])
     chex.assert_trees_all_equal(ours[1:], theirs[1:])
 
 
 def test_the_loss_is_its_terms():
-    state, job = make_state(), make_job()
-    _, losses, terms = step(state, job, 4)
+    state, inputs = make_state(), make_inputs()
+    _, losses, terms = step(state, inputs, 4)
 
     @jax.jit
     def reference(images):
         logits, batch, running = apply_tapped(MODEL, variables(), images)[:3]
-        return objective.cross_entropy(logits, job.labels), objective.bn_terms(batch, running)
+        return objective.cross_entropy(logits, inputs.labels), objective.bn_terms(batch, running)
 
     cross_entropy, expected = reference(state.images)
     chex.assert_shape(terms, (3,))
@@ -256,9 +252,9 @@ def test_the_loss_is_its_terms():
 
 
 def test_iterations_reduce_the_loss():
-    state, job, losses = make_state(), make_job(), []
+    state, inputs, losses = make_state(), make_inputs(), []
     for _ in range(12):
-        state, terms, _ = step(state, job, 4)
+        state, terms, _ = step(state, inputs, 4)
         losses.append(float(terms.loss))
     chex.assert_tree_all_finite(state.images)
     assert losses[-1] < 0.8 * losses[0]
@@ -266,9 +262,9 @@ def test_iterations_reduce_the_loss():
 
 def test_iterations_carry_adams_moments_on():
     """The gradient that explains the new mean also explains the new square and the move."""
-    job = make_job()
-    old, _, _ = step(make_state(), job, 4)
-    new, _, _ = step(old, job, 4)
+    inputs = make_inputs()
+    old, _, _ = step(make_state(), inputs, 4)
+    new, _, _ = step(old, inputs, 4)
     old, new = (jax.tree.map(lambda x: np.asarray(x, np.float64), arrays(s)) for s in (old, new))
     gradient = 2 * new["mu"] - old["mu"]
     assert np.abs(gradient - 2 * old["mu"]).max() > 1e-2  # not that of the first step
@@ -282,11 +278,11 @@ def test_iterations_carry_adams_moments_on():
 
 def test_pixels_stay_in_the_valid_range():
     low, high = np.float32([-0.1, -0.2, -1.0]), np.float32([0.3, 0.05, 1.0])
-    job = make_job()._replace(low=jnp.asarray(low), high=jnp.asarray(high))
+    inputs = make_inputs()._replace(low=jnp.asarray(low), high=jnp.asarray(high))
     state = make_state()
-    state = state.replace(images=jnp.clip(state.images, job.low, job.high))
+    state = state.replace(images=jnp.clip(state.images, inputs.low, inputs.high))
     for _ in range(3):
-        state, _, _ = step(state, job, 4)
+        state, _, _ = step(state, inputs, 4)
     images = np.asarray(state.images)
     assert (images >= low).all()
     assert (images <= high).all()
@@ -298,36 +294,36 @@ def test_pixels_stay_in_the_valid_range():
 # Views
 
 
-def view_of(state, job, recipe, active=4):
-    return jax.tree.map(np.asarray, draw_view(state, job, recipe=recipe, flip=True, active=active))
+def view_of(state, inputs, settings, active=4):
+    return jax.tree.map(np.asarray, draw_view(state, inputs, settings=settings, active=active))
 
 
 def test_a_batch_shares_its_view():
-    job = make_job()
-    views = [view_of(make_state(step=t), job, RECIPE) for t in range(12)]
+    inputs = make_inputs()
+    views = [view_of(make_state(step=t), inputs, SETTINGS) for t in range(12)]
     for view in views:
         chex.assert_shape([view.box, view.flip, view.roll], [(4,), (), (2,)])
     assert views[0].box.tolist() == [0, 0, SIZE, SIZE]  # the curriculum starts at the full image
     assert len({tuple(v.box.tolist()) for v in views}) > 4
     assert len({bool(v.flip) for v in views}) == 2
-    chex.assert_trees_all_equal(view_of(make_state(seed=1, step=8), job, RECIPE), views[8])
-    others = [view_of(make_state(step=t), make_job(seed=1), RECIPE) for t in range(12)]
+    chex.assert_trees_all_equal(view_of(make_state(seed=1, step=8), inputs, SETTINGS), views[8])
+    others = [view_of(make_state(step=t), make_inputs(seed=1), SETTINGS) for t in range(12)]
     assert any((a.box != b.box).any() for a, b in zip(views, others, strict=True))
 
 
 def test_images_have_views_of_their_own():
-    state, job = make_state(step=9), make_job()
-    views = view_of(state, job, PER_IMAGE)
+    state, inputs = make_state(step=9), make_inputs()
+    views = view_of(state, inputs, PER_IMAGE)
     chex.assert_shape([views.box, views.flip, views.roll], [(4, 4), (4,), (4, 2)])
     assert len({tuple(box) for box in views.box.tolist()}) == 4
-    some = view_of(state, job, PER_IMAGE, active=(1, 3))
+    some = view_of(state, inputs, PER_IMAGE, active=(1, 3))
     chex.assert_trees_all_equal(some, jax.tree.map(lambda x: x[[1, 3]], views))
 
 
 def test_own_clocks_scale_the_crop_by_the_images_age():
     """The draw is the batch's, but a younger image is still seen whole."""
-    job = make_job(joins=(0, 0, 9, 9))
-    at_nine = [view_of(make_state(step=9), job._replace(key=k), OWN_CLOCK) for k in KEYS]
+    inputs = make_inputs(joins=(0, 0, 9, 9))
+    at_nine = [view_of(make_state(step=9), inputs._replace(key=k), OWN_CLOCK) for k in KEYS]
     for view in at_nine:
         chex.assert_shape([view.box, view.flip], [(4, 4), (4,)])
         chex.assert_trees_all_equal(view.box[0], view.box[1])
@@ -340,15 +336,15 @@ def test_own_clocks_scale_the_crop_by_the_images_age():
 KEYS = [jax.random.key(i) for i in range(10)]
 
 
-# Many iterations, many jobs
+# Many iterations, many batches
 
 
 def test_three_iterations_in_one_call_are_three_calls():
-    state, job = make_state(), make_job(joins=(0, 0, 0, 3))
-    together, losses = chunk(state, job, 3, steps=3)
+    state, inputs = make_state(), make_inputs(joins=(0, 0, 0, 3))
+    together, losses = chunk(state, inputs, 3, steps=3)
     chex.assert_shape([*losses], (3,))
     for i in range(3):
-        state, alone = chunk(state, job, 3, steps=1)
+        state, alone = chunk(state, inputs, 3, steps=1)
         chex.assert_shape([*alone], (1,))
         chex.assert_trees_all_close(
             jax.tree.map(lambda x, i=i: x[i : i + 1], losses), alone, rtol=1e-4
@@ -357,27 +353,27 @@ def test_three_iterations_in_one_call_are_three_calls():
     chex.assert_trees_all_close(arrays(together), arrays(state), rtol=1e-3, atol=1e-4)
 
 
-def test_jobs_on_four_devices_are_bit_for_bit_what_they_are_alone():
-    width = 4
-    fn = functools.partial(
-        engine.run_chunk, models=(MODEL,), recipe=RECIPE, flip=True, active=3, steps=1
+def test_batches_on_four_devices_are_bit_for_bit_what_they_are_alone():
+    devices = 4
+    fn = functools.partial(engine.run_chunk, program(3))
+    states, batches = (
+        [make(seed) for seed in range(devices)] for make in (make_state, make_inputs)
     )
-    states, jobs = ([make(seed) for seed in range(width)] for make in (make_state, make_job))
-    mapped = parallel.map_jobs(fn, width)
-    together = parallel.stack_jobs(states, width)
+    mapped = parallel.map_jobs(fn, devices)
+    together = parallel.stack_jobs(states, devices)
     for _ in range(2):
-        together, losses = mapped(together, parallel.stack_jobs(jobs, width), guides())
-    assert len(together.images.devices()) == width
-    for i, (state, job) in enumerate(zip(states, jobs, strict=True)):
+        together, losses = mapped(together, parallel.stack_jobs(batches, devices), teachers())
+    assert len(together.images.devices()) == devices
+    for i, (state, inputs) in enumerate(zip(states, batches, strict=True)):
         for _ in range(2):
-            state, alone = chunk(state, job, 3, steps=1)
+            state, alone = chunk(state, inputs, 3, steps=1)
         chex.assert_trees_all_equal(parallel.job(together, i), jax.tree.map(np.asarray, state))
         chex.assert_trees_all_equal(parallel.job(losses, i), jax.tree.map(np.asarray, alone))
 
 
-def test_a_short_wave_repeats_its_last_job():
+def test_a_short_group_repeats_its_last_batch():
     assert parallel.device_groups(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
-    stacked = parallel.stack_jobs([make_job(0), make_job(1)], 4)
+    stacked = parallel.stack_jobs([make_inputs(0), make_inputs(1)], 4)
     assert stacked.labels[:, 0, 3].tolist() == [3, 4, 4, 4]
     keys = jax.random.key_data(stacked.key)[:, 0]
     chex.assert_trees_all_equal(keys[2], keys[1])
@@ -389,17 +385,16 @@ def test_equal_active_counts_are_traced_once():
     counts = {len(r.active) for batch in batches for r in batch.rounds}
     assert len(batches) * len(batches[0].rounds) > len(counts)
     traced = chex.assert_max_traces(engine.run_chunk, n=len(counts))
-    jitted = jax.jit(traced, static_argnames=STATIC)
+    jitted = jax.jit(traced, static_argnums=0)
 
     def lower(seed, first, joins, active):
-        state, job = make_state(seed, first), make_job(seed, joins)
-        settings = {"models": (MODEL,), "recipe": RECIPE, "flip": True, "steps": 1}
-        return jitted.lower(state, job, guides(), active=active, **settings)
+        state, inputs = make_state(seed, first), make_inputs(seed, joins)
+        return jitted.lower(program(active), state, inputs, teachers())
 
     for seed, batch in enumerate(batches):
         for r in batch.rounds:
             for first in range(r.start, r.start + r.iterations):
-                lower(seed, first, batch.joins, active_of(r.active))
+                lower(seed, first, batch.start_iterations, active_of(r.active))
     with pytest.raises(AssertionError, match="traced"):
         lower(0, 0, (0, 0, 0, 0), (1, 3))
 

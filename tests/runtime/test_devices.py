@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_step import MODEL, RECIPE, guides, make_job, make_state
+from test_step import make_inputs, make_state, program, teachers
 
 from delt_jax.recovery import step as engine
 from delt_jax.runtime import devices as parallel
@@ -17,15 +17,13 @@ STEPS = 4
 @functools.cache
 def recovered(width, stack, seeds):
     """Images and losses of some batches after a few iterations side by side."""
-    chunk = functools.partial(
-        engine.run_chunk, models=(MODEL,), recipe=RECIPE, flip=True, active=3, steps=1
-    )
+    chunk = functools.partial(engine.run_chunk, program(3))
     run = parallel.map_jobs(chunk, width, stack)
     states = parallel.stack_jobs([make_state(s) for s in seeds], width, stack)
-    jobs = parallel.stack_jobs([make_job(s) for s in seeds], width, stack)
+    jobs = parallel.stack_jobs([make_inputs(s) for s in seeds], width, stack)
     losses = []
     for _ in range(STEPS):
-        states, terms = run(states, jobs, guides())
+        states, terms = run(states, jobs, teachers())
         losses.append(terms.loss)
     images = [parallel.job(states, i).images for i in range(len(seeds))]
     return images, [[float(parallel.job(x, i)[0]) for x in losses] for i in range(len(seeds))]
@@ -64,12 +62,12 @@ def test_jobs_lie_device_by_device():
 
 def test_nothing_is_traced_again_across_calls_of_equal_size():
     traced = chex.assert_max_traces(engine.run_chunk, n=1)
-    chunk = functools.partial(traced, models=(MODEL,), recipe=RECIPE, flip=True, active=2, steps=1)
+    chunk = functools.partial(traced, program(2))
     run = parallel.map_jobs(chunk, 2, 2)
-    for first in (0, 4):  # two device groups
+    for first in (0, 4):  # two groups
         seeds = range(first, first + 4)
         states = parallel.stack_jobs([make_state(s) for s in seeds], 2, 2)
-        jobs = parallel.stack_jobs([make_job(s) for s in seeds], 2, 2)
+        jobs = parallel.stack_jobs([make_inputs(s) for s in seeds], 2, 2)
         for _ in range(3):
-            states, _ = run(states, jobs, guides())
+            states, _ = run(states, jobs, teachers())
     assert jax.tree.leaves(states)[0].shape[:2] == (2, 2)

@@ -52,9 +52,9 @@ def test_killed_processes_are_followed_by_one(whole, tmp_path):
 def test_the_batches_of_a_silent_process_are_taken_over(whole, tmp_path, monkeypatch, capsys):
     workdir = unrecovered(whole, tmp_path)
     monkeypatch.setattr(hosts, "_SECONDS_BETWEEN_LOOKS", 0.01)
-    real, finished = recover._finish, []
+    real, finished = recover.finish, []
     monkeypatch.setattr(hosts, "share", lambda items: list(items[::2]))
-    monkeypatch.setattr(recover, "_finish", lambda w, i, s: (finished.append(i), real(w, i, s))[1])
+    monkeypatch.setattr(recover, "finish", lambda w, i, s: (finished.append(i), real(w, i, s))[1])
     main.run(config(), str(workdir), ["recover"])
     assert finished == [[0, 2, 4], [1, 3]]
     out = capsys.readouterr().out

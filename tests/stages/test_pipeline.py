@@ -1,5 +1,6 @@
 """The pipeline end to end on digits, in this process: artefacts, skipping, resuming."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from delt_jax.augment import crop
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
+from delt_jax.models.tap import apply_tapped
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run import driver as waves
+from delt_jax.recovery.program import step_settings
+from delt_jax.recovery.run.driver import DeviceGroup
 from delt_jax.runtime import devices as parallel
 from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
@@ -98,10 +101,9 @@ def test_recovery_moves_images_and_lowers_the_loss(finished):
     def objective_of(pixels):
         images = jnp.asarray(teacher.normalisation(pixels))
         view, labels = crop.full_view(source.image_size), jnp.asarray(synthetic.labels)
-        recover = config_lib.from_config(tiny()).recover
-        return float(
-            engine.loss(images, labels, view, teacher.variables, teacher.model, recover)[0]
-        )
+        settings = step_settings(config_lib.from_config(tiny()).recover, flip=False)
+        look = functools.partial(apply_tapped, teacher.model, teacher.variables)
+        return float(engine.loss(images, labels, view, look, settings)[0])
 
     assert objective_of(synthetic.images) < objective_of(start)
 
@@ -174,22 +176,22 @@ def test_killed_recovery_keeps_finished_batches(copy, monkeypatch):
     before = distilled.read(copy / "distilled").images
     shutil.rmtree(copy / "distilled")
     monkeypatch.setattr(parallel, "device_count", lambda: 2)
-    real, seen = waves._Wave.run, []
+    real, seen = DeviceGroup.run, []
 
-    def killed_in_the_second_wave(wave):
-        seen.append(wave._wave)
+    def killed_in_the_second_group(group):
+        seen.append(group.indices)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        real(wave)
+        real(group)
 
-    monkeypatch.setattr(waves._Wave, "run", killed_in_the_second_wave)
+    monkeypatch.setattr(DeviceGroup, "run", killed_in_the_second_group)
     with pytest.raises(KeyboardInterrupt):
         main.run(tiny(), str(copy), ["recover"])
     assert not (copy / "distilled").exists()
     seen.clear()
-    monkeypatch.setattr(waves._Wave, "run", lambda w: (seen.append(w._wave), real(w)))
+    monkeypatch.setattr(DeviceGroup, "run", lambda g: (seen.append(g.indices), real(g)))
     main.run(tiny(), str(copy), ["recover"])
-    assert [i for wave in seen for i in wave] == [2, 3, 4]  # 0 and 1 were not done again
+    assert [i for group in seen for i in group] == [2, 3, 4]  # 0 and 1 were not done again
     chex.assert_trees_all_equal(distilled.read(copy / "distilled").images, before)
 
 

@@ -18,7 +18,7 @@ from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import Recipe, RecoverRecipe
 from delt_jax.teachers import layer_statistics as statistics
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.teachers.layer_statistics import Real, Statistics
+from delt_jax.teachers.layer_statistics import RealStatistics, Statistics
 from delt_jax.teachers.statistics_matching import Target
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import TeacherOutputs, class_bn, class_statistics, find, global_statistics
@@ -106,8 +106,8 @@ def test_real_statistics_are_numpys_class_by_class(tmp_path, monkeypatch):
 
 def test_real_statistics_are_measured_once(tmp_path, monkeypatch):
     teacher, source = toy()
-    measured, real = [], statistics._measured
-    monkeypatch.setattr(statistics, "_measured", lambda *a: (measured.append(a), real(*a))[1])
+    measured, real = [], statistics.measure
+    monkeypatch.setattr(statistics, "measure", lambda *a: (measured.append(a), real(*a))[1])
     first = statistics.of_real_images(teacher, source, tmp_path)
     chex.assert_trees_all_equal(statistics.of_real_images(teacher, source, tmp_path), first)
     assert len(measured) == 1
@@ -268,7 +268,7 @@ def test_terms_are_prepared_from_teacher_and_data(tmp_path):
     teacher, source = toy()
     recover = RecoverRecipe(statistics_momentum=0.25, conv_drop=0.5, first_bn_multiplier=7.0)
     recipe = Recipe(recover=recover)
-    real: Real = statistics.of_real_images(teacher, source, tmp_path)
+    real: RealStatistics = statistics.of_real_images(teacher, source, tmp_path)
     ours = global_statistics.TERM.prepare(teacher, source, recipe, tmp_path)
     assert [float(x) for x in ours[1:]] == [0.25, 0.5, 7.0]
     stats = teacher.variables["batch_stats"]

@@ -1,4 +1,4 @@
-"""Further terms and teachers in turn: what the engine does with them, and what it keeps."""
+"""Extra terms, teachers in round robin: what a step does with them, and what it keeps."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import BATCH, MODEL, SIZE, STATIC, make_job, make_state, normal, variables
+from test_step import BATCH, MODEL, SIZE, make_inputs, make_state, normal, variables
 from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
@@ -24,26 +24,27 @@ from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
-from delt_jax.recovery.run import checkpoint as kept
-from delt_jax.recovery.run import memory
+from delt_jax.recovery.program import StepProgram, step_settings
+from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
-from delt_jax.recovery.step import TermInputs
-from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables
+from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables, TermInputs
 from delt_jax.runtime import devices as parallel
 from delt_jax.runtime import signals as interrupts
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
+from delt_jax.store import workdir
 from delt_jax.store.checkpoint import CorruptCheckpoint
-from delt_jax.store.workdir import WorkDir, changes
+from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.terms import Term, asked
 
 SPEC = ModelSpec("conv3", 5, SIZE, 3, width=8)
 OTHER = models.create(dataclasses.replace(SPEC, width=4))
-RECIPE = RecoverRecipe(iterations=12, learning_rate=0.1, bn_weight=0.1, terms=("drift=0.5",))
+PLAIN = step_settings(RecoverRecipe(learning_rate=0.1, bn_weight=0.1), flip=True)
+SETTINGS = dataclasses.replace(PLAIN, terms=(("drift", 0.5),))
 CLASSES = (0, 1, 1, 0)
 FULL = crop.full_view(SIZE)
-run_chunk = jax.jit(engine.run_chunk, static_argnames=STATIC)
+run_chunk = jax.jit(engine.run_chunk, static_argnums=0)
 
 
 def drift_value(seen, constants, term_state):
@@ -77,7 +78,7 @@ def other_variables():
     return jax.tree.map(lambda s: jnp.float32(0.5 + 0.1 * normal(*s.shape)), shapes)
 
 
-def guides(count=1):
+def teachers(count=1):
     given = (
         TeacherVariables(variables(), (np.float32(3),)),
         TeacherVariables(other_variables(), (np.float32(1),)),
@@ -86,27 +87,17 @@ def guides(count=1):
 
 
 def state_of(count=1):
-    term_state = engine.init_term_state(RECIPE, [g.constants for g in guides(count)])
+    term_state = engine.init_term_state(SETTINGS, teachers(count))
     return make_state().replace(term_state=term_state)
 
 
-def job():
-    return make_job()._replace(ranks=jnp.array([0, 0, 1, 1], jnp.int32))
+def inputs():
+    return make_inputs()._replace(ranks=jnp.array([0, 0, 1, 1], jnp.int32))
 
 
-def chunk(state, steps, first=0, count=1, active=4, recipe=RECIPE):
-    return run_chunk(
-        state,
-        job(),
-        guides(count),
-        models=(MODEL, OTHER)[:count],
-        recipe=recipe,
-        flip=True,
-        active=active,
-        classes=CLASSES,
-        first=first,
-        steps=steps,
-    )
+def chunk(state, steps, first=0, count=1, active=4):
+    program = StepProgram((MODEL, OTHER)[:count], SETTINGS, active, steps, CLASSES, first)
+    return run_chunk(program, state, inputs(), teachers(count))
 
 
 # The engine
@@ -125,21 +116,21 @@ def test_the_tap_sees_what_convolutions_and_the_last_layer_are_given():
 
 
 def test_a_term_is_weighed_differentiated_and_carried_on():
-    plain = dataclasses.replace(RECIPE, terms=())
-    images, labels, key = make_state().images, job().labels, jax.random.key(3)
+    images, labels, key = make_state().images, inputs().labels, jax.random.key(3)
     (term_state,) = state_of().term_state
-    constants = guides()[0].constants
+    constants = teachers()[0].constants
+    teacher = functools.partial(apply_tapped, MODEL, variables())
 
     @functools.partial(jax.jit, static_argnames=("weight",))
     def gradient(images, weight=None):
         if weight is None:
             return jax.value_and_grad(engine.loss, has_aux=True)(
-                images, labels, FULL, variables(), MODEL, plain
+                images, labels, FULL, teacher, PLAIN
             )
-        recipe = dataclasses.replace(RECIPE, terms=(f"drift={weight}",))
-        further = TermInputs(job().ranks, CLASSES, key, constants, term_state)
+        weighted = dataclasses.replace(PLAIN, terms=(("drift", weight),))
+        term_inputs = TermInputs(inputs().ranks, CLASSES, key, constants, term_state)
         return jax.value_and_grad(engine.loss, has_aux=True)(
-            images, labels, FULL, variables(), MODEL, recipe, further
+            images, labels, FULL, teacher, weighted, term_inputs
         )
 
     (without, (losses, layers, none)), base = gradient(images)
@@ -155,7 +146,7 @@ def test_a_term_is_weighed_differentiated_and_carried_on():
     assert bool(after[0]["begun"])
 
 
-def test_what_is_carried_changes_the_next_iteration():
+def test_the_state_of_terms_changes_the_next_iteration():
     state, losses = chunk(state_of(), 2)
     first, alone = chunk(state_of(), 1)
     fresh = first.replace(term_state=state_of().term_state)
@@ -165,7 +156,7 @@ def test_what_is_carried_changes_the_next_iteration():
     assert (np.asarray(again.images) != np.asarray(state.images)).any()
 
 
-def test_teachers_take_turns():
+def test_teachers_guide_in_round_robin():
     """In one call or many, from any phase; five are two rounds in a loop and one more."""
     steps = 5
     together, losses = chunk(state_of(2), steps, first=1, count=2)
@@ -181,10 +172,10 @@ def test_teachers_take_turns():
 
 
 def test_a_turn_is_that_teachers_alone():
-    alone = TeacherVariables(other_variables(), guides(2)[1].constants)
+    alone = TeacherVariables(other_variables(), teachers(2)[1].constants)
     state = make_state().replace(term_state=(state_of(2).term_state[1],))
-    settings = {"recipe": RECIPE, "flip": True, "active": 3, "classes": CLASSES, "steps": 1}
-    expected, _ = run_chunk(state, job(), (alone,), models=(OTHER,), **settings)
+    program = StepProgram((OTHER,), SETTINGS, 3, classes=CLASSES)
+    expected, _ = run_chunk(program, state, inputs(), (alone,))
     ours, _ = chunk(state_of(2), 1, first=1, count=2, active=3)
     chex.assert_trees_all_equal(ours.images, expected.images)
     chex.assert_trees_all_equal(
@@ -216,7 +207,7 @@ def test_terms_are_asked_for_by_name_and_weight():
     assert listed.recover.terms == ("drift=2",)
 
 
-# What is kept
+# Checkpoints
 
 
 def kept_batch(term_state):
@@ -226,14 +217,15 @@ def kept_batch(term_state):
     return BatchCheckpoint(state, curves, 1.5)
 
 
-def test_what_is_carried_is_kept_bit_for_bit(tmp_path):
+def test_the_state_of_terms_is_saved_bit_for_bit(tmp_path):
     term_state = (({"a": normal(5), "b": np.ones((), bool)}, ()), ({"a": normal(2, 2)},))
     batch = kept_batch(term_state)
-    kept.save(tmp_path, 4, batch)
+    checkpoint.save(tmp_path, 4, batch)
     like = jax.tree.map(np.zeros_like, batch.state)
-    chex.assert_trees_all_equal(kept.restore(tmp_path, 4, like), batch)
+    chex.assert_trees_all_equal(checkpoint.restore(tmp_path, 4, like), batch)
+    other = like.replace(term_state=(*like.term_state, (np.zeros(1),)))
     with pytest.raises(CorruptCheckpoint):
-        kept.restore(tmp_path, 4, like.replace(term_state=(*like.term_state, (np.zeros(1),))))
+        checkpoint.restore(tmp_path, 4, other)
 
 
 # Whole recoveries
@@ -265,7 +257,7 @@ def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(in_turn, **IN_TURN)
-    assert len(list((in_turn / "distilled.partial").glob("state_*.npz"))) == 5
+    assert len(list((in_turn / "distilled.partial").glob("state_*"))) == 5
     monkeypatch.setattr(parallel, "device_count", lambda: 1)
     chex.assert_trees_all_equal(recovered(in_turn, **IN_TURN), images)
     with (
@@ -291,39 +283,42 @@ def test_teachers_in_turn_take_the_same_images(in_turn, monkeypatch):
 
 
 def test_sets_of_before_are_not_made_again(tiny_ranked):
-    def inputs(**changes):
+    def inputs_of(**changes):
         settings = config_lib.from_config(tiny(**changes))
         return recover.inputs(settings, open_source(settings.data), WorkDir(tiny_ranked))
 
     new = ("recover.terms", "recover.round_robin", "recover.bn_variance_weight")
-    before = {name: value for name, value in inputs().items() if name not in new}
-    assert changes(before, inputs()) == []
+    before = {name: value for name, value in inputs_of().items() if name not in new}
+    assert workdir.changes(before, inputs_of()) == []
     assert "other_teachers" not in before
-    assert inputs(**{"recover.terms": ("drift=1",)})["recover.terms"] == ("drift=1",)
-    assert inputs(**IN_TURN)["other_teachers"] == []
+    assert inputs_of(**{"recover.terms": ("drift=1",)})["recover.terms"] == ("drift=1",)
+    assert inputs_of(**IN_TURN)["other_teachers"] == []
 
 
 def test_batches_with_other_patterns_of_classes_do_not_go_side_by_side(in_turn):
     settings = config_lib.from_config(tiny(**{"recover.batch_size": 5}))
-    work = recover._work(settings, open_source(settings.data), WorkDir(in_turn), in_turn)
-    assert {work.classes(i) for i in range(len(work.schedule))} == {()}
+    task = recover.task_of(settings, open_source(settings.data), WorkDir(in_turn), in_turn)
+    assert {task.classes(i) for i in range(len(task.schedule))} == {()}
     with_terms = dataclasses.replace(
-        work, recipe=config_lib.from_config(tiny(**{"recover.batch_size": 5, **IN_TURN}))
+        task, settings=dataclasses.replace(task.settings, terms=(("drift", 0.1),))
     )
-    patterns = [with_terms.classes(i) for i in range(len(work.schedule))]
+    patterns = [with_terms.classes(i) for i in range(len(task.schedule))]
     assert len(set(patterns)) > 1
-    ordered = [patterns[i] for i in with_terms.in_plan_order()]
+    ordered = [patterns[i] for i in with_terms.in_device_order()]
     changes = sum(a != b for a, b in itertools.pairwise(ordered))
     assert changes == len({with_terms.likeness(i) for i in range(len(patterns))}) - 1
-    assert (work.job(1).ranks == np.array(work.schedule[1].images) % 3).all()
+    assert (task.inputs(1).ranks == np.array(task.schedule[1].indices) % 3).all()
 
 
 def test_memory_counts_what_terms_and_other_teachers_hold(monkeypatch):
-    constants = (np.zeros(10**6, np.float32),)
-    plain = memory.of_chunk(RECIPE, SPEC, 4, 4, 1)
-    assert memory.of_chunk(RECIPE, SPEC, 4, 4, 1, constants, CLASSES) - plain > 4e6
+    teacher = TeacherVariables(teacher_lib.init_shapes(SPEC), (np.zeros(10**6, np.float32),))
+    plain, with_term = (
+        memory.of_chunk(StepProgram((MODEL,), s, 4, classes=CLASSES), SPEC, teacher, 4, 1)
+        for s in (PLAIN, SETTINGS)
+    )
+    assert with_term - plain > 4e6
     schedule = recover.schedule_of(config_lib.from_config(tiny()), 5)
     wide = dataclasses.replace(SPEC, width=64)
-    monkeypatch.setattr(memory, "of_chunk", lambda recipe, spec, *_: 10**9 * spec.width)
+    monkeypatch.setattr(memory, "of_chunk", lambda program, spec, *_: 10**9 * spec.width)
     held = sum(x.size * 4 for x in jax.tree.leaves(teacher_lib.init_shapes(SPEC)))
-    assert memory.per_stack(RecoverRecipe(), [wide, SPEC], schedule) == {1: 64 * 10**9 + held}
+    assert memory.peak_bytes(PLAIN, [wide, SPEC], schedule) == {1: 64 * 10**9 + held}

@@ -1,40 +1,35 @@
-"""How recovery runs: precision, batches per device and iterations per call.
+"""How a recovery runs: precision, batches per device and iterations per call.
 
-Each of them may change the last bits of the images, so they are settled when a recovery starts,
-kept beside its finished parts, and the same wherever it goes on.
+Each of them may change the last bits of the images. So they are resolved when a recovery starts,
+written beside its finished batches, and read again wherever it resumes.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from delt_jax import models
 from delt_jax.core.progress import say
-from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as engine
+from delt_jax.recovery.program import StepProgram
 from delt_jax.recovery.run import memory
-from delt_jax.recovery.schedule import BatchSchedule
-from delt_jax.recovery.types import Job, TeacherVariables
+from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.store import files
-from delt_jax.teachers.teacher import Teacher
 
 _FILE = "execution.json"
 _CHUNK_STEPS = {"cpu": 1}  # XLA's CPU convolutions are slow inside a loop
 _CHUNK_STEPS_ELSEWHERE = 50
-_TOLERANCE = 0.05  # of the loss, for bfloat16 against float32
+TOLERANCE = 0.05  # relative, of the first loss in bfloat16 against float32
 
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """What `RecoverRecipe` leaves open, settled.
+    """Run-time choices that the recipe leaves to the machine.
 
     Attributes:
-      dtype: of the teacher's activations.
-      batches_per_device: how many a device works on at once.
+      dtype: of the teachers' activations.
+      batches_per_device: how many batches a device works on at once.
       chunk_steps: iterations per compiled call.
     """
 
@@ -43,111 +38,84 @@ class ExecutionPlan:
     chunk_steps: int
 
 
-def choose(
-    recipe: RecoverRecipe,
-    teachers: Sequence[Teacher],
-    schedule: Sequence[BatchSchedule],
-    constants: Sequence[tuple[Any, ...]] = (),
-) -> ExecutionPlan:
-    """Fills in what the recipe leaves to the machine, if anything is to be optimised.
+def resolve(task: RecoveryTask) -> ExecutionPlan:
+    """The plan a recovery began with; a new one, chosen and written, where it has not begun."""
+    plan = read(task.partial)
+    if plan is None:
+        plan = checked(choose(task), task)
+        write(task.partial, plan)
+    return plan
 
-    Args:
-      recipe: of the recovery.
-      teachers: that take turns.
-      schedule: all batches.
-      constants: of further terms, by teacher.
-    """
+
+def choose(task: RecoveryTask) -> ExecutionPlan:
+    """Fills in what the recipe leaves to the machine, if anything is to be optimised."""
+    recipe, num_teachers = task.recipe, len(task.teachers)
     if not recipe.iterations:
         return ExecutionPlan("float32", 1, 1)
     backend = jax.default_backend()
-    stack = recipe.batches_per_device or 1
+    batches_per_device = recipe.batches_per_device or 1
     if not recipe.batches_per_device and backend != "cpu":
-        specs = [replace(teacher.spec, dtype=recipe.dtype) for teacher in teachers]
-        stack = max(memory.per_stack(recipe, specs, schedule, constants))
+        specs = [replace(teacher.spec, dtype=recipe.dtype) for teacher in task.teachers]
+        peaks = memory.peak_bytes(task.settings, specs, task.schedule, task.variables)
+        batches_per_device = max(peaks)
     steps = recipe.chunk_steps or _CHUNK_STEPS.get(backend, 0)
-    if not steps:  # whole turns of all teachers, so that calls are alike
-        steps = -(-_CHUNK_STEPS_ELSEWHERE // len(teachers)) * len(teachers)
-    return ExecutionPlan(recipe.dtype, stack, steps)
+    if not steps:  # whole rounds of the teachers, so that all calls are one program
+        steps = -(-_CHUNK_STEPS_ELSEWHERE // num_teachers) * num_teachers
+    return ExecutionPlan(recipe.dtype, batches_per_device, steps)
 
 
-def checked(
-    execution: ExecutionPlan,
-    recipe: RecoverRecipe,
-    teacher: Teacher,
-    job: Job,
-    images: np.ndarray,
-    constants: tuple[Any, ...] = (),
-    classes: tuple[int, ...] = (),
-) -> ExecutionPlan:
-    """The same, but in float32 if a bfloat16 step does not do what a float32 one does.
+def checked(plan: ExecutionPlan, task: RecoveryTask) -> ExecutionPlan:
+    """The plan, but in float32 if with some teacher a bfloat16 step differs too much from it."""
+    for turn in range(len(task.teachers)):
+        plan = _checked(plan, task, turn)
+    return plan
 
-    Args:
-      execution: what was chosen.
-      recipe: of the recovery.
-      teacher: a teacher.
-      job, images: of the batch that is tried; normalised float32 [B, S, S, C].
-      constants: of each further term with this teacher.
-      classes: of each image a number from 0 that its class has in the batch.
-    """
-    if execution.dtype == "float32":
-        return execution
-    tried = (recipe, teacher, job, images, constants, classes)
-    wide, wide_finite = _one_step("float32", *tried)
+
+def _checked(plan: ExecutionPlan, task: RecoveryTask, turn: int) -> ExecutionPlan:
+    """The same for one teacher, by the first step of the first batch."""
+    if plan.dtype == "float32":
+        return plan
+    wide, wide_finite = _first_loss("float32", task, turn)
     try:
-        narrow, finite = _one_step(execution.dtype, *tried)
+        narrow, finite = _first_loss(plan.dtype, task, turn)
     except jax.errors.JaxRuntimeError as e:
         first = str(e).splitlines()[0][:200]
-        say(f"  {execution.dtype} does not run here ({first}); float32 is used")
-        return replace(execution, dtype="float32")
+        say(f"  {plan.dtype} does not run here ({first}); float32 is used")
+        return replace(plan, dtype="float32")
     off = abs(narrow - wide) / max(abs(wide), 1e-6)
-    if wide_finite and not (finite and off <= _TOLERANCE):
+    if wide_finite and not (finite and off <= TOLERANCE):
         say(
-            f"  {execution.dtype} gives a first loss of {narrow:.4g} where float32 gives "
+            f"  {plan.dtype} gives a first loss of {narrow:.4g} where float32 gives "
             f"{wide:.4g}; float32 is used"
         )
-        return replace(execution, dtype="float32")
-    return execution
+        return replace(plan, dtype="float32")
+    return plan
 
 
-def _one_step(
-    dtype: str,
-    recipe: RecoverRecipe,
-    teacher: Teacher,
-    job: Job,
-    images: np.ndarray,
-    constants: tuple[Any, ...],
-    classes: tuple[int, ...],
-) -> tuple[float, bool]:
-    """First loss with activations of a type, and whether it and the images stay finite."""
+def _first_loss(dtype: str, task: RecoveryTask, turn: int) -> tuple[float, bool]:
+    """First loss with activations of a type, and whether it and the images stay finite.
 
-    @jax.jit
-    def step(state, job, guide):
-        model = models.create(replace(teacher.spec, dtype=dtype))
-        return engine.run_chunk(
-            state,
-            job,
-            (guide,),
-            models=(model,),
-            recipe=recipe,
-            flip=False,
-            active=len(images),
-            steps=1,
-            classes=classes,
-        )
-
-    start = engine.init_state(images, engine.init_term_state(recipe, [constants]))
-    state, losses = step(start, job, TeacherVariables(teacher.variables, constants))
+    All images of the batch are active, as in its last round without class budgets.
+    """
+    images, teacher = task.start_images(0), task.variables[turn]
+    program = task.program(0, dtype)
+    program = StepProgram(
+        (program.models[turn],), task.settings, active=len(images), classes=program.classes
+    )
+    state = engine.init_state(images, engine.init_term_state(task.settings, [teacher]))
+    step = jax.jit(engine.run_chunk, static_argnums=0)
+    state, losses = step(program, state, task.inputs(0), (teacher,))
     loss = float(losses.loss[0])
     return loss, bool(np.isfinite(loss) and np.isfinite(np.asarray(state.images)).all())
 
 
 def read(partial: Path) -> ExecutionPlan | None:
-    """What was settled for an unfinished recovery, if it has begun."""
+    """The plan of an unfinished recovery, if it has begun."""
     if not (partial / _FILE).exists():
         return None
     return ExecutionPlan(**files.read_json(partial / _FILE))
 
 
-def write(partial: Path, execution: ExecutionPlan) -> None:
-    """Settles it."""
-    files.write_json(partial / _FILE, asdict(execution))
+def write(partial: Path, plan: ExecutionPlan) -> None:
+    """Writes the plan beside the batches."""
+    files.write_json(partial / _FILE, asdict(plan))

@@ -10,13 +10,18 @@ from delt_jax.recovery.types import Losses
 
 @dataclass
 class History:
-    """Losses of a wave; fetched one chunk late, so that logging never stalls the devices."""
+    """Losses of a device group, fetched one chunk late so that logging never stalls the devices.
 
-    fetched: list[Losses] = field(default_factory=list)  # float32 [jobs, iterations] each
+    Attributes:
+      fetched: on the host, float32 [batches, iterations] each, in order.
+      waiting: still on the devices, float32 [devices, batches per device, iterations] each.
+    """
+
+    fetched: list[Losses] = field(default_factory=list)
     waiting: list[Losses] = field(default_factory=list)
 
     def add(self, losses: Losses, lag: int) -> Losses | None:
-        """Queues device values; fetches what is more than `lag` chunks old."""
+        """Queues device values, fetches those more than `lag` chunks old, returns the newest."""
         self.waiting.append(losses)
         latest = None
         while len(self.waiting) > lag:
@@ -26,7 +31,7 @@ class History:
         return latest
 
     def arrays(self) -> Losses:
-        """All losses, float32 [jobs, iterations] each."""
+        """All losses so far, float32 [batches, iterations] each."""
         while self.waiting:
             self.add(self.waiting.pop(0), lag=0)
         whole = Losses(*(np.concatenate(leaf, axis=1) for leaf in zip(*self.fetched, strict=True)))
@@ -34,9 +39,12 @@ class History:
         return whole
 
 
-def mean_last(losses: Losses | None, jobs: int, further: bool) -> dict[str, float]:
-    """Terms of the newest iteration, averaged over the wave's jobs; `further` if there are any."""
+def mean_last(losses: Losses | None, batches: int, extra_terms: bool) -> dict[str, float]:
+    """Losses of the newest iteration, averaged over the first so many batches.
+
+    "further", the sum of the extra terms, is among them only where there are any.
+    """
     if losses is None:
         return {}
-    bar = [name for name in Losses._fields if further or name != "further"]
-    return {name: float(getattr(losses, name)[:jobs, -1].mean()) for name in bar}
+    names = [name for name in Losses._fields if extra_terms or name != "further"]
+    return {name: float(getattr(losses, name)[:batches, -1].mean()) for name in names}

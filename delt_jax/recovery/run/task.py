@@ -1,0 +1,123 @@
+"""A recovery to be done: what all of its batches share, and what each of them starts from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from delt_jax import models
+from delt_jax.core import keys
+from delt_jax.recipe import RecoverRecipe
+from delt_jax.recovery import step as engine
+from delt_jax.recovery.initial_images import Starts
+from delt_jax.recovery.program import StepProgram, StepSettings, active_of
+from delt_jax.recovery.run import checkpoint
+from delt_jax.recovery.run.checkpoint import BatchCheckpoint
+from delt_jax.recovery.schedule import BatchSchedule, relabel_from_zero
+from delt_jax.recovery.types import BatchInputs, Losses, RecoverState, TeacherVariables
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class RecoveryTask:
+    """What all batches of a recovery share.
+
+    Attributes:
+      recipe: says how the recovery is driven: type, batches per device, saves, profile, storage.
+      settings: what the compiled steps read.
+      seed: of the run.
+      ipc: images per class.
+      teachers: guide the images in round robin; the first is the run's own.
+      variables: of each teacher, with the constants of the extra loss terms; host arrays.
+      starts: the start images.
+      schedule: of all batches.
+      partial: folder of finished and unfinished batches.
+      workdir: takes log and profile.
+    """
+
+    recipe: RecoverRecipe
+    settings: StepSettings
+    seed: int
+    ipc: int
+    teachers: tuple[Teacher, ...]
+    variables: tuple[TeacherVariables, ...]
+    starts: Starts
+    schedule: Sequence[BatchSchedule]
+    partial: Path
+    workdir: WorkDir
+
+    @property
+    def teacher(self) -> Teacher:
+        """The run's own teacher, whose normalisation is the images'."""
+        return self.teachers[0]
+
+    def in_device_order(self) -> list[int]:
+        """All batches, such that those that can run side by side follow each other."""
+        alike: dict[Any, list[int]] = {}
+        for i in range(len(self.schedule)):
+            alike.setdefault(self.likeness(i), []).append(i)
+        return [i for members in alike.values() for i in members]
+
+    def likeness(self, index: int) -> tuple[Any, ...]:
+        """What batches must have in common to run side by side."""
+        batch = self.schedule[index]
+        return len(batch.indices), batch.rounds, self.classes(index)
+
+    def classes(self, index: int) -> tuple[int, ...]:
+        """Numbers the classes of a batch's images from 0.
+
+        () without extra terms, which alone read it, so that more batches are alike.
+        """
+        return relabel_from_zero(self.schedule[index].labels) if self.settings.terms else ()
+
+    def program(self, index: int, dtype: str) -> StepProgram:
+        """The first iteration of a batch, with the teachers' activations of a type."""
+        rounds = self.schedule[index].rounds
+        return StepProgram(
+            tuple(models.create(replace(teacher.spec, dtype=dtype)) for teacher in self.teachers),
+            self.settings,
+            active_of(rounds[0].active) if rounds else 0,
+            classes=self.classes(index),
+        )
+
+    def inputs(self, index: int) -> BatchInputs:
+        """What the steps of a batch read; its key depends on seed and batch index only."""
+        batch = self.schedule[index]
+        low, high = self.teacher.normalisation.bounds()
+        return BatchInputs(
+            labels=np.array(batch.labels, np.int32),
+            ranks=np.array(batch.indices, np.int32) % np.int32(self.ipc),
+            start_iterations=np.array(batch.start_iterations, np.int32),
+            iterations=np.int32(batch.iterations),
+            key=keys.stream(self.seed, "recover", index),
+            low=np.asarray(low),
+            high=np.asarray(high),
+            starts=self.start_images(index) if self.settings.residual else None,
+        )
+
+    def start_images(self, index: int) -> np.ndarray:
+        """Normalised float32 images [B, S, S, C] that a batch starts from."""
+        return self.starts.images(self.schedule[index].indices)
+
+    def restored(self, index: int, step: int) -> BatchCheckpoint:
+        """A batch as it was saved after `step` iterations; at its start if that is 0.
+
+        Raises:
+          CorruptCheckpoint: if it is damaged.
+        """
+        term_state = engine.init_term_state(self.settings, self.variables)
+        term_state = jax.tree.map(np.asarray, term_state)
+        if step:
+            spec = self.teacher.spec
+            shape = (len(self.schedule[index].indices), spec.image_size, spec.image_size)
+            image = jax.ShapeDtypeStruct((*shape, spec.channels), np.float32)
+            like = RecoverState(np.int32(0), image, image, image, term_state)
+            return checkpoint.restore(self.partial, index, like)
+        images, none = self.start_images(index), np.zeros(0, np.float32)
+        zeros = np.zeros_like(images)
+        state = RecoverState(np.int32(0), images, zeros, zeros, term_state)
+        return BatchCheckpoint(state, Losses(none, none, none, none), 0.0)
