@@ -5,6 +5,8 @@ An exception carries its reason in a comment on the line that breaks the rule:
 """
 
 import ast
+import configparser
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,22 @@ def test_no_class_name_means_two_things():
 
 def test_no_module_reads_what_another_keeps_private():
     assert not [line for path in READERS for line in private_reads(path)]
+
+
+def test_the_map_of_the_docs_has_the_floors_that_lint_holds():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    layers = settings["importlinter:contract:floors"]["layers"].strip().splitlines()
+    page = (ROOT / "docs/how_it_works.md").read_text()
+    table = page[page.index("| floor | holds |") :].split("\n\n")[0].splitlines()[2:]
+    floors = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table]
+    assert floors == [re.findall(r"delt_jax\.(\w+)", layer) for layer in layers]
+
+
+def test_every_file_that_the_docs_link_is_there():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{name_of(page)}: {link}"
 
 
 def test_the_readme_is_read():
