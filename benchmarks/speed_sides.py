@@ -88,8 +88,8 @@ class Ours:
     def cost(self, batch: BatchSchedule) -> tuple[float, float]:
         """Operations and bytes of an image-iteration of all images, as XLA counts them."""
         inputs, states = self._trees(batch)
-        step = jax.jit(self._chunk(len(batch.indices), 1))
-        lowered = step.lower(states, inputs, self._teachers)
+        one_step = jax.jit(self._chunk(len(batch.indices), 1))
+        lowered = one_step.lower(states, inputs, self._teachers)
         images = self._batches * len(batch.indices)
         counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
         assert counted is not None

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from delt_jax.core import keys
 from delt_jax.core import losses as objective
 from delt_jax.core.losses import Moments
-from delt_jax.evaluation import metrics
-from delt_jax.evaluation.metrics import Score
 
 cross_entropy = jax.jit(objective.cross_entropy)
 bn_terms = jax.jit(objective.bn_terms)
@@ -158,65 +156,6 @@ def test_cross_entropy_gradient_is_the_numerical_one():
     )
 
 
-def score(student="conv3", regime="online", seed=0, last=0.5, best=0.6, ipc=10, rate=1e-3):
-    return Score(
-        id=f"{student}{regime}{seed}{ipc}{rate}",
-        student=student,
-        regime=regime,
-        images="recovered",
-        ipc=ipc,
-        seed=seed,
-        learning_rate=rate,
-        protocol=f"delt: AdamW {rate}",
-        last=last,
-        best=best,
-        best_epoch=3,
-        history=[[3, best]],
-        per_class=[last, 0.0],
-        confusion=[[1, 1], [2, 0]],
-        calibration=0.1,
-        seconds=1.0,
-    )
-
-
-def test_aggregate_groups_in_order_of_appearance():
-    rows = metrics.aggregate(
-        [
-            score("b", last=0.2, best=0.3),
-            score("a", last=0.5, best=0.5),
-            score("b", seed=1, last=0.4, best=0.9),
-            score("b", "hard", last=0.1, best=0.1),
-        ]
-    )
-    assert [(r.student, r.regime, r.images, r.seeds) for r in rows] == [
-        ("b", "online", "recovered", 2),
-        ("a", "online", "recovered", 1),
-        ("b", "hard", "recovered", 1),
-    ]
-    figures = [(r.last_mean, r.last_std, r.best_mean, r.best_std) for r in rows]
-    chex.assert_trees_all_close(
-        np.array(figures),
-        np.array([(0.3, np.sqrt(0.02), 0.6, np.sqrt(0.18)), (0.5, 0, 0.5, 0), (0.1, 0, 0.1, 0)]),
-        atol=1e-12,
-    )
-
-
-def test_aggregate_takes_the_best_learning_rate_at_last_and_says_so():
-    (row,) = metrics.aggregate(
-        [score(rate=r, seed=s, last=v) for r, s, v in ((1, 0, 0.6), (1, 1, 0.2), (2, 0, 0.5))]
-    )
-    assert (row.learning_rate, row.seeds, row.protocol) == (2, 1, "delt: AdamW 2")
-    assert row.scores == ["conv3online0102"]
-    assert row.last_mean == 0.5
-
-
-def test_aggregate_keeps_sizes_apart_and_means_classes():
-    smaller = [score(ipc=5, last=0.2), score(ipc=5, seed=1, last=0.4)]
-    rows = metrics.aggregate([smaller[0], score(ipc=10), smaller[1]])
-    assert [(r.ipc, r.seeds) for r in rows] == [(5, 2), (10, 1)]
-    chex.assert_trees_all_close(rows[0].per_class, [0.3, 0.0], rtol=1e-6)
-
-
 def test_logit_error_does_not_see_constants():
     logits, taught = normal(3, 4), normal(3, 4, seed=1)
     targets = jax.nn.softmax(taught / 7)
@@ -229,42 +168,6 @@ def test_logit_error_does_not_see_constants():
         ours = objective.logit_error(jnp.asarray(logits + shift), targets, 7.0)
         chex.assert_trees_all_close(float(ours), float(expected), rtol=1e-4)
     assert float(objective.logit_error(jnp.asarray(taught), targets, 7.0)) < 1e-9
-
-
-def test_aggregate_takes_the_sample_deviation():
-    last = [0.81, 0.84, 0.9]
-    (row,) = metrics.aggregate([score(seed=i, last=v, best=v) for i, v in enumerate(last)])
-    chex.assert_trees_all_close(row.last_std, np.std(last, ddof=1), rtol=1e-12)
-    assert row.text() == "last 85.0 ± 4.6 %, best 85.0 ± 4.6 %"
-
-
-def test_aggregate_of_nothing_is_nothing():
-    assert metrics.aggregate([]) == []
-
-
-def test_within_class_similarity_is_the_mean_over_pairs():
-    features, labels = normal(12, 6) + 0.5, np.array([0, 2, 1, 0, 2, 1, 1, 0, 2, 2, 2, 5])
-    expected = []
-    for c in (0, 1, 2, 5):
-        rows = features[labels == c].astype(np.float64)
-        pairs = [
-            a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-            for i, a in enumerate(rows)
-            for j, b in enumerate(rows)
-            if i != j
-        ]
-        expected.append(np.mean(pairs) if pairs else np.nan)
-    ours = metrics.within_class_similarity(features, labels)
-    assert np.isnan(ours[3])
-    assert not np.isnan(ours[:3]).any()
-    chex.assert_trees_all_close(ours[:3], np.array(expected[:3]), atol=1e-6)
-
-
-def test_within_class_similarity_of_copies_and_opposites():
-    x = normal(1, 9)
-    features = np.concatenate([x, 2 * x, 3 * x, x, -x])
-    ours = metrics.within_class_similarity(features, np.array([0, 0, 0, 1, 1]))
-    chex.assert_trees_all_close(ours, np.array([1.0, -1.0]), atol=1e-6)
 
 
 def data(key):

@@ -119,7 +119,7 @@ def test_flags_of_whole_numbers(flag, value):
     [
         ("0,1", "lists 2 outputs, but the data have 10 classes"),
         (HEAD.partition("=")[2].replace("19", "20"), "classes 0 to 19, but 20 are to be kept"),
-        (HEAD.partition("=")[2].replace("19", "-1"), "classes 0 to 19, but -1 are to be kept"),
+        (HEAD.partition("=")[2].replace("19", "-1"), "must be at least 0, not -1"),
         (HEAD.partition("=")[2].replace("19", "3"), "lists 3 more than once"),
         ("1,a", "must be a tuple of whole numbers, not ('1,a',)"),
         ("0.5,1", "must be a tuple of whole numbers, not (0.5, 1)"),

@@ -11,7 +11,7 @@ from delt_jax.runtime import host_memory
 FAULTS = """
 import resource, threading
 import numpy as np
-from delt_jax import host_memory
+from delt_jax.runtime import host_memory
 kept = {keep} and host_memory.keep_freed()
 def work():
     for _ in range(8):
@@ -40,7 +40,7 @@ def test_freed_memory_is_used_again_in_every_thread():
         pytest.skip("this C library is not glibc")
     # The fewest of several times, because a kernel short of memory may take pages back between.
     assert all(int(n) < 10 for n in second)
-    # Else there is nothing to mend; 48 MB are 24 faults at the least, of huge pages.
+    # Else there is nothing to gain; 48 MB are 24 faults at the least, of huge pages.
     assert all(int(n) > 20 for n in faults(keep=False)[1:])
 
 
