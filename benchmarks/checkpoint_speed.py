@@ -22,7 +22,7 @@ from delt_jax import models
 from delt_jax.models import ModelSpec
 from delt_jax.recovery.types import RecoverState
 from delt_jax.store import checkpoint
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 
 # `save` asks this function for the form, where a job of several processes makes it ".npz".
 FORMS = {"orbax": checkpoint.orbax_can_save, "npz": lambda tree: False}
@@ -35,12 +35,12 @@ def recovery_batch() -> RecoverState:
     return RecoverState(np.int32(100), images, mu, nu)
 
 
-def resnet18_training() -> training.TrainState:
+def resnet18_training() -> state_lib.TrainState:
     """ResNet-18 for 1000 classes with SGD's momentum, of random numbers."""
     model = models.create(ModelSpec("resnet18", 1000, 224, 3))
-    optimiser = training.sgd("cosine", 0.1, 1000, 0.9, 1e-4)
+    optimiser = state_lib.sgd("cosine", 0.1, 1000, 0.9, 1e-4)
     fresh = jax.eval_shape(
-        lambda: training.init_state(model, optimiser, jax.random.key(0), (224, 224, 3))
+        lambda: state_lib.init_state(model, optimiser, jax.random.key(0), (224, 224, 3))
     )
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda a: draw.normal(size=a.shape).astype(a.dtype), fresh)

@@ -33,8 +33,7 @@ from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.labels import label_store
 from delt_jax.recipe import Recipe, flatten
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import host_memory
+from delt_jax.runtime import devices, host_memory
 from delt_jax.store import files
 
 PAGE, PICTURE = "docs/evaluation.md", "docs/labels.png"
@@ -199,7 +198,7 @@ def measure(config: ml_collections.ConfigDict, folder: Path, size: Size | None) 
         "protocol": row.protocol,
         "distilled": scores["distilled"],
         "teacher": scores["teacher"]["hash"],
-        "machine": parallel.describe(),
+        "machine": devices.describe(),
         "date": date.today().isoformat(),
     }
 

@@ -23,8 +23,7 @@ import measured
 from delt_jax import main
 from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import host_memory
+from delt_jax.runtime import devices, host_memory
 from delt_jax.store import files
 
 PAGE = "docs/evaluation.md"
@@ -97,7 +96,7 @@ def measure(chosen: argparse.Namespace, change: Change, folder: Path) -> dict[st
         "seeds": row.seeds,
         "scores": row.scores,
         "student": f"{row.student} of width {config.evaluate.width or 'its own'}",
-        "machine": parallel.describe(),
+        "machine": devices.describe(),
         "date": date.today().isoformat(),
     }
 

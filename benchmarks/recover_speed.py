@@ -33,7 +33,7 @@ from speed_sides import Ours, Rival, make_problem, timed
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery.schedule import BatchSchedule, make_schedule
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 
 ROUNDS = 8  # as DELT's: T 4000, R 500
 LEAST_PASSES = 3
@@ -109,7 +109,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
         "torch_layout": rival.layout,
         "torch_device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "torch_version": torch.__version__,
-        "machine": parallel.describe(),
+        "machine": devices.describe(),
         "date": date.today().isoformat(),
     }
 

@@ -37,9 +37,7 @@ from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import DataRecipe, flatten
 from delt_jax.recovery import schedule
-from delt_jax.runtime import compile_cache, host_memory
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import compile_cache, devices, host_memory, signals
 from delt_jax.stages import pipeline, recover
 from delt_jax.store import files
 from delt_jax.store.identity import identity
@@ -186,7 +184,7 @@ def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
             "distilled": scores["distilled"],
             "scores": row.scores,
             "command": cell.arguments.command,
-            "machine": parallel.describe(),
+            "machine": devices.describe(),
             "date": date.today().isoformat(),
         }
         for row in (ScoreRow.from_dict(row) for row in scores["rows"])
@@ -341,9 +339,9 @@ def run(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        with interrupts.raising():
+        with signals.raising():
             run(sys.argv[1:])
     except UserError as e:
         sys.exit(f"search: {e}")
-    except (KeyboardInterrupt, interrupts.Terminated):
+    except (KeyboardInterrupt, signals.Terminated):
         sys.exit("search: stopped; finished work is kept, the same command goes on from there.")

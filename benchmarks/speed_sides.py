@@ -18,11 +18,11 @@ from delt_jax.core import keys
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Active, BatchInputs, RecoverState, TeacherVariables
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
 
@@ -71,7 +71,7 @@ class Ours:
     def prepare(self, batch: BatchSchedule) -> Callable[[], None]:
         """One recovery of so many batches, ready to be run, once: its state is donated."""
         inputs, states = self._trees(batch)
-        states, inputs = parallel.stack_jobs([states], 1), parallel.stack_jobs([inputs], 1)
+        states, inputs = devices.stack_jobs([states], 1), devices.stack_jobs([inputs], 1)
         jax.block_until_ready((states, inputs))
 
         def run() -> None:
@@ -103,7 +103,7 @@ class Ours:
         @jax.jit
         def loss(variables, images, labels):
             teacher = functools.partial(apply_tapped, self._model, variables)
-            return engine.loss(images, labels, view, teacher, self._settings)[0]
+            return recovery_step.loss(images, labels, view, teacher, self._settings)[0]
 
         return float(loss(self._variables, jnp.asarray(self._problem.images), jnp.array(labels)))
 
@@ -121,7 +121,7 @@ class Ours:
             )
             for i in range(self._batches)
         ]
-        state = engine.init_state(jnp.asarray(self._problem.images))
+        state = recovery_step.init_state(jnp.asarray(self._problem.images))
         if self._batches == 1:
             return inputs[0], state
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
@@ -129,11 +129,11 @@ class Ours:
 
     def _chunk(self, active: Active, steps: int) -> Callable[..., Any]:
         program = StepProgram((self._model,), self._settings, active, steps)
-        chunk = functools.partial(engine.run_chunk, program)
+        chunk = functools.partial(recovery_step.run_chunk, program)
         return jax.vmap(chunk, in_axes=(0, 0, None)) if self._batches > 1 else chunk
 
     def _compile(self, active: Active, steps: int) -> Callable[..., Any]:
-        return parallel.map_jobs(self._chunk(active, steps), 1)
+        return devices.map_jobs(self._chunk(active, steps), 1)
 
 
 class Rival:

@@ -35,7 +35,7 @@ import train_table
 from train_sides import Ours, Rival, faster_layout, make_problem
 
 from delt_jax.models import ModelSpec
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 
 CLASSES = 10
 SEEDS = 3
@@ -100,7 +100,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
         "torch_layout": layout,
         "torch_device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "torch_version": torch.__version__,
-        "machine": parallel.describe(),
+        "machine": devices.describe(),
         "date": date.today().isoformat(),
     }
 

@@ -19,15 +19,13 @@ import torch_views
 from delt_jax import models
 from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
 from delt_jax.core import keys
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import EvaluateRecipe, Recipe
 from delt_jax.runtime.signals import DeferredSignal
-from delt_jax.training import protocols
-from delt_jax.training import student_loop as student_training
-from delt_jax.training import student_step as learning
+from delt_jax.training import protocols, student_loop, student_step
 from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_loop import Saving, Student, StudentTask
 from delt_jax.training.student_step import LabelledImages, StudentProgram
@@ -80,7 +78,7 @@ def make_problem(spec: ModelSpec, ipc: int, epochs: int) -> Problem:
     pixels = jax.random.randint(keys.stream(0, "images"), shape, 0, 256).astype(jnp.uint8)
     labels = np.repeat(np.arange(spec.num_classes, dtype=np.int32), ipc)
     images = LabelledImages(np.asarray(pixels), labels, None)
-    variables = learning.init_student(program, keys.stream(0, "weights")).variables
+    variables = student_step.init_student(program, keys.stream(0, "weights")).variables
     return Problem(program, protocol.learning_rate, jax.device_get(variables), images)
 
 
@@ -113,7 +111,7 @@ class Ours:
 
         students = self._students
         saving = Saving(Path("never_written"), float("inf"), DeferredSignal())
-        student_training.train(self._task, students, len(students), saving, on_epochs)
+        student_loop.train(self._task, students, len(students), saving, on_epochs)
         # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
         # of the epoch before it.
         epochs = len(ends) - (1 if jax.default_backend() == "cpu" else 2)
@@ -144,7 +142,7 @@ class Ours:
         student = models.create(program.student)
         logits, _ = student.apply(state.variables, views, train=True, mutable=["batch_stats"])
         return float(
-            objective.kl_divergence(logits, jax.nn.softmax(taught / temperature), temperature)
+            losses_lib.kl_divergence(logits, jax.nn.softmax(taught / temperature), temperature)
         )
 
 
@@ -161,7 +159,7 @@ def _views(key, pixels, plan, start, program: StudentProgram):
 
 def _fresh(problem: Problem):
     """The state from which our first student begins."""
-    return learning.init_student(problem.program, keys.stream(0, "student", 0))
+    return student_step.init_student(problem.program, keys.stream(0, "student", 0))
 
 
 class Rival:

@@ -12,7 +12,7 @@ import numpy as np
 
 from delt_jax import config as config_lib
 from delt_jax.formats import distilled
-from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.recovery.run import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
@@ -87,7 +87,7 @@ def wait_for_step(workdir, process, step=1, batches=range(5)):
     """Waits until some batch is kept after so many iterations, or the process has ended."""
     partial, deadline = workdir / "distilled.partial", time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if any(kept.step_of(partial, i) >= step for i in batches):
+        if any(checkpoint.step_of(partial, i) >= step for i in batches):
             return
         time.sleep(0.02)
 

@@ -21,15 +21,15 @@ from seeded import seeded_state
 
 from delt_jax import models
 from delt_jax.augment import crop, mix
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule, make_schedule
 from delt_jax.recovery.types import BatchInputs, Losses, TeacherVariables
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 
 # The suite compiles without LLVM's optimiser, which is worth its time for loops over float64.
 COMPILER = {"float64": {"xla_backend_optimization_level": 3}, "float32": {}}
@@ -190,15 +190,15 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         high=jnp.asarray(high, dtype),
     )
     options = COMPILER[dtype]
-    update = jax.jit(engine.update, static_argnums=0, compiler_options=options)
-    state = engine.init_state(jnp.asarray(init[order], dtype))
+    update = jax.jit(recovery_step.update, static_argnums=0, compiler_options=options)
+    state = recovery_step.init_state(jnp.asarray(init[order], dtype))
     active_at = [r.active for r in batch.rounds for _ in range(r.iterations)]
     steps = []
     for recorded, active in list(zip(record["steps"], active_at, strict=True))[:count]:
         program = StepProgram((model,), settings, active_of(active))
-        clock = engine.clocks(state, inputs, settings, program.active)
-        scale = engine.curriculum(settings, *clock)
-        rate = engine.learning_rate(settings.learning_rate, *clock)
+        clock = recovery_step.clocks(state, inputs, settings, program.active)
+        scale = recovery_step.curriculum(settings, *clock)
+        rate = recovery_step.learning_rate(settings.learning_rate, *clock)
         view = crop.View(*(jnp.array(recorded[name]) for name in ("crop", "flip", "roll")))
         state, losses, terms = update(program, state, inputs, view, (teacher,))
         chex.assert_type(state.images, jnp.dtype(dtype))
@@ -224,9 +224,9 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
         _cast(torch_weights.from_torch(state_dict(spec.name, record[f"{who}_seed"]), spec), dtype)
         for who in ("student", "teacher")
     )
-    schedule = training.half_cosine(record["steps"][0]["learning_rate"], record["epochs"], 1)
-    optimiser = training.adamw(schedule, record["weight_decay"])
-    state = training.TrainState(
+    schedule = state_lib.half_cosine(record["steps"][0]["learning_rate"], record["epochs"], 1)
+    optimiser = state_lib.adamw(schedule, record["weight_decay"])
+    state = state_lib.TrainState(
         jnp.int32(0), student["params"], student["batch_stats"], optimiser.init(student["params"])
     )
     temperature = record["temperature"]
@@ -236,9 +236,9 @@ def _train(recording: Recording, dtype: str, count: int | None) -> Training:
         targets = jax.nn.softmax(model.apply(teacher, mixed, train=False) / temperature)
 
         def loss(logits):
-            return objective.kl_divergence(logits, targets, temperature)
+            return losses_lib.kl_divergence(logits, targets, temperature)
 
-        return training.update(training.Trainer(model, optimiser), state, mixed, loss)
+        return state_lib.update(state_lib.Trainer(model, optimiser), state, mixed, loss)
 
     losses = []
     for epoch, step in enumerate(record["steps"][:count]):

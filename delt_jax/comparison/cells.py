@@ -10,7 +10,7 @@ import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse
-from delt_jax.comparison import tables as comparison
+from delt_jax.comparison import tables as comparison_tables
 from delt_jax.config import cli, derive, from_config
 from delt_jax.data import Source, read
 from delt_jax.errors import UserError
@@ -204,15 +204,15 @@ def write(folder: Path, cells: Sequence[Cell]) -> None:
     if not finished:
         return
     missing = [cell.name for cell in cells if cell not in finished]
-    results = [comparison.read(cell.folder.path, cell.method) for cell in finished]
-    parts = comparison.sections(results, missing)
-    pictures = comparison.charts(results) | sheets(finished)
-    page = comparison.page(parts, pictures)
+    results = [comparison_tables.read(cell.folder.path, cell.method) for cell in finished]
+    parts = comparison_tables.sections(results, missing)
+    pictures = comparison_tables.charts(results) | sheets(finished)
+    page = comparison_tables.page(parts, pictures)
     with files.replacing_folder(folder / FIGURES) as drawn:
         for name, content in pictures.items():
             files.write_bytes(drawn / name, content)
-    files.write_bytes(folder / "comparison.md", comparison.as_markdown(parts).encode())
-    files.write_bytes(folder / "comparison.csv", comparison.as_csv(results))
+    files.write_bytes(folder / "comparison.md", comparison_tables.as_markdown(parts).encode())
+    files.write_bytes(folder / "comparison.csv", comparison_tables.as_csv(results))
     files.write_bytes(folder / "comparison.html", page.encode())
 
 

@@ -14,8 +14,7 @@ from ml_collections import config_flags
 from delt_jax.config import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS
-from delt_jax.runtime import host_memory
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import host_memory, signals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. configs/digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the run makes.")
@@ -190,14 +189,14 @@ def exit_status(parse: Callable[[], _T], run: Callable[[_T], bool]) -> int:
         return 2
     host_memory.keep_freed()
     try:
-        with interrupts.raising():
+        with signals.raising():
             return 0 if run(asked) else 1
     except UserError as e:
         print(f"delt_jax: {e}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, interrupts.Terminated) as e:
+    except (KeyboardInterrupt, signals.Terminated) as e:
         print(
             "delt_jax: stopped; finished work is kept, the same command goes on from there.",
             file=sys.stderr,
         )
-        return 130 if isinstance(e, KeyboardInterrupt) else interrupts.SIGTERM_STATUS
+        return 130 if isinstance(e, KeyboardInterrupt) else signals.SIGTERM_STATUS

@@ -9,7 +9,7 @@ import numpy as np
 
 from delt_jax.data.in_memory import CachedExamples, InMemoryExamples
 from delt_jax.data.source import ArrayExamples, Examples, Source
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 
 _SHARE = 0.1  # of the device's memory for real images; recovery and training need the rest
 
@@ -26,7 +26,7 @@ class OnDeviceExamples(CachedExamples):
 
 def device_budget() -> int:
     """Bytes of real images for the first local device; 0 on a CPU, whose memory has them anyway."""
-    return int(_SHARE * (parallel.memory_limit() or 0))
+    return int(_SHARE * (devices.memory_limit() or 0))
 
 
 def put_on_device(source: Source, budget: int) -> Source:

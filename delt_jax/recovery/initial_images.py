@@ -14,7 +14,7 @@ from delt_jax.core.progress import progress, say
 from delt_jax.data import Normalisation, Source, read
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe
-from delt_jax.recovery import mosaics as mosaic
+from delt_jax.recovery import mosaics
 from delt_jax.recovery.mosaics import Patches
 from delt_jax.recovery.selection import Ranking, select
 from delt_jax.store import files
@@ -111,7 +111,7 @@ class Mosaics:
 
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Mosaics, rendered from the training images at each call."""
-        return mosaic.render(
+        return mosaics.render(
             self.patches, indices, self.factor, self.source.train, self.normalisation
         )
 
@@ -156,7 +156,7 @@ def _noise(recipe, source, teacher, ranking, partial) -> Starts:
 
 
 def _mosaics(recipe, source, teacher, ranking, partial) -> Starts:
-    path, factor = partial / _PATCHES, mosaic.factor_of(recipe.select, source.image_size)
+    path, factor = partial / _PATCHES, mosaics.factor_of(recipe.select, source.image_size)
     if not path.exists():
         started = time.perf_counter()
         found = _find_patches(recipe, source, teacher, factor)
@@ -169,7 +169,7 @@ def _mosaics(recipe, source, teacher, ranking, partial) -> Starts:
 def _find_patches(recipe: Recipe, source: Source, teacher: Teacher, factor: int) -> Patches:
     keep = recipe.ipc * factor**2
     with progress(_num_candidates(recipe, source), "crops", "image") as bar:
-        patches = mosaic.find(teacher, source.train, keep, recipe.select, recipe.seed, bar.update)
+        patches = mosaics.find(teacher, source.train, keep, recipe.select, recipe.seed, bar.update)
     say(
         f"  took the best {patches.images.size} of {forward_passes(recipe, source)} crops; their "
         f"mean cross-entropy is {patches.cross_entropy.mean():.3f}"
@@ -208,7 +208,7 @@ def check(recipe: Recipe, source: Source) -> None:
 
 
 def _check_mosaics(recipe: Recipe, source: Source) -> None:
-    factor = mosaic.factor_of(recipe.select, source.image_size)
+    factor = mosaics.factor_of(recipe.select, source.image_size)
     if source.image_size % factor:
         raise UserError(
             f"select.mosaic ({factor}) must divide the images' side, which is "

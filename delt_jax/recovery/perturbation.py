@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from delt_jax.core import losses as objective
-from delt_jax.recovery import step as engine
+from delt_jax.core import losses as losses_lib
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram
 from delt_jax.recovery.types import BatchInputs, TeacherVariables
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 
 _TINY = 1e-12
 
@@ -50,7 +50,7 @@ def ascend(
         variables = {"params": params, "batch_stats": batch_stats}
         logits = model.apply(variables, images, train=False)
         wide = jnp.promote_types(logits.dtype, jnp.float32)
-        return objective.cross_entropy(logits.astype(wide), labels)
+        return losses_lib.cross_entropy(logits.astype(wide), labels)
 
     gradient = jax.grad(cross_entropy)(params)
     scale = length / (optax.tree.norm(gradient) + _TINY)
@@ -82,7 +82,7 @@ def own_params(
     for turn, teacher in enumerate(teachers):
         step = _compile_ascent(program, turn, num_devices, batches_per_device)
         copies = [teacher.variables["params"]] * (num_devices * batches_per_device)
-        params = parallel.stack_jobs(copies, num_devices, batches_per_device)
+        params = devices.stack_jobs(copies, num_devices, batches_per_device)
         for _ in range(program.settings.perturbation_steps):
             params = step(params, (inputs, starts), teacher.variables["batch_stats"])
         own.append(params)
@@ -96,8 +96,8 @@ def _compile_ascent(program: StepProgram, turn: int, num_devices: int, batches_p
 
     def step(params, inputs_and_start, batch_stats):
         inputs, start = inputs_and_start
-        images, labels = engine.first_viewed(start, inputs, settings, program.active)
+        images, labels = recovery_step.first_viewed(start, inputs, settings, program.active)
         model = program.models[turn]
         return ascend(params, batch_stats, images, labels, model=model, length=length)
 
-    return parallel.map_jobs(step, num_devices, batches_per_device, unroll=True)
+    return devices.map_jobs(step, num_devices, batches_per_device, unroll=True)

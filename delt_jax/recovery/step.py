@@ -18,7 +18,7 @@ import optax
 from delt_jax import terms
 from delt_jax.augment import crop
 from delt_jax.core import keys
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.models.tap import Pass, apply_tapped
 from delt_jax.recovery import residual
 from delt_jax.recovery.program import StepProgram, StepSettings
@@ -112,9 +112,9 @@ def loss(
     viewed = crop.view_images(images, view, images.shape[1])
     tapped = teacher(viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
-    ce = objective.cross_entropy(tapped.logits.astype(wide), labels)
-    layers = objective.bn_terms(tapped.batch, tapped.running, settings.bn_variance_weight)
-    bn = objective.bn_matching(layers, settings.first_bn_multiplier)
+    ce = losses_lib.cross_entropy(tapped.logits.astype(wide), labels)
+    layers = losses_lib.bn_terms(tapped.batch, tapped.running, settings.bn_variance_weight)
+    bn = losses_lib.bn_matching(layers, settings.first_bn_multiplier)
     total = ce + settings.bn_weight * bn if settings.bn_weight else ce
     if term_inputs is None:
         return total, (Losses(total, ce, bn, jnp.zeros_like(ce)), layers, ())

@@ -21,7 +21,7 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import signals
 from delt_jax.store import files
 from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir
@@ -108,7 +108,7 @@ def _score_rows(run: Evaluation) -> list[Score]:
     students_per_row = e.seeds * max(1, len(e.learning_rates))
     total = sum(students_per_row * resolve(run.recipe, run.source, row).epochs for row in small)
     scores = []
-    with progress(total, "evaluate", "epoch") as bar, interrupts.deferred() as deferred_signal:
+    with progress(total, "evaluate", "epoch") as bar, signals.deferred() as deferred_signal:
         for row in small:
             scores += score_row(run, row, bar.update, deferred_signal)
             deferred_signal.leave_if_asked()

@@ -15,12 +15,10 @@ from delt_jax.formats import distilled
 from delt_jax.labels import labelling
 from delt_jax.models import torch_files
 from delt_jax.recipe import Recipe
-from delt_jax.recovery import initial_images as start
-from delt_jax.recovery import ranking
+from delt_jax.recovery import initial_images, ranking
 from delt_jax.recovery.selection import check_class_sizes
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import evaluate as students
-from delt_jax.stages import rank, recover, relabel, report, squeeze
+from delt_jax.stages import evaluate, rank, recover, relabel, report, squeeze
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -55,8 +53,8 @@ STAGES = (
         "evaluate",
         "evaluation/manifest.json",
         ("squeeze", "rank", "recover", "relabel"),
-        students.inputs,
-        students.run,
+        evaluate.inputs,
+        evaluate.run,
     ),
     Stage(
         "report",
@@ -116,7 +114,7 @@ def check(recipe: Recipe, source: Source) -> None:
     check_class_sizes(source.train.labels, recipe.ipc, source.class_names)
     if len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
-    start.check(recipe, source)
+    initial_images.check(recipe, source)
     recover.schedule_of(recipe, len(source.class_names))
     squeeze.check_norm(squeeze.spec_of(recipe, source))
     _check_students(recipe, source)

@@ -12,16 +12,15 @@ from delt_jax.evaluation import rows
 from delt_jax.labels import label_store, labelling
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
-from delt_jax.recovery import initial_images as start
-from delt_jax.recovery import schedule
+from delt_jax.recovery import initial_images, schedule
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.schedule import BatchSchedule
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 from delt_jax.stages import pipeline, recover, relabel, squeeze
 from delt_jax.stages.costs import ModelCost, amount, hours, model_cost, recover_memory
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import ensemble as others
+from delt_jax.teachers import ensemble
 
 _BACKWARD = 3  # FLOPs of a forward and a backward pass, in forward passes
 
@@ -115,7 +114,7 @@ def _head_lines(source: Source, workdir: WorkDir) -> list[str]:
         f"data: {source.name}, {len(source.train)} training and {len(source.test)} "
         f"{source.scored} of {len(source.class_names)} classes, {source.image_size} px, "
         f"{source.channels} channel(s)",
-        f"devices: {parallel.device_count()} x {jax.local_devices()[0].device_kind}",
+        f"devices: {devices.device_count()} x {jax.local_devices()[0].device_kind}",
     ]
 
 
@@ -141,7 +140,7 @@ def _teachers(recipe: Recipe, source: Source) -> list[_Teacher]:
         spec = squeeze.spec_of(alone, source)
         return _Teacher(name or spec.name, spec, model_cost(spec), not alone.teacher.weights)
 
-    more = others.recipes(recipe).items()
+    more = ensemble.recipes(recipe).items()
     return [
         teacher("", recipe),
         *(teacher(f"other teacher {name}", alone) for name, alone in more),
@@ -195,7 +194,7 @@ def _recover_line(
 ) -> PlanLine:
     """Forward passes that find the start, then iterations; an iteration asks one teacher."""
     r, first = recipe.recover, teachers[0].cost
-    scored = start.forward_passes(recipe, source)
+    scored = initial_images.forward_passes(recipe, source)
     asked = [teacher.cost.forward_flops for teacher in _in_recovery(recipe, teachers)]
     per_iteration = _BACKWARD * sum(asked) / len(asked)
     iterations = schedule.cost(batches, r.iterations).image_iterations
@@ -312,7 +311,7 @@ def memory_line(
     if not recipe.recover.iterations:
         return "device memory of recover: a forward pass's, as nothing is optimised"
     asked, head = recipe.recover.batches_per_device, "device memory of recover: about"
-    if parallel.memory_limit() is None:
+    if devices.memory_limit() is None:
         batch = len(memory.largest(batches).indices)
         one = amount(max(recover_memory(recipe, spec, batch) for spec in specs), "B")
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"

@@ -14,7 +14,7 @@ from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe, affecting
-from delt_jax.recovery import initial_images as start
+from delt_jax.recovery import initial_images
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, driver, execution
@@ -23,7 +23,7 @@ from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import signals
 from delt_jax.store import files
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
@@ -41,7 +41,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if not recipe.recover.residual:
         del settings["recover.residual_rounds"]  # nothing reads it
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
-    settings |= start.settings(recipe) | versions(_parts(recipe))
+    settings |= initial_images.settings(recipe) | versions(_parts(recipe))
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     if recipe.recover.round_robin:
         settings["other_teachers"] = [other["hash"] for other in teacher.get("others", [])]
@@ -59,7 +59,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 def _parts(recipe: Recipe) -> dict[str, int]:
     """Versions of the named parts that make the images, beside the teachers' own."""
     chosen = recipe.select.start
-    parts = {f"start.{chosen}": start.version(chosen), "augment.crop": crop.VERSION}
+    parts = {f"start.{chosen}": initial_images.version(chosen), "augment.crop": crop.VERSION}
     for name, _ in terms.asked(recipe.recover.terms):
         parts[f"term.{name}"] = terms.find(name).version
     return parts
@@ -148,7 +148,7 @@ def task_of(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> 
     teacher = teacher_lib.load(workdir.path / "teacher")
     teacher_lib.check_against(teacher, source, say)
     ranking = ranking_store.read(workdir.path, teacher.hash)
-    starts = start.prepare(recipe, source, teacher, ranking, partial)
+    starts = initial_images.prepare(recipe, source, teacher, ranking, partial)
     teachers = (teacher, *_other_teachers(recipe, source, workdir, teacher))
     settings = step_settings(recipe.recover, recipe.data.flip)
     chosen = [terms.find(name) for name, _ in settings.terms]
@@ -216,7 +216,7 @@ def finish(task: RecoveryTask, indices: list[int], plan: ExecutionPlan) -> None:
     left = sum(task.schedule[i].image_iterations_after(s) for i, s in steps.items())
     with (
         progress(left, "recover", "image-iteration") as bar,
-        interrupts.deferred() as deferred_signal,
+        signals.deferred() as deferred_signal,
     ):
         driver.finish(task, remaining, plan, bar, deferred_signal)
 

@@ -22,7 +22,7 @@ from delt_jax.recovery.selection import random_images
 from delt_jax.recovery.types import Losses
 from delt_jax.reporting import figures, nearest, tables
 from delt_jax.reporting import page as report_page
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
@@ -320,5 +320,5 @@ def _summary(
         "scored_on": evaluation["scored_on"],
         "scores": evaluation["rows"],
         "seconds": seconds,
-        "made": {"date": datetime.date.today().isoformat(), "machine": parallel.describe()},
+        "made": {"date": datetime.date.today().isoformat(), "machine": devices.describe()},
     }

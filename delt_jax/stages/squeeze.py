@@ -15,7 +15,7 @@ from delt_jax.recipe import Recipe, affecting
 from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
-from delt_jax.teachers import ensemble as others
+from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import real_images
@@ -59,7 +59,7 @@ def check_others(recipe: Recipe, source: Source) -> None:
     """Raises a UserError unless each of `teacher.others` can be a teacher of the data."""
     first = recipe.teacher.weights
     hashes = [teacher_lib.describe(Path(first)).hash] if first and Path(first).is_dir() else []
-    for name, alone in others.recipes(recipe).items():
+    for name, alone in ensemble.recipes(recipe).items():
         try:
             folder = alone.teacher.weights
             if folder:
@@ -93,9 +93,9 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 def parts(recipe: Recipe, source: Source) -> dict[str, dict[str, Any]]:
     """Inputs of each teacher by its folder in the work directory, the first teacher first."""
     by_folder = {ARTEFACT: _own_inputs(recipe, source)}
-    for name, alone in others.recipes(recipe).items():
+    for name, alone in ensemble.recipes(recipe).items():
         named = {} if alone.teacher.weights else {"name": name}
-        by_folder[f"{others.FOLDER}/{name}"] = _own_inputs(alone, source) | named
+        by_folder[f"{ensemble.FOLDER}/{name}"] = _own_inputs(alone, source) | named
     return by_folder
 
 
@@ -168,14 +168,14 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """
     inputs_of = parts(recipe, source)
     listed: list[dict[str, Any]] = []
-    more = others.recipes(recipe)
+    more = ensemble.recipes(recipe)
     for number, (name, alone) in enumerate(more.items(), 1):
-        folder = f"{others.FOLDER}/{name}"
+        folder = f"{ensemble.FOLDER}/{name}"
         say(f"  teacher {name}, {number} of {len(more)} others")
         own = inputs_of[folder]
         if not _is_whole(workdir, folder, own):
-            with files.disk_errors_as_user_errors(workdir.path / others.FOLDER):
-                (workdir.path / others.FOLDER).mkdir(exist_ok=True)
+            with files.disk_errors_as_user_errors(workdir.path / ensemble.FOLDER):
+                (workdir.path / ensemble.FOLDER).mkdir(exist_ok=True)
             _make(alone, source, workdir, _TeacherToMake(folder, own, name, {"inputs": own}))
         manifest = workdir.needed(f"{folder}/manifest.json", "squeeze")
         listed.append({"folder": folder} | {k: manifest[k] for k in ("hash", "accuracy")})
@@ -189,7 +189,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     else:
         first = _TeacherToMake(ARTEFACT, inputs_of[ARTEFACT], "", entries)
         _make(recipe, source, workdir, first)
-    for unasked in (workdir.path / others.FOLDER).glob("*.partial"):
+    for unasked in (workdir.path / ensemble.FOLDER).glob("*.partial"):
         shutil.rmtree(unasked, ignore_errors=True)
 
 

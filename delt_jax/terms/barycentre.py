@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from delt_jax.core import keys
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.core.progress import progress
 from delt_jax.data import Source, batches
 from delt_jax.recipe import Recipe
@@ -89,7 +89,7 @@ def value(seen: TeacherOutputs, points: chex.Array, term_state: tuple) -> tuple[
     A plain Frobenius norm, neither squared nor averaged, as released (the paper sums squares).
     """
     chex.assert_rank([seen.features, points], [2, 3])
-    return objective.distance(seen.features, points[seen.labels, seen.ranks]), term_state
+    return losses_lib.distance(seen.features, points[seen.labels, seen.ranks]), term_state
 
 
 TERM = Term(value, prepare)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from delt_jax.core.losses import TINY, Moments
-from delt_jax.teachers import layer_statistics as statistics
+from delt_jax.teachers import layer_statistics
 from delt_jax.terms import Term
 
 
@@ -29,12 +29,12 @@ def _value(seen, constants, term_state):
         ]
         return sum(norms).mean()
 
-    alone = statistics.of_images(seen.norm_inputs, (), 1).norms
+    alone = layer_statistics.of_images(seen.norm_inputs, (), 1).norms
     return sum(off(a, b) for a, b in zip(alone, constants, strict=True)), term_state
 
 
 def _prepare(teacher, source, recipe, cache):
-    return statistics.of_real_images(teacher, source, cache).by_class.norms
+    return layer_statistics.of_real_images(teacher, source, cache).by_class.norms
 
 
 TERM = Term(_value, _prepare)

@@ -8,26 +8,25 @@ single images, whose variances leave out the variance between images.
 import jax
 import numpy as np
 
-from delt_jax.teachers import layer_statistics as statistics
-from delt_jax.teachers import statistics_matching as matching
+from delt_jax.teachers import layer_statistics, statistics_matching
 from delt_jax.terms import Term
 
 
 def _value(seen, constants, term_state):
-    now = statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
-    matched, after = matching.follow(now, term_state, constants.momentum)
+    now = layer_statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
+    matched, after = statistics_matching.follow(now, term_state, constants.momentum)
     real = jax.tree.map(lambda x: x[seen.labels].mean(0), constants.real)
-    return matching.residual(matched, real, constants, seen.key), after
+    return statistics_matching.residual(matched, real, constants, seen.key), after
 
 
 def _prepare(teacher, source, recipe, cache):
-    real = statistics.of_real_images(teacher, source, cache)
-    return matching.target(real.by_class, recipe.recover)
+    real = layer_statistics.of_real_images(teacher, source, cache)
+    return statistics_matching.target(real.by_class, recipe.recover)
 
 
 def _init(constants):
     one = jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), constants.real)
-    return matching.begin(one)
+    return statistics_matching.begin(one)
 
 
 TERM = Term(_value, _prepare, _init)

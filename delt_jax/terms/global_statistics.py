@@ -12,23 +12,22 @@ import numpy as np
 
 from delt_jax.core.losses import Moments
 from delt_jax.models.tap import apply_tapped
-from delt_jax.teachers import layer_statistics as statistics
-from delt_jax.teachers import statistics_matching as matching
+from delt_jax.teachers import layer_statistics, statistics_matching
 from delt_jax.terms import Term
 
 
 def _value(seen, constants, term_state):
-    now = statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
-    matched, after = matching.follow(now, term_state, constants.momentum)
-    return matching.residual(matched, constants.real, constants, seen.key), after
+    now = layer_statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
+    matched, after = statistics_matching.follow(now, term_state, constants.momentum)
+    return statistics_matching.residual(matched, constants.real, constants, seen.key), after
 
 
 def _prepare(teacher, source, recipe, cache):
-    real = statistics.over_classes(statistics.of_real_images(teacher, source, cache))
+    real = layer_statistics.over_classes(layer_statistics.of_real_images(teacher, source, cache))
     images = np.zeros((1, source.image_size, source.image_size, source.channels), np.float32)
     tapped = jax.jit(functools.partial(apply_tapped, teacher.model))(teacher.variables, images)
     running = tuple(Moments(*map(np.asarray, moments)) for moments in tapped.running)
-    return matching.target(real._replace(norms=running), recipe.recover)
+    return statistics_matching.target(real._replace(norms=running), recipe.recover)
 
 
-TERM = Term(_value, _prepare, lambda constants: matching.begin(constants.real))
+TERM = Term(_value, _prepare, lambda constants: statistics_matching.begin(constants.real))

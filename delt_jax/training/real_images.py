@@ -14,7 +14,7 @@ import numpy as np
 from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.core import checks, keys
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Examples, Normalisation, Source, batches, measure_normalisation
 from delt_jax.models import ModelSpec
@@ -23,7 +23,7 @@ from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.log import MetricsLog
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 from delt_jax.training.state import Trainer, TrainState
 
 SECONDS_BETWEEN_CHECKPOINTS = 60
@@ -74,11 +74,11 @@ def _step(
     images = program.normalisation(pixels)
     if program.flip:
         images = crop.random_flip(flip_key, images)
-    return training.update(
+    return state_lib.update(
         program.trainer,
         state,
         images,
-        lambda logits: objective.cross_entropy(logits, labels),
+        lambda logits: losses_lib.cross_entropy(logits, labels),
         keys.derive(key, "dropout"),
     )
 
@@ -106,7 +106,7 @@ def train(
     batch_size = min(settings.batch_size, len(source.train))
     steps = len(source.train) // batch_size  # an incomplete last batch waits for the next shuffle
     program = _program(recipe, source, spec, settings.epochs * steps)
-    state = training.init_state(
+    state = state_lib.init_state(
         program.trainer.model,
         program.trainer.optimiser,
         keys.stream(recipe.seed, *_streams(name), "init"),
@@ -153,7 +153,7 @@ def epoch_order(seed: int, name: str, epoch: int, num_images: int, batch_size: i
 
 def _program(recipe: Recipe, source: Source, spec: ModelSpec, steps: int) -> RealImagesProgram:
     settings = recipe.teacher
-    optimiser = training.sgd(
+    optimiser = state_lib.sgd(
         settings.schedule,
         settings.learning_rate,
         steps,

@@ -21,7 +21,7 @@ from delt_jax.data import Examples
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.compact import Compact
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
@@ -136,10 +136,10 @@ def check(program: StudentProgram) -> None:
                 f"of {batch} images; set evaluate.batch_size to a multiple of it that divides "
                 f"{program.count}."
             )
-    if program.devices > parallel.device_count():
+    if program.devices > devices.device_count():
         raise UserError(
             f"evaluate.devices_per_student is {program.devices}, but there are only "
-            f"{parallel.device_count()} devices."
+            f"{devices.device_count()} devices."
         )
 
 
@@ -168,13 +168,13 @@ def train(
     restored = [_restored(task.program, student, saving.folder) for student in students]
     for state in restored:
         on_epochs(state.epoch, 0.0)
-    most_devices = 1 if task.program.devices > 1 else parallel.device_count()
+    most_devices = 1 if task.program.devices > 1 else devices.device_count()
     done: dict[int, Trained] = {}
     for epoch in sorted({state.epoch for state in restored}, reverse=True):
         alike = [i for i, state in enumerate(restored) if state.epoch == epoch]
         num_devices = min(most_devices, -(-len(alike) // students_per_device))
         layout = _Layout(task.program, num_devices, students_per_device)
-        for group in parallel.device_groups(alike, num_devices * students_per_device):
+        for group in devices.device_groups(alike, num_devices * students_per_device):
             results = _train_group(
                 task,
                 [students[i] for i in group],
@@ -225,14 +225,14 @@ class _Layout(NamedTuple):
     def to_devices(self, trees: Sequence[Any]) -> Any:
         """Puts a pytree per student on the devices."""
         if self.program.devices > 1:
-            return parallel.stack_copies(trees[0], self.program.devices)
-        return parallel.stack_jobs(trees, self.num_devices, self.students_per_device)
+            return devices.stack_copies(trees[0], self.program.devices)
+        return devices.stack_jobs(trees, self.num_devices, self.students_per_device)
 
     def to_host(self, states: TrainState, i: int) -> TrainState:
         """Copies the state of student i to the host."""
         if self.program.devices > 1:
             return jax.tree.map(lambda leaf: np.asarray(leaf[0]), states)
-        return parallel.job(states, i)
+        return devices.job(states, i)
 
     def compiled(self, batch: int | None) -> Callable[..., tuple[TrainState, jax.Array]]:
         """A batch of so many images, or a whole epoch, for all students of the group."""
@@ -252,10 +252,10 @@ def _compiled(
     else:
         call = functools.partial(student_step.run_batch, program=program, batch=batch)
     if program.devices > 1:
-        return parallel.share_job(call, program.devices)
+        return devices.share_job(call, program.devices)
     # vmap turns convolutions of students with different weights into grouped ones, which XLA's
     # CPU backend is slow at; there the students of a device are written out one after another.
-    return parallel.map_jobs(call, num_devices, students_per_device, unroll=unroll)
+    return devices.map_jobs(call, num_devices, students_per_device, unroll=unroll)
 
 
 def on_cpu() -> bool:

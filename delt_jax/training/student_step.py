@@ -21,19 +21,19 @@ from delt_jax.augment.views import (
     plan_epoch,
     student_views,
 )
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.data import Normalisation
 from delt_jax.labels import compact, labelling
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
 from delt_jax.models.norm import shared_over
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices as devices_lib
 from delt_jax.training import protocols
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 from delt_jax.training.protocols import Protocol
 from delt_jax.training.state import Trainer, TrainState
 
-_SCHEDULES = {"half_cosine": training.half_cosine, "cosine": training.cosine}
+_SCHEDULES = {"half_cosine": state_lib.half_cosine, "cosine": state_lib.cosine}
 PLAIN = ViewSpec("", 1, 1.0, False, "none", 1.0)  # no augmentation: whole images, unmixed
 
 
@@ -172,7 +172,7 @@ def make_optimiser(program: StudentProgram) -> optax.GradientTransformation:
     protocol = program.protocol
     schedule = _SCHEDULES[protocol.schedule](1.0, protocol.epochs, len(program.starts))
     # The schedule counts batches; the optimiser counts its steps, each of `accumulate` batches.
-    optimiser = training.adamw(
+    optimiser = state_lib.adamw(
         lambda step: schedule(step * protocol.accumulate), protocol.weight_decay
     )
     if protocol.accumulate == 1:
@@ -184,7 +184,7 @@ def init_student(program: StudentProgram, key: chex.PRNGKey) -> TrainState:
     """A student with fresh parameters."""
     spec = program.student
     shape = (spec.image_size, spec.image_size, spec.channels)
-    state = training.init_state(models.create(spec), make_optimiser(program), key, shape)
+    state = state_lib.init_state(models.create(spec), make_optimiser(program), key, shape)
     if program.protocol.ema:
         state = state.replace(average=jax.tree.map(jnp.array, state.variables))
     return state
@@ -261,7 +261,7 @@ def step(
     start, dropout_key = shared.start, jax.random.fold_in(student.dropout_key, state.step)
     axis = None
     if program.devices > 1:  # each device takes a contiguous share of the batch
-        axis, batch = parallel.AXIS, batch // program.devices
+        axis, batch = devices_lib.AXIS, batch // program.devices
         device = jax.lax.axis_index(axis)
         start, dropout_key = start + device * batch, jax.random.fold_in(dropout_key, device)
     # Where batches hold whole groups of the mix, partners are in the batch and need no second view.
@@ -275,7 +275,7 @@ def step(
     targets, hard = _labels(program, shared, data, mixed, own, partners)
     model, optimiser = models.create(program.student), make_optimiser(program)
     with shared_over(axis if program.shared_norm else None):
-        return training.update(
+        return state_lib.update(
             Trainer(model, optimiser, protocol.ema, axis),
             state,
             mixed.images,
@@ -333,11 +333,11 @@ def _loss(
 ) -> chex.Array:
     protocol = program.protocol
     if program.regime in ("hard", "plain"):
-        return objective.kl_divergence(logits, hard, 1.0)
+        return losses_lib.kl_divergence(logits, hard, 1.0)
     if protocol.loss == "mse":
-        loss = objective.logit_error(logits, targets, protocol.temperature)
+        loss = losses_lib.logit_error(logits, targets, protocol.temperature)
     else:
-        loss = objective.kl_divergence(logits, targets, protocol.temperature)
+        loss = losses_lib.kl_divergence(logits, targets, protocol.temperature)
     if protocol.hard_weight:
-        loss += protocol.hard_weight * objective.kl_divergence(logits, hard, 1.0)
+        loss += protocol.hard_weight * losses_lib.kl_divergence(logits, hard, 1.0)
     return loss

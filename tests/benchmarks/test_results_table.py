@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import measured
 import results_table
 
-from delt_jax.comparison import tables as comparison
+from delt_jax.comparison import tables as comparison_tables
 from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 
@@ -53,8 +53,8 @@ def compared(folder, scored_on="test images", last=0.6):
         }
         (folder / "cells" / name).mkdir(parents=True)
         (folder / "cells" / name / "summary.json").write_text(json.dumps(summary))
-        cells.append(comparison.CellResult(method, name, summary, {"fixed": 4}))
-    (folder / "comparison.csv").write_bytes(comparison.as_csv(cells))
+        cells.append(comparison_tables.CellResult(method, name, summary, {"fixed": 4}))
+    (folder / "comparison.csv").write_bytes(comparison_tables.as_csv(cells))
     (folder / "comparison.json").write_text(json.dumps({"command": COMMAND}))
     return folder
 

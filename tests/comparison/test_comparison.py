@@ -22,7 +22,7 @@ from delt_jax import compare
 from delt_jax.comparison import cells as grid
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse
-from delt_jax.comparison import tables as comparison
+from delt_jax.comparison import tables as comparison_tables
 from delt_jax.comparison.tables import CellResult
 from delt_jax.config import cli
 from delt_jax.data import open_source
@@ -115,7 +115,7 @@ def cells():
 
 
 def test_equal_baselines_are_one_line(cells):
-    listed = comparison.lines(cells)
+    listed = comparison_tables.lines(cells)
     found = [(x.row.regime, x.row.image_set, x.row.ipc, x.cell.name) for x in listed]
     assert found == [
         ("hard", "a", 1, "a-ipc1"),
@@ -134,13 +134,13 @@ def test_equal_baselines_are_one_line(cells):
 def test_of_many_owners_the_first_is_named(cells):
     """As methods of one selection rule beside one of another."""
     four = [replace(cells[-1], method=name) for name in "wxyz"]
-    listed = comparison.lines([cells[-2], *four])
+    listed = comparison_tables.lines([cells[-2], *four])
     whose = {x.row.image_set for x in listed if x.is_baseline and x.row.regime == "stored"}
     assert whose == {"random (of a)", "random (of w and 3 more)"}
 
 
 def test_tables_carry_ids_protocols_and_commands(cells):
-    parts = {part.title: part for part in comparison.sections(cells, ["c-ipc1"])}
+    parts = {part.title: part for part in comparison_tables.sections(cells, ["c-ipc1"])}
     assert list(parts) == ["Accuracy", "Synthesis", "Commands"]
     accuracy = parts["Accuracy"]
     assert accuracy.above[:2] == ["Protocol 1, p: 1 epoch.", "Protocol 2, q: 2 epochs."]
@@ -157,13 +157,13 @@ def test_tables_carry_ids_protocols_and_commands(cells):
         *("0.432", "0.500", "0.600", "12.3", "400", "63.75 %", "40", "9,000"),
     )
     assert ("a-ipc4", "make <a> 4") in parts["Commands"].table.body
-    text = comparison.as_markdown(list(parts.values()))
+    text = comparison_tables.as_markdown(list(parts.values()))
     assert text.startswith("# Comparison\n\n## Accuracy\nProtocol 1, p: 1 epoch.\n\n")
     assert "| random (of b) |" in text
 
 
 def test_csv_has_every_figure(cells):
-    listed = list(csv.DictReader(io.StringIO(comparison.as_csv(cells).decode())))
+    listed = list(csv.DictReader(io.StringIO(comparison_tables.as_csv(cells).decode())))
     by_ids = {line["scores"]: line for line in listed}
     stored = by_ids["a4s"]
     assert (stored["last_mean"], stored["last_std"], stored["best_std"]) == ("0.7", "0.01", "0.02")
@@ -185,7 +185,7 @@ def test_points_of_the_charts(cells, monkeypatch):
         return b""
 
     monkeypatch.setattr(comparison_figures, "accuracy_chart", accuracy_chart)
-    assert set(comparison.charts(cells)) == set(comparison.CAPTIONS)
+    assert set(comparison_tables.charts(cells)) == set(comparison_tables.CAPTIONS)
     panels, baselines = drawn["images per class"]
     assert panels["conv3, hard"]["a"] == [(1, 0.3, 0.01), (4, 0.6, 0.01)]
     assert "full" not in panels["conv3, hard"]
@@ -197,10 +197,12 @@ def test_points_of_the_charts(cells, monkeypatch):
 
 
 def test_page_holds_everything(cells):
-    pictures = comparison.charts(cells)
+    pictures = comparison_tables.charts(cells)
     for png in pictures.values():
         assert np.asarray(Image.open(io.BytesIO(png)).convert("L")).std() > 5
-    page = comparison.page(comparison.sections(cells), pictures | {"sheet_ipc4.png": b"sheet"})
+    page = comparison_tables.page(
+        comparison_tables.sections(cells), pictures | {"sheet_ipc4.png": b"sheet"}
+    )
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "make &lt;a&gt; 4" in page

@@ -19,7 +19,7 @@ from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recovery import initial_images as start
-from delt_jax.recovery import mosaics as mosaic
+from delt_jax.recovery import mosaics
 from delt_jax.recovery.run import driver
 from delt_jax.recovery.schedule import cost
 from delt_jax.stages import recover
@@ -153,7 +153,7 @@ def test_rded_is_as_published():
     recipe, source = recipe_of("imagenet", "ipc10,rded"), source_of(1000, 224)
     schedule = recover.schedule_of(recipe, 1000)
     assert (cost(schedule, 0).image_iterations, len(schedule)) == (0, 100)
-    assert mosaic.factor_of(recipe.select, 224) == 2
+    assert mosaics.factor_of(recipe.select, 224) == 2
     assert start.forward_passes(recipe, source) == 1000 * 300 * 5
     assert start.forward_passes(recipe_of("imagenet"), source) == 0
 
@@ -351,7 +351,7 @@ def test_mosaics_can_be_optimised_and_are_found_once(ranked, tmp_path, monkeypat
             main.run(config, str(folder), ["recover"])
     found = (folder / "distilled.partial/patches.npz").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(mosaic, "find", stop)  # it goes on with what it found
+        patched.setattr(mosaics, "find", stop)  # it goes on with what it found
         main.run(config, str(folder), ["recover"])
     assert "(75.00% of full optimisation)" in capsys.readouterr().out
     made = distilled.read(folder / "distilled").manifest

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delt_jax.core import keys
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.core.losses import Moments
 
-cross_entropy = jax.jit(objective.cross_entropy)
-bn_terms = jax.jit(objective.bn_terms)
-kl_divergence = jax.jit(objective.kl_divergence)
+cross_entropy = jax.jit(losses_lib.cross_entropy)
+bn_terms = jax.jit(losses_lib.bn_terms)
+kl_divergence = jax.jit(losses_lib.kl_divergence)
 
 
 def normal(*shape, seed=0):
@@ -64,7 +64,7 @@ def test_bn_terms_are_sums_of_two_norms():
 
 @jax.jit
 def bn_loss(batch, running):
-    return objective.bn_matching(bn_terms(batch, running), 10.0)
+    return losses_lib.bn_matching(bn_terms(batch, running), 10.0)
 
 
 def test_bn_gradient_where_the_moments_match_is_zero():
@@ -106,7 +106,7 @@ def test_bn_terms_refuse_other_layers():
 @pytest.mark.parametrize("multiplier", [0.0, 1.0, 10.0])
 def test_the_first_layer_counts_several_times(multiplier):
     terms = normal(5) ** 2
-    ours = objective.bn_matching(jnp.asarray(terms), multiplier)
+    ours = losses_lib.bn_matching(jnp.asarray(terms), multiplier)
     expected = multiplier * terms[0] + terms[1:].sum()
     chex.assert_trees_all_close(np.asarray(ours), np.float32(expected), rtol=1e-5)
 
@@ -165,9 +165,9 @@ def test_logit_error_does_not_see_constants():
 
     expected = ((centred(logits) - centred(taught)) ** 2).mean()
     for shift in (0.0, 5.0):
-        ours = objective.logit_error(jnp.asarray(logits + shift), targets, 7.0)
+        ours = losses_lib.logit_error(jnp.asarray(logits + shift), targets, 7.0)
         chex.assert_trees_all_close(float(ours), float(expected), rtol=1e-4)
-    assert float(objective.logit_error(jnp.asarray(taught), targets, 7.0)) < 1e-9
+    assert float(losses_lib.logit_error(jnp.asarray(taught), targets, 7.0)) < 1e-9
 
 
 def data(key):

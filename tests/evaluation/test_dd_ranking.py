@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delt_jax.evaluation import dd_ranking as scores
+from delt_jax.evaluation import dd_ranking
 from delt_jax.evaluation.metrics import ScoreRow
 
 shares = st.floats(0, 1)
@@ -38,41 +38,45 @@ def row(image_set, regime, last, student="conv3", ipc=10, best=None) -> ScoreRow
 
 def test_published_examples():
     # Real 84.8 %, hard 30.0 %, soft 52.0 %, random 40.0 %.
-    hlr = scores.hard_label_recovery(0.848, 0.300)
-    ior = scores.improvement_over_random(0.520, 0.400)
+    hlr = dd_ranking.hard_label_recovery(0.848, 0.300)
+    ior = dd_ranking.improvement_over_random(0.520, 0.400)
     assert (hlr, ior) == (pytest.approx(0.548), pytest.approx(0.12))
-    assert scores.label_robust_score(ior, hlr) == pytest.approx(0.1870, abs=5e-5)
-    assert scores.label_robust_score(0, 0) == pytest.approx(0.2689, abs=5e-5)
-    assert scores.label_robust_score(1, 0) == pytest.approx(0.545, abs=5e-4)
-    assert scores.augmentation_robust_score(0.5, 0.5, 0.4, 0.4) == pytest.approx(0.2689, abs=5e-5)
+    assert dd_ranking.label_robust_score(ior, hlr) == pytest.approx(0.1870, abs=5e-5)
+    assert dd_ranking.label_robust_score(0, 0) == pytest.approx(0.2689, abs=5e-5)
+    assert dd_ranking.label_robust_score(1, 0) == pytest.approx(0.545, abs=5e-4)
+    assert dd_ranking.augmentation_robust_score(0.5, 0.5, 0.4, 0.4) == pytest.approx(
+        0.2689, abs=5e-5
+    )
 
 
 @given(shares, shares)
 def test_the_ends_of_the_label_robust_score(ior, hlr):
-    ours = scores.label_robust_score(ior, hlr)
+    ours = dd_ranking.label_robust_score(ior, hlr)
     assert 0 <= ours <= 1
-    assert scores.label_robust_score(1, -1) == pytest.approx(1)
-    assert scores.label_robust_score(-1, 1) == pytest.approx(0)
+    assert dd_ranking.label_robust_score(1, -1) == pytest.approx(1)
+    assert dd_ranking.label_robust_score(-1, 1) == pytest.approx(0)
     # An equal gain of both changes nothing at equal weights; one weight alone counts alone.
-    assert scores.label_robust_score(ior / 2 + 0.1, hlr / 2 + 0.1) == pytest.approx(
-        scores.label_robust_score(ior / 2, hlr / 2)
+    assert dd_ranking.label_robust_score(ior / 2 + 0.1, hlr / 2 + 0.1) == pytest.approx(
+        dd_ranking.label_robust_score(ior / 2, hlr / 2)
     )
-    assert scores.label_robust_score(ior, hlr, 1.0) == scores.label_robust_score(ior, 0.3, 1.0)
+    assert dd_ranking.label_robust_score(ior, hlr, 1.0) == dd_ranking.label_robust_score(
+        ior, 0.3, 1.0
+    )
 
 
 @given(shares, shares, st.floats(0.01, 1))
 def test_more_improvement_and_less_loss_are_better(ior, hlr, step):
-    here = scores.label_robust_score(ior, hlr)
-    assert scores.label_robust_score(ior + step, hlr) > here
-    assert scores.label_robust_score(ior, hlr + step) < here
+    here = dd_ranking.label_robust_score(ior, hlr)
+    assert dd_ranking.label_robust_score(ior + step, hlr) > here
+    assert dd_ranking.label_robust_score(ior, hlr + step) < here
 
 
 @given(shares, shares, shares, shares, st.floats(-0.5, 0.5))
 def test_augmentation_score_depends_on_gains_only(a, b, c, d, shift):
-    here = scores.augmentation_robust_score(a, b, c, d)
-    assert scores.augmentation_robust_score(a + shift, b + shift, c, d) == pytest.approx(here)
-    assert scores.augmentation_robust_score(c, d, a, b) == pytest.approx(here)
-    swapped = scores.augmentation_robust_score(b, a, d, c)
+    here = dd_ranking.augmentation_robust_score(a, b, c, d)
+    assert dd_ranking.augmentation_robust_score(a + shift, b + shift, c, d) == pytest.approx(here)
+    assert dd_ranking.augmentation_robust_score(c, d, a, b) == pytest.approx(here)
+    swapped = dd_ranking.augmentation_robust_score(b, a, d, c)
     # (y + k)(y' + k) = k^2 ... of e^b and e^-b, so the product of both with their constant is one.
     constant, span = math.exp(-1), math.e - math.exp(-1)
     assert (here * span + constant) * (swapped * span + constant) == pytest.approx(1)
@@ -94,13 +98,13 @@ COMPLETE = [
 
 
 def test_scores_of_a_student():
-    last, best = scores.robustness_scores(COMPLETE)
+    last, best = dd_ranking.robustness_scores(COMPLETE)
     assert (last.student, last.epoch, best.epoch) == ("conv3", "last", "best")
     assert last.hlr == pytest.approx(0.5)
     assert last.ior == pytest.approx(0.05)
     assert last.regime == "online"  # before "fixed"
-    assert last.lrs == pytest.approx(scores.label_robust_score(0.05, 0.5))
-    assert last.ars == pytest.approx(scores.augmentation_robust_score(0.40, 0.45, 0.30, 0.20))
+    assert last.lrs == pytest.approx(dd_ranking.label_robust_score(0.05, 0.5))
+    assert last.ars == pytest.approx(dd_ranking.augmentation_robust_score(0.40, 0.45, 0.30, 0.20))
     assert best.hlr == pytest.approx(0.51)
     assert best.ior == pytest.approx(0.08)
     assert last.missing == {}
@@ -113,8 +117,10 @@ def test_scores_of_a_student():
     )
 
 
-def without(*gone: tuple[str, str]) -> scores.Robustness:
-    return scores.robustness_scores([r for r in COMPLETE if (r.image_set, r.regime) not in gone])[0]
+def without(*gone: tuple[str, str]) -> dd_ranking.Robustness:
+    return dd_ranking.robustness_scores(
+        [r for r in COMPLETE if (r.image_set, r.regime) not in gone]
+    )[0]
 
 
 def test_missing_rows_are_named():
@@ -143,9 +149,9 @@ def test_the_own_regime_is_one_that_both_have():
 
 
 def test_only_students_of_recovered_images_have_scores():
-    assert scores.robustness_scores([row("random", "hard", 0.5)]) == []
-    assert scores.robustness_scores([]) == []
-    two = scores.robustness_scores([*COMPLETE, row("recovered", "hard", 0.5, student="vgg11")])
+    assert dd_ranking.robustness_scores([row("random", "hard", 0.5)]) == []
+    assert dd_ranking.robustness_scores([]) == []
+    two = dd_ranking.robustness_scores([*COMPLETE, row("recovered", "hard", 0.5, student="vgg11")])
     assert [(r.student, r.epoch) for r in two] == [
         (student, epoch) for student in ("conv3", "vgg11") for epoch in ("last", "best")
     ]
@@ -158,7 +164,7 @@ def order_of(distilled, real, regime="online"):
         for name, ours, theirs in zip(names, distilled, real, strict=True)
         for r in (row("recovered", regime, ours, name), row("full", "hard", theirs, name))
     ]
-    return scores.rank_correlations(rows)
+    return dd_ranking.rank_correlations(rows)
 
 
 def test_rank_correlation_of_students():
@@ -177,10 +183,10 @@ def test_rank_correlation_needs_three_students_and_an_order():
     equal = order_of([0.1, 0.1, 0.1], [0.1, 0.2, 0.3])[0]
     assert (equal.spearman, equal.kendall) == (None, None)
     alone = [row("recovered", "online", i / 5, f"net{i}") for i in range(4)]
-    assert scores.rank_correlations(alone) == []
+    assert dd_ranking.rank_correlations(alone) == []
 
 
 def test_smaller_sets_do_not_count():
     rows = [replace(r, ipc=3) for r in COMPLETE if r.image_set == "recovered" and r.ipc == 10]
-    ours = scores.robustness_scores(rows + [r for r in COMPLETE if r.image_set != "recovered"])
+    ours = dd_ranking.robustness_scores(rows + [r for r in COMPLETE if r.image_set != "recovered"])
     assert ours[0].ior is None  # random images are of ten a class, not three

@@ -13,11 +13,11 @@ from seeded import seeded_state
 from small_models import small
 
 from delt_jax import models
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, layers, torch_weights
 from delt_jax.models.tap import apply_tapped
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 TOLERANCE = 1e-3
@@ -61,12 +61,12 @@ def test_recorded_numbers(path):
     def forward(x, variables):
         if "batch_stats" not in variables:
             logits = model.apply(variables, x, train=False)
-            cross_entropy = objective.cross_entropy(logits, recorded["labels"])
+            cross_entropy = losses_lib.cross_entropy(logits, recorded["labels"])
             return cross_entropy, (logits, jnp.zeros(0), cross_entropy)
         logits, batch, running, *_ = apply_tapped(model, variables, x)
-        terms = objective.bn_terms(batch, running)
-        cross_entropy = objective.cross_entropy(logits, recorded["labels"])
-        loss = cross_entropy + 0.01 * objective.bn_matching(terms, 10.0)
+        terms = losses_lib.bn_terms(batch, running)
+        cross_entropy = losses_lib.cross_entropy(logits, recorded["labels"])
+        loss = cross_entropy + 0.01 * losses_lib.bn_matching(terms, 10.0)
         return loss, (logits, terms, cross_entropy)
 
     # Convolutions are library calls: optimising the rest costs more than it saves in one run.
@@ -205,13 +205,13 @@ def test_a_training_step_depends_on_the_dropout_key_alone():
             return nn.Dense(5)(x)
 
     model, optimiser = Dropped(), optax.sgd(0.1)
-    state = training.init_state(model, optimiser, jax.random.key(0), (4, 4, 3))
+    state = state_lib.init_state(model, optimiser, jax.random.key(0), (4, 4, 3))
     images = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
 
     @jax.jit
     def loss_with(key):
-        trainer = training.Trainer(model, optimiser)
-        return training.update(trainer, state, images, lambda z: (z**2).sum(), key)[1]
+        trainer = state_lib.Trainer(model, optimiser)
+        return state_lib.update(trainer, state, images, lambda z: (z**2).sum(), key)[1]
 
     first, again, other = (float(loss_with(jax.random.key(k))) for k in (2, 2, 3))
     assert first == again != other

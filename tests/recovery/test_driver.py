@@ -21,8 +21,7 @@ from delt_jax.recovery.run import checkpoint, driver, execution, memory
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import make_schedule
 from delt_jax.recovery.types import TeacherVariables
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import devices, signals
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import plan, recover
 from delt_jax.store.workdir import WorkDir, changes
@@ -53,13 +52,13 @@ def begun(whole, tmp_path):
 def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
     whole, begun, monkeypatch, capsys, before, after
 ):
-    monkeypatch.setattr(parallel, "device_count", lambda: before)
-    with interrupts.raising(), monkeypatch.context() as m:
+    monkeypatch.setattr(devices, "device_count", lambda: before)
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(begun)
     assert len(list((begun / "distilled.partial").glob("state_*"))) == min(before, 5)
-    monkeypatch.setattr(parallel, "device_count", lambda: after)
+    monkeypatch.setattr(devices, "device_count", lambda: after)
     calls = stop_after(monkeypatch, 10**6)
     images = recovered(begun)
     assert "0 of 5 batches are done" in capsys.readouterr().out
@@ -90,7 +89,7 @@ def test_round_ends_are_kept(whole, begun, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, capsys, damage):
-    with interrupts.raising(), monkeypatch.context() as m:
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(begun)
@@ -107,7 +106,7 @@ def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, cap
 
 
 def test_other_settings_drop_what_was_kept(begun, monkeypatch):
-    with interrupts.raising(), monkeypatch.context() as m:
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(begun)
@@ -117,7 +116,7 @@ def test_other_settings_drop_what_was_kept(begun, monkeypatch):
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_finished_work(whole, begun, monkeypatch):
-    monkeypatch.setattr(parallel, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "device_count", lambda: 2)
     monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0)
     real, saved = ocp.Checkpointer.save, []
 
@@ -141,7 +140,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_finished_work(whole, begun, monkey
 
 def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch, capsys):
     changes = {"recover.batches_per_device": 2}
-    monkeypatch.setattr(parallel, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "device_count", lambda: 2)
     images = recovered(begun, **changes)
     assert manifest(begun)["execution"] == {
         "dtype": "float32",
@@ -149,11 +148,11 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
         "chunk_steps": 1,
     }
     shutil.rmtree(begun / "distilled")
-    with interrupts.raising(), monkeypatch.context() as m:
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, 1)
         with pytest.raises(Terminated):
             recovered(begun, **changes)
-    monkeypatch.setattr(parallel, "device_count", lambda: 8)
+    monkeypatch.setattr(devices, "device_count", lambda: 8)
     chex.assert_trees_all_equal(recovered(begun), images)  # the setting is no longer asked for
     assert manifest(begun)["execution"]["batches_per_device"] == [2]
 
@@ -252,7 +251,7 @@ def test_the_batches_follow_the_devices_memory(monkeypatch):
     assert len(largest.indices) == len(largest.rounds[-1].active) == 50
     monkeypatch.setattr(memory, "of_chunk", lambda *a: 100 + 10 * a[-1])
     for limit, most in ((None, 1), (140, 1), (141.2, 2), (170, 4), (10**6, 8)):
-        monkeypatch.setattr(parallel, "memory_limit", lambda limit=limit: limit)
+        monkeypatch.setattr(devices, "memory_limit", lambda limit=limit: limit)
         peaks = memory.peak_bytes(SETTINGS, [SPEC], BATCHES)
         assert max(peaks) == most, limit
         assert peaks == {n: 100 + 10 * n for n in peaks}

@@ -9,16 +9,16 @@ from delt_jax import models
 from delt_jax.data import ArrayExamples, Normalisation
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import SelectRecipe
-from delt_jax.recovery import mosaics as mosaic
+from delt_jax.recovery import mosaics
 from delt_jax.recovery.mosaics import Patches
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 PLAIN = Normalisation((0.0,), (1.0,))
 # Compiled as a whole: op by op the tests would mostly compile.
-random_boxes = jax.jit(mosaic.random_boxes, static_argnums=(1, 2))
-patches_of = jax.jit(mosaic.patches_of, static_argnums=2)
-best_crops = jax.jit(mosaic.best_crops, static_argnums=(3, 4))
+random_boxes = jax.jit(mosaics.random_boxes, static_argnums=(1, 2))
+patches_of = jax.jit(mosaics.patches_of, static_argnums=2)
+best_crops = jax.jit(mosaics.best_crops, static_argnums=(3, 4))
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,18 @@ best_crops = jax.jit(mosaic.best_crops, static_argnums=(3, 4))
     [(0, 224, 2), (0, 128, 2), (0, 129, 1), (0, 64, 1), (0, 28, 1), (3, 28, 3), (1, 224, 1)],
 )
 def test_mosaics_are_for_large_images(asked, size, factor):
-    assert mosaic.factor_of(SelectRecipe(mosaic=asked), size) == factor
+    assert mosaics.factor_of(SelectRecipe(mosaic=asked), size) == factor
 
 
 def test_candidates_are_drawn_within_each_class():
     labels = np.array([0, 1, 2] * 40 + [1] * 30, np.int32)
-    chosen = mosaic.candidates(labels, 20, 3, seed=0)
+    chosen = mosaics.candidates(labels, 20, 3, seed=0)
     assert len(set(chosen)) == 60
     assert labels[chosen].tolist() == [0] * 20 + [1] * 20 + [2] * 20
     assert all((np.diff(chosen[i : i + 20]) > 0).all() for i in (0, 20, 40))
-    assert chosen.tolist() != mosaic.candidates(labels, 20, 3, seed=1).tolist()
+    assert chosen.tolist() != mosaics.candidates(labels, 20, 3, seed=1).tolist()
     assert (
-        len(mosaic.candidates(labels, 50, 3, seed=0)) == 40 + 50 + 40
+        len(mosaics.candidates(labels, 50, 3, seed=0)) == 40 + 50 + 40
     )  # all where there are fewer
 
 
@@ -60,11 +60,11 @@ def test_patches_amid_zeros():
     image = jnp.arange(36.0).reshape(1, 6, 6, 1)
     patch = patches_of(image, jnp.array([[2, 1, 3, 3]]), 3)
     np.testing.assert_allclose(patch[0, :, :, 0], [[13, 14, 15], [19, 20, 21], [25, 26, 27]])
-    placed = np.asarray(mosaic.centred(patch, 6))[0, :, :, 0]
+    placed = np.asarray(mosaics.centred(patch, 6))[0, :, :, 0]
     np.testing.assert_allclose(placed[1:4, 1:4], patch[0, :, :, 0])
     assert np.count_nonzero(placed) == 9
     whole = patches_of(image, jnp.array([[0, 0, 6, 6]]), 6)
-    np.testing.assert_allclose(mosaic.centred(whole, 6), image, atol=1e-5)
+    np.testing.assert_allclose(mosaics.centred(whole, 6), image, atol=1e-5)
 
 
 def test_the_best_crop_has_the_lowest_cross_entropy():
@@ -85,10 +85,10 @@ def test_the_best_crop_has_the_lowest_cross_entropy():
 
 def test_a_mosaic_takes_every_ipc_th_patch_row_by_row():
     # Class 1, rank 2 of ipc 5: patches 2, 7, 12, 17.
-    assert mosaic.positions(7, 5, 2) == [(1, 2), (1, 7), (1, 12), (1, 17)]
-    assert mosaic.positions(7, 5, 1) == [(1, 2)]
+    assert mosaics.positions(7, 5, 2) == [(1, 2), (1, 7), (1, 12), (1, 17)]
+    assert mosaics.positions(7, 5, 1) == [(1, 2)]
     patches = jnp.arange(8.0).reshape(8, 1, 1, 1) * jnp.ones((1, 2, 2, 1))
-    made = np.asarray(mosaic.mosaics_of(patches, 2))[..., 0]
+    made = np.asarray(mosaics.mosaics_of(patches, 2))[..., 0]
     assert made[0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     assert made[1].tolist() == [[4, 4, 5, 5], [4, 4, 5, 5], [6, 6, 7, 7], [6, 6, 7, 7]]
 
@@ -100,7 +100,7 @@ def test_rendering_cuts_the_boxes_out_of_the_images():
     images = draw.integers(0, 300, (2, 200))  # 2 classes of 50 images of 4 patches
     boxes = np.tile(np.array([0, 2, 2, 2], np.int32), (2, 200, 1))
     patches = Patches(images, boxes, np.zeros((2, 200), np.float32))
-    made = mosaic.render(patches, tuple(range(3, 60)), 2, examples, PLAIN)
+    made = mosaics.render(patches, tuple(range(3, 60)), 2, examples, PLAIN)
     assert made.shape == (57, 4, 4, 1)
     for image, content in zip(range(3, 60), made, strict=True):
         c, k = divmod(image, 50)
@@ -123,7 +123,7 @@ def test_finding_reads_once_and_keeps_the_best(teacher, monkeypatch):
     labels = np.array([0, 1] * 20, np.int32)
     examples = ArrayExamples(pixels, labels, [""] * 40)
     recipe, seen = SelectRecipe(start="rded", candidates=15, crops=3, mosaic=2), []
-    found = mosaic.find(teacher, examples, 8, recipe, 5, seen.append)
+    found = mosaics.find(teacher, examples, 8, recipe, 5, seen.append)
     assert sum(seen) == 30
     assert found.images.shape == found.cross_entropy.shape == (2, 8)
     assert (labels[found.images] == np.arange(2)[:, None]).all()
@@ -131,12 +131,12 @@ def test_finding_reads_once_and_keeps_the_best(teacher, monkeypatch):
     # Every loss is the teacher's on the crop amid zeros, by its ordinary forward pass.
     for c in range(2):
         patches = patches_of(PLAIN(pixels[found.images[c]]), found.boxes[c], 4)
-        logits = teacher.model.apply(teacher.variables, mosaic.centred(patches, 8), train=False)
+        logits = teacher.model.apply(teacher.variables, mosaics.centred(patches, 8), train=False)
         expected = -jax.nn.log_softmax(logits)[:, c]
         np.testing.assert_allclose(found.cross_entropy[c], expected, atol=1e-5)
         assert (np.diff(found.cross_entropy[c]) >= 0).all()
     # Batches of another size, as elsewhere, find the same.
     monkeypatch.setattr(teacher_lib, "batch_size", lambda _: 12)
-    again = mosaic.find(teacher, examples, 8, recipe, 5, lambda _: None)
+    again = mosaics.find(teacher, examples, 8, recipe, 5, lambda _: None)
     np.testing.assert_array_equal(again.images, found.images)
     np.testing.assert_array_equal(again.boxes, found.boxes)

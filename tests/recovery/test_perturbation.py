@@ -16,18 +16,17 @@ from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 from delt_jax import config as config_lib
 from delt_jax import main, models
 from delt_jax.augment import crop
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.data import open_source
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import perturbation
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.schedule import make_schedule
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import devices, signals
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
@@ -79,7 +78,7 @@ def teacher():
 @functools.partial(jax.jit, static_argnums=0)
 def loss(model, params, stats, images, labels):
     logits = model.apply({"params": params, "batch_stats": stats}, images, train=False)
-    return objective.cross_entropy(logits, labels)
+    return losses_lib.cross_entropy(logits, labels)
 
 
 def test_a_step_follows_the_gradient_by_differences():
@@ -138,7 +137,7 @@ def whole(tiny_ranked, tmp_path_factory):
         return found[-1][0]
 
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(parallel, "device_count", lambda: 1)
+        m.setattr(devices, "device_count", lambda: 1)
         m.setattr(perturbation, "own_params", noted)
         recovered(folder, **CHANGES)
     return folder, found
@@ -153,7 +152,9 @@ def test_every_batch_has_weights_of_its_own(whole):
         active, (model,), variables = program.active, program.models, teacher.variables
         assert 0 < active < starts.shape[2]  # EarlyLate: the others have not joined
         inputs, start = jax.tree.map(lambda x: x[0, 0], (batches, starts))
-        view = engine.draw_view(engine.init_state(start), inputs, program.settings, active)
+        view = recovery_step.draw_view(
+            recovery_step.init_state(start), inputs, program.settings, active
+        )
         images, labels = crop.view_images(start[:active], view, 8), inputs.labels[:active]
         params, stats = variables["params"], variables["batch_stats"]
         for _ in range(3):
@@ -172,13 +173,13 @@ def test_an_interrupted_recovery_finds_the_same_weights_again(
     whole, tiny_ranked, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
-    monkeypatch.setattr(parallel, "device_count", lambda: 8)
-    with interrupts.raising(), monkeypatch.context() as m:
+    monkeypatch.setattr(devices, "device_count", lambda: 8)
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(folder, **CHANGES)
     assert checkpoint.step_of(folder / "distilled.partial", 0) == 3
-    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "device_count", lambda: 1)
     images = recovered(folder, **CHANGES)
     np.testing.assert_array_equal(images, distilled.read(whole[0] / "distilled").images)
     chex.assert_trees_all_equal(losses_of(folder), losses_of(whole[0]))
@@ -186,7 +187,7 @@ def test_an_interrupted_recovery_finds_the_same_weights_again(
 
 def test_batches_on_one_device_keep_their_own(whole, tiny_ranked, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
-    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "device_count", lambda: 1)
     recovered(folder, **CHANGES, **{"recover.batches_per_device": 2})
     assert manifest(folder)["execution"]["batches_per_device"] == [2]
     ours, expected = losses_of(folder)["loss"], losses_of(whole[0])["loss"]
@@ -194,7 +195,7 @@ def test_batches_on_one_device_keep_their_own(whole, tiny_ranked, tmp_path, monk
 
 
 def test_more_batches_on_a_device_are_of_no_use(monkeypatch):
-    monkeypatch.setattr(parallel, "memory_limit", lambda: 10**12)
+    monkeypatch.setattr(devices, "memory_limit", lambda: 10**12)
     monkeypatch.setattr(memory, "of_chunk", lambda *arguments: 1)
     spec, schedule = ModelSpec("conv3", 10, 8, 1, width=8), make_schedule(10, 40, 4, 2, 10)
     monkeypatch.setattr(jax, "device_count", lambda: 1)

@@ -9,7 +9,7 @@ from test_step import MODEL, make_inputs, make_state, teachers
 
 from delt_jax.errors import UserError
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, StepSettings, active_of, step_settings
 from delt_jax.recovery.run import driver
 
@@ -90,7 +90,7 @@ def test_terms_are_names_and_weights():
 def test_the_number_of_iterations_is_an_input():
     """The step reads the batch's own, so that one program serves schedules of any length."""
     program = StepProgram((MODEL,), step_settings(RECIPE, flip=False), 3)
-    run = jax.jit(functools.partial(engine.run_chunk, program))
+    run = jax.jit(functools.partial(recovery_step.run_chunk, program))
     moved = []
     for iterations in (12, 8):
         inputs = make_inputs()._replace(iterations=jax.numpy.int32(iterations))

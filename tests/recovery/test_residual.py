@@ -23,12 +23,11 @@ from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import residual
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.types import Clock, TeacherVariables
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import devices, signals
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
@@ -118,9 +117,9 @@ def test_four_blocks_by_hand():
         return x - 0.3
 
     def step(x, mu, nu, age, t):
-        rate = engine.learning_rate(peak, jnp.full(2, t), jnp.full(2, total))
+        rate = recovery_step.learning_rate(peak, jnp.full(2, t), jnp.full(2, total))
         adam = optax.ScaleByAdamState(jnp.full(2, age), mu, nu)
-        x, adam = engine.adam_step(x, gradient(x), adam, rate, (low, high))
+        x, adam = recovery_step.adam_step(x, gradient(x), adam, rate, (low, high))
         return x, adam.mu, adam.nu
 
     x, t = start, 0
@@ -136,8 +135,8 @@ def test_four_blocks_by_hand():
     for t in range(total):
         clock = Clock(jnp.full(2, t, jnp.int32), jnp.full(2, total, jnp.int32))
         images, adam = residual.mix(images, start, adam, clock, share, blocks)
-        rate = engine.learning_rate(peak, *clock)
-        images, adam = engine.adam_step(images, gradient(images), adam, rate, (low, high))
+        rate = recovery_step.learning_rate(peak, *clock)
+        images, adam = recovery_step.adam_step(images, gradient(images), adam, rate, (low, high))
     np.testing.assert_allclose(images, x, atol=1e-6)
     assert np.abs(np.asarray(images - start)).max() > 0.05
 
@@ -147,13 +146,13 @@ def test_four_blocks_by_hand():
 
 SETTINGS = step_settings(RecoverRecipe(learning_rate=0.1, bn_weight=0.1, residual=0.3), flip=True)
 JOINS = (0, 0, 5, 5)
-update = jax.jit(engine.update, static_argnums=0)
+update = jax.jit(recovery_step.update, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnames=("settings",))
 def gradient(images, labels, weights, settings):
     teacher = functools.partial(apply_tapped, MODEL, weights)
-    return jax.grad(engine.loss, has_aux=True)(images, labels, FULL, teacher, settings)[0]
+    return jax.grad(recovery_step.loss, has_aux=True)(images, labels, FULL, teacher, settings)[0]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_recovery_by_hand(clock, begins):
 def test_without_a_residual_there_is_nothing_of_it(monkeypatch):
     def traced(inputs, **changes):
         program = StepProgram((MODEL,), dataclasses.replace(SETTINGS, **changes), active=3)
-        step = functools.partial(engine.update, program)
+        step = functools.partial(recovery_step.update, program)
         return jax.make_jaxpr(step)(make_state(), inputs, FULL, teachers())
 
     assert len(jax.tree.leaves(make_inputs())) == 7  # no starts
@@ -219,7 +218,7 @@ def whole(tiny_ranked, tmp_path_factory):
     """A finished recovery on one device."""
     folder = shutil.copytree(tiny_ranked, tmp_path_factory.mktemp("whole") / "run")
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(parallel, "device_count", lambda: 1)
+        m.setattr(devices, "device_count", lambda: 1)
         recovered(folder, **CHANGES)
     return folder
 
@@ -238,8 +237,8 @@ def test_the_first_block_is_as_without(whole, tiny_ranked, tmp_path):
 @pytest.mark.parametrize("step", [2, 3])  # before the residual and after it
 def test_a_kill_and_more_devices_change_nothing(whole, tiny_ranked, tmp_path, monkeypatch, step):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
-    monkeypatch.setattr(parallel, "device_count", lambda: 8)
-    with interrupts.raising(), monkeypatch.context() as m:
+    monkeypatch.setattr(devices, "device_count", lambda: 8)
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, step)
         with pytest.raises(Terminated):
             recovered(folder, **CHANGES)

@@ -12,15 +12,15 @@ import pytest
 
 from delt_jax import models
 from delt_jax.augment import crop
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import schedule
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices as devices_lib
 
 SIZE, BATCH = 8, 4
 MODEL = models.create(ModelSpec("conv3", 5, SIZE, 3, width=8))
@@ -30,9 +30,9 @@ PER_IMAGE = dataclasses.replace(SETTINGS, crop="image")
 OWN_CLOCK = dataclasses.replace(SETTINGS, clock="image")
 FULL = crop.full_view(SIZE)
 
-update = jax.jit(engine.update, static_argnums=0)
-run_chunk = jax.jit(engine.run_chunk, static_argnums=0)
-draw_view = jax.jit(engine.draw_view, static_argnames=("settings", "active"))
+update = jax.jit(recovery_step.update, static_argnums=0)
+run_chunk = jax.jit(recovery_step.run_chunk, static_argnums=0)
+draw_view = jax.jit(recovery_step.draw_view, static_argnames=("settings", "active"))
 
 
 def normal(*shape, seed=0):
@@ -60,7 +60,7 @@ def teachers():
 
 
 def make_state(seed=0, step=0):
-    state = engine.init_state(jnp.asarray(normal(BATCH, SIZE, SIZE, 3, seed=seed)))
+    state = recovery_step.init_state(jnp.asarray(normal(BATCH, SIZE, SIZE, 3, seed=seed)))
     return state.replace(step=jnp.int32(step))
 
 
@@ -98,7 +98,7 @@ def arrays(state):
 def test_the_learning_rate_is_a_cosine_to_zero():
     t = np.arange(41)
     expected = [0.25 * 0.5 * (1 + np.cos(np.pi * i / 40)) for i in t]
-    ours = np.asarray(engine.learning_rate(0.25, jnp.asarray(t), jnp.int32(40)))
+    ours = np.asarray(recovery_step.learning_rate(0.25, jnp.asarray(t), jnp.int32(40)))
     chex.assert_trees_all_close(ours, np.array(expected, np.float32), atol=1e-7)
     assert ours[0] == 0.25
     assert abs(ours[-1]) < 1e-8
@@ -119,19 +119,19 @@ def test_curriculum(kind, milestone):
     settings = step_settings(recipe, flip=True)
     t = np.arange(41)
     expected = [scale_bound(kind, milestone, 0.2, i, 40) for i in t]
-    ours = engine.curriculum(settings, jnp.asarray(t), jnp.int32(40))
+    ours = recovery_step.curriculum(settings, jnp.asarray(t), jnp.int32(40))
     chex.assert_trees_all_close(np.asarray(ours), np.array(expected, np.float32), atol=1e-6)
 
 
 def test_published_start_values_of_the_groups():
     t, total = jnp.arange(8) * 500, jnp.int32(4000)
     chex.assert_trees_all_close(
-        np.asarray(engine.learning_rate(1.0, t, total)),
+        np.asarray(recovery_step.learning_rate(1.0, t, total)),
         np.array([1, 0.962, 0.854, 0.691, 0.5, 0.309, 0.146, 0.038], np.float32),
         atol=6e-4,
     )
     chex.assert_trees_all_close(
-        np.asarray(engine.curriculum(step_settings(RecoverRecipe(), flip=True), t, total)),
+        np.asarray(recovery_step.curriculum(step_settings(RecoverRecipe(), flip=True), t, total)),
         np.array([1, 0.965, 0.865, 0.716, 0.54, 0.364, 0.215, 0.115], np.float32),
         atol=6e-4,
     )
@@ -157,7 +157,7 @@ def test_adam_is_numpys_for_images_that_join_late(clock, bound):
     joins, steps = np.array([0, 0, 2]), 6
     images, grads = normal(3, 4, 4, 2), normal(steps, 3, 4, 4, 2, seed=1)
     low, high = np.array([-bound, -2 * bound]), np.array([bound, 3 * bound])
-    adam_step = jax.jit(engine.adam_step)
+    adam_step = jax.jit(recovery_step.adam_step)
     ours = np.stack([images, np.zeros_like(images), np.zeros_like(images)])
     for t in range(steps):
         n = int((joins <= t).sum())
@@ -175,11 +175,11 @@ def test_adam_is_numpys_for_images_that_join_late(clock, bound):
 
 def test_clocks_count_from_the_batchs_start_or_the_images():
     state, inputs = make_state(step=7), make_inputs(joins=(0, 3, 3, 6))
-    done, total = engine.clocks(state, inputs, SETTINGS, 3)
+    done, total = recovery_step.clocks(state, inputs, SETTINGS, 3)
     assert (done.tolist(), total.tolist()) == ([7, 7, 7], [12, 12, 12])
-    done, total = engine.clocks(state, inputs, OWN_CLOCK, 4)
+    done, total = recovery_step.clocks(state, inputs, OWN_CLOCK, 4)
     assert (done.tolist(), total.tolist()) == ([7, 4, 4, 1], [12, 9, 9, 6])
-    done, total = engine.clocks(state, inputs, OWN_CLOCK, (1, 3))
+    done, total = recovery_step.clocks(state, inputs, OWN_CLOCK, (1, 3))
     assert (done.tolist(), total.tolist()) == ([4, 1], [9, 6])
 
 
@@ -241,7 +241,7 @@ def test_the_loss_is_its_terms():
     @jax.jit
     def reference(images):
         logits, batch, running = apply_tapped(MODEL, variables(), images)[:3]
-        return objective.cross_entropy(logits, inputs.labels), objective.bn_terms(batch, running)
+        return losses_lib.cross_entropy(logits, inputs.labels), losses_lib.bn_terms(batch, running)
 
     cross_entropy, expected = reference(state.images)
     chex.assert_shape(terms, (3,))
@@ -355,25 +355,25 @@ def test_three_iterations_in_one_call_are_three_calls():
 
 def test_batches_on_four_devices_are_bit_for_bit_what_they_are_alone():
     devices = 4
-    fn = functools.partial(engine.run_chunk, program(3))
+    fn = functools.partial(recovery_step.run_chunk, program(3))
     states, batches = (
         [make(seed) for seed in range(devices)] for make in (make_state, make_inputs)
     )
-    mapped = parallel.map_jobs(fn, devices)
-    together = parallel.stack_jobs(states, devices)
+    mapped = devices_lib.map_jobs(fn, devices)
+    together = devices_lib.stack_jobs(states, devices)
     for _ in range(2):
-        together, losses = mapped(together, parallel.stack_jobs(batches, devices), teachers())
+        together, losses = mapped(together, devices_lib.stack_jobs(batches, devices), teachers())
     assert len(together.images.devices()) == devices
     for i, (state, inputs) in enumerate(zip(states, batches, strict=True)):
         for _ in range(2):
             state, alone = chunk(state, inputs, 3, steps=1)
-        chex.assert_trees_all_equal(parallel.job(together, i), jax.tree.map(np.asarray, state))
-        chex.assert_trees_all_equal(parallel.job(losses, i), jax.tree.map(np.asarray, alone))
+        chex.assert_trees_all_equal(devices_lib.job(together, i), jax.tree.map(np.asarray, state))
+        chex.assert_trees_all_equal(devices_lib.job(losses, i), jax.tree.map(np.asarray, alone))
 
 
 def test_a_short_group_repeats_its_last_batch():
-    assert parallel.device_groups(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
-    stacked = parallel.stack_jobs([make_inputs(0), make_inputs(1)], 4)
+    assert devices_lib.device_groups(list("abcde"), 2) == [["a", "b"], ["c", "d"], ["e"]]
+    stacked = devices_lib.stack_jobs([make_inputs(0), make_inputs(1)], 4)
     assert stacked.labels[:, 0, 3].tolist() == [3, 4, 4, 4]
     keys = jax.random.key_data(stacked.key)[:, 0]
     chex.assert_trees_all_equal(keys[2], keys[1])
@@ -384,7 +384,7 @@ def test_equal_active_counts_are_traced_once():
     batches = schedule.make_schedule(4, 2, 12, 3, BATCH)
     counts = {len(r.active) for batch in batches for r in batch.rounds}
     assert len(batches) * len(batches[0].rounds) > len(counts)
-    traced = chex.assert_max_traces(engine.run_chunk, n=len(counts))
+    traced = chex.assert_max_traces(recovery_step.run_chunk, n=len(counts))
     jitted = jax.jit(traced, static_argnums=0)
 
     def lower(seed, first, joins, active):
@@ -405,4 +405,4 @@ def test_the_state_starts_with_empty_moments():
     assert int(state.step) == 0
     chex.assert_trees_all_equal([state.mu, state.nu], [jnp.zeros_like(state.images)] * 2)
     with pytest.raises(AssertionError):
-        engine.init_state(jnp.zeros((8, 8, 3)))
+        recovery_step.init_state(jnp.zeros((8, 8, 3)))

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from delt_jax.evaluation import dd_ranking as scores
+from delt_jax.evaluation import dd_ranking
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.reporting import tables
 
@@ -94,10 +94,10 @@ def test_students_side_by_side():
     assert tables.across_students([row("a"), row("a", regime="hard")]).body == []
 
 
-def robustness(epoch="last", **changed) -> scores.Robustness:
+def robustness(epoch="last", **changed) -> dd_ranking.Robustness:
     values = {"hlr": 0.5, "ior": 0.05, "lrs": 0.2, "ars": None, "scores": ["0a1b"]}
     values["missing"] = {"ARS": "not trained on random images (plain)"}
-    return scores.Robustness("conv3", epoch, "online", **(values | changed))
+    return dd_ranking.Robustness("conv3", epoch, "online", **(values | changed))
 
 
 def test_robustness_and_what_is_missing():
@@ -112,7 +112,7 @@ def test_robustness_and_what_is_missing():
 
 
 def test_correlations():
-    ranks = scores.RankCorrelation("hard", "best", ["a", "b", "c"], 0.5, None, [])
+    ranks = dd_ranking.RankCorrelation("hard", "best", ["a", "b", "c"], 0.5, None, [])
     assert tables.correlations([ranks]).body == [("hard", "best", "3", "0.5000", "–")]
 
 
@@ -138,7 +138,7 @@ def test_a_run_ends_with_its_protocol_and_scores():
 @pytest.mark.parametrize("ids", [True, False])
 def test_text_has_every_table_in_paragraphs(ids):
     rows = [row("a"), row("b")]
-    ranks = scores.RankCorrelation("hard", "best", ["a", "b", "c"], 0.5, 0.5, [])
+    ranks = dd_ranking.RankCorrelation("hard", "best", ["a", "b", "c"], 0.5, 0.5, [])
     parts = tables.sections(rows, [robustness()], [ranks], ids)
     assert [p.title for p in parts] == [
         *("Scores", "Students side by side", "Robustness", "Order of architectures")

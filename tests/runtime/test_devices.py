@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_step import make_inputs, make_state, program, teachers
 
-from delt_jax.recovery import step as engine
-from delt_jax.runtime import devices as parallel
+from delt_jax.recovery import step as recovery_step
+from delt_jax.runtime import devices
 
 STEPS = 4
 
@@ -17,16 +17,16 @@ STEPS = 4
 @functools.cache
 def recovered(width, stack, seeds):
     """Images and losses of some batches after a few iterations side by side."""
-    chunk = functools.partial(engine.run_chunk, program(3))
-    run = parallel.map_jobs(chunk, width, stack)
-    states = parallel.stack_jobs([make_state(s) for s in seeds], width, stack)
-    jobs = parallel.stack_jobs([make_inputs(s) for s in seeds], width, stack)
+    chunk = functools.partial(recovery_step.run_chunk, program(3))
+    run = devices.map_jobs(chunk, width, stack)
+    states = devices.stack_jobs([make_state(s) for s in seeds], width, stack)
+    jobs = devices.stack_jobs([make_inputs(s) for s in seeds], width, stack)
     losses = []
     for _ in range(STEPS):
         states, terms = run(states, jobs, teachers())
         losses.append(terms.loss)
-    images = [parallel.job(states, i).images for i in range(len(seeds))]
-    return images, [[float(parallel.job(x, i)[0]) for x in losses] for i in range(len(seeds))]
+    images = [devices.job(states, i).images for i in range(len(seeds))]
+    return images, [[float(devices.job(x, i)[0]) for x in losses] for i in range(len(seeds))]
 
 
 @pytest.mark.parametrize("stack", [2, 3])
@@ -51,23 +51,23 @@ def test_a_stacked_batch_does_not_depend_on_its_place_its_neighbours_or_the_devi
 
 def test_jobs_lie_device_by_device():
     rows = [{"x": np.full(2, i, np.float32)} for i in range(5)]
-    stacked = parallel.stack_jobs(rows, 2, 3)["x"]
+    stacked = devices.stack_jobs(rows, 2, 3)["x"]
     assert stacked.shape == (2, 3, 2)
     assert stacked[:, :, 0].tolist() == [[0, 1, 2], [3, 4, 4]]
     assert len(stacked.devices()) == 2
-    assert [parallel.job(stacked, i)[0] for i in range(5)] == [0, 1, 2, 3, 4]
+    assert [devices.job(stacked, i)[0] for i in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(IndexError):
-        parallel.job(stacked, 6)
+        devices.job(stacked, 6)
 
 
 def test_nothing_is_traced_again_across_calls_of_equal_size():
-    traced = chex.assert_max_traces(engine.run_chunk, n=1)
+    traced = chex.assert_max_traces(recovery_step.run_chunk, n=1)
     chunk = functools.partial(traced, program(2))
-    run = parallel.map_jobs(chunk, 2, 2)
+    run = devices.map_jobs(chunk, 2, 2)
     for first in (0, 4):  # two groups
         seeds = range(first, first + 4)
-        states = parallel.stack_jobs([make_state(s) for s in seeds], 2, 2)
-        jobs = parallel.stack_jobs([make_inputs(s) for s in seeds], 2, 2)
+        states = devices.stack_jobs([make_state(s) for s in seeds], 2, 2)
+        jobs = devices.stack_jobs([make_inputs(s) for s in seeds], 2, 2)
         for _ in range(3):
             states, _ = run(states, jobs, teachers())
     assert jax.tree.leaves(states)[0].shape[:2] == (2, 2)

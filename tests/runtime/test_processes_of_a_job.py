@@ -9,7 +9,7 @@ from processes import assert_same, config, ended, start_job, unrecovered, wait_f
 from delt_jax import main
 from delt_jax.config import cli, from_config
 from delt_jax.errors import UserError
-from delt_jax.recovery.run import checkpoint as kept
+from delt_jax.recovery.run import checkpoint
 from delt_jax.runtime import compile_cache
 from delt_jax.runtime import processes as hosts
 from delt_jax.stages import pipeline, recover
@@ -44,7 +44,10 @@ def test_killed_processes_are_followed_by_one(whole, tmp_path):
     assert ended(first)[0] == -signal.SIGKILL
     assert ended(second)[0] != 0  # it ends with the first, which would have put the set together
     partial = workdir / "distilled.partial"
-    assert any(kept.step_of(partial, i) or kept.finished_batch(partial, i).exists() for i in (1, 3))
+    assert any(
+        checkpoint.step_of(partial, i) or checkpoint.finished_batch(partial, i).exists()
+        for i in (1, 3)
+    )
     main.run(config(), str(workdir), ["recover"])
     assert_same(workdir, whole)
 

@@ -19,10 +19,10 @@ from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.models.tap import apply_tapped
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run.driver import DeviceGroup
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
@@ -103,7 +103,7 @@ def test_recovery_moves_images_and_lowers_the_loss(finished):
         view, labels = crop.full_view(source.image_size), jnp.asarray(synthetic.labels)
         settings = step_settings(config_lib.from_config(tiny()).recover, flip=False)
         look = functools.partial(apply_tapped, teacher.model, teacher.variables)
-        return float(engine.loss(images, labels, view, look, settings)[0])
+        return float(recovery_step.loss(images, labels, view, look, settings)[0])
 
     assert objective_of(synthetic.images) < objective_of(start)
 
@@ -164,10 +164,10 @@ def test_deleted_images_are_made_again_bit_for_bit(copy):
 
 
 def test_same_images_on_one_device_and_on_eight(copy, monkeypatch):
-    assert parallel.device_count() == 8  # the finished run used them
+    assert devices.device_count() == 8  # the finished run used them
     before = distilled.read(copy / "distilled").images
     shutil.rmtree(copy / "distilled")
-    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "device_count", lambda: 1)
     main.run(tiny(), str(copy), ["recover"])
     chex.assert_trees_all_equal(distilled.read(copy / "distilled").images, before)
 
@@ -175,7 +175,7 @@ def test_same_images_on_one_device_and_on_eight(copy, monkeypatch):
 def test_killed_recovery_keeps_finished_batches(copy, monkeypatch):
     before = distilled.read(copy / "distilled").images
     shutil.rmtree(copy / "distilled")
-    monkeypatch.setattr(parallel, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "device_count", lambda: 2)
     real, seen = DeviceGroup.run, []
 
     def killed_in_the_second_group(group):
@@ -199,9 +199,9 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
     before = read_json(copy / "evaluation/scores.json")
     shutil.rmtree(copy / "evaluation")
     shutil.rmtree(copy / "scores")
-    from delt_jax.training import student_loop as student_training
+    from delt_jax.training import student_loop
 
-    real, trained = student_training.train, []
+    real, trained = student_loop.train, []
 
     def killed_at_the_fourth(*args):
         trained.append(args)
@@ -210,11 +210,11 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
         return real(*args)
 
     config = tiny()
-    monkeypatch.setattr(student_training, "train", killed_at_the_fourth)
+    monkeypatch.setattr(student_loop, "train", killed_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, str(copy), ["evaluate"])
     trained.clear()
-    monkeypatch.setattr(student_training, "train", lambda *a: (trained.append(a), real(*a))[1])
+    monkeypatch.setattr(student_loop, "train", lambda *a: (trained.append(a), real(*a))[1])
     main.run(config, str(copy), ["evaluate"])
     assert len(trained) == 9 - 3  # rows of two seeds
     after = read_json(copy / "evaluation/scores.json")

@@ -18,7 +18,7 @@ from processes import ROOT, free_address
 from delt_jax.errors import UserError
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 
 
 @pytest.fixture(params=["orbax", "npz"])
@@ -29,7 +29,7 @@ def form(request, monkeypatch):
     return request.param
 
 
-def train_state() -> training.TrainState:
+def train_state() -> state_lib.TrainState:
     """A state as training leaves it: no array is zero or like another."""
     draw = np.random.default_rng(0)
 
@@ -38,9 +38,9 @@ def train_state() -> training.TrainState:
 
     params = {"conv": {"kernel": numbers(3, 3, 1, 4)}, "norm": {"scale": numbers(4)}}
     stats = {"norm": {"mean": numbers(4), "var": numbers(4) ** 2}}
-    empty = training.sgd("cosine", 0.1, 10, 0.9, 5e-4).init(params)
+    empty = state_lib.sgd("cosine", 0.1, 10, 0.9, 5e-4).init(params)
     momenta = jax.tree.map(lambda a: a + 7 if a.ndim == 0 else numbers(*a.shape), empty)
-    return training.TrainState(np.int32(1), params, stats, momenta)
+    return state_lib.TrainState(np.int32(1), params, stats, momenta)
 
 
 def tree() -> dict:
@@ -55,7 +55,7 @@ def test_a_round_trip_is_bit_exact(tmp_path, form):
     checkpoint.save(tmp_path / "c", state, epoch=3, history=[(1, 0.1), (2, 1 / 3)])
     assert (tmp_path / "c/arrays.npz").exists() == (form == "npz")
     restored, scalars = checkpoint.restore(tmp_path / "c", jax.tree.map(jnp.zeros_like, state))
-    assert type(restored) is training.TrainState
+    assert type(restored) is state_lib.TrainState
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     chex.assert_trees_all_equal(restored, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(restored, state)

@@ -33,7 +33,7 @@ def parts() -> dict[str, tuple[int, tuple[str, ...]]]:
     from delt_jax import models, terms
     from delt_jax.augment import crop, mix, rand_augment, shuffle
     from delt_jax.recipe import choices
-    from delt_jax.recovery import initial_images as start
+    from delt_jax.recovery import initial_images
     from delt_jax.training import protocols
 
     found = {}
@@ -41,7 +41,7 @@ def parts() -> dict[str, tuple[int, tuple[str, ...]]]:
         found[f"term.{name}"] = (terms.find(name).version, (f"terms.{name}", *_OF_TERMS))
     for name in choices("select.start"):
         more = {"real": ("recovery.selection",), "rded": ("recovery.mosaics",)}.get(name, ())
-        found[f"start.{name}"] = (start.version(name), ("recovery.initial_images", *more))
+        found[f"start.{name}"] = (initial_images.version(name), ("recovery.initial_images", *more))
     for name in protocols.NAMES:
         found[f"protocol.{name}"] = (
             protocols.version(name),

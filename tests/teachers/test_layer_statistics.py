@@ -16,7 +16,7 @@ from delt_jax.data import ArrayExamples, Normalisation, Source
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import Recipe, RecoverRecipe
-from delt_jax.teachers import layer_statistics as statistics
+from delt_jax.teachers import layer_statistics
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.layer_statistics import RealStatistics, Statistics
 from delt_jax.teachers.statistics_matching import Target
@@ -49,7 +49,7 @@ def numpy_channels(x):
 
 def test_statistics_of_a_batch():
     norm, conv = np.float32(normal(5, 4, 4, 3)), np.float32(normal(5, 8, 12, 2, seed=1))
-    ours = statistics.of_batch((norm,), (conv,), SIZE)
+    ours = layer_statistics.of_batch((norm,), (conv,), SIZE)
     assert [m.mean.shape for m in (*ours.norms, *ours.convs, *ours.cells)] == [(3,), (2,), (6,)]
     chex.assert_trees_all_close(tuple(ours.norms[0]), numpy_channels(norm), rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(tuple(ours.convs[0]), numpy_channels(conv), rtol=1e-4, atol=1e-6)
@@ -57,9 +57,9 @@ def test_statistics_of_a_batch():
 
 
 def test_sides_are_rounded_up_to_whole_cells():
-    assert (statistics.cell_side(64), statistics.cell_side(128)) == (4, 16)
+    assert (layer_statistics.cell_side(64), layer_statistics.cell_side(128)) == (4, 16)
     ramp = np.arange(7, dtype=np.float32)[None, :, None, None] * np.ones((1, 7, 2, 1), np.float32)
-    cut = np.asarray(statistics.in_cells(ramp, 4)).reshape(2, 4, 4)
+    cut = np.asarray(layer_statistics.in_cells(ramp, 4)).reshape(2, 4, 4)
     rows = np.clip((np.arange(8) + 0.5) * 7 / 8 - 0.5, 0, 6)  # where bilinear samples lie
     chex.assert_trees_all_close(cut[..., 0].ravel(), np.float32(rows), atol=1e-5)
 
@@ -84,9 +84,9 @@ def toy():
 def test_real_statistics_are_numpys_class_by_class(tmp_path, monkeypatch):
     teacher, source = toy()
     monkeypatch.setattr(teacher_lib, "batch_size", lambda size: 5)  # the last batch is padded
-    real = statistics.of_real_images(teacher, source, tmp_path / "cache")
+    real = layer_statistics.of_real_images(teacher, source, tmp_path / "cache")
     assert real.counts.tolist() == [9, 13, 1]
-    everything = statistics.over_classes(real)
+    everything = layer_statistics.over_classes(real)
 
     look = jax.jit(functools.partial(apply_tapped, models.create(SPEC)))
     seen = look(teacher.variables, teacher.normalisation(source.train.pixels))
@@ -106,16 +106,16 @@ def test_real_statistics_are_numpys_class_by_class(tmp_path, monkeypatch):
 
 def test_real_statistics_are_measured_once(tmp_path, monkeypatch):
     teacher, source = toy()
-    measured, real = [], statistics.measure
-    monkeypatch.setattr(statistics, "measure", lambda *a: (measured.append(a), real(*a))[1])
-    first = statistics.of_real_images(teacher, source, tmp_path)
-    chex.assert_trees_all_equal(statistics.of_real_images(teacher, source, tmp_path), first)
+    measured, real = [], layer_statistics.measure
+    monkeypatch.setattr(layer_statistics, "measure", lambda *a: (measured.append(a), real(*a))[1])
+    first = layer_statistics.of_real_images(teacher, source, tmp_path)
+    chex.assert_trees_all_equal(layer_statistics.of_real_images(teacher, source, tmp_path), first)
     assert len(measured) == 1
     (file,) = tmp_path.iterdir()
     assert {"weights", "data"} <= set(file.stem.split("-"))
     file.write_bytes(file.read_bytes()[:-50])
-    chex.assert_trees_all_equal(statistics.of_real_images(teacher, source, tmp_path), first)
-    statistics.of_real_images(dataclasses.replace(teacher, hash="other"), source, tmp_path)
+    chex.assert_trees_all_equal(layer_statistics.of_real_images(teacher, source, tmp_path), first)
+    layer_statistics.of_real_images(dataclasses.replace(teacher, hash="other"), source, tmp_path)
     assert (len(measured), len(list(tmp_path.iterdir()))) == (3, 2)
 
 
@@ -226,10 +226,10 @@ def test_the_gradient_is_the_newest_statistics_whatever_the_momentum():
             return term.value(seen_of(x[:2], x[2:]), constants, term_state)[0]
 
         after = run(given[:2], given[2:], term_state)
-        fixed = jax.jit(lambda x: statistics.of_batch(x[:2], x[2:], SIZE))(given)
+        fixed = jax.jit(lambda x: layer_statistics.of_batch(x[:2], x[2:], SIZE))(given)
 
         def straight(x):
-            now = statistics.of_batch(x[:2], x[2:], SIZE)
+            now = layer_statistics.of_batch(x[:2], x[2:], SIZE)
             moved = jax.tree.map(lambda a, s, f: a + s - f, after.average, now, fixed)
             off = jax.tree.map(lambda a, b: jnp.linalg.norm(a - b), moved, real)
             return sum(jax.tree.leaves(off))
@@ -268,14 +268,14 @@ def test_terms_are_prepared_from_teacher_and_data(tmp_path):
     teacher, source = toy()
     recover = RecoverRecipe(statistics_momentum=0.25, conv_drop=0.5, first_bn_multiplier=7.0)
     recipe = Recipe(recover=recover)
-    real: RealStatistics = statistics.of_real_images(teacher, source, tmp_path)
+    real: RealStatistics = layer_statistics.of_real_images(teacher, source, tmp_path)
     ours = global_statistics.TERM.prepare(teacher, source, recipe, tmp_path)
     assert [float(x) for x in ours[1:]] == [0.25, 0.5, 7.0]
     stats = teacher.variables["batch_stats"]
     for i, moments in enumerate(ours.real.norms):
         layer = stats[f"norm_{i}"]
         chex.assert_trees_all_equal(moments, Moments(layer["mean"], layer["var"]))
-    chex.assert_trees_all_equal(ours.real.convs, statistics.over_classes(real).convs)
+    chex.assert_trees_all_equal(ours.real.convs, layer_statistics.over_classes(real).convs)
     per_class = class_statistics.TERM.prepare(teacher, source, recipe, tmp_path)
     chex.assert_trees_all_equal(per_class.real, real.by_class)
     norms = class_bn.TERM.prepare(teacher, source, recipe, tmp_path)

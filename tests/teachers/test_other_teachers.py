@@ -17,7 +17,7 @@ from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
 from delt_jax.stages import pipeline, squeeze
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import ensemble as others
+from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import real_images, state
 from delt_jax.training.real_images import TrainingOutput
@@ -96,7 +96,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_names_of_folders_are_distinct_and_say_what_they_hold(made):
     taken = str(made / "teachers/conv3_6")
     asked = with_others("conv4", "conv4:64", "conv4", "conv4:064", "shufflenet_v2_x1_0", taken)
-    alone = others.recipes(asked)
+    alone = ensemble.recipes(asked)
     names = ["conv4", "conv4_64", "conv4-2", "conv4_64-2", "shufflenet_v2_x1_0", "conv3_6"]
     assert list(alone) == names
     assert [(r.teacher.model, r.teacher.width) for r in alone.values()][:4] == [
@@ -104,7 +104,7 @@ def test_names_of_folders_are_distinct_and_say_what_they_hold(made):
     ]
     assert alone["conv3_6"].teacher.weights == taken
     assert all(r.teacher.others == () for r in alone.values())
-    assert others.recipes(ALONE) == {}
+    assert ensemble.recipes(ALONE) == {}
 
 
 @pytest.mark.parametrize(

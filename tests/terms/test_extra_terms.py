@@ -16,20 +16,19 @@ from tiny_run import manifest, recovered, stop_after, tiny
 from delt_jax import config as config_lib
 from delt_jax import models, terms
 from delt_jax.augment import crop
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.core.losses import Moments
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables, TermInputs
-from delt_jax.runtime import devices as parallel
-from delt_jax.runtime import signals as interrupts
+from delt_jax.runtime import devices, signals
 from delt_jax.runtime.signals import Terminated
 from delt_jax.stages import recover
 from delt_jax.store import workdir
@@ -44,7 +43,7 @@ PLAIN = step_settings(RecoverRecipe(learning_rate=0.1, bn_weight=0.1), flip=True
 SETTINGS = dataclasses.replace(PLAIN, terms=(("drift", 0.5),))
 CLASSES = (0, 1, 1, 0)
 FULL = crop.full_view(SIZE)
-run_chunk = jax.jit(engine.run_chunk, static_argnums=0)
+run_chunk = jax.jit(recovery_step.run_chunk, static_argnums=0)
 
 
 def drift_value(seen, constants, term_state):
@@ -87,7 +86,7 @@ def teachers(count=1):
 
 
 def state_of(count=1):
-    term_state = engine.init_term_state(SETTINGS, teachers(count))
+    term_state = recovery_step.init_term_state(SETTINGS, teachers(count))
     return make_state().replace(term_state=term_state)
 
 
@@ -124,12 +123,12 @@ def test_a_term_is_weighed_differentiated_and_carried_on():
     @functools.partial(jax.jit, static_argnames=("weight",))
     def gradient(images, weight=None):
         if weight is None:
-            return jax.value_and_grad(engine.loss, has_aux=True)(
+            return jax.value_and_grad(recovery_step.loss, has_aux=True)(
                 images, labels, FULL, teacher, PLAIN
             )
         weighted = dataclasses.replace(PLAIN, terms=(("drift", weight),))
         term_inputs = TermInputs(inputs().ranks, CLASSES, key, constants, term_state)
-        return jax.value_and_grad(engine.loss, has_aux=True)(
+        return jax.value_and_grad(recovery_step.loss, has_aux=True)(
             images, labels, FULL, teacher, weighted, term_inputs
         )
 
@@ -186,7 +185,7 @@ def test_a_turn_is_that_teachers_alone():
 def test_variances_count_as_often_as_asked():
     ours, real = (Moments(normal(4, seed=i), normal(4, seed=i + 1)) for i in (0, 2))
     mean, variance = (np.linalg.norm(a - b) for a, b in zip(ours, real, strict=True))
-    terms_of = [float(objective.bn_terms([ours], [real], w)[0]) for w in (0.0, 1.0, 3.0)]
+    terms_of = [float(losses_lib.bn_terms([ours], [real], w)[0]) for w in (0.0, 1.0, 3.0)]
     assert terms_of == pytest.approx([mean, mean + variance, mean + 3 * variance], rel=1e-5)
 
 
@@ -252,13 +251,13 @@ def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
     undisturbed = shutil.copytree(in_turn, tmp_path / "whole")
     images = recovered(undisturbed, **IN_TURN)
     assert manifest(undisturbed)["other_teachers"][0]["hash"] == "second"
-    monkeypatch.setattr(parallel, "device_count", lambda: 8)
-    with interrupts.raising(), monkeypatch.context() as m:
+    monkeypatch.setattr(devices, "device_count", lambda: 8)
+    with signals.raising(), monkeypatch.context() as m:
         stop_after(m, 3)
         with pytest.raises(Terminated):
             recovered(in_turn, **IN_TURN)
     assert len(list((in_turn / "distilled.partial").glob("state_*"))) == 5
-    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "device_count", lambda: 1)
     chex.assert_trees_all_equal(recovered(in_turn, **IN_TURN), images)
     with (
         np.load(undisturbed / "distilled/losses.npz") as old,

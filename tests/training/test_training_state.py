@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from delt_jax import models
-from delt_jax.core import losses as objective
+from delt_jax.core import losses as losses_lib
 from delt_jax.models import ModelSpec
-from delt_jax.training import state as training
+from delt_jax.training import state as state_lib
 
 
 def normal(*shape, seed=0):
@@ -19,7 +19,7 @@ def normal(*shape, seed=0):
 
 def test_half_cosine_ends_at_half_the_peak():
     epochs, per_epoch = 30, 4
-    schedule = training.half_cosine(0.2, epochs, per_epoch)
+    schedule = state_lib.half_cosine(0.2, epochs, per_epoch)
     steps = np.arange(epochs * per_epoch)
     expected = 0.2 * 0.5 * (1 + np.cos(np.pi * (steps // per_epoch) / (2 * epochs)))
     ours = np.asarray(schedule(jnp.asarray(steps)))
@@ -65,7 +65,7 @@ def test_adamw_decays_weights_with_more_than_one_axis(weight_decay):
             decay = weight_decay if params[k].ndim > 1 else 0.0
             params[k] = params[k] - rate * (step + decay * params[k])
         expected.append(dict(params))
-    check(run(training.adamw(lambda step: 0.1 / (1 + step), weight_decay), PARAMS), expected)
+    check(run(state_lib.adamw(lambda step: 0.1 / (1 + step), weight_decay), PARAMS), expected)
 
 
 def test_sgd_couples_decay_and_momentum_as_torch():
@@ -78,12 +78,12 @@ def test_sgd_couples_decay_and_momentum_as_torch():
             velocity[k] = 0.9 * velocity[k] + g + 0.05 * params[k]
             params[k] = params[k] - rate * velocity[k]
         expected.append(dict(params))
-    check(run(training.sgd("cosine", 0.5, 10, momentum=0.9, weight_decay=0.05), PARAMS), expected)
+    check(run(state_lib.sgd("cosine", 0.5, 10, momentum=0.9, weight_decay=0.05), PARAMS), expected)
 
 
 def rates(kind, steps):
     """Learning rate of every step, read off a parameter whose gradient is always one."""
-    optimiser = training.sgd(kind, 0.4, steps, momentum=0.0, weight_decay=0.0)
+    optimiser = state_lib.sgd(kind, 0.4, steps, momentum=0.0, weight_decay=0.0)
 
     def body(state, _):
         update, state = optimiser.update(jnp.ones(()), state, jnp.zeros(()))
@@ -119,18 +119,18 @@ def test_schedules_of_few_steps_are_finite(kind, steps):
 
 def test_update_learns_moves_the_running_statistics_and_reports_the_loss_before():
     model = models.create(ModelSpec("conv3", 3, 8, 3, width=8))
-    optimiser = training.sgd("cosine", 0.1, 100, momentum=0.9, weight_decay=0.0)
+    optimiser = state_lib.sgd("cosine", 0.1, 100, momentum=0.9, weight_decay=0.0)
     labels = jnp.arange(12) % 3
     images = jnp.asarray(normal(12, 8, 8, 3)) + labels[:, None, None, None]
 
     def loss(logits):
-        return objective.cross_entropy(logits, labels)
+        return losses_lib.cross_entropy(logits, labels)
 
-    state = jax.jit(lambda k: training.init_state(model, optimiser, k, (8, 8, 3)))(
+    state = jax.jit(lambda k: state_lib.init_state(model, optimiser, k, (8, 8, 3)))(
         jax.random.key(0)
     )
-    trainer = training.Trainer(model, optimiser)
-    step = jax.jit(lambda state: training.update(trainer, state, images, loss))
+    trainer = state_lib.Trainer(model, optimiser)
+    step = jax.jit(lambda state: state_lib.update(trainer, state, images, loss))
     assert int(state.step) == 0
     chex.assert_trees_all_equal(
         state.batch_stats["norm_0"],

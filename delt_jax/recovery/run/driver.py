@@ -15,7 +15,7 @@ from delt_jax.core import checks
 from delt_jax.core.progress import Progress, say
 from delt_jax.errors import UserError
 from delt_jax.recovery import perturbation
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of
 from delt_jax.recovery.run import checkpoint, execution
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
@@ -24,7 +24,7 @@ from delt_jax.recovery.run.loss_history import History, mean_last
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import Round
 from delt_jax.recovery.types import Losses
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.profiling import Profile
 from delt_jax.runtime.signals import DeferredSignal
@@ -117,9 +117,9 @@ def device_groups(
         alike.setdefault((task.likeness(i), step), []).append(i)
     groups = []
     for members in alike.values():
-        num_devices = min(parallel.device_count(), -(-len(members) // batches_per_device))
+        num_devices = min(devices.device_count(), -(-len(members) // batches_per_device))
         size = num_devices * batches_per_device
-        groups += [(group, num_devices) for group in parallel.device_groups(members, size)]
+        groups += [(group, num_devices) for group in devices.device_groups(members, size)]
     return groups
 
 
@@ -129,10 +129,10 @@ def compile_chunk(program: StepProgram, num_devices: int, batches_per_device: in
 
     States and inputs have leading axes [num_devices, batches_per_device]; states are donated.
     """
-    chunk = functools.partial(engine.run_chunk, program)
+    chunk = functools.partial(recovery_step.run_chunk, program)
     # Under vmap, parameters that differ between batches would make grouped convolutions of all.
     unroll = program.settings.perturbation > 0
-    return parallel.map_jobs(chunk, num_devices, batches_per_device, unroll=unroll)
+    return devices.map_jobs(chunk, num_devices, batches_per_device, unroll=unroll)
 
 
 class DeviceGroup:
@@ -152,8 +152,8 @@ class DeviceGroup:
         task, self._step = self._task, checkpoint.step_of(self._task.partial, self.indices[0])
         restored = [task.restored(i, self._step) for i in self.indices]
         self._earlier = [batch.seconds for batch in restored]
-        self._states = parallel.stack_jobs([batch.state for batch in restored], *self._layout)
-        self._inputs = parallel.stack_jobs([task.inputs(i) for i in self.indices], *self._layout)
+        self._states = devices.stack_jobs([batch.state for batch in restored], *self._layout)
+        self._inputs = devices.stack_jobs([task.inputs(i) for i in self.indices], *self._layout)
         curves = [batch.losses for batch in restored]
         # Places without a batch repeat the last one, as stack_jobs does.
         curves += [curves[-1]] * (num_devices * session.plan.batches_per_device - len(curves))
@@ -167,7 +167,7 @@ class DeviceGroup:
         teachers = jax.tree.map(jnp.asarray, task.variables)
         if program.settings.perturbation and rounds:
             starts = [task.start_images(i) for i in self.indices]
-            starts = parallel.stack_jobs(starts, *self._layout)
+            starts = devices.stack_jobs(starts, *self._layout)
             params = perturbation.own_params(program, task.variables, self._inputs, starts)
             self._inputs = self._inputs._replace(params=params)
         for rnd in rounds:
@@ -228,7 +228,7 @@ class DeviceGroup:
             self._writing = None
 
     def _on_host(self, position: int) -> BatchCheckpoint:
-        state = parallel.job(self._states, position)
+        state = devices.job(self._states, position)
         losses = Losses(*(curve[position] for curve in self._history.arrays()))
         spent = (time.monotonic() - self._started) / len(self.indices)
         return BatchCheckpoint(state, losses, self._earlier[position] + spent)

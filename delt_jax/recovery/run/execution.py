@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from delt_jax.core.progress import say
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.run.task import RecoveryTask
@@ -102,8 +102,10 @@ def _first_loss(dtype: str, task: RecoveryTask, turn: int) -> tuple[float, bool]
     program = StepProgram(
         (program.models[turn],), task.settings, active=len(images), classes=program.classes
     )
-    state = engine.init_state(images, engine.init_term_state(task.settings, [teacher]))
-    step = jax.jit(engine.run_chunk, static_argnums=0)
+    state = recovery_step.init_state(
+        images, recovery_step.init_term_state(task.settings, [teacher])
+    )
+    step = jax.jit(recovery_step.run_chunk, static_argnums=0)
     state, losses = step(program, state, task.inputs(0), (teacher,))
     loss = float(losses.loss[0])
     return loss, bool(np.isfinite(loss) and np.isfinite(np.asarray(state.images)).all())

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from delt_jax import models
 from delt_jax.models import ModelSpec
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, StepSettings
 from delt_jax.recovery.schedule import BatchSchedule, relabel_from_zero
 from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
-from delt_jax.runtime import devices as parallel
+from delt_jax.runtime import devices
 from delt_jax.teachers import teacher as teacher_lib
 
 _USABLE = 0.85  # share of the device's memory; the allocator needs the rest
@@ -42,7 +42,7 @@ def of_chunk(
 
     settings = program.settings
     images = shape((batch_size, spec.image_size, spec.image_size, spec.channels))
-    term_state = jax.eval_shape(lambda: engine.init_term_state(settings, [teacher]))
+    term_state = jax.eval_shape(lambda: recovery_step.init_term_state(settings, [teacher]))
     term_state = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), term_state)
     states = RecoverState(shape((), jnp.int32), images, images, images, term_state)
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batches_per_device))
@@ -50,7 +50,7 @@ def of_chunk(
     labels = shape((batch_size,), jnp.int32)
     starts = images if settings.residual else None
     inputs = BatchInputs(labels, labels, labels, shape((), jnp.int32), key, bound, bound, starts)
-    chunk = functools.partial(engine.run_chunk, program)
+    chunk = functools.partial(recovery_step.run_chunk, program)
     stacked = jax.jit(jax.vmap(chunk, in_axes=(0, 0, None)), donate_argnums=0)
     # Buffers are planned before LLVM optimises, which takes most of the time on CPU.
     quick: dict[str, str | bool] | None = (
@@ -99,7 +99,7 @@ def peak_bytes(
         teachers = [TeacherVariables(teacher_lib.init_shapes(spec)) for spec in specs]
     peak = functools.partial(_round_robin_peak, settings, specs, teachers, largest(schedule))
     one = peak(1)
-    limit, share = parallel.memory_limit(), -(-len(schedule) // jax.device_count())
+    limit, share = devices.memory_limit(), -(-len(schedule) // jax.device_count())
     # Batches with their own parameters run one after the other: more at once are of no use.
     if limit is None or share < 2 or settings.perturbation:
         return {1: one}

@@ -11,7 +11,7 @@ import numpy as np
 from delt_jax import models
 from delt_jax.core import keys
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import step as engine
+from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.initial_images import Starts
 from delt_jax.recovery.program import StepProgram, StepSettings, active_of
 from delt_jax.recovery.run import checkpoint
@@ -109,7 +109,7 @@ class RecoveryTask:
         Raises:
           CorruptCheckpoint: if it is damaged.
         """
-        term_state = engine.init_term_state(self.settings, self.variables)
+        term_state = recovery_step.init_term_state(self.settings, self.variables)
         term_state = jax.tree.map(np.asarray, term_state)
         if step:
             spec = self.teacher.spec
