@@ -15,9 +15,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _ROOT = Path(__file__).resolve().parent.parent
 _REVISION = "8cf5583"  # the last one before the packages were rearranged
@@ -44,6 +46,7 @@ _CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rded": ("rded", (*_SHORT, "recover.iterations=0", "recover.round_iterations=0")),
     "cda": ("cda", _SHORT),
 }
+_SETTINGS = ("inputs", "settings", "select", "recover")  # groups of them in manifest and summary
 _STAGES = ("squeeze", "rank", "recover", "relabel", "evaluate", "report")
 
 
@@ -114,8 +117,11 @@ def _check_anew(worktree: Path, case: str, made: Path) -> Iterator[str]:
     _run(_ROOT, worktree, case, again)
     before, after = _results(made), _results(again)
     for name in before:
-        print(f"  {name}: {before[name]}")
-        if before[name] != after[name]:
+        print(f"  {name}: {before[name] if name != 'files' else len(before[name])}")
+        if name == "files":
+            yield from (f"{entry} is gone" for entry in before[name] if entry not in after[name])
+            yield from (f"{entry} is new" for entry in after[name] if entry not in before[name])
+        elif before[name] != after[name]:
             yield f"{name}: {after[name]}"
 
 
@@ -124,12 +130,35 @@ def _results(workdir: Path) -> dict[str, Any]:
     named = {"teacher": "teacher", "images": "distilled", "soft labels": "soft_labels"}
     found = {name: _json(workdir / f / "manifest.json")["hash"] for name, f in named.items()}
     found["ranking"] = _json(workdir / "ranking.json")["hash"]
-    found["scores"] = _accuracies(_json(workdir / "evaluation/scores.json"))
+    scores = _json(workdir / "evaluation/scores.json")
+    found["scores"] = [score["last"] for score in scores]
+    found["files"] = sorted(_entries(workdir))
     return found
 
 
-def _accuracies(scores: Sequence[dict[str, Any]]) -> list[float]:
-    return [score["last"] for score in scores]
+def _entries(workdir: Path) -> Iterator[str]:
+    """Files of a run, and the names of what is in them; scores are files named by their ids."""
+    for path in workdir.rglob("*"):
+        name = str(path.relative_to(workdir))
+        if path.is_dir() or name.startswith(("cache/", "scores/")):
+            continue
+        yield name
+        if path.suffix == ".json" and name != "config.json":
+            yield from (f"{name}: {key}" for key in _keys(_json(path)))
+        if path.suffix == ".npz":
+            with np.load(path) as stored:
+                yield from (f"{name}: {key}" for key in stored.files)
+
+
+def _keys(value: Any, prefix: str = "") -> set[str]:
+    """Dotted names of what is in a JSON value, but for settings, which `unchanged` compares."""
+    if isinstance(value, list):
+        return set().union(*(_keys(entry, f"{prefix}[]") for entry in value[:3]))
+    if not isinstance(value, dict):
+        return {prefix}
+    return set().union(
+        *(_keys(value[key], f"{prefix}.{key}") for key in value if key not in _SETTINGS)
+    )
 
 
 def _json(path: Path) -> Any:
