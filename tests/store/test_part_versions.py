@@ -25,6 +25,7 @@ _NETWORKS = {
     "vgg": ("vgg",),
     "vit": ("vit",),
 }
+_NOT_CODE = ("ctx", "kind", "type_comment", "type_params")
 _OF_TERMS = ("teachers.statistics_matching", "teachers.layer_statistics")
 
 
@@ -76,7 +77,18 @@ def code(module: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [statement for statement in body if not _is_silent(statement)]
-    return ast.dump(tree)
+    return dump(tree)
+
+
+def dump(node) -> str:
+    """Syntax as text, the same from every version of Python, unlike that of `ast.dump`."""
+    if isinstance(node, list):
+        return f"[{','.join(map(dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE]
+    filled = [f"{name}={dump(value)}" for name, value in fields if value not in (None, [])]
+    return f"{type(node).__name__}({','.join(filled)})"
 
 
 def _is_silent(statement: ast.stmt) -> bool:
