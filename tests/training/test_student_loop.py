@@ -157,7 +157,7 @@ def test_what_was_stopped_goes_on_bit_by_bit(tmp_path, own):
 
 def test_the_number_of_devices_makes_no_difference(tmp_path, monkeypatch):
     whole = train(tmp_path)
-    monkeypatch.setattr(student_loop.parallel, "device_count", lambda: 1)
+    monkeypatch.setattr(student_loop.devices, "device_count", lambda: 1)
     assert_same(train(tmp_path), whole)
 
 
