@@ -89,7 +89,7 @@ def size_line(plan: LabelPlan) -> str:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/soft_labels. Labelled epochs are in soft_labels.partial until all are done."""
     started = time.perf_counter()
-    made_from = _label_inputs(recipe, source, workdir)
+    stage_inputs = _label_inputs(recipe, source, workdir)
     r = recipe.relabel
     teachers = labelling.load_teachers(
         workdir.path / "teacher", r.teachers, source, say, r.ensemble
@@ -97,14 +97,14 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     synthetic = distilled.read(workdir.path / "distilled")
     teacher_lib.check_class_names("The distilled set", synthetic.class_names, source)
     plan = plan_of(recipe, source)
-    partial = workdir.partial(ARTEFACT, made_from)
+    partial = workdir.partial(ARTEFACT, stage_inputs)
     if plan is not None:
         say(f"  {size_line(plan)}")
         _label_epochs(EpochLabeller(teachers, synthetic.images, plan), plan, partial)
     logits = labelling.fixed_logits(teachers, synthetic.images)
     agreement = float((logits.argmax(-1) == synthetic.labels).mean())
     manifest = {
-        "inputs": made_from,
+        "inputs": stage_inputs,
         "class_names": list(source.class_names),
         "teacher": {"hash": teachers[0].hash, "accuracy": teachers[0].accuracy},
         "more_teachers": [{"hash": t.hash, "accuracy": t.accuracy} for t in teachers[1:]],
