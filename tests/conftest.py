@@ -9,7 +9,7 @@ from importlib.metadata import version
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Compiling takes most of the time here: without LLVM's optimiser the suite needs a third less,
-# and another third less without XLA's MLIR emitters, apart from which later versions have none.
+# and less again without XLA's MLIR emitters, which cannot be switched off in later versions.
 HAS_OLD_EMITTERS = version("jaxlib").startswith("0.10.")
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false" if HAS_OLD_EMITTERS else ""
 os.environ["XLA_FLAGS"] = " ".join(
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import pytest
 
-# Tests that compare bits between one and several devices: for them programs are what users have.
+# Tests with programs as users have them: these compare bits between one and several devices.
 BIT_FOR_BIT = (
     "recovery/test_driver.py",
     "recovery/test_perturbation.py",
@@ -48,12 +48,15 @@ BIT_FOR_BIT = (
     "terms/test_extra_terms.py",
     "training/test_student_resume.py",
 )
+# And these run large networks, for which the old emitters' programs are slow.
+LARGE_NETWORKS = ("fidelity/test_float64.py", "models/test_zoo.py")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def emitters(request):
-    """XLA's default emitters for the modules of BIT_FOR_BIT."""
-    if not (HAS_OLD_EMITTERS and request.path.as_posix().endswith(BIT_FOR_BIT)):
+    """XLA's default emitters for the modules of BIT_FOR_BIT and LARGE_NETWORKS."""
+    default = request.path.as_posix().endswith(BIT_FOR_BIT + LARGE_NETWORKS)
+    if not (HAS_OLD_EMITTERS and default):
         yield
         return
     import jax
