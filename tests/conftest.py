@@ -4,11 +4,24 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-# Compiling takes most of the time here: without LLVM's optimiser the suite needs a third less.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# Compiling takes most of the time here: without LLVM's optimiser the suite needs a third less,
+# and less again without XLA's MLIR emitters, which cannot be switched off in later versions.
+HAS_OLD_EMITTERS = version("jaxlib").startswith("0.10.")
+OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false" if HAS_OLD_EMITTERS else ""
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        OLD_EMITTERS,
+    ]
+)
+# For processes of the tests of BIT_FOR_BIT. Workers of pytest-xdist got their flags twice.
+USERS_EMITTERS = os.environ["XLA_FLAGS"].replace(OLD_EMITTERS, "")
 # Compiled once for all workers and for the processes that they start; not those that other
 # versions or machines compiled, which are not what is tested.
 if "DELT_TEST_CACHE" not in os.environ:
@@ -21,6 +34,45 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from pathlib import Path
 
 import pytest
+
+# Tests with programs as users have them: these compare bits between one and several devices.
+BIT_FOR_BIT = (
+    "recovery/test_driver.py",
+    "recovery/test_perturbation.py",
+    "recovery/test_residual.py",
+    "recovery/test_step.py",
+    "runtime/test_devices.py",
+    "runtime/test_processes_of_a_job.py",
+    "stages/test_pipeline.py",
+    "stages/test_resume.py",
+    "terms/test_extra_terms.py",
+    "training/test_student_resume.py",
+)
+# And these run large networks, for which the old emitters' programs are slow.
+LARGE_NETWORKS = ("fidelity/test_float64.py", "models/test_zoo.py")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def emitters(request):
+    """XLA's default emitters for the modules of BIT_FOR_BIT and LARGE_NETWORKS."""
+    default = request.path.as_posix().endswith(BIT_FOR_BIT + LARGE_NETWORKS)
+    if not (HAS_OLD_EMITTERS and default):
+        yield
+        return
+    import jax
+    from jax._src import compiler  # only here can options of every compilation be set
+
+    options_of = compiler.get_compile_options
+
+    def default_emitters(*args, env_options_overrides=None, **others):
+        options = {**(env_options_overrides or {}), "xla_cpu_use_fusion_emitters": True}
+        return options_of(*args, env_options_overrides=options, **others)
+
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", default_emitters)
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

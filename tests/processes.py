@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from conftest import USERS_EMITTERS
 
 from delt_jax import config as config_lib
 from delt_jax.formats import distilled
@@ -54,7 +55,12 @@ def start(workdir, *flags, devices=1):
     return subprocess.Popen(
         [sys.executable, "-m", "delt_jax.main", *arguments, *flags],
         cwd=ROOT,
-        env={**os.environ, **cache, "JAX_NUM_CPU_DEVICES": str(devices)},
+        env={
+            **os.environ,
+            **cache,
+            "XLA_FLAGS": USERS_EMITTERS,
+            "JAX_NUM_CPU_DEVICES": str(devices),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

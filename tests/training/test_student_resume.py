@@ -1,0 +1,89 @@
+"""Training students: bit for bit the same whatever stops it, however many devices."""
+
+import shutil
+from dataclasses import replace
+
+import chex
+import numpy as np
+import pytest
+from test_student_loop import PROGRAM, SPEC, students, task, train
+
+from delt_jax.runtime.signals import DeferredSignal, Terminated
+from delt_jax.training import student_loop
+from delt_jax.training.student_loop import Saving
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        chex.assert_trees_all_equal(a.variables, b.variables)
+        assert a.history == b.history
+        np.testing.assert_array_equal(a.logits, b.logits)
+
+
+class StopAfter(DeferredSignal):
+    """SIGTERM arrives in the n-th epoch."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.left = epochs
+
+    def count(self, epochs, loss):
+        self.left -= epochs > 0
+        if self.left == 0:
+            self.asked = Terminated()
+
+
+def stopped(folder, epochs, program=PROGRAM, count=3, own=False):
+    deferred_signal = StopAfter(epochs)
+    with pytest.raises(Terminated):
+        student_loop.train(
+            task(program, own),
+            students(count, own),
+            1,
+            Saving(folder, 1e9, deferred_signal),
+            deferred_signal.count,
+        )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_was_stopped_goes_on_bit_by_bit(tmp_path, own):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = train(tmp_path / "whole", own=own)
+    stopped(tmp_path / "stopped", 3, own=own)
+    kept = {p.name for p in (tmp_path / "stopped").iterdir()}
+    assert kept == {"s0.checkpoint", "s1.checkpoint", "s2.checkpoint"}
+    assert_same(train(tmp_path / "stopped", own=own), whole)
+    assert [epoch for epoch, _ in whole[0].history] == [2, 4]
+    assert not np.array_equal(whole[0].logits, whole[1].logits)
+
+
+def test_the_number_of_devices_makes_no_difference(tmp_path, monkeypatch):
+    whole = train(tmp_path)
+    monkeypatch.setattr(student_loop.devices, "device_count", lambda: 1)
+    assert_same(train(tmp_path), whole)
+
+
+def test_students_that_stand_at_different_epochs_go_on_together(tmp_path):
+    whole = train(tmp_path)
+    (tmp_path / "some").mkdir()
+    stopped(tmp_path / "some", 2, count=1)
+    assert_same(train(tmp_path / "some"), whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "of another network"])
+def test_a_damaged_training_starts_anew_with_a_sentence(tmp_path, capsys, damage):
+    whole = train(tmp_path)
+    stopped(tmp_path, 3)
+    path = tmp_path / "s1.checkpoint"
+    if damage == "of another network":
+        other = replace(PROGRAM, student=replace(SPEC, width=8))
+        (tmp_path / "other").mkdir()
+        stopped(tmp_path / "other", 2, program=other)
+        shutil.rmtree(path)
+        shutil.copytree(tmp_path / "other/s1.checkpoint", path)
+    else:
+        for file in (p for p in (path / "arrays").rglob("*") if p.is_file()):
+            file.write_bytes({"cut": file.read_bytes()[:-5], "empty": b""}[damage])
+    assert_same(train(tmp_path), whole)
+    assert "s1.checkpoint is damaged" in capsys.readouterr().out
