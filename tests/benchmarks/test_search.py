@@ -141,7 +141,7 @@ def test_flags(tmp_path, capsys):
     search.run([*command, "--dry_run", "--config.recover.iterations=100"])
     said = capsys.readouterr().out
     assert "short: 1 student(s) of 50 epochs a row, all trials" in said
-    assert "learning_rate_0.02                      7,500  not done yet" in said
+    assert "learning_rate_0.02                      4,000  not done yet" in said
     search.run([*command, "--dry_run", "--config.evaluate.seeds=2", "--config.evaluate.epochs=300"])
     assert "short: 2 student(s) of 300 epochs a row" in capsys.readouterr().out
     assert not (tmp_path / "w").exists()
