@@ -5,6 +5,11 @@ others published; --to=distilled brings such a set into a work directory, so tha
 relabel, evaluate and report can use it.
 """
 
+from delt_jax.core import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # before what takes time to import
+
 import re
 import shutil
 import sys
@@ -17,6 +22,7 @@ from absl import app, flags
 
 import delt_jax
 from delt_jax import formats
+from delt_jax.config import command, paths
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
@@ -77,14 +83,14 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
     if _QUALITY.value and not formats.FORMATS[_TO.value].jpeg:
         jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
         raise UserError(f"--quality is for {jpeg}; {_TO.value} is lossless.")
-    source = Path(rest[0])
+    source = Path(paths.expand(rest[0], "The path"))
     return ExportOptions(
         source,
         _TO.value,
-        Path(_OUT.value) if _OUT.value else default_out(source, _TO.value),
+        Path(paths.expand(_OUT.value, "--out")) if _OUT.value else default_out(source, _TO.value),
         _PER_CLASS.value,
         _QUALITY.value,
-        Path(_CLASS_NAMES.value) if _CLASS_NAMES.value else None,
+        Path(paths.expand(_CLASS_NAMES.value, "--class_names")) if _CLASS_NAMES.value else None,
         _numbers("mean", _MEAN.value),
         _numbers("std", _STD.value),
         _OVERWRITE.value,
@@ -206,25 +212,17 @@ def _check_target(options: ExportOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses flags, converts, and turns bad input into one sentence on stderr.
+    """The exit status of a command line, as `command.exit_status` has it."""
 
-    Returns:
-      The exit status: 0, 1 for bad input found while running, 2 for bad flags, 130 for Ctrl-C.
-    """
-    try:
-        options = parse(sys.argv if argv is None else argv)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 2
-    try:
+    def go(options: ExportOptions) -> bool:
         run(options)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("delt_jax: stopped; nothing was written.", file=sys.stderr)
-        return 130
-    return 0
+        return True
+
+    return command.exit_status(
+        lambda: parse(sys.argv if argv is None else argv),
+        go,
+        "stopped; what was not finished was removed, and --out is whole or as it was.",
+    )
 
 
 if __name__ == "__main__":

@@ -8,11 +8,21 @@ from typing import Any
 
 import ml_collections
 
+from delt_jax.config import paths
 from delt_jax.config.ranges import validate
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
 from delt_jax.recipe.fields import Setting
 
+# Settings that hold paths, or names that are taken for paths where there is such a file.
+_PATHS = (
+    "data.path",
+    "data.classes",
+    "teacher.weights",
+    "teacher.others",
+    "relabel.teachers",
+    "evaluate.scores_folder",
+)
 _PLURALS = {str: "names", int: "whole numbers", float: "numbers"}
 
 
@@ -146,7 +156,12 @@ def _typed(name: str, value: Any, setting: Setting) -> Any:
             f"{name} must be of type {setting.kind.__name__}, but is {value!r} "
             f"({type(value).__name__})."
         )
-    return value
+    return _expanded(name, value) if name in _PATHS else value
+
+
+def _expanded(name: str, text: str) -> str:
+    """A path as `paths.expand` has it; names on the Hugging Face Hub and the like stay."""
+    return text if text.startswith("hf:") else paths.expand(text, name)
 
 
 def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
@@ -158,5 +173,7 @@ def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
     if not good:
         raise UserError(f"{name} must be a tuple of {_PLURALS[element]}, not {value!r}.")
     if element is str and setting.split:  # a flag's a,b arrives as one string
-        return tuple(part.strip() for v in value for part in v.split(","))
+        value = tuple(part.strip() for v in value for part in v.split(","))
+    if name in _PATHS:
+        return tuple(_expanded(name, str(v)) for v in value)
     return tuple(element(v) for v in value)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import chex
 import numpy as np
 import pytest
+from delt_jax.runtime.signals import DeferredSignal, Terminated
 from test_student_loop import PROGRAM, SPEC, students, task, train
 
-from delt_jax.runtime.signals import DeferredSignal, Terminated
 from delt_jax.training import student_loop
 from delt_jax.training.student_loop import Saving
 
@@ -35,7 +35,7 @@ class StopAfter(DeferredSignal):
 
 def stopped(folder, epochs, program=PROGRAM, count=3, own=False):
     deferred_signal = StopAfter(epochs)
-    with pytest.raises(Terminated):
+    with pytest.raises(Stopped):
         student_loop.train(
             task(program, own),
             students(count, own),
