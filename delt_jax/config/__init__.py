@@ -156,7 +156,7 @@ def _typed(name: str, value: Any, setting: Setting) -> Any:
             f"{name} must be of type {setting.kind.__name__}, but is {value!r} "
             f"({type(value).__name__})."
         )
-    return _expanded(name, value) if name in _PATHS else value
+    return _expanded(name, str(value)) if name in _PATHS else value
 
 
 def _expanded(name: str, text: str) -> str:

@@ -108,10 +108,10 @@ def _score_rows(run: Evaluation) -> list[Score]:
     students_per_row = e.seeds * max(1, len(e.learning_rates))
     total = sum(students_per_row * resolve(run.recipe, run.source, row).epochs for row in small)
     scores = []
-    with progress(total, "evaluate", "epoch") as bar, stopping.deferred():
+    with progress(total, "evaluate", "epoch") as bar:
         for row in small:
             scores += score_row(run, row, bar.update)
-            stopping.leave()
+            stopping.check()
     scores += [score_ceiling(run, row) for row in rows if row.image_set == "full"]
     return scores
 

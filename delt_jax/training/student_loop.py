@@ -161,6 +161,9 @@ def train(
 
     Returns:
       One `Trained` for each student, in order.
+
+    Raises:
+      Stopped: after a signal, at the end of an epoch, once all students are saved.
     """
     restored = [_restored(task.program, student, saving.folder) for student in students]
     for state in restored:
@@ -172,14 +175,15 @@ def train(
         num_devices = min(most_devices, -(-len(alike) // students_per_device))
         layout = _Layout(task.program, num_devices, students_per_device)
         for group in devices.device_groups(alike, num_devices * students_per_device):
-            results = _train_group(
-                task,
-                [students[i] for i in group],
-                [restored[i] for i in group],
-                layout,
-                saving,
-                on_epochs,
-            )
+            with stopping.deferred():  # unfinished students are saved first
+                results = _train_group(
+                    task,
+                    [students[i] for i in group],
+                    [restored[i] for i in group],
+                    layout,
+                    saving,
+                    on_epochs,
+                )
             done |= dict(zip(group, results, strict=True))
     return [done[i] for i in range(len(students))]
 
