@@ -68,8 +68,13 @@ def test_a_stream_without_a_file_is_wrapped_too():
 
 
 def test_the_streams_of_before_come_back():
-    before = sys.stdout, sys.stderr
-    with pytest.raises(ValueError, match="x"), output.unfailing():
-        assert sys.stdout is not before[0]
-        raise ValueError("x")
+    def work():
+        with output.unfailing():
+            seen.append(sys.stdout)
+            raise ValueError("x")
+
+    before, seen = (sys.stdout, sys.stderr), []
+    with pytest.raises(ValueError, match="x"):
+        work()
+    assert seen[0] is not before[0]
     assert (sys.stdout, sys.stderr) == before

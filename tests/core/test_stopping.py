@@ -18,23 +18,31 @@ from delt_jax.core.stopping import Stopped
 ROOT = Path(__file__).parents[2]
 
 
+def stopped(work):
+    """The status with which some work leaves."""
+    with pytest.raises(Stopped) as left, stopping.listening():
+        work()
+    assert not stopping.requested()
+    return left.value.status
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_is_obeyed_at_a_safe_point_only(number, status):
     done = []
-    with pytest.raises(Stopped) as stopped, stopping.listening():
+
+    def work():
         os.kill(os.getpid(), number)
         done.append("went on")
         assert stopping.requested()
         stopping.check()
         done.append("went too far")
+
+    assert stopped(work) == status
     assert done == ["went on"]
-    assert stopped.value.status == status
-    assert not stopping.requested()
 
 
 def test_a_signal_that_nobody_looks_at_is_obeyed_at_the_end():
-    with pytest.raises(Stopped), stopping.listening():
-        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
 
 
 def test_a_signal_during_a_callback_that_swallows_exceptions_is_not_lost():
@@ -42,40 +50,50 @@ def test_a_signal_during_a_callback_that_swallows_exceptions_is_not_lost():
         if phase == "start":
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def work():
+        gc.collect()
+        gc.callbacks.remove(callback)
+        stopping.check()
+
     gc.callbacks.append(callback)
-    try:
-        with pytest.raises(Stopped), stopping.listening():
-            gc.collect()
-            gc.callbacks.remove(callback)
-            stopping.check()
-    finally:
-        if callback in gc.callbacks:
-            gc.callbacks.remove(callback)
+    assert stopped(work) == 143
 
 
 def test_what_a_signal_breaks_is_not_what_is_reported():
-    with pytest.raises(Stopped), stopping.listening():
+    def work():
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError("a worker died of the same signal")
+
+    assert stopped(work) == 143
 
 
 def test_deferred_work_leaves_where_it_says():
     done = []
-    with pytest.raises(Stopped), stopping.listening():
+
+    def work():
         stopping.request(signal.SIGINT)
         with stopping.deferred():
             stopping.check()
             done.append("saved")
             stopping.leave()
+            done.append("went too far")
+
+    assert stopped(work) == 130
     assert done == ["saved"]
 
 
 def test_progress_is_a_safe_point():
-    with pytest.raises(Stopped), stopping.listening(), progress(10, "work", "image") as bar:
-        bar.update(1)
-        stopping.request(signal.SIGTERM)
-        bar.update(1)
-        raise AssertionError("not reached")
+    updates = []
+
+    def work():
+        with progress(10, "work", "image") as bar:
+            for i in range(3):
+                bar.update(1)
+                updates.append(i)
+                stopping.request(signal.SIGTERM)
+
+    assert stopped(work) == 143
+    assert updates == [0]
 
 
 def test_handlers_are_those_of_before_afterwards():
