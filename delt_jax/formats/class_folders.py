@@ -105,7 +105,7 @@ def _folders(path: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     """Pictures of a class by the numbers in their names, so that id10 comes after id9."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+    found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.ENDINGS)
     return sorted((p for p in found if not p.name.startswith(".")), key=_natural)
 
 
