@@ -162,4 +162,5 @@ def _parse(setting: str, text: str) -> tuple[str, ...]:
     if not names or repeated:
         problem = f"repeats the class {repeated[0]!r}" if repeated else "names no class"
         raise UserError(f"data.classes {setting} {problem}; give each class a line of its own.")
+    check_names(names, f"data.classes {setting}")
     return names

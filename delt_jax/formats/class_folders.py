@@ -14,7 +14,7 @@ from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
-from delt_jax.store import files, pictures
+from delt_jax.store import files, pictures, regular
 
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
@@ -34,18 +34,20 @@ def read(path: Path) -> Stored:
     """Reads a folder of class folders.
 
     Raises:
-      UserError: if a class is empty or left out, or a picture is damaged or of another size.
+      UserError: if a class is empty or there twice, or a picture is damaged or of another size.
     """
     folders = _folders(path)
     class_names, manifest = read_sidecar(path)
+    unnamed = ""
     if all(_NUMBERED.fullmatch(folder.name) for folder in folders):
         folders.sort(key=_number)
-        wrong = [folder for i, folder in enumerate(folders) if _number(folder) != i]
-        if wrong:
-            raise UserError(
-                f"{wrong[0]} is folder {folders.index(wrong[0])} in order; numbered class folders "
-                f"count from 0 without a gap, so a class is missing or there twice."
-            )
+        numbers = [_number(folder) for folder in folders]
+        if numbers == list(range(1, len(numbers) + 1)) and not class_names:
+            class_names = tuple(folder.name for folder in folders)
+        elif numbers != list(range(len(numbers))):
+            unnamed = _gap(folders, numbers)
+        if len(set(numbers)) < len(numbers) or (unnamed and class_names):
+            raise UserError(_gap(folders, numbers))
     elif not class_names:
         class_names = tuple(folder.name for folder in folders)
     paths, labels = [], []
@@ -55,13 +57,24 @@ def read(path: Path) -> Stored:
             raise UserError(f"{folder} has no pictures; every class needs some.")
         paths += members
         labels += [label] * len(members)
-    images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
+    images = [pictures.decode(regular.read_bytes(p, pictures.MOST_BYTES), str(p)) for p in paths]
     return Stored(
         pictures.stack(images, [str(p) for p in paths]),
         np.array(labels),
         class_names,
         manifest,
         _read_soft_labels(path),
+        unnamed,
+    )
+
+
+def _gap(folders: list[Path], numbers: list[int]) -> str:
+    """A sentence on numbered folders, sorted, that do not count from 0."""
+    place = next(i for i, number in enumerate(numbers) if number != i)
+    return (
+        f"{folders[place]} is folder {place} in order; numbered class folders "
+        f"count from 0 without a gap, so a class is missing or there twice. If they are classes "
+        f"of a larger set, give class names, one for each folder in the order of the numbers."
     )
 
 
