@@ -323,8 +323,8 @@ def _notes(folder: Path, found: Found) -> list[str]:
         )
     if found.repeated:
         notes.append(
-            f"{found.repeated} links below {folder} lead to a folder that is read already, and "
-            f"are not followed"
+            f"{found.repeated} links below {folder} lead to folders that are read already or hold "
+            f"other classes, and are not followed"
         )
     return notes
 

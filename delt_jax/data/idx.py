@@ -47,7 +47,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({e}); fetch the file again.") from e
 
 
-def _read(path: Path, f: IO[bytes], size: int | None, possible: int) -> np.ndarray:
+def _read(path: Path, f: IO[bytes] | gzip.GzipFile, size: int | None, possible: int) -> np.ndarray:
     """Reads an idx file from its beginning.
 
     Args:

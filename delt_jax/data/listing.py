@@ -15,7 +15,7 @@ from delt_jax.store.pictures import ENDINGS
 # Folders that systems and programs make by themselves; hidden ones are left out as well.
 _SYSTEM = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 _HIDDEN = {os.fsencode(name) for name in _SYSTEM}
-_ENDINGS = {os.fsencode(ending) for ending in ENDINGS}
+_ENDINGS = tuple(os.fsencode(ending) for ending in ENDINGS)
 _KINDS_NAMED = 6
 _MOST_COUNTED = 100_000
 
@@ -37,7 +37,7 @@ class Found:
       files: pictures, in the order of their paths.
       others: number of files of each ending that are no pictures.
       nested: pictures that lie in a subfolder, other than one named images.
-      repeated: folders that links lead to a second time, perhaps in a circle.
+      repeated: links to folders that are read already, above this one, or other classes.
     """
 
     files: list[ImageFile] = field(default_factory=list)
@@ -92,7 +92,8 @@ def folder_at(path: str, what: str) -> Path:
 def pictures_below(root: Path, folder: Path, label: int) -> Found:
     """Lists the image files of a class, in the class folder or any folder below it; opens none.
 
-    Links are followed, but to each folder only once, so that a circle of links ends.
+    Links are followed, but to each folder only once, so that a circle of links ends, and not to
+    other classes.
 
     Raises:
       UserError: if a folder cannot be read.
@@ -109,13 +110,17 @@ def pictures_below(root: Path, folder: Path, label: int) -> Found:
         for entry in entries:
             inner = os.path.join(name, entry.name)
             if _is_folder(entry):
+                if entry.is_symlink() and _leads_out(entry.path, folder):
+                    found.repeated += 1
+                    continue
                 below.append((entry.path, inner, is_nested or entry.name != b"images"))
-            elif is_picture(entry.name):
+            elif entry.name.lower().endswith(_ENDINGS):
                 found.files.append(_image_file(entry, inner, label))
                 found.nested += found.files[-1:] if is_nested else []
             else:
                 found.others[os.fsdecode(_ending(entry.name))] += 1
-    found.files.sort(key=lambda file: file.name)
+    for files in (found.files, found.nested):
+        files.sort(key=lambda file: file.name)
     return found
 
 
@@ -171,7 +176,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 def is_picture(name: str | bytes) -> bool:
     """Whether a file is named like a picture that can be read."""
-    return _ending(os.fsencode(name)) in _ENDINGS
+    return os.fsencode(name).lower().endswith(_ENDINGS)
 
 
 def _ending(name: bytes) -> bytes:
@@ -185,6 +190,17 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _leads_out(link: bytes, folder: Path) -> bool:
+    """Whether a link below a class folder leads to one that holds it, or to another class."""
+    target = os.path.join(os.path.realpath(link), b"")
+    own = os.path.join(os.path.realpath(os.fsencode(folder)), b"")
+    around = os.path.join(os.path.realpath(os.fsencode(folder.parent)), b"")
+    if target != own and (own.startswith(target) or around.startswith(target)):
+        return True
+    beside = target.removeprefix(around)
+    return target != beside and not target.startswith(own) and not beside.startswith(b".")
 
 
 def _scan(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:

@@ -77,13 +77,8 @@ def check_class_sizes(labels: np.ndarray, ipc: int, class_names: tuple[str, ...]
     """Raises a UserError naming the smallest class if it has fewer than `ipc` images."""
     counts = np.bincount(labels, minlength=len(class_names))
     smallest = int(counts.argmin())
-    if not counts[smallest]:
-        raise UserError(
-            f"Class {class_names[smallest]!r} has no training images; add some, or leave the class "
-            f"out."
-        )
     if counts[smallest] < ipc:
         raise UserError(
             f"ipc is {ipc}, but class {class_names[smallest]!r} has only {counts[smallest]} "
-            f"training images; lower ipc or add images."
+            f"training images; {'lower ipc or add images' if counts[smallest] else 'add some'}."
         )
