@@ -92,7 +92,7 @@ def _read(path: Path, f: IO[bytes] | gzip.GzipFile, size: int | None, possible: 
 def _find(folder: Path, stem: str) -> Path:
     dotted = stem.replace("-idx", ".idx")  # as some archives unpack
     for name in (stem, f"{stem}.gz", dotted, f"{dotted}.gz"):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     raise UserError(
         f"{folder}/{stem}[.gz] is missing; set data.path to the folder that holds the four idx "

@@ -86,7 +86,7 @@ def class_folders(root: Path, train: Path, wanted: Sequence[str]) -> list[str]:
     tests = _test_names(root, train, wanted)
     rest = [name for name in names if name not in tests]
     for name in rest:
-        inner = [word for word in _SPELLINGS if (root / name / word).is_dir()]
+        inner = [word for word in _SPELLINGS if os.path.isdir(root / name / word)]
         if inner and not look(root / name).pictures:
             raise UserError(
                 f"{root / name} holds {inner[0]}/, so {root} is a level too high; set data.path to "
