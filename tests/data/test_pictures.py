@@ -177,6 +177,14 @@ def test_large_pictures_below_the_limit_bring_no_warning():
             decode(png(10000, 9000, rows=b""))
 
 
+@pytest.mark.parametrize("sides", [(0, 8), (8, 0)])
+def test_a_picture_without_pixels_is_unreadable(sides):
+    with pytest.raises(UnreadableError):
+        decode(png(*sides))
+    with pytest.raises(UserError, match=r"x\.png is no picture, or damaged"):
+        pictures.decode(png(*sides), "x.png")
+
+
 def hostile_text() -> bytes:
     about = PngImagePlugin.PngInfo()
     about.add_itxt("note", "x" * 10**8, zip=True)

@@ -335,6 +335,19 @@ def test_class_names_that_cannot_be(tmp_path, names, says):
         open_source(DataRecipe(name="npz", path=str(tmp_path / "x.npz"), class_names=names))
 
 
+def test_a_list_of_classes_may_begin_with_a_byte_order_mark(tmp_path):
+    classes(tmp_path / "set")
+    listed = tmp_path / "list.txt"
+    listed.write_bytes("bee\nant\n".encode("utf-8-sig"))
+    assert opened(tmp_path / "set", classes=str(listed)).class_names == ("bee", "ant")
+    listed.write_bytes("bee\nant\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"data\.classes .* cannot be read"):
+        opened(tmp_path / "set", classes=str(listed))
+    listed.write_bytes("bee\nant\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"name of class 0 in data\.classes .*U\+0000"):
+        opened(tmp_path / "set", classes=str(listed))
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m"])
 def test_folders_with_control_characters_are_refused(tmp_path, name):
     classes(tmp_path / "set", ("ant", name))
