@@ -14,7 +14,7 @@ from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
-from delt_jax.store import files, pictures, regular
+from delt_jax.store import files, pictures
 
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
@@ -57,7 +57,7 @@ def read(path: Path) -> Stored:
             raise UserError(f"{folder} has no pictures; every class needs some.")
         paths += members
         labels += [label] * len(members)
-    images = [pictures.decode(regular.read_bytes(p, pictures.MOST_BYTES), str(p)) for p in paths]
+    images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
     return Stored(
         pictures.stack(images, [str(p) for p in paths]),
         np.array(labels),
