@@ -68,7 +68,7 @@ def vary(
       ValueError: for a name that is none of these, or for two methods.
     """
     methods = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
-    names = variants.split(",")
+    names = _parted(variants, {*presets, *methods})
     if len(several := [name for name in names if name in methods]) > 1:
         raise ValueError(f"{' and '.join(several)} are methods; name one of them.")
     for variant in sorted(filter(None, names), key=methods.__contains__):
@@ -86,6 +86,21 @@ def vary(
                 f"{', '.join(presets) or '(none)'}, the methods {', '.join(methods) or '(none)'}, "
                 f"and folder=PATH."
             )
+
+
+def _parted(variants: str, known: set[str]) -> list[str]:
+    """The variants; what follows "folder=PATH," and is not known belongs to the path.
+
+    >>> _parted("ipc10,folder=/cats,dogs,cda", {"ipc10", "cda"})
+    ['ipc10', 'folder=/cats,dogs', 'cda']
+    """
+    parted: list[str] = []
+    for part in variants.split(","):
+        if parted and parted[-1].startswith("folder=") and part not in known:
+            parted[-1] += f",{part}"
+        else:
+            parted.append(part)
+    return parted
 
 
 def _apply(method: Path, config: ml_collections.ConfigDict) -> None:

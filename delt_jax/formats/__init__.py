@@ -80,4 +80,6 @@ def load(
         stored = FORMATS[find(path)].read(path)
     except OSError as e:
         raise UserError(f"{e.filename or path} cannot be read: {e.strerror or e}.") from e
+    if stored.unnamed and not class_names:
+        raise UserError(stored.unnamed)
     return to_set(stored, str(path), class_names, mean, std)

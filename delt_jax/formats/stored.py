@@ -26,6 +26,7 @@ class Stored:
       class_names: in label order; empty if the layout has none.
       manifest: how the set was made; empty if that is unknown.
       soft_labels: logits [N, classes], if there are any.
+      unnamed: why the classes cannot be told apart unless the user names them; else empty.
     """
 
     images: np.ndarray
@@ -33,6 +34,7 @@ class Stored:
     class_names: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     soft_labels: np.ndarray | None = None
+    unnamed: str = ""
 
 
 def write_sidecar(folder: Path, content: DistilledSet) -> None:
