@@ -1,12 +1,15 @@
 """TensorFlow Datasets through `tfds.data_source`: random access, no TensorFlow at run time."""
 
 import importlib.util
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import naming
+from tensorflow_datasets.core.utils import file_utils
 
 from delt_jax.core.progress import progress
 from delt_jax.data import in_memory
@@ -17,10 +20,15 @@ from delt_jax.data.source import EncodedExamples, Source, fingerprint
 from delt_jax.data.stream import batches, worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import tfds_schema
+from delt_jax.store.foreign import ForeignFileError
 from delt_jax.store.identity import identity
 
 _BATCH = 1024
 _TESTS = ("test", "validation")
+_DATASET = re.compile(
+    r"(?P<name>[a-zA-Z]\w*)(/(?P<config>[\w+\-.]+))?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -244,6 +252,7 @@ def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
 def _builder(recipe: DataRecipe):
     """The builder of a prepared data set, and its image and label features."""
     how = _how(recipe.dataset)
+    _check_before_reading(recipe)
     try:
         builder = tfds.builder(recipe.dataset, data_dir=recipe.path or None)
     except Exception as e:  # tfds raises many types, and prints a page
@@ -268,6 +277,25 @@ def _builder(recipe: DataRecipe):
             f"{', '.join(f'{k} ({type(features[k]).__name__})' for k in sorted(features))}."
         )
     return builder, image, label
+
+
+def _check_before_reading(recipe: DataRecipe) -> None:
+    """Refuses names that TFDS would download code for, and metadata that would run some."""
+    parts = _DATASET.fullmatch(recipe.dataset)
+    if not parts or parts["config"] in (".", ".."):
+        raise UserError(
+            f"data.dataset {recipe.dataset!r} is no name of a data set; write name, name/config or "
+            f"name:1.0.0, without a namespace or arguments."
+        )
+    name = naming.camelcase_to_snakecase(parts["name"])
+    folders = [recipe.path] if recipe.path else file_utils.list_data_dirs()
+    for folder in folders:
+        try:
+            tfds_schema.check_all(Path(folder), name)
+        except ForeignFileError as e:
+            raise UserError(f"{e}.") from e
+        except OSError as e:
+            raise UserError(f"{e.filename or folder} cannot be read: {e.strerror or e}.") from e
 
 
 def _how(dataset: str) -> str:
