@@ -1,5 +1,6 @@
 """Content of a layout as read, and the checks that turn it into a distilled set."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from delt_jax.store import files, foreign
 from delt_jax.store.foreign import ForeignFileError
 
 SIDECAR = "delt_jax.json"
-_FORMAT = "delt_jax export, version 1"
+FORMAT = "delt_jax export, version 1"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,27 @@ class Stored:
 
 
 def write_sidecar(folder: Path, content: DistilledSet) -> None:
-    """Writes the file for what pictures cannot say; it also marks the folder as an export."""
+    """Writes the file for what pictures cannot say, after all others of the folder.
+
+    It also lists these with their sizes and checksums, and so marks them as an export's.
+    """
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
     about = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "class_names": list(content.class_names),
         "manifest": content.manifest,
+        "files": {path.relative_to(folder).as_posix(): file_record(path) for path in written},
     }
     files.write_json(folder / SIDECAR, about)
+
+
+def file_record(path: Path) -> dict[str, Any] | None:
+    """Size and SHA-256 of a file, as sidecars list them; None for what is no regular file."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with open(path, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def read_sidecar(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -56,7 +71,7 @@ def read_sidecar(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
         return (), {}
     try:
         about = foreign.read_json(path)
-        if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise ForeignFileError("it has another format")
         return as_names(about.get("class_names")), as_manifest(about.get("manifest"))
     except (OSError, ForeignFileError) as e:
