@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from delt_jax.models.torch_objects import Placeholder, Storage, named, result, set_items, storage_of
 from delt_jax.store.foreign import ForeignFileError
 
-_MOST_STEPS = 5_000_000  # a network of a thousand layers with its optimizer takes 200,000
+MOST_STEPS = 3_000_000  # a network of a thousand layers with its optimizer takes 200,000
 _MOST_DEPTH = 200
 _MARK = object()
 
@@ -52,8 +52,8 @@ def parse(stream: Lines) -> Pickle:
     machine = _Machine()
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore
-            if step > _MOST_STEPS:
-                raise ForeignFileError(f"its pickle has more than {_MOST_STEPS} steps")
+            if step > MOST_STEPS:
+                raise ForeignFileError(f"its pickle has more than {MOST_STEPS} steps")
             if opcode.name == "STOP":
                 return Pickle(machine.pop(), machine.storages)
             machine.step(opcode.name, argument)
@@ -231,10 +231,12 @@ class _Machine:
 
 
 # Opcodes whose argument is the value.
-_PLAIN = (
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE"),
-    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+_PLAIN = frozenset(
+    (
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE"),
+        *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    )
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
