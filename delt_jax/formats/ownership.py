@@ -27,7 +27,7 @@ _KINDS = re.compile(
     r"delt_jax\.json|soft_labels\.npz|README\.md|data/train-00000-of-00001\.parquet"
     r"|[0-9]{5}/[0-9]{5}\.(png|jpg)|new[0-9]{3,5}/class[0-9]{3,5}_id[0-9]{3,5}\.(png|jpg)"
     r"|(dataset_info|features)\.json|label\.labels\.txt"
-    r"|distilled_set-train\.array_record-[0-9]{5}-of-[0-9]{5}"
+    r"|distilled_set-train\.array_record-[0-9]{5}(-of-[0-9]{5})?"
 )
 _OF_A_SET = re.compile(r"manifest\.json|images/[0-9]{5}/[0-9]{5}\.(png|jpg)")
 _FOREIGN = "is there and no export of delt_jax; choose another --out"
@@ -147,11 +147,12 @@ def _not_ours(out: Path, names: Mapping[str, Path]) -> list[str]:
     listed = about.get("files")
     if not isinstance(listed, dict):
         return [name for name in names if not _KINDS.fullmatch(name)]
-    return [
-        name
-        for name, path in names.items()
-        if name != SIDECAR and listed.get(name) != file_record(path)
-    ]
+
+    def is_ours(name: str, path: Path) -> bool:
+        record = file_record(path)
+        return record is not None and (name == SIDECAR or listed.get(name) == record)
+
+    return [name for name, path in names.items() if not is_ours(name, path)]
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -73,20 +73,21 @@ class _Shard(NamedTuple):
 
 def _read_shard(path: Path) -> _Shard:
     """Reads a file once its schema is known to fit."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise UserError(f"{path} is no file; a parquet set is made of files.")
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow, file.metadata.num_rows)
             _check_sizes(file.metadata, path.stat().st_size)
             class_names, manifest = _about(file.schema_arrow.metadata or {})
             rows = _read_rows(path, file)
+    except UserError:
+        raise
     except ForeignFileError as e:
         raise UserError(f"{path} cannot be read: {e}.") from e
-    except (pa.ArrowException, OSError, MemoryError, OverflowError) as e:
+    except Exception as e:  # pyarrow raises many types at a damaged file
         reason = (str(e).strip().splitlines() or [""])[0][:200]
         raise UserError(f"{path} cannot be read ({type(e).__name__}: {reason}).") from e
     labels = np.array([row.label for row in rows], np.int64)
@@ -215,7 +216,8 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
         _OURS: json.dumps(content.manifest, ensure_ascii=False),
     }
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), sink)
+    made = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(made, sink, write_page_checksum=True)
     table = sink.getvalue().to_pybytes()
     (folder / _TABLE).parent.mkdir()
     files.write_bytes(folder / _TABLE, table)
