@@ -10,7 +10,7 @@ from delt_jax.data.source import ArrayExamples, Source, fingerprint, split_mask
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.store import npz
-from delt_jax.store.foreign import ForeignFileError
+from delt_jax.store.foreign import ForeignFileError, shown
 
 # Names in use for training images, their labels, test images, and their labels.
 _SPLIT = (
@@ -88,7 +88,7 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
         found = npz.names(path)
         names = next((n for n in (*_SPLIT, *_WHOLE) if all(k in found for k in n)), None)
         if names is None:
-            listed = ", ".join(sorted(found)[:20])
+            listed = shown(", ".join(sorted(found)), 400)
             raise UserError(f"{path} holds {listed or 'nothing'}, but {_HOW}.")
         return names, npz.read(path, (*names, "class_names"))
     except (OSError, ForeignFileError) as e:
@@ -151,8 +151,9 @@ def _class_names(path: Path, names: tuple[str, ...], splits) -> tuple[str, ...]:
     count = int(max(labels.max() for _, labels in splits.values())) + 1
     names = names or tuple(str(c) for c in range(count))
     if len(names) < count or len(set(names)) < len(names):
+        listed = shown(", ".join(names[:5]), 200)
         raise UserError(
-            f"{path} has {count} classes and the class names {', '.join(names[:5])}, ...: "
+            f"{path} has {count} classes and the class names {listed}, ...: "
             f"{len(names)}, {len(set(names))} of them different; name each class once."
         )
     return names

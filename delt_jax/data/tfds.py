@@ -76,7 +76,11 @@ class _Labels:
         return len(self.labels)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        return np.array([r["label"] for r in self.records.records(indices)], np.int32)
+        labels = np.array([r["label"] for r in self.records.records(indices)])
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise UserError(f"{self.records.place} has labels that are no whole numbers.")
+        # Before the cast: one beyond int32 could wrap to the number of another class.
+        return np.clip(labels, -2, np.iinfo(np.int32).max).astype(np.int32)
 
 
 class _Dataset(NamedTuple):
@@ -197,6 +201,13 @@ def _open_split(dataset: _Dataset, name: str) -> _Split:
     recipe = dataset.recipe
     records = _open(dataset.builder, name, recipe.dataset)
     stored, file = _labels(dataset, name, records)
+    classes = len(dataset.new_labels)
+    odd = np.flatnonzero((stored < -1) | (stored >= classes))
+    if len(odd):
+        raise UserError(
+            f"{records.place} has the label {stored[odd[0]]} at record {odd[0]}, but {classes} "
+            f"classes; labels count from 0, and -1 hides one."
+        )
     labels = np.where(stored < 0, -1, dataset.new_labels[stored])
     where = np.flatnonzero((labels >= 0) | (stored < 0))
     examples = EncodedExamples(

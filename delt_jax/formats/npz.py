@@ -10,7 +10,7 @@ from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
 from delt_jax.store import files, npz
-from delt_jax.store.foreign import ForeignFileError, parse_json
+from delt_jax.store.foreign import ForeignFileError, parse_json, shown
 
 _ARRAYS = ("images", "labels", "class_names", "manifest", "soft_labels")
 
@@ -29,7 +29,7 @@ def read(path: Path) -> Stored:
     arrays = read_arrays(path, _ARRAYS)
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
-        found = ", ".join(names_of(path)[:20])
+        found = shown(", ".join(names_of(path)), 400)
         raise UserError(f"{path} has the arrays {found or 'none'} but no {' and '.join(missing)}.")
     try:
         manifest = as_manifest(parse_json(str(arrays.get("manifest", "{}"))))

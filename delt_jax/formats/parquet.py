@@ -11,7 +11,7 @@ from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, write_sidecar
 from delt_jax.store import files, pictures
-from delt_jax.store.foreign import ForeignFileError, check_size, parse_json
+from delt_jax.store.foreign import ForeignFileError, check_size, parse_json, shown
 
 _TABLE = "data/train-00000-of-00001.parquet"
 _COLUMNS = ("image", "label", "soft_label")
@@ -88,7 +88,7 @@ def _read_shard(path: Path) -> _Shard:
     except ForeignFileError as e:
         raise UserError(f"{path} cannot be read: {e}.") from e
     except Exception as e:  # pyarrow raises many types at a damaged file
-        reason = (str(e).strip().splitlines() or [""])[0][:200]
+        reason = shown((str(e).strip().splitlines() or [""])[0], 200)
         raise UserError(f"{path} cannot be read ({type(e).__name__}: {reason}).") from e
     labels = np.array([row.label for row in rows], np.int64)
     soft = _soft_labels(path, [row.soft_label for row in rows])
@@ -125,7 +125,7 @@ def _check_schema(path: Path, schema: Any, num_rows: int) -> None:
 
     missing = [name for name in ("image", "label") if name not in schema.names]
     if missing:
-        listed = ", ".join(str(name)[:60] for name in schema.names[:20])
+        listed = shown(", ".join(map(str, schema.names)), 400)
         raise UserError(f"{path} has the columns {listed} but no {' and '.join(missing)}.")
     if not num_rows:
         return

@@ -14,7 +14,7 @@ from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
 from delt_jax.store import files
-from delt_jax.store.foreign import ForeignFileError, parse_json
+from delt_jax.store.foreign import ForeignFileError, parse_json, shown
 
 _ENTRIES = {"images", "labels", "class_names", "manifest", "soft_labels"}
 _MTT_IMAGES, _MTT_LABELS = "images_best.pt", "labels_best.pt"
@@ -42,10 +42,8 @@ def read(path: Path) -> Stored:
     wanted = ("images", "labels")
     missing = [name for name in wanted if not isinstance(content.get(name), np.ndarray)]
     if missing:
-        raise UserError(
-            f"{path} holds {', '.join(map(str, content)) or 'nothing'}, but no tensor called "
-            f"{' or '.join(missing)}."
-        )
+        listed = shown(", ".join(map(str, content)), 400) or "nothing"
+        raise UserError(f"{path} holds {listed}, but no tensor called {' or '.join(missing)}.")
     labels, soft = content["labels"], content.get("soft_labels")
     if soft is not None and not isinstance(soft, np.ndarray):
         raise UserError(f"{path} holds soft_labels that are no tensor.")

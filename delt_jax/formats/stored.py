@@ -11,7 +11,7 @@ import numpy as np
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.store import files, foreign
-from delt_jax.store.foreign import ForeignFileError
+from delt_jax.store.foreign import ForeignFileError, shown
 
 SIDECAR = "delt_jax.json"
 FORMAT = "delt_jax export, version 1"
@@ -216,9 +216,9 @@ def _check_balance(labels: np.ndarray, names: tuple[str, ...], where: str) -> No
     if counts.min() != counts.max():
         few, many = int(counts.argmin()), int(counts.argmax())
         raise UserError(
-            f"{where} has {counts[many]} images of class {many} ({names[many]}) but "
-            f"{counts[few]} of class {few} ({names[few]}); a distilled set has as many of every "
-            f"class."
+            f"{where} has {counts[many]} images of class {many} ({shown(names[many])}) but "
+            f"{counts[few]} of class {few} ({shown(names[few])}); a distilled set has as many of "
+            f"every class."
         )
 
 

@@ -16,11 +16,12 @@ from delt_jax.errors import UserError
 from delt_jax.models import state_dicts, torch_archive
 from delt_jax.models.torch_objects import Placeholder, RefusedPickleError, Tensor
 from delt_jax.store import files
-from delt_jax.store.foreign import ForeignFileError, check_size
+from delt_jax.store.foreign import ForeignFileError, check_size, shown
 
 HUB = "hf:"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMES_SHARED = 4  # tensors that are tied share their numbers, but few do
+_NAME = 500  # letters in the name of a tensor
 _HEADER_BYTES = 100_000_000  # of a .safetensors file, as its library allows
 
 
@@ -54,6 +55,8 @@ def read(
     if note:
         say(f"  {path.name}: {note}")
     for name, array in arrays.items():
+        if shown(name, _NAME) != name:
+            raise UserError(f"{path} has a tensor called {shown(name)!r}, which torch never does.")
         if array.dtype.kind in "fV" and not np.isfinite(array.astype(np.float32)).all():
             raise UserError(
                 f"{path} has numbers in {name} that are not finite, so its training failed; take "
@@ -138,7 +141,7 @@ def _refusal(path: Path, refused: RefusedPickleError) -> UserError:
 
 def _unreadable(path: Path, error: Exception) -> str:
     """A sentence for a file without weights, or a damaged one."""
-    reason = (str(error).strip().splitlines() or [""])[0][:300]
+    reason = shown((str(error).strip().splitlines() or [""])[0], 300)
     if isinstance(error, ForeignFileError):
         if reason.startswith(("holds ", "is ")):
             return f"{path} {reason}."

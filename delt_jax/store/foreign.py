@@ -14,6 +14,17 @@ _SHARE = 0.8  # of the free memory, so that the rest of the process lives on
 class ForeignFileError(ValueError):
     """A file cannot be used; the message is a phrase without the file's name."""
 
+    def __init__(self, message: str):
+        """Keeps the message, as `shown`, because it may quote the file."""
+        super().__init__(shown(message, 400))
+
+
+def shown(text: Any, most: int = 80) -> str:
+    """Text of others as a sentence has it: printable, in one line, and cut to `most` letters."""
+    line = str(text)[: most + 1]
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
 
 def available_bytes() -> int:
     """Memory that this process may still take, in bytes: free memory and the process's limits."""

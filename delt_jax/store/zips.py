@@ -35,7 +35,8 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except (OSError, ForeignFileError):
         raise
     except Exception as e:  # zipfile, zlib and struct raise many types
-        raise ForeignFileError(f"{type(e).__name__}: {e}") from e
+        reason = str(e)[:120]
+        raise ForeignFileError(f"{type(e).__name__}: {reason}") from e
 
 
 def size(archive: zipfile.ZipFile, name: str) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from tfds_sets import NAMES, examples, features, pixels_of, prepare, tfds
 
 from delt_jax.data import Source, batches, cache_in_memory, measure_normalisation, open_source
+from delt_jax.data import tfds as tfds_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -308,6 +309,22 @@ def test_16_bit_images_are_refused(tmp_path):
     prepare(tmp_path, "deep", wanted, splits)
     with pytest.raises(UserError, match=r"image \(8 bits\)"):
         open_tfds(tmp_path, "deep")
+
+
+@pytest.mark.parametrize("label", [3, 99, -2, 2**32 + 1, 2**40])
+def test_labels_without_a_class(tmp_path, monkeypatch, label):
+    splits = {"train": examples(range(9)), "test": examples(range(9, 14))}
+    prepare(tmp_path, "tiny_odd", features(), splits)
+    read = tfds_source.Records.records
+
+    def with_odd_label(records, indices):
+        found = read(records, indices)
+        return [e | {"label": np.int64(label)} if e["label"] == 2 else e for e in found]
+
+    # TFDS itself writes only labels that have a class.
+    monkeypatch.setattr(tfds_source.Records, "records", with_odd_label)
+    with pytest.raises(UserError, match=r"has the label -?[0-9]+ at record [0-9], but 3 classes"):
+        open_tfds(tmp_path, "tiny_odd")
 
 
 # --- metadata that would run code ---

@@ -188,7 +188,7 @@ def test_shards_that_disagree(tmp_path):
 
 
 def test_a_parquet_file_that_claims_much(tmp_path):
-    count = 40_000_000
+    count = 17_000_000
     zeros = pa.DictionaryArray.from_arrays(
         pa.array(np.zeros(count, np.int8)), pa.array([b"x"], pa.binary())
     ).cast(pa.binary())
