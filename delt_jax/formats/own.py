@@ -1,5 +1,6 @@
 """Our own layout: `distilled/` of a work directory, with soft labels beside it."""
 
+import json
 from pathlib import Path
 
 from delt_jax.errors import UserError
@@ -8,7 +9,6 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored
 from delt_jax.labels import soft_labels
 from delt_jax.store.files import write_json
-from delt_jax.store.foreign import ForeignFileError, read_json
 
 
 def _set_folder(path: Path) -> Path:
@@ -28,8 +28,8 @@ def read(path: Path) -> Stored:
     found = distilled.read(folder)
     beside = folder.absolute().parent / soft_labels.FOLDER
     try:
-        theirs = read_json(beside / "manifest.json")["distilled"]
-    except (OSError, ForeignFileError, KeyError, TypeError):
+        theirs = json.loads((beside / "manifest.json").read_text())["distilled"]
+    except (OSError, ValueError, KeyError, TypeError):
         theirs = None
     fits = theirs == found.manifest["hash"]
     logits = soft_labels.read(beside, theirs) if fits else None
