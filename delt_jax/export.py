@@ -5,7 +5,6 @@ others published; --to=distilled brings such a set into a work directory, so tha
 relabel, evaluate and report can use it.
 """
 
-import collections
 import re
 import shutil
 import sys
@@ -200,11 +199,13 @@ def _read_names(path: Path) -> tuple[str, ...]:
         raise UserError(f"--class_names={path} is empty or has an empty line; one name a line.")
     if "\0" in text:
         raise UserError(f"--class_names={path} is no text file; one name a line.")
-    name, count = collections.Counter(names).most_common(1)[0]
-    if count > 1:
-        raise UserError(
-            f"--class_names={path} has the name {name!r} in {count} lines; give each class its own."
-        )
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(
+                f"--class_names={path} has the name {name!r} twice; name each class once."
+            )
+        seen.add(name)
     return names
 
 

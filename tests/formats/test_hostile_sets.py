@@ -386,7 +386,7 @@ def test_a_file_of_names_as_editors_write_it(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"ant\nant\n", "has the name 'ant' in 2 lines"),
+        (b"ant\nant\n", "has the name 'ant' twice"),
         (b"ant\n", "has the label 1, but 2 images and 1 class names"),
         (b"ant\nbee\ncat\n", r"0 of class 2 \(cat\)"),
         ("ä\nb\n".encode("latin-1"), "no text in UTF-8"),
