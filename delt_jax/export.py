@@ -19,7 +19,7 @@ import delt_jax
 from delt_jax import formats
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import ownership
+from delt_jax.formats import ownership, pt
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.store import files, foreign
 from delt_jax.store.foreign import ForeignFileError
@@ -214,6 +214,8 @@ def _check_target(options: ExportOptions) -> None:
     layout = formats.FORMATS[options.to]
     try:
         ownership.check_place(options.source, options.out, options.to)
+        if options.to == "pt":
+            pt.require_torch()
         if layout.suffix:
             ownership.check_file(options.out, layout.is_ours, options.overwrite)
         else:

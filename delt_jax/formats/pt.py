@@ -73,12 +73,7 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
       UserError: if torch is not installed.
     """
     del quality  # lossless
-    try:
-        import torch
-    except ImportError as e:
-        raise UserError(
-            "--to=pt needs PyTorch to write the file: pip install 'delt_jax[torch]'."
-        ) from e
+    torch = require_torch()
     values: dict[str, Any] = {
         "images": torch.from_numpy(np.moveaxis(content.images, 3, 1).copy()),
         "labels": torch.from_numpy(content.labels.astype(np.int64)),
@@ -90,6 +85,17 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
     buffer = io.BytesIO()
     torch.save(values, buffer)
     files.write_bytes(path, buffer.getvalue())
+
+
+def require_torch() -> Any:
+    """The module torch; raises a UserError if it is not installed."""
+    try:
+        import torch
+    except ImportError as e:
+        raise UserError(
+            "--to=pt needs PyTorch to write the file: pip install 'delt_jax[torch]'."
+        ) from e
+    return torch
 
 
 def is_ours(path: Path) -> bool:

@@ -28,7 +28,6 @@ _PREFIXES = ("module", "model", "net", "network", "backbone", "encoder")
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _COUNTERS = ("n_averaged", "num_updates", "decay")  # of averages, beside the weights
 _OTHERS = ("optimizer", "optim", "scheduler", "scaler", "callbacks", "loops", "hyper_parameters")
-_MOST_WRAPPERS = 5
 
 
 class StateDict(NamedTuple):
@@ -36,6 +35,10 @@ class StateDict(NamedTuple):
 
     tensors: dict[str, Any]
     note: str = ""
+
+
+# Dictionaries that were looked at, with what was found, by their identity.
+_Seen = dict[int, tuple[Any, StateDict | None]]
 
 
 def find(content: Any) -> StateDict:
@@ -48,7 +51,7 @@ def find(content: Any) -> StateDict:
       RefusedPickleError: if the weights are anything but tensors.
       ForeignFileError: if there are none; the message begins with a verb.
     """
-    found = _find(content, _MOST_WRAPPERS)
+    found = _find(content, {})
     if found is None:
         raise _without_tensors(content)
     return found
@@ -58,27 +61,34 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
-def _find(content: Any, wrappers: int) -> StateDict | None:
+def _find(content: Any, seen: _Seen) -> StateDict | None:
     """The state dict in a content; None if there is none."""
-    if not isinstance(content, dict) or wrappers < 0:
+    if not isinstance(content, dict):
         return None
-    inner = _in_wrappers(content, wrappers)
+    if id(content) not in seen:
+        seen[id(content)] = content, None  # while it is looked at: it may hold itself
+        seen[id(content)] = content, _find_unseen(content, seen)
+    return seen[id(content)][1]
+
+
+def _find_unseen(content: dict[Any, Any], seen: _Seen) -> StateDict | None:
+    inner = _in_wrappers(content, seen)
     if inner is not None:
         return inner
     tensors = {str(name): value for name, value in content.items() if _is_tensor(value)}
     if not [name for name in tensors if name not in _COUNTERS]:
-        return _only_one(content, wrappers)
+        return _only_one(content, seen)
     odd = [value for value in content.values() if isinstance(value, Placeholder)]
     unread = [value.name for value in odd if value.name.startswith("torch.")]
     if unread:  # a sparse or quantized tensor, say
         raise RefusedPickleError(unread[0])
-    return _without_prefixes(tensors, wrappers)
+    return _without_prefixes(tensors, seen)
 
 
-def _in_wrappers(content: Mapping[Any, Any], wrappers: int) -> StateDict | None:
+def _in_wrappers(content: Mapping[Any, Any], seen: _Seen) -> StateDict | None:
     """The state dict under one of the known names, averages first."""
-    plain = _first(content, _WRAPPERS, wrappers)
-    average = _first(content, _AVERAGES, wrappers)
+    plain = _first(content, _WRAPPERS, seen)
+    average = _first(content, _AVERAGES, seen)
     if average is None:
         return None if plain is None else plain[1]
     name, averaged = average
@@ -95,20 +105,20 @@ def _in_wrappers(content: Mapping[Any, Any], wrappers: int) -> StateDict | None:
 
 
 def _first(
-    content: Mapping[Any, Any], names: Sequence[str], wrappers: int
+    content: Mapping[Any, Any], names: Sequence[str], seen: _Seen
 ) -> tuple[str, StateDict] | None:
     """The first of some names that holds a state dict, and the state dict."""
     for name in names:
-        found = _find(content.get(name), wrappers - 1)
+        found = _find(content.get(name), seen)
         if found is not None:
             return name, found
     return None
 
 
-def _only_one(content: Mapping[Any, Any], wrappers: int) -> StateDict | None:
+def _only_one(content: Mapping[Any, Any], seen: _Seen) -> StateDict | None:
     """The state dict under an unknown name, if there is exactly one."""
     found = [
-        _find(value, wrappers - 1)
+        _find(value, seen)
         for name, value in content.items()
         if isinstance(value, dict) and not str(name).startswith(_OTHERS)
     ]
@@ -116,7 +126,7 @@ def _only_one(content: Mapping[Any, Any], wrappers: int) -> StateDict | None:
     return states[0] if len(states) == 1 else None
 
 
-def _without_prefixes(tensors: dict[str, Any], wrappers: int) -> StateDict:
+def _without_prefixes(tensors: dict[str, Any], seen: _Seen) -> StateDict:
     """Names as the network has them.
 
     A prefix goes where all names have it. Where they have those of plain weights and of averages,
@@ -132,13 +142,13 @@ def _without_prefixes(tensors: dict[str, Any], wrappers: int) -> StateDict:
         for name, value in tensors.items():
             head, _, rest = name.partition(".")
             groups[head][rest] = value
-        if averages and wrappers > 0:
+        if averages:
             renamed = {"model" if head in plain else head: g for head, g in groups.items()}
-            found = _in_wrappers(renamed, wrappers)
+            found = _in_wrappers(renamed, seen)
             if found is not None:
                 return found
         if len(groups) == 1:
-            return _without_prefixes(next(iter(groups.values())), wrappers)
+            return _without_prefixes(next(iter(groups.values())), seen)
     return StateDict(_without(tensors, "module.", anywhere=False))
 
 

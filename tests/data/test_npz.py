@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from delt_jax.data import Source, open_source
 from delt_jax.data.classes import positions_in_imagenet, wanted_classes
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import foreign
 
 
 def arrays(count=10, shape=(8, 8, 3), classes=2) -> dict[str, np.ndarray]:
@@ -113,6 +115,22 @@ def test_forged_archives(tmp_path, kind):
         open_source(DataRecipe(name="npz", path=str(path)))
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 500
+
+
+def test_arrays_beyond_memory_are_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "available_bytes", lambda: 2000)
+    with pytest.raises(UserError, match="claims 2[0-9]+ bytes, more than the 1600 that memory"):
+        open_npz(tmp_path, arrays())
+
+
+def test_memory_that_is_left(monkeypatch):
+    free = foreign.available_bytes()
+    assert 2**20 < free < 2**60
+    limit = free // 2 + 2**40
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    assert foreign.available_bytes() <= limit
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**20, 2**20))
+    assert foreign.available_bytes() == 0  # this process has more than a MiB
 
 
 def test_other_arrays_of_the_file_are_not_read(tmp_path):

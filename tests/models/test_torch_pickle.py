@@ -278,6 +278,23 @@ def test_steps_are_counted(monkeypatch):
         torch_pickle.parse(io.BytesIO(b"(l" + b"I1\na" * 1000 + b"."))
 
 
+def test_dictionaries_that_hold_themselves(tmp_path):
+    names = [f"x{i}" for i in range(1000)] + ["model", "state_dict", "ema", "net", "module"]
+    itself = b"(dp0\n" + b"".join(f"V{name}\ng0\ns".encode() for name in names)
+    started = time.monotonic()
+    with pytest.raises(UserError, match="are not tensors"):
+        torch_files.read(write_pth(tmp_path / "w.pth", itself))
+    itself += b"Vresnet\n" + STATE + b"s"
+    assert only_w(write_pth(tmp_path / "w.pth", itself)) == []
+    assert time.monotonic() - started < 5
+
+
+def test_one_dictionary_under_two_names(tmp_path):
+    both = b"(dVstate_dict\n" + STATE + b"p9\nsVstate_dict_ema\ng9\ns"
+    (note,) = only_w(write_pth(tmp_path / "w.pth", both))
+    assert "(state_dict_ema) is taken, not state_dict beside it" in note
+
+
 def test_shared_numbers_are_bounded(tmp_path):
     many = {f"w{i}": W for i in range(6)}
     with pytest.raises(UserError, match="by sharing the same numbers"):
