@@ -119,7 +119,7 @@ def test_forged_archives(tmp_path, kind):
 
 def test_arrays_beyond_memory_are_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign, "available_bytes", lambda: 2000)
-    with pytest.raises(UserError, match="claims 2[0-9]+ bytes, more than the 1600 that memory"):
+    with pytest.raises(UserError, match=r"claims 2[0-9]+ bytes, more than the 1600 that memory"):
         open_npz(tmp_path, arrays())
 
 
