@@ -25,9 +25,12 @@ from delt_jax import formats
 from delt_jax.config import command, paths
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import distilled
+from delt_jax.formats import ownership, pt
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.store import files
+from delt_jax.store import files, foreign
+from delt_jax.store.foreign import ForeignFileError
+
+_NAMES_BYTES = 16 * 2**20  # of a file of class names
 
 _TO = flags.DEFINE_enum("to", None, list(formats.FORMATS), "Layout to write.")
 _OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.")
@@ -126,7 +129,7 @@ def run(options: ExportOptions) -> None:
         f"{options.source} ({layout}): {count} images, {content.ipc} of each of "
         f"{len(content.class_names)} classes, {width}x{height} px, {channels} channel(s)"
     )
-    if "clipped" in content.manifest:
+    if isinstance(content.manifest.get("clipped"), float):
         say(f"  rounded to 8 bits; {content.manifest['clipped']:.2%} of the values were clipped")
     if options.per_class:
         content = content.per_class(options.per_class)
@@ -187,28 +190,44 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file in UTF-8, one a line."""
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines())
-    except (OSError, ValueError) as e:
+        text = foreign.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(
+            f"--class_names={path} cannot be read: it is no text in UTF-8 ({e.reason} at byte "
+            f"{e.start}); save it as UTF-8."
+        ) from e
+    except (OSError, ForeignFileError, ValueError) as e:
         raise UserError(f"--class_names={path} cannot be read: {e}.") from e
+    names = tuple(line.strip() for line in text.splitlines())
     if not names or "" in names:
         raise UserError(f"--class_names={path} is empty or has an empty line; one name a line.")
+    if "\0" in text:
+        raise UserError(f"--class_names={path} is no text file; one name a line.")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(
+                f"--class_names={path} has the name {name!r} twice; name each class once."
+            )
+        seen.add(name)
     return names
 
 
 def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
-    out = options.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if formats.FORMATS[options.to].suffix:
-        ours = out.is_file() and out.suffix == formats.FORMATS[options.to].suffix
-    else:
-        ours = (out / formats.SIDECAR).is_file() or distilled.is_set(out)
-    if not ours:
-        raise UserError(f"{out} is there and no export of delt_jax; choose another --out.")
-    if not options.overwrite:
-        raise UserError(f"{out} is there already; choose another --out, or add --overwrite.")
+    layout = formats.FORMATS[options.to]
+    try:
+        ownership.check_place(options.source, options.out, options.to)
+        if options.to == "pt":
+            pt.require_torch()
+        if layout.suffix:
+            ownership.check_file(options.out, layout.is_ours, options.overwrite)
+        else:
+            ownership.check_folder(options.out, options.overwrite)
+    except (OSError, RuntimeError, ValueError) as e:  # loops of links, names that no disk takes
+        raise UserError(f"--out={options.out} cannot be used: {e}.") from e
 
 
 def main(argv: Sequence[str] | None = None) -> int:

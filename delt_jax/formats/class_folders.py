@@ -15,7 +15,9 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
 from delt_jax.store import files, pictures
+from delt_jax.store.foreign import ForeignFileError, read_bytes
 
+_PICTURE_BYTES = 256 * 2**20  # of one file
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
 
@@ -57,7 +59,7 @@ def read(path: Path) -> Stored:
             raise UserError(f"{folder} has no pictures; every class needs some.")
         paths += members
         labels += [label] * len(members)
-    images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
+    images = [_decoded(p) for p in paths]
     return Stored(
         pictures.stack(images, [str(p) for p in paths]),
         np.array(labels),
@@ -106,10 +108,20 @@ def _write(
     write_sidecar(folder, content)
 
 
+def _decoded(path: Path) -> np.ndarray:
+    try:
+        return pictures.decode(read_bytes(path, _PICTURE_BYTES), str(path))
+    except ForeignFileError as e:
+        raise UserError(f"{path} is no picture: {e}.") from e
+
+
 def _read_soft_labels(path: Path) -> np.ndarray | None:
     if not (path / _SOFT_LABELS).exists():
         return None
-    return read_arrays(path / _SOFT_LABELS).get("logits")
+    arrays = read_arrays(path / _SOFT_LABELS, ("logits",))
+    if "logits" not in arrays:
+        raise UserError(f"{path / _SOFT_LABELS} has no array logits; export again.")
+    return arrays["logits"]
 
 
 def _folders(path: Path) -> list[Path]:

@@ -238,7 +238,7 @@ def test_per_class_is_a_set_of_the_first(tmp_path):
 def test_another_manifest_is_no_sets(tmp_path, manifest):
     make_workdir(tmp_path)
     files.write_json(tmp_path / "distilled/manifest.json", manifest)
-    with pytest.raises(UserError, match="is not a distilled set's"):
+    with pytest.raises(UserError, match=r"is not a distilled set's|manifest\.json is damaged"):
         distilled.read(tmp_path / "distilled")
 
 
