@@ -32,9 +32,9 @@ def exit_status(parse: Callable[[], _T], run: Callable[[_T], bool], stopped: str
         try:
             with stopping.listening():
                 return _status(parse, run)
-        except stopping.Stopped as e:
+        except KeyboardInterrupt as e:  # Stopped, or one that was raised by hand
             _say(stopped)
-            return e.status
+            return getattr(e, "status", 130)
 
 
 def _status(parse: Callable[[], _T], run: Callable[[_T], bool]) -> int:
