@@ -24,6 +24,9 @@ _STAGES = flags.DEFINE_list(
     "Stages to run, of squeeze,rank,recover,relabel,evaluate,report; default all.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; touch nothing.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Read and check every file that earlier runs have made, not only its size."
+)
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "off",
@@ -59,6 +62,7 @@ class Arguments(NamedTuple):
     dry_run: bool
     job: ProcessFlags
     command: str
+    verify: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -80,7 +84,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
     command = shlex.join(["python", "-m", "delt_jax.main", *arguments[1:]])
-    return Arguments(config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job(), command)
+    return Arguments(
+        config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value
+    )
 
 
 def _job() -> ProcessFlags:

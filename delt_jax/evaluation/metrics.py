@@ -7,6 +7,35 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from delt_jax.store.schema import mismatch
+
+_ACCURACIES = [(float, type(None))]
+_IN_FILES = {"student": str, "regime": str, "images": str, "ipc": int, "protocol": str}
+_SCORE = _IN_FILES | {
+    "id": str,
+    "seed": int,
+    "learning_rate": float,
+    "last": float,
+    "best": float,
+    "best_epoch": int,
+    "history": [[float]],
+    "per_class": _ACCURACIES,
+    "confusion": [[int]],
+    "calibration": float,
+    "seconds": float,
+}
+_ROW = _IN_FILES | {
+    "learning_rate": float,
+    "seeds": int,
+    "last_mean": float,
+    "last_std": float,
+    "best_mean": float,
+    "best_std": float,
+    "per_class": _ACCURACIES,
+    "calibration": float,
+    "scores": [str],
+}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -55,8 +84,8 @@ class Score:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Score":
-        """Reads what `as_dict` gave."""
-        return cls(**_from_files(stored))
+        """Reads what `as_dict` gave; raises a ValueError for anything else."""
+        return cls(**_from_files(stored, _SCORE))
 
     def outcome(self) -> dict[str, Any]:
         """The result and what it was made from, without the time that it took."""
@@ -109,8 +138,8 @@ class ScoreRow:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "ScoreRow":
-        """Reads what `as_dict` gave."""
-        return cls(**_from_files(stored))
+        """Reads what `as_dict` gave; raises a ValueError for anything else."""
+        return cls(**_from_files(stored, _ROW))
 
     def text(self) -> str:
         """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"."""
@@ -125,7 +154,10 @@ def _in_files(value: Score | ScoreRow) -> dict[str, Any]:
     return {("images" if k == "image_set" else k): v for k, v in asdict(value).items()}
 
 
-def _from_files(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _from_files(stored: Mapping[str, Any], shape: dict[str, Any]) -> dict[str, Any]:
+    wrong = mismatch(stored, shape)
+    if wrong or len(stored) != len(shape):
+        raise ValueError(wrong or f"it has {len(stored)} entries, not {len(shape)}")
     return {("image_set" if k == "images" else k): v for k, v in stored.items()}
 
 

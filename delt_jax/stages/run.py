@@ -19,13 +19,14 @@ _ALONE = cli.ProcessFlags()
 _SECONDS_TO_LEAVE = 30
 
 
-def run(
+def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     config: ml_collections.ConfigDict,
     workdir: str,
     stages: Sequence[str] = (),
     dry_run: bool = False,
     job: cli.ProcessFlags = _ALONE,
     command: str = "",
+    verify: bool = False,
 ) -> None:
     """Runs or plans the stages of a config, alone or as one process of a job.
 
@@ -36,6 +37,7 @@ def run(
       dry_run: print the plan and write nothing.
       job: flags of a job of several processes.
       command: command line that makes the run, printed beside its results.
+      verify: read and check every file that earlier runs have made.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
@@ -58,12 +60,12 @@ def run(
     pipeline.check(recipe, source)
     pipeline.check_imported(stages, recipe, source, folder)
     if dry_run:
-        lines = plan.describe(recipe, source, folder, stages)
+        lines = plan.describe(recipe, source, folder, stages, verify)
         print("\n".join([*lines, *source.notes, *derived]))
     elif hosts.index():
         _run_beside(recipe, source, folder, stages)
     else:
-        _run_first(recipe, source, folder, stages, derived)
+        _run_first(recipe, source, folder, stages, derived, verify)
 
 
 def _run_first(
@@ -72,6 +74,7 @@ def _run_first(
     folder: "WorkDir",
     stages: Sequence[str],
     derived: Sequence[str],
+    verify: bool,
 ) -> None:
     """Runs the stages in the first process of a job, or the only one."""
     from delt_jax import data
@@ -85,7 +88,7 @@ def _run_first(
         source = data.put_on_device(source, data.device_budget())
         for note in (*source.notes, *derived):
             say(note)
-        pipeline.run(recipe, source, folder, stages)
+        pipeline.run(recipe, source, folder, stages, verify)
         # The other processes cannot go on without the first, so it waits for them before it ends.
         others = range(1, hosts.count())
         hosts.wait_until(lambda: not any(map(folder.is_joined, others)), _SECONDS_TO_LEAVE)
