@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from delt_jax.store.schema import mismatch
-
 _ACCURACIES = [(float, type(None))]
 _IN_FILES = {"student": str, "regime": str, "images": str, "ipc": int, "protocol": str}
-_SCORE = _IN_FILES | {
+# Shapes of a score and of a row in files, for `delt_jax.store.schema`.
+SCORE = _IN_FILES | {
     "id": str,
     "seed": int,
     "learning_rate": float,
@@ -24,7 +23,7 @@ _SCORE = _IN_FILES | {
     "calibration": float,
     "seconds": float,
 }
-_ROW = _IN_FILES | {
+ROW = _IN_FILES | {
     "learning_rate": float,
     "seeds": int,
     "last_mean": float,
@@ -84,8 +83,8 @@ class Score:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Score":
-        """Reads what `as_dict` gave; raises a ValueError for anything else."""
-        return cls(**_from_files(stored, _SCORE))
+        """Reads what `as_dict` gave."""
+        return cls(**_from_files(stored))
 
     def outcome(self) -> dict[str, Any]:
         """The result and what it was made from, without the time that it took."""
@@ -138,8 +137,8 @@ class ScoreRow:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "ScoreRow":
-        """Reads what `as_dict` gave; raises a ValueError for anything else."""
-        return cls(**_from_files(stored, _ROW))
+        """Reads what `as_dict` gave."""
+        return cls(**_from_files(stored))
 
     def text(self) -> str:
         """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"."""
@@ -154,10 +153,7 @@ def _in_files(value: Score | ScoreRow) -> dict[str, Any]:
     return {("images" if k == "image_set" else k): v for k, v in asdict(value).items()}
 
 
-def _from_files(stored: Mapping[str, Any], shape: dict[str, Any]) -> dict[str, Any]:
-    wrong = mismatch(stored, shape)
-    if wrong or len(stored) != len(shape):
-        raise ValueError(wrong or f"it has {len(stored)} entries, not {len(shape)}")
+def _from_files(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {("image_set" if k == "images" else k): v for k, v in stored.items()}
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from delt_jax.core.progress import say
 from delt_jax.data import Source
@@ -10,6 +11,7 @@ from delt_jax.evaluation import metrics
 from delt_jax.evaluation.metrics import Score
 from delt_jax.evaluation.rows import EvalRow
 from delt_jax.store import artefact, files
+from delt_jax.store.schema import mismatch
 from delt_jax.store.workdir import WorkDir
 from delt_jax.training.student_loop import Trained
 
@@ -105,10 +107,18 @@ class ScoreStore:
         content = files.read_object(self.path(score_id))
         if not artefact.has_checksum(content):
             raise ValueError("it was changed since it was written")
-        score = Score.from_dict(artefact.unsealed(content))
+        score = parsed(artefact.unsealed(content))
         if score.id != score_id:
             raise ValueError(f"it is the score {score.id}")
         return score
+
+
+def parsed(stored: Any) -> Score:
+    """A score as a file has it; raises a ValueError for anything else."""
+    wrong = mismatch(stored, metrics.SCORE)
+    if wrong:
+        raise ValueError(wrong)
+    return Score.from_dict(stored)
 
 
 def read_list(workdir: WorkDir) -> list[Score]:
@@ -120,7 +130,7 @@ def read_list(workdir: WorkDir) -> list[Score]:
     manifest = workdir.needed("evaluation/manifest.json", "evaluate")
     path = artefact.check_file(workdir.path / "evaluation", LIST, manifest, "evaluate")
     try:
-        return [Score.from_dict(score) for score in files.read_json(path)]
+        return [parsed(score) for score in files.read_json(path)]
     except (UserError, TypeError, ValueError) as e:
         raise DamagedArtefact(path, f"{path} is damaged ({e})", "evaluate") from e
 

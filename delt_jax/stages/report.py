@@ -12,7 +12,7 @@ from delt_jax import __version__
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Normalisation, Source, read
 from delt_jax.errors import DamagedArtefact
-from delt_jax.evaluation import dd_ranking, score_store
+from delt_jax.evaluation import dd_ranking, metrics, score_store
 from delt_jax.evaluation.metrics import Score, ScoreRow, or_none, within_class_similarity
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
@@ -25,6 +25,7 @@ from delt_jax.reporting import figures, nearest, tables
 from delt_jax.reporting import page as report_page
 from delt_jax.runtime import devices
 from delt_jax.store import artefact, files
+from delt_jax.store.schema import mismatch
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -52,6 +53,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     started = time.perf_counter()
     teacher = teacher_lib.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
+    _check_known(workdir, synthetic)
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
     teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
     rows = _rows(workdir, evaluation)
@@ -121,11 +123,19 @@ def _checked(workdir: WorkDir, name: str) -> Path:
 
 def _rows(workdir: WorkDir, evaluation: dict[str, Any]) -> list[ScoreRow]:
     """The rows of an evaluation's manifest."""
-    try:
-        return [ScoreRow.from_dict(row) for row in evaluation["rows"]]
-    except ValueError as e:
+    wrong = mismatch(evaluation["rows"], [metrics.ROW])
+    if wrong:
         path = workdir.path / "evaluation/manifest.json"
-        raise DamagedArtefact(path, f"{path} is damaged ({e})", "evaluate") from e
+        raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "evaluate")
+    return [ScoreRow.from_dict(row) for row in evaluation["rows"]]
+
+
+def _check_known(workdir: WorkDir, synthetic: DistilledSet) -> None:
+    """Raises a DamagedArtefact if a set that was recovered here does not say how."""
+    wrong = mismatch(synthetic.manifest, {} if _is_imported(synthetic) else artefact.RECOVERED)
+    if wrong:
+        path = workdir.path / "distilled/manifest.json"
+        raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "recover")
 
 
 def _scores(workdir: WorkDir) -> dict[str, Score]:

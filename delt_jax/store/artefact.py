@@ -30,16 +30,9 @@ TEACHER = {
     "others?": [{"folder": str, "hash": str, "accuracy": float}],
     "seconds?": float,
 }
-_DISTILLED = {
-    "inputs": dict,
-    "hash": str,
-    "class_names": _TEXTS,
-    "ipc": int,
-    "storage": str,
-    "image_size": int,
-    "channels": int,
-}
-_MADE_HERE = _DISTILLED | {
+_SET = {"inputs": dict, "hash": str, "class_names": _TEXTS, "ipc": int, "storage": str}
+# What is known of a set that was recovered here; older versions and imported sets know less.
+RECOVERED = {
     "start": ({"indices": [[int]]}, {"patches": str, "mosaic": int}, {"noise_seed": int}),
     "schedule": {"image_iterations": int, "fraction": float, "class_iterations": [int]},
     "settings": {
@@ -47,7 +40,6 @@ _MADE_HERE = _DISTILLED | {
         "recover": {"iterations": int, "round_iterations": int, "batch_size": int, "layout": str},
     },
     "normalisation": _CONSTANTS,
-    "teacher": dict,
     "cost_seconds": float,
 }
 _OF_A_RUN = TEACHER | {"inputs": dict}
@@ -56,7 +48,10 @@ _SHAPES: dict[str, Any] = {
     "teacher": _OF_A_RUN,
     "teachers": _OF_A_RUN,
     "ranking.json": {"inputs": {"teacher": str}, "hash": str, "class_names": _TEXTS},
-    "distilled": (_MADE_HERE, _DISTILLED | {"imported": dict}),
+    "distilled": (
+        _SET | {f"{name}?": shape for name, shape in RECOVERED.items()} | {"imported?": type(None)},
+        _SET | {"imported": dict, "image_size": int, "channels": int},
+    ),
     "soft_labels": {
         "inputs": dict,
         "hash": str,
@@ -136,16 +131,29 @@ def read(path: Path, kind: str = "", stage: str = "") -> dict[str, Any]:
       FileNotFoundError: if there is none.
       DamagedArtefact: if it is none, or was changed.
     """
-    try:
-        content = files.read_object(path)
-        wrong = mismatch(content, _SHAPES.get(kind, {})) or _wrong_seal(content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except (OSError, ValueError) as e:
-        wrong = getattr(e, "strerror", None) or str(e)
+    content = read_unchecked(path, stage)
+    wrong = mismatch(content, _SHAPES.get(kind, {})) or _wrong_seal(content)
     if wrong:
         raise DamagedArtefact(path, f"{path} is damaged ({wrong})", stage)
     return content
+
+
+def read_unchecked(path: Path, stage: str = "") -> Any:
+    """Reads any JSON; raises as `read` does."""
+    try:
+        return files.parse_json(files.read_bounded(path))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise FileNotFoundError(path) from e
+    except (OSError, ValueError) as e:
+        wrong = getattr(e, "strerror", None) or e
+        raise DamagedArtefact(path, f"{path} is damaged ({wrong})", stage) from e
+
+
+def check_seal(path: Path, manifest: dict[str, Any], stage: str = "") -> None:
+    """Raises a DamagedArtefact if a manifest was changed since `seal` wrote it."""
+    wrong = _wrong_seal(manifest)
+    if wrong:
+        raise DamagedArtefact(path, f"{path} is damaged ({wrong})", stage)
 
 
 def _wrong_seal(content: dict[str, Any]) -> str:

@@ -202,7 +202,7 @@ def read_json(path: Path) -> Any:
       UserError: if the file is missing or damaged.
     """
     try:
-        return parse_json(_read_bounded(path))
+        return parse_json(read_bounded(path))
     except FileNotFoundError as e:
         raise UserError(f"{path} is missing; run the stage that makes it.") from e
     except (OSError, ValueError) as e:
@@ -216,14 +216,14 @@ def read_object(path: Path) -> dict[str, Any]:
       OSError: if it is missing or cannot be read.
       ValueError: if it is damaged or holds something else.
     """
-    content = parse_json(_read_bounded(path))
+    content = parse_json(read_bounded(path))
     if not isinstance(content, dict):
         raise ValueError("it holds no object")
     return content
 
 
-def _read_bounded(path: Path) -> bytes:
-    """Content of a file of at most `_MOST_JSON_BYTES`; nothing that is no file is opened."""
+def read_bounded(path: Path) -> bytes:
+    """Content of a file of at most 1 GiB; raises a ValueError for a larger one, or for no file."""
     status = path.stat()
     if not path.is_file():
         raise ValueError("it is no file")

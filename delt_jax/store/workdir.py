@@ -161,10 +161,7 @@ class WorkDir:
           FileNotFoundError: if there is none.
           DamagedArtefact: if it is none, or was changed since it was written.
         """
-        try:
-            return artefact.read(self.path / name, Path(name).parts[0], stage)
-        except NotADirectoryError as e:
-            raise FileNotFoundError(name) from e
+        return artefact.read(self.path / name, Path(name).parts[0], stage)
 
     def _json(self, name: str) -> Any:
         """Content of a JSON file; None if it is missing or damaged."""

@@ -261,8 +261,31 @@ def describe(folder: Path) -> Teacher:
       UserError: if the folder is not a teacher's.
       DamagedArtefact: if its manifest was changed since it was written.
     """
-    manifest = read_manifest(folder)
+    return _described(read_manifest(folder), folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Manifest of a saved teacher.
+
+    Raises:
+      UserError: if it is no teacher's.
+      DamagedArtefact: if it is missing, or was changed since it was written.
+    """
+    path = folder / MANIFEST
     try:
+        manifest = artefact.read_unchecked(path)
+    except FileNotFoundError as e:
+        raise DamagedArtefact(path, f"{path} is missing") from e
+    _described(manifest, folder)
+    artefact.check_seal(path, manifest)
+    return manifest
+
+
+def _described(manifest: Any, folder: Path) -> Teacher:
+    wrong = mismatch(manifest, artefact.TEACHER)
+    try:
+        if wrong:
+            raise ValueError(wrong)
         return Teacher(
             spec=ModelSpec(**manifest["spec"]),
             variables={},
@@ -277,24 +300,6 @@ def describe(folder: Path) -> Teacher:
         raise UserError(f"{folder}/manifest.json is not a teacher's: {e}.") from e
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Manifest of a saved teacher.
-
-    Raises:
-      UserError: if it is no teacher's.
-      DamagedArtefact: if it is missing, or was changed since it was written.
-    """
-    try:
-        manifest = artefact.read(folder / MANIFEST)
-    except (FileNotFoundError, NotADirectoryError) as e:
-        fault = f"{folder / MANIFEST} is missing"
-        raise DamagedArtefact(folder / MANIFEST, fault) from e
-    wrong = mismatch(manifest, artefact.TEACHER)
-    if wrong:
-        raise UserError(f"{folder}/manifest.json is not a teacher's: {wrong}.")
-    return manifest
-
-
 def load(folder: Path) -> Teacher:
     """Reads what `save` wrote.
 
@@ -303,7 +308,7 @@ def load(folder: Path) -> Teacher:
       DamagedArtefact: if a file is missing or damaged, or the weights are not the manifest's.
     """
     described = describe(folder)
-    path = artefact.check_file(folder, WEIGHTS, read_manifest(folder))
+    path = folder / WEIGHTS
     try:
         variables = torch_weights.from_torch(torch_files.read(path), described.spec)
     except UserError as e:
@@ -311,6 +316,7 @@ def load(folder: Path) -> Teacher:
     if variables_hash(variables) != described.hash:
         fault = f"The weights in {folder} are not those its manifest describes"
         raise DamagedArtefact(path, fault)
+    artefact.check_file(folder, WEIGHTS, read_manifest(folder))
     return replace(described, variables=variables)
 
 
