@@ -23,6 +23,8 @@ class DamagedArtefact(UserError):
           fault: what is wrong.
           stage: that makes the file; empty where several may have.
         """
-        again = f"run the {stage} stage again" if stage else "run the stage that makes it again"
-        super().__init__(f"{fault}; {again} with --verify.")
+        how = "run the stage that makes it again with --verify"
+        if stage:
+            how = f"run the {stage} stage again with --verify (--stages={stage} --verify)"
+        super().__init__(f"{fault}; {how}.")
         self.path, self.fault = path, fault

@@ -120,13 +120,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = artefact.read(path, stage="recover")
-    except (FileNotFoundError, NotADirectoryError) as e:
+        manifest = artefact.read_unchecked(path, "recover")
+    except FileNotFoundError as e:
         raise DamagedArtefact(path, f"{path} is missing", "recover") from e
     wanted = {"class_names": [str], "ipc": int, "storage": str, "hash": str}
     whole = not mismatch(manifest, wanted) and manifest["class_names"] and manifest["ipc"] > 0
     if not whole or manifest["storage"] not in _STORAGES:
         raise UserError(f"{folder}/manifest.json is not a distilled set's; check the path.")
+    artefact.check_seal(path, manifest, "recover")
     return manifest
 
 

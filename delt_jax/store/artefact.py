@@ -42,7 +42,10 @@ RECOVERED = {
     "normalisation": _CONSTANTS,
     "cost_seconds": float,
 }
-_OF_A_RUN = TEACHER | {"inputs": dict}
+_OF_A_RUN = {f"{name.removesuffix('?')}?": shape for name, shape in TEACHER.items()} | {
+    "inputs": dict,
+    "hash": str,
+}
 # By the name of the manifest, or of its folder.
 _SHAPES: dict[str, Any] = {
     "teacher": _OF_A_RUN,
@@ -199,7 +202,7 @@ def check_file(folder: Path, name: str, manifest: Mapping[str, Any], stage: str 
     Raises:
       DamagedArtefact: if the file is missing or has other content.
     """
-    path = folder / name
+    path = _place(folder, name)
     if name in manifest.get(_FILES, {}):
         fault = _fault(path, manifest[_FILES][name], contents=True)
         if fault:
@@ -210,7 +213,7 @@ def check_file(folder: Path, name: str, manifest: Mapping[str, Any], stage: str 
 def is_intact(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     """Whether a file is listed and has the content that was written."""
     entry = manifest.get(_FILES, {}).get(name)
-    return entry is not None and not _fault(folder / name, entry, contents=True)
+    return entry is not None and not _fault(_place(folder, name), entry, contents=True)
 
 
 def _place(folder: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from tiny_run import read_json, tiny
 
 from delt_jax import main
+from delt_jax.config import cli
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.recovery.run import driver
@@ -159,6 +160,12 @@ def test_a_flipped_byte_is_found_by_verify(copy, finished, capsys):
     assert capsys.readouterr().out.count("done, nothing changed") == 6
 
 
+def test_verify_is_a_flag():
+    line = ["delt_jax.main", "--config=configs/digits.py", "--workdir=W"]
+    assert not cli.parse(line).verify
+    assert cli.parse([*line, "--verify"]).verify
+
+
 def test_a_flipped_byte_is_found_where_it_is_read(copy, finished, capsys):
     """Each stage reads what the stages before it made."""
     flip(copy / "ranking.csv")
@@ -231,11 +238,36 @@ def test_what_an_older_version_made_stays_valid(copy, finished, capsys):
     )
 
 
+def test_linked_folders_are_mended_where_they_lie(copy, finished, tmp_path):
+    disk = tmp_path / "disk"
+    for name in ("teacher", "distilled", "soft_labels", "evaluation", "report"):
+        shutil.move(copy / name, disk / name)
+        (copy / name).symlink_to(disk / name)
+    (disk / "teacher/weights.safetensors").unlink()
+    (disk / "distilled/images/00009/00002.png").unlink()
+    flip(copy / "ranking.csv")
+    for name in ("soft_labels/logits.npz", "evaluation/scores.json", "report/report.html"):
+        truncate(disk / name)
+    main.run(setting(), str(copy), verify=True)
+    assert sorted(p.name for p in copy.iterdir()) == sorted(p.name for p in finished.iterdir())
+    assert sorted(p.name for p in disk.iterdir()) == sorted(
+        p.name for p in copy.iterdir() if p.is_symlink()
+    )
+    for path in disk.iterdir():
+        (copy / path.name).unlink()
+        shutil.move(path, copy / path.name)
+    check_mended(copy, finished)
+
+
 def test_damage_that_comes_back_ends_the_run(copy, monkeypatch):
     shutil.rmtree(copy / "soft_labels")
     flip(copy / "distilled/images/00003/00000.png")
-    numbers = itertools.count()  # a disk that never gives back what was written
-    monkeypatch.setattr(files, "file_checksum", lambda path: str(next(numbers)))
+    real, numbers = files.file_checksum, itertools.count()
+
+    def never_the_same(path):  # as a disk that does not give back what was written
+        return str(next(numbers)) if path.suffix == ".png" else real(path)
+
+    monkeypatch.setattr(files, "file_checksum", never_the_same)
     with pytest.raises(UserError, match="although it was made again just now; check the disk"):
         main.run(setting(), str(copy), ["recover", "relabel"])
 
