@@ -118,7 +118,13 @@ def parsed(stored: Any) -> Score:
     wrong = mismatch(stored, metrics.SCORE)
     if wrong:
         raise ValueError(wrong)
-    return Score.from_dict(stored)
+    classes, counts = len(stored["per_class"]), stored["confusion"]
+    if counts and [len(row) for row in counts] != [classes] * classes:
+        raise ValueError("its confusion is of other classes")
+    try:
+        return Score.from_dict(stored)
+    except TypeError as e:  # further entries
+        raise ValueError(str(e)) from e
 
 
 def read_list(workdir: WorkDir) -> list[Score]:

@@ -150,7 +150,7 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
         "hash": identity([score.outcome() for score in scores]),
         "seconds": round(sum(score.seconds for score in scores), 1),
     }
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
         if (run.partial / kept_students.FOLDER).is_dir():
             shutil.copytree(run.partial / kept_students.FOLDER, folder / kept_students.FOLDER)
         files.write_json(folder / score_store.LIST, [score.as_dict() for score in scores])

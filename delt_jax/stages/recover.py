@@ -120,7 +120,8 @@ def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         if begun:
             plans.append(begun)
         over = manifest and not changes(manifest["inputs"], stage_inputs)
-        return begun or (over and distilled.is_whole(folder, manifest))
+        whole = over and (artefact.lists_files(manifest) or distilled.is_whole(folder, manifest))
+        return begun or whole
 
     hosts.wait_until(is_over_or_begun)
     if plans:
@@ -302,7 +303,7 @@ def _assemble(
     }
     if others:
         manifest["other_teachers"] = [_described(other) for other in others]
-    with files.replacing_folder(task.workdir.path / ARTEFACT) as folder:
+    with artefact.replacing(task.workdir.path / ARTEFACT) as folder:
         manifest["start"] = task.starts.record(folder)
         manifest["hash"] = distilled.write_images(
             folder, finished.pixels, recipe.ipc, recipe.recover.storage

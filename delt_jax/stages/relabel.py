@@ -20,7 +20,7 @@ from delt_jax.labels.label_store import LabelPlan
 from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
 from delt_jax.stages.costs import amount
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
@@ -115,7 +115,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "teacher_accuracy_on_distilled": agreement,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
         if plan is not None:
             digests = label_store.write(folder, _finished(partial, plan))
             manifest["stored"] = label_store.describe(plan, digests, [t.hash for t in teachers])

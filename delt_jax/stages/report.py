@@ -85,7 +85,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     }
     # First the summary: the folder's manifest lists it, too, and comes last.
     files.write_json(workdir.path / SUMMARY, summary)
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
         for name, content in (pictures | lists).items():
             files.write_bytes(folder / name, content)
         parts = artefact.below(folder) | {f"../{SUMMARY}": workdir.path / SUMMARY}
@@ -123,11 +123,16 @@ def _checked(workdir: WorkDir, name: str) -> Path:
 
 def _rows(workdir: WorkDir, evaluation: dict[str, Any]) -> list[ScoreRow]:
     """The rows of an evaluation's manifest."""
-    wrong = mismatch(evaluation["rows"], [metrics.ROW])
-    if wrong:
+    wrong, classes = mismatch(evaluation["rows"], [metrics.ROW]), len(evaluation["class_names"])
+    if not wrong and any(len(row["per_class"]) != classes for row in evaluation["rows"]):
+        wrong = "its rows are of other classes"
+    try:
+        if wrong:
+            raise ValueError(wrong)
+        return [ScoreRow.from_dict(row) for row in evaluation["rows"]]
+    except (TypeError, ValueError) as e:
         path = workdir.path / "evaluation/manifest.json"
-        raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "evaluate")
-    return [ScoreRow.from_dict(row) for row in evaluation["rows"]]
+        raise DamagedArtefact(path, f"{path} is damaged ({e})", "evaluate") from e
 
 
 def _check_known(workdir: WorkDir, synthetic: DistilledSet) -> None:

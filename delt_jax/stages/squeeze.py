@@ -218,7 +218,7 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     else:
         teacher = _from_torch(recipe, source)
     manifest = {**target.manifest, "seconds": round(time.perf_counter() - started, 1)}
-    with files.replacing_folder(workdir.path / target.folder) as new:
+    with artefact.replacing(workdir.path / target.folder) as new:
         teacher_lib.save(new, teacher, manifest)
     files.delete_folder(workdir.path / f"{target.folder}.partial")
     workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=teacher.accuracy)

@@ -6,11 +6,12 @@ entry `files` has the size and SHA-256 of every file, by path relative to the ma
 versions have neither; nothing is then known about their files.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,6 +92,22 @@ def seal(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path] | No
     content = files.as_json(unsealed(manifest))
     content[_FILES] = {name: _described(part) for name, part in sorted(parts.items())}
     files.write_json(path, with_checksum(content))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """`files.replacing_folder` for an artefact: files of others in its folder stay there.
+
+    These are known where the manifest before lists the artefact's own.
+    """
+    with files.replacing_folder(path) as folder:
+        yield folder
+        with contextlib.suppress(FileNotFoundError, DamagedArtefact):
+            before = read(path / "manifest.json")
+            for name, file in below(path).items() if lists_files(before) else ():
+                if name not in before[_FILES] and not (folder / name).exists():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    files.link(file, folder / name)
 
 
 def below(folder: Path) -> dict[str, Path]:

@@ -238,6 +238,21 @@ def test_what_an_older_version_made_stays_valid(copy, finished, capsys):
     )
 
 
+def test_files_of_others_stay(copy, finished):
+    notes = [copy / name for name in ("report/notes.txt", "distilled/images/notes/a.txt")]
+    for path in notes:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    for _ in range(2):  # they never become ours
+        (copy / "report/report.html").unlink()
+        (copy / "distilled/images/00009/00002.png").unlink()
+        main.run(setting(), str(copy))
+    assert all(path.read_text() == "mine" for path in notes)
+    for path in notes:
+        path.unlink()
+    check_mended(copy, finished)
+
+
 def test_linked_folders_are_mended_where_they_lie(copy, finished, tmp_path):
     disk = tmp_path / "disk"
     for name in ("teacher", "distilled", "soft_labels", "evaluation", "report"):
