@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from delt_jax import models
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
-from delt_jax.evaluation import kept_students
+from delt_jax.evaluation import coresets, kept_students, training_sets
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
 from delt_jax.evaluation.row_training import Evaluation, score_row
@@ -23,9 +24,11 @@ from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.runtime import signals
 from delt_jax.store import files
-from delt_jax.store.identity import identity
+from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
+from delt_jax.training import protocols, state
 
 ARTEFACT = "evaluation"
 SCORES = "scores"  # folder of finished scores
@@ -53,6 +56,7 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
     if "full" in recipe.evaluate.images:
         settings |= {f"teacher.{k}": v for k, v in training_settings(recipe).items()}
         settings |= {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
+    settings |= versions(_parts(recipe, source, workdir))
     return settings | {
         "seed": recipe.seed,
         "select.rule": recipe.select.rule,
@@ -62,6 +66,25 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
         "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
+
+
+def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:
+    """Versions of the named parts that make sets, labels and students."""
+    teachers = [workdir.needed("teacher/manifest.json", "squeeze")]
+    if recipe.relabel.ensemble:
+        teachers += teacher_lib.manifests_of_others(workdir.path / "teacher")
+    parts = teacher_lib.parts(teachers)
+    parts |= {f"model.{name}": models.version(name) for name in recipe.evaluate.students}
+    for row in rows_of(recipe, recipe.ipc):
+        if row.image_set == "full":
+            parts["training.teacher"] = state.VERSION
+            continue
+        protocol = resolve(recipe, source, row)
+        parts |= {f"protocol.{protocol.name}": protocols.version(protocol.name)}
+        parts |= protocol.views.versions()
+        if row.image_set in training_sets.CORESETS:
+            parts[f"coreset.{row.image_set}"] = coresets.VERSION
+    return parts
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:

@@ -11,16 +11,19 @@ from delt_jax.data import Source, batches
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking as store
 from delt_jax.recovery.selection import Ranking
+from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the ranking."""
+    teacher = workdir.needed("teacher/manifest.json", "squeeze")
     return {
         "data": source.fingerprint,
         "class_names": source.class_names,
-        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "teacher": teacher["hash"],
+        **versions(teacher_lib.parts([teacher])),
     }
 
 

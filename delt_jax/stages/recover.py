@@ -14,7 +14,7 @@ from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe, affecting
-from delt_jax.recovery import initial_images
+from delt_jax.recovery import initial_images, step
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, driver, execution
@@ -24,7 +24,7 @@ from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iteration
 from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import signals
-from delt_jax.store import files
+from delt_jax.store import files, part_sources
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -41,10 +41,13 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if not recipe.recover.residual:
         del settings["recover.residual_rounds"]  # nothing reads it
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
-    settings |= initial_images.settings(recipe) | versions(_parts(recipe))
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
+    asked = [teacher]
     if recipe.recover.round_robin:
         settings["other_teachers"] = [other["hash"] for other in teacher.get("others", [])]
+        asked += teacher_lib.manifests_of_others(workdir.path / "teacher")
+    settings |= initial_images.settings(recipe)
+    settings |= versions(_parts(recipe) | teacher_lib.parts(asked))
     return settings | {
         "seed": recipe.seed,
         "ipc": recipe.ipc,
@@ -60,6 +63,8 @@ def _parts(recipe: Recipe) -> dict[str, int]:
     """Versions of the named parts that make the images, beside the teachers' own."""
     chosen = recipe.select.start
     parts = {f"start.{chosen}": initial_images.version(chosen), "augment.crop": crop.VERSION}
+    if recipe.recover.iterations:
+        parts["recovery.step"] = step.VERSION
     for name, _ in terms.asked(recipe.recover.terms):
         parts[f"term.{name}"] = terms.find(name).version
     return parts
@@ -152,10 +157,15 @@ def task_of(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> 
     teachers = (teacher, *_other_teachers(recipe, source, workdir, teacher))
     settings = step_settings(recipe.recover, recipe.data.flip)
     chosen = [terms.find(name) for name, _ in settings.terms]
-    cache = workdir.path / "cache"
+    # Constants that an edited term has cached are its own, never those of the released one.
+    edited = part_sources.changed(f"term.{name}" for name, _ in settings.terms)
+    caches = [workdir.path / "cache" / edited.get(f"term.{name}", "") for name, _ in settings.terms]
 
     def constants(teacher):
-        return tuple(term.prepare(teacher, source, recipe, cache) for term in chosen)
+        return tuple(
+            term.prepare(teacher, source, recipe, cache)
+            for term, cache in zip(chosen, caches, strict=True)
+        )
 
     return RecoveryTask(
         recipe=recipe.recover,

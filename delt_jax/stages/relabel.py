@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from delt_jax import models
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
-from delt_jax.labels import label_store, labelling, soft_labels
+from delt_jax.labels import compact, label_store, labelling, soft_labels
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
@@ -48,18 +49,25 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 def _label_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Settings and hashes that the soft labels depend on."""
+    teacher = workdir.needed("teacher/manifest.json", "squeeze")
+    parts = teacher_lib.parts([teacher])
     stage_inputs = {
         "class_names": source.class_names,
-        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "teacher": teacher["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
     if recipe.relabel.teachers:
         more = labelling.described(recipe.relabel.teachers, source)
         stage_inputs["relabel.teachers"] = [teacher.hash for teacher in more]
+        parts |= {f"model.{t.spec.name}": models.version(t.spec.name) for t in more}
     stage_inputs |= labelling.ensemble_inputs(recipe, workdir)
+    if recipe.relabel.ensemble:
+        parts |= teacher_lib.parts(teacher_lib.manifests_of_others(workdir.path / "teacher"))
+    stage_inputs |= versions(parts)
     plan = plan_of(recipe, source)
     if plan is not None:
-        settings = plan.as_dict() | versions(plan.views.versions())
+        settings = plan.as_dict()
+        settings |= versions(plan.views.versions() | {"labels.compact": compact.VERSION})
         del settings["trained_epochs"]  # only the size of the naive store depends on it
         stage_inputs |= {f"{_STORED}{name}": value for name, value in settings.items()}
     return stage_inputs

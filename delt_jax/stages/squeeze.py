@@ -18,7 +18,7 @@ from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.training import real_images
+from delt_jax.training import real_images, state
 from delt_jax.training.real_images import TrainingOutput
 
 ARTEFACT = "teacher"
@@ -123,7 +123,8 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
     if weights and Path(weights).is_dir():
-        return data | {"teacher.weights": teacher_lib.describe(Path(weights)).hash}
+        described = teacher_lib.describe(Path(weights))
+        return data | {"teacher.weights": described.hash} | _version_of(described.spec.name)
     if weights:
         architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
@@ -138,10 +139,11 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     del settings["teacher.head_classes"]  # only weights that are imported have those
     del settings[_OTHERS]
     settings |= {"seed": recipe.seed, "data.flip": recipe.data.flip}
-    return data | constants | settings | _version_of(recipe.teacher.model)
+    made_by = versions({"training.teacher": state.VERSION}) | _version_of(recipe.teacher.model)
+    return data | constants | settings | made_by
 
 
-def _version_of(model: str) -> dict[str, int]:
+def _version_of(model: str) -> dict[str, int | str]:
     return versions({f"model.{model}": models.version(model)})
 
 

@@ -316,6 +316,23 @@ def load_others(folder: Path) -> tuple[Teacher, ...]:
     return tuple(loaded)
 
 
+def manifests_of_others(folder: Path) -> list[dict[str, Any]]:
+    """Manifests of the run's other teachers, those that are there; see `load_others`."""
+    found = []
+    for entry in files.read_json(folder / "manifest.json").get("others", ()):
+        try:
+            found.append(files.read_json(folder.parent / entry["folder"] / "manifest.json"))
+        except UserError:  # the squeeze stage makes it again
+            continue
+    return found
+
+
+def parts(manifests: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Versions of the architectures of saved teachers, by the name of the part."""
+    names = (manifest.get("spec", {}).get("name") for manifest in manifests)
+    return {f"model.{name}": models.version(name) for name in names if name}
+
+
 def init_shapes(spec: ModelSpec) -> dict[str, Any]:
     """Shapes of a model's variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
     model = models.create(spec)
