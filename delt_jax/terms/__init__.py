@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
+import numpy as np
 
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -100,7 +101,7 @@ def asked(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
             weight = float(written) if equals else 1.0
         except ValueError:
             weight = math.nan
-        if not (math.isfinite(weight) and weight > 0):
+        if not (math.isfinite(np.float32(weight)) and np.float32(weight) > 0):
             raise UserError(
                 f"recover.terms has {entry!r}, whose weight must be a finite number above 0; write "
                 f"name=weight, or the name alone for weight 1."

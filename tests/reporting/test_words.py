@@ -48,7 +48,7 @@ def draw_all(names):
     """Every picture with names of classes in it."""
     count, values = len(names), np.linspace(0.1, 0.9, len(names))
     pixels = np.zeros((count, 2, 8, 8, 1), np.uint8)
-    curve = [(1, 0.5, 0.1), (10, 0.6, 0.1)]
+    curve, lines = [(1, 0.5, 0.1), (10, 0.6, 0.1)], dict.fromkeys(names, values)
     return [
         figures.similarity_chart({"real": values, "recovered": values}, names),
         figures.per_class_chart({"recovered": values}, names),
@@ -56,10 +56,12 @@ def draw_all(names):
         figures.sheet(pixels, pixels, names, [1, 2]),
         figures.nearest_sheet(pixels, pixels, np.zeros((count, 2)), names),
         figures.ipc_chart({f"{name}, hard": curve for name in names}),
-        comparison_figures.diversity_chart({"IPC 1": {"real": values, **dict.fromkeys(names, values)}}, names),
-        comparison_figures.accuracy_chart({f"{names[0]}, hard": dict.fromkeys(names, curve)}, [], "x"),
+        comparison_figures.diversity_chart({"IPC 1": {"real": values} | lines}, names),
+        comparison_figures.accuracy_chart(
+            {f"{names[0]}, hard": dict.fromkeys(names, curve)}, [], ""
+        ),
         comparison_figures.side_by_side(dict.fromkeys(names, pixels), names),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
