@@ -56,6 +56,7 @@ def _check_value(name: str, value: Any) -> None:
             raise UserError(f"{name} {problem}.")
     allowed = SETTINGS[name].allowed
     problem = None if value is None or allowed is None else allowed.problem(value)
+    problem = problem or _problem_of_count(name, value)
     if problem:
         raise UserError(f"{name} {problem}.")
     if name in _DISTINCT:
@@ -76,9 +77,14 @@ def _problem_of_type(name: str, value: Any) -> str | None:
         return (
             f"must be 0 or a number that float32 can hold, from {_SMALLEST:.4g} on, not {value:g}"
         )
-    if type(value) is int and abs(value) >= 2**31 and name not in _SEEDS:
-        sign, limit = ("at most", 2**31 - 1) if value > 0 else ("at least", 1 - 2**31)
-        return f"must be {sign} {limit}, not {value}"
+    return None
+
+
+def _problem_of_count(name: str, value: Any) -> str | None:
+    """Says that a whole number is beyond those of 32 bits, in which devices count."""
+    for each in value if isinstance(value, tuple) else (value,):
+        if type(each) is int and each >= 2**31 and name not in _SEEDS:
+            return f"must be at most {2**31 - 1}, not {each}"
     return None
 
 

@@ -74,4 +74,6 @@ class TeacherRecipe:
         affects="teacher",
         allowed=at_least(0),
     )
-    momentum: float = setting(0.9, "Momentum of SGD.", affects="teacher", allowed=at_least(0))
+    momentum: float = setting(
+        0.9, "Momentum of SGD.", affects="teacher", allowed=at_least(0, most=1)
+    )

@@ -1,5 +1,6 @@
 """Stage 3, recover: optimises the images, in independent batches side by side."""
 
+import functools
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +74,7 @@ def _parts(recipe: Recipe) -> dict[str, int]:
 def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
     """The run's EarlyLate schedule, batch by batch."""
     r = recipe.recover
-    return make_schedule(
+    return _schedule(
         num_classes,
         recipe.ipc,
         r.iterations,
@@ -82,6 +83,9 @@ def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
         class_iterations(recipe, num_classes),
         r.layout,
     )
+
+
+_schedule = functools.lru_cache(maxsize=2)(make_schedule)  # that of a million images takes seconds
 
 
 def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:

@@ -40,6 +40,41 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     )
 
 
+def check_weights(recipe: Recipe) -> None:
+    """Raises a UserError unless `teacher.weights` can be a teacher's, by what needs no reading."""
+    weights = recipe.teacher.weights
+    if not weights:
+        return
+    is_on_hub = weights.startswith(torch_files.HUB)
+    if not is_on_hub and not Path(weights).exists():
+        raise UserError(
+            f"teacher.weights {weights} does not exist; name a teacher's folder, a file of "
+            f"weights, or hf:owner/name."
+        )
+    if (is_on_hub or not Path(weights).is_dir()) and not recipe.data.mean:
+        raise _without_constants(weights)
+
+
+def _without_constants(weights: str) -> UserError:
+    return UserError(
+        f"{weights} does not say how its images were normalised; set data.mean and data.std "
+        f"to what it was trained with."
+    )
+
+
+def check_readable(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Raises a UserError for imported weights that are damaged; those taken before are not read."""
+    alone = [recipe, *ensemble.recipes(recipe).values()]
+    for one, (folder, own) in zip(alone, parts(recipe, source).items(), strict=True):
+        weights = one.teacher.weights
+        if not weights or weights.startswith(torch_files.HUB) or is_made(workdir, folder, own):
+            continue
+        if Path(weights).is_dir():
+            teacher_lib.check_fits(teacher_lib.load(Path(weights)), source)
+        else:
+            torch_files.read(weights)
+
+
 def check_head_classes(recipe: Recipe, source: Source) -> None:
     """Raises a UserError unless `teacher.head_classes` fits the weights and the data's classes."""
     weights, classes = recipe.teacher.weights, recipe.teacher.head_classes
@@ -243,10 +278,7 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
     """A teacher from a file of weights under torch's names, measured on the full test set."""
     weights = recipe.teacher.weights
     if not recipe.data.mean:
-        raise UserError(
-            f"{weights} does not say how its images were normalised; set data.mean and data.std "
-            f"to what it was trained with."
-        )
+        raise _without_constants(weights)
     spec = spec_of(recipe, source)
     normalisation = measure_normalisation(recipe.data, source)
     state = torch_files.read(weights)

@@ -333,6 +333,7 @@ def parts(manifests: Iterable[dict[str, Any]]) -> dict[str, int]:
     return {f"model.{name}": models.version(name) for name in names if name}
 
 
+@functools.lru_cache(maxsize=64)
 def init_shapes(spec: ModelSpec) -> dict[str, Any]:
     """Shapes of a model's variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
     model = models.create(spec)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
-import numpy as np
 
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -101,7 +100,7 @@ def asked(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
             weight = float(written) if equals else 1.0
         except ValueError:
             weight = math.nan
-        if not (math.isfinite(np.float32(weight)) and np.float32(weight) > 0):
+        if not 1e-37 <= weight <= 1e37:  # others are 0 or infinite in float32
             raise UserError(
                 f"recover.terms has {entry!r}, whose weight must be a finite number above 0; write "
                 f"name=weight, or the name alone for weight 1."
