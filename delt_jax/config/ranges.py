@@ -56,7 +56,7 @@ def _check_value(name: str, value: Any) -> None:
             raise UserError(f"{name} {problem}.")
     allowed = SETTINGS[name].allowed
     problem = None if value is None or allowed is None else allowed.problem(value)
-    problem = problem or _problem_of_count(name, value)
+    problem = problem or _problem_of_precision(name, value)
     if problem:
         raise UserError(f"{name} {problem}.")
     if name in _DISTINCT:
@@ -73,18 +73,16 @@ def _problem_of_type(name: str, value: Any) -> str | None:
         return f"must be finite, not {value}"
     if isinstance(value, float) and abs(value) > _LARGEST:
         return f"must be a number that float32 can hold, at most {_LARGEST:.4g}, not {value:g}"
-    if isinstance(value, float) and 0 < abs(value) < _SMALLEST:
-        return (
-            f"must be 0 or a number that float32 can hold, from {_SMALLEST:.4g} on, not {value:g}"
-        )
     return None
 
 
-def _problem_of_count(name: str, value: Any) -> str | None:
-    """Says that a whole number is beyond those of 32 bits, in which devices count."""
+def _problem_of_precision(name: str, value: Any) -> str | None:
+    """Says that a number is beyond the 32 bits in which devices count and compute."""
     for each in value if isinstance(value, tuple) else (value,):
         if type(each) is int and each >= 2**31 and name not in _SEEDS:
             return f"must be at most {2**31 - 1}, not {each}"
+        if isinstance(each, float) and 0 < abs(each) < _SMALLEST:
+            return f"must be 0 or at least {_SMALLEST:.4g}, which float32 can hold, not {each:g}"
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from delt_jax import models
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
-from delt_jax.evaluation import coresets, kept_students, training_sets
+from delt_jax.evaluation import coresets, failed_training, kept_students, training_sets
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
 from delt_jax.evaluation.row_training import Evaluation, score_row
@@ -102,8 +102,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     scores = _score_rows(evaluation)
     _write(evaluation, workdir, scores)
     shutil.rmtree(evaluation.partial)
-    for row in aggregate(scores):
+    rows = aggregate(scores)
+    for row in rows:
         say(f"  {row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}: {row.text()}")
+    failed_training.told(failed_training.of_rows(rows, source))
 
 
 def _open(
@@ -145,6 +147,7 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
     more = [{"hash": other.hash, "accuracy": other.accuracy} for other in others]
     manifest = {
         "inputs": run.inputs,
+        "warnings": failed_training.of_rows(rows, run.source),
         "command": workdir.command,
         "protocols": list(dict.fromkeys(row.protocol for row in rows)),
         "teacher": {"hash": teacher.hash, "accuracy": teacher.accuracy},

@@ -8,6 +8,7 @@ from scipy.special import softmax
 
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source, batches
+from delt_jax.evaluation import failed_training
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking as store
 from delt_jax.recovery.selection import Ranking
@@ -44,6 +45,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             probabilities[indices] = softmax(logits, axis=1)[rows, labels[indices]]
             bar.update(len(indices))
     teacher_lib.check_classes(teacher, answers, labels)
+    doubts = failed_training.of_probabilities(probabilities)
     store.write(
         workdir.path,
         Ranking(labels, probabilities),
@@ -51,8 +53,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         source.class_names,
         {
             "inputs": inputs(recipe, source, workdir),
+            "warnings": doubts,
             "seconds": round(time.perf_counter() - started, 1),
         },
     )
     workdir.log.write("rank", len(labels), mean_probability=float(probabilities.mean()))
     say(f"  ranked {len(labels)} training images; mean p(true class) {probabilities.mean():.3f}")
+    failed_training.told(doubts)

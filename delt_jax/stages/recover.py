@@ -13,6 +13,7 @@ from delt_jax.augment import crop
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.evaluation import failed_training
 from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import initial_images, step
@@ -284,8 +285,10 @@ def _assemble(
     size, channels = source.image_size, source.channels
     finished = _read_finished(task, (num_images, size, size, channels))
     paid = cost(schedule, recipe.recover.iterations)
+    doubts = _doubts(task, finished)
     manifest = {
         "inputs": stage_inputs,
+        "warnings": doubts,
         "storage": recipe.recover.storage,
         "class_names": list(source.class_names),
         "ipc": recipe.ipc,
@@ -323,3 +326,18 @@ def _assemble(
         f"  recovered {num_images} images in {finished.seconds:.0f} s: {paid.image_iterations} "
         f"image-iterations ({paid.fraction:.2%} of full optimisation), {rate:.0f} per second"
     )
+    failed_training.told(doubts)
+
+
+def _doubts(task: RecoveryTask, finished: _Finished) -> list[str]:
+    """Sentences on losses and pixels of a recovery that failed without an error."""
+    if not task.recipe.iterations:
+        return []
+    ends = [batch.iterations for batch in task.schedule]
+    curves = [curve[:end] for curve, end in zip(finished.losses.loss, ends, strict=True)]
+    some = failed_training.sampled(len(finished.pixels))
+    starts = task.starts.pixels([int(i) for i in some])
+    return [
+        *failed_training.of_losses(curves),
+        *failed_training.of_images(finished.pixels[some], starts),
+    ]

@@ -16,6 +16,7 @@ from delt_jax import models
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.evaluation import failed_training
 from delt_jax.formats import distilled
 from delt_jax.labels import compact, label_store, labelling, soft_labels
 from delt_jax.labels.label_store import LabelPlan
@@ -77,9 +78,12 @@ def plan_of(recipe: Recipe, source: Source) -> LabelPlan | None:
     """Which views get stored labels; None where no student learns in the regime "stored"."""
     if "stored" not in recipe.evaluate.regimes:
         return None
+    return protocols.label_plan(recipe, _first_student(recipe, source))
+
+
+def _first_student(recipe: Recipe, source: Source) -> EvalSetting:
     student = recipe.evaluate.students[0]
-    setting = EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
-    return protocols.label_plan(recipe, setting)
+    return EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
 
 
 def size_line(plan: LabelPlan) -> str:
@@ -111,8 +115,13 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         _label_epochs(EpochLabeller(teachers, synthetic.images, plan), plan, partial)
     logits = labelling.fixed_logits(teachers, synthetic.images)
     agreement = float((logits.argmax(-1) == synthetic.labels).mean())
+    theirs = teachers[len(teachers) - len(r.teachers) :]  # squeeze has judged the run's own
+    doubts = [each for t in theirs for each in failed_training.of_teacher(t, source)]
+    temperature = protocols.resolve(recipe, _first_student(recipe, source)).temperature
+    doubts += failed_training.of_labels(logits, synthetic.labels, temperature)
     manifest = {
         "inputs": stage_inputs,
+        "warnings": doubts,
         "class_names": list(source.class_names),
         "teacher": {"hash": teachers[0].hash, "accuracy": teachers[0].accuracy},
         "more_teachers": [{"hash": t.hash, "accuracy": t.accuracy} for t in teachers[1:]],
@@ -133,6 +142,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         else f"the mean of {len(teachers)} teachers agrees"
     )
     say(f"  labelled {len(logits)} images; {who} with {agreement:.1%} of the classes")
+    failed_training.told(doubts)
     figures: dict[str, float] = {"teacher_accuracy_on_distilled": agreement}
     if plan is not None:
         size = (workdir.path / ARTEFACT / label_store.FILE).stat().st_size

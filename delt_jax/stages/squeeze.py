@@ -10,6 +10,7 @@ from delt_jax.core.progress import say
 from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import UserError
+from delt_jax.evaluation import failed_training
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.store import files
@@ -254,13 +255,21 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
         teacher_lib.check_against(teacher, source, say)
     else:
         teacher = _from_torch(recipe, source)
-    manifest = {**target.manifest, "seconds": round(time.perf_counter() - started, 1)}
+    doubts = failed_training.of_teacher(teacher, source)
+    if recipe.teacher.weights or recipe.data.mean:  # else they are measured on these data
+        doubts += failed_training.of_constants(teacher.normalisation, source)
+    manifest = {
+        **target.manifest,
+        "warnings": doubts,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     with files.replacing_folder(workdir.path / target.folder) as new:
         teacher_lib.save(new, teacher, manifest)
     shutil.rmtree(workdir.path / f"{target.folder}.partial", ignore_errors=True)
     workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=teacher.accuracy)
     name, count = teacher.spec.name, len(source.test)
     say(f"  {name} teacher: {teacher.accuracy:.2%} of {count} {source.scored}")
+    failed_training.told(doubts)
 
 
 def _trained(
