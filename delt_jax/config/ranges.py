@@ -13,6 +13,7 @@ _SEEDS = ("seed", "data.split_seed")  # have their own largest value
 _LONGEST = 4000  # characters of a text
 _LONGEST_NAME = 255  # bytes of a file's name
 _ANY_CHARACTER = ("data.class_names",)
+_CONSTANTS = ("data.mean", "data.std")
 _PATHS = (
     "data.path",
     "data.classes",
@@ -37,13 +38,9 @@ def validate(recipe: Recipe) -> None:
     Raises:
       UserError: names the first setting that cannot work, and why.
     """
-    settings = flatten(recipe)
-    constants = {name: settings.pop(name) for name in ("data.mean", "data.std")}
-    for name, value in settings.items():
+    for name, value in flatten(recipe).items():
         _check_value(name, value)
-    _check_data(recipe.data)  # first, for its sentence on units
-    for name, value in constants.items():
-        _check_value(name, value)
+    _check_data(recipe.data)
     _check_teachers(recipe)
     _check_iterations(recipe.recover)
     _check_recovery(recipe)
@@ -54,6 +51,8 @@ def _check_value(name: str, value: Any) -> None:
         problem = _problem_of_type(name, each)
         if problem:
             raise UserError(f"{name} {problem}.")
+    if name in _CONSTANTS and (high := units.too_large(value)):
+        raise UserError(f"{name} {high}.")
     allowed = SETTINGS[name].allowed
     problem = None if value is None or allowed is None else allowed.problem(value)
     problem = problem or _problem_of_precision(name, value)
@@ -105,9 +104,6 @@ def _problem_of_text(name: str, text: str) -> str | None:
 
 
 def _check_data(data: DataRecipe) -> None:
-    problem = units.problem(data.mean, data.std)
-    if problem:
-        raise UserError(f"data.{problem}.")
     if len(data.mean) != len(data.std):
         raise UserError(
             f"data.mean and data.std need one value per channel each, but have "

@@ -5,6 +5,17 @@ from collections.abc import Sequence
 LEAST_STD = 1e-6  # of a channel that hardly varies; below, normalised pixels leave float32's range
 
 
+def too_large(values: Sequence[float]) -> str | None:
+    """Ends a sentence about means or standard deviations of pixels in 0..255; None for others."""
+    high = next((value for value in values if value > 1), None)
+    if high is None:
+        return None
+    return (
+        f"must be that of pixels in [0, 1], but holds {high:g}; divide constants of pixels in "
+        f"0..255 by 255"
+    )
+
+
 def problem(mean: Sequence[float], std: Sequence[float]) -> str | None:
     """What is wrong with constants, as "means must ..."; None if nothing is.
 
@@ -13,12 +24,8 @@ def problem(mean: Sequence[float], std: Sequence[float]) -> str | None:
       std: standard deviation of each channel.
     """
     for name, values in (("mean", mean), ("std", std)):
-        high = next((value for value in values if value > 1), None)
-        if high is not None:
-            return (
-                f"{name} must be that of pixels in [0, 1], but holds {high:g}; divide constants of "
-                f"pixels in 0..255 by 255"
-            )
+        if (high := too_large(values)) is not None:
+            return f"{name} {high}"
     low = next((value for value in mean if not value >= 0), None)
     if low is not None:
         return f"mean must be that of pixels in [0, 1], but holds {low:g}"

@@ -15,6 +15,7 @@ from delt_jax import models
 from delt_jax.data import Examples, Normalisation, Source, batches
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.recipe import units
 from delt_jax.store import files
 from delt_jax.store.checkpoint import tree_hash as variables_hash
 
@@ -263,12 +264,13 @@ def describe(folder: Path) -> Teacher:
     """
     manifest = files.read_json(folder / "manifest.json")
     try:
+        mean, std = (tuple(map(float, manifest["normalisation"][k])) for k in ("mean", "std"))
+        if wrong := units.problem(mean, std):
+            raise UserError(f"{folder}/manifest.json: {wrong}.")
         return Teacher(
             spec=ModelSpec(**manifest["spec"]),
             variables={},
-            normalisation=Normalisation(
-                *(tuple(manifest["normalisation"][k]) for k in ("mean", "std"))
-            ),
+            normalisation=Normalisation(mean, std),
             class_names=tuple(manifest["class_names"]),
             accuracy=float(manifest["accuracy"]),
             hash=manifest["hash"],
