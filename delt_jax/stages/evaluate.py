@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delt_jax import models
+from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.evaluation import coresets, failed_training, kept_students, training_sets
@@ -22,7 +23,6 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
-from delt_jax.runtime import signals
 from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir
@@ -133,10 +133,10 @@ def _score_rows(run: Evaluation) -> list[Score]:
     students_per_row = e.seeds * max(1, len(e.learning_rates))
     total = sum(students_per_row * resolve(run.recipe, run.source, row).epochs for row in small)
     scores = []
-    with progress(total, "evaluate", "epoch") as bar, signals.deferred() as deferred_signal:
+    with progress(total, "evaluate", "epoch") as bar:
         for row in small:
-            scores += score_row(run, row, bar.update, deferred_signal)
-            deferred_signal.leave_if_asked()
+            scores += score_row(run, row, bar.update)
+            stopping.check()
     scores += [score_ceiling(run, row) for row in rows if row.image_set == "full"]
     return scores
 
