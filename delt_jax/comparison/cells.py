@@ -22,7 +22,7 @@ from delt_jax.recovery.selection import random_images
 from delt_jax.reporting import tables
 from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
-from delt_jax.stages import pipeline, recover, report, squeeze
+from delt_jax.stages import checks, pipeline, recover, report, room, squeeze
 from delt_jax.stages import run as run_lib
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity
@@ -136,8 +136,10 @@ def plan(
         recipe, _ = derive.complete(recipe, source)
         if not ipc:
             return planned(config, recipe.ipc)
-        pipeline.check(recipe, source)
-        pipeline.check_imported((), recipe, source, run)
+        checks.check(recipe, source)
+        checks.check_imported((), recipe, source, run)
+        checks.check_places(recipe, source, run)
+        room.check(recipe, source, run)
         return Cell(method, arguments, recipe, source, run)
 
     for ipc in ipcs:

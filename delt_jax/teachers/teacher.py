@@ -286,12 +286,13 @@ def _described(manifest: Any, folder: Path) -> Teacher:
     try:
         if wrong:
             raise ValueError(wrong)
+        mean, std = (tuple(map(float, manifest["normalisation"][k])) for k in ("mean", "std"))
+        if wrong := units.problem(mean, std):
+            raise UserError(f"{folder}/manifest.json: {wrong}.")
         return Teacher(
             spec=ModelSpec(**manifest["spec"]),
             variables={},
-            normalisation=Normalisation(
-                *(tuple(manifest["normalisation"][k]) for k in ("mean", "std"))
-            ),
+            normalisation=Normalisation(mean, std),
             class_names=tuple(manifest["class_names"]),
             accuracy=float(manifest["accuracy"]),
             hash=manifest["hash"],
@@ -342,6 +343,24 @@ def load_others(folder: Path) -> tuple[Teacher, ...]:
     return tuple(loaded)
 
 
+def manifests_of_others(folder: Path) -> list[dict[str, Any]]:
+    """Manifests of the run's other teachers, those that are there; see `load_others`."""
+    found = []
+    for entry in read_manifest(folder).get("others", ()):
+        try:
+            found.append(read_manifest(folder.parent / entry["folder"]))
+        except UserError:  # the squeeze stage makes it again
+            continue
+    return found
+
+
+def parts(manifests: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Versions of the architectures of saved teachers, by the name of the part."""
+    names = (manifest.get("spec", {}).get("name") for manifest in manifests)
+    return {f"model.{name}": models.version(name) for name in names if name}
+
+
+@functools.lru_cache(maxsize=64)
 def init_shapes(spec: ModelSpec) -> dict[str, Any]:
     """Shapes of a model's variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
     model = models.create(spec)
