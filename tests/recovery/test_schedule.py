@@ -346,3 +346,15 @@ def test_nothing_to_do_is_refused_in_numbers():
         make_schedule(**numbers, round_iterations=1)
         with pytest.raises(UserError, match="A schedule needs at least one class"):
             make_schedule(**(numbers | wrong), round_iterations=1)
+
+
+def test_with_no_iterations_images_have_their_class_and_join_at_once():
+    (batch,) = make_schedule(2, 2, 0, 0, 4)
+    assert batch.indices == (0, 1, 2, 3)
+    assert batch.labels == (0, 0, 1, 1)
+    assert batch.start_iterations == (0, 0, 0, 0)
+
+
+def test_one_iteration_of_one_image_costs_one():
+    paid = cost(make_schedule(1, 1, 1, 0, 1), 1)
+    assert (paid.image_iterations, paid.full_image_iterations, paid.fraction) == (1, 1, 1.0)

@@ -727,7 +727,7 @@ def test_where_the_disk_cannot_link_a_file_is_copied(tmp_path, monkeypatch):
 
 
 def test_a_cache_is_made_once_and_again_when_it_is_damaged(tmp_path):
-    path, calls = tmp_path / "deep" / "cache.npz", []
+    path, calls = tmp_path / "two" / "deep" / "cache.npz", []
 
     def make():
         calls.append(1)
@@ -775,3 +775,26 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
         (folder / "a").write_text("2")
     assert content_of(path) == {"a": b"1"}
     assert not (tmp_path / ".artefact.old").exists()
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path):
+    with files.replacing_folder(tmp_path / "two" / "deep" / "artefact") as folder:
+        (folder / "a").write_text("1")
+    assert content_of(tmp_path) == {"two/deep/artefact/a": b"1"}
+
+
+def test_the_first_error_is_told_even_if_nothing_is_left_to_clear(tmp_path):
+    def fail():
+        with files.replacing_folder(tmp_path / "artefact") as folder:
+            folder.rmdir()
+            raise ValueError("the first")
+
+    with pytest.raises(ValueError, match="the first"):
+        fail()
+
+
+def test_clearing_what_is_not_there_is_no_error(tmp_path):
+    files.delete_folder(tmp_path / "artefact")
+    with files.replacing_folder(tmp_path / "artefact"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["artefact"]
