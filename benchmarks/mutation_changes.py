@@ -84,6 +84,7 @@ NAMES = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _OPTIONAL = ("arange", "array", "asarray", "get", "max", "min", "next", "range", "round", "split")
 # Not numbers: guards of a programmer's slip, the locale's encoding, layouts in memory.
 _KEYWORDS_LEFT = ("strict", "encoding", "errors", "axis")
+_DIGITS = re.compile(r",?\.\d[fge%]")  # of a printed number
 _SILENT_CALLS = ("print", "warning", "info", "debug", "assert_rank", "assert_equal", "assert_shape")
 _SILENT_NAMES = ("__all__", "VERSION", "_VERSIONS", "notes")
 _WORDS = (ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.DictComp)
@@ -236,10 +237,9 @@ def _of_constant(node: ast.Constant, above: tuple[ast.AST, ...]) -> Iterator[Edi
     elif isinstance(value, float):
         for new in (2 * value, value / 2) if value else (1.0,):
             yield Edit("constant", node, "value", None, new)
-    elif isinstance(value, str) and any(isinstance(n, ast.FormattedValue) for n in above):
-        if re.fullmatch(r",?\.\d[fge%]", value):
-            digits = str(int(value[-2]) + 1)
-            yield Edit("digits", node, "value", None, value[:-2] + digits + value[-1])
+    elif any(isinstance(n, ast.FormattedValue) for n in above) and _DIGITS.fullmatch(str(value)):
+        digits = str(int(value[-2]) + 1)
+        yield Edit("digits", node, "value", None, value[:-2] + digits + value[-1])
 
 
 def _of_condition(node: ast.BoolOp, above: tuple[ast.AST, ...]) -> Iterator[Edit]:

@@ -4,17 +4,15 @@
 
 Draws changes (see mutation_changes.py) with a seed, spread evenly over the modules of `ROOMS`,
 makes each alone in a copy of the checkout, and runs the tests that the module's row names until one
-fails. Prints every change that no test noticed, what came of each module, and the changes that are listed
-as equal in `EQUAL`, which are not counted. Ends with status 1 if fewer than 95 % were noticed; a
-change with which the tests do not end in time counts as not noticed.
+fails. Prints every change that no test noticed, what came of each module, and the changes that are
+listed as equal in `EQUAL`, which are not counted. Ends with status 1 if fewer than 95 % were
+noticed; a change with which the tests do not end in time counts as not noticed.
 
 Tests run in forks of one process that has the libraries imported, fastest test first. Before the
 first change they run without one and must pass. docs/tests.md has the figures.
 """
 
 import argparse
-import contextlib
-import importlib
 import os
 import platform
 import random
@@ -25,41 +23,20 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import forks
 import mutation_changes
 from mutation_changes import Change
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = forks.ROOT
 NEEDED = 0.95
 _COPIED = ("delt_jax", "tests", "configs", "docs", "benchmarks", "launch", "setup.cfg")
 _COPIED += ("pyproject.toml", "README.md", "Makefile", "LICENSE")
-_LIBRARIES = (  # slow to import, and the same for every change
-    "jax.numpy",
-    "flax.linen",
-    "optax",
-    "chex",
-    "orbax.checkpoint",
-    "scipy.stats",
-    "sklearn.datasets",
-    "matplotlib.figure",
-    "PIL.Image",
-    "pyarrow.parquet",
-    "hypothesis",
-    "ml_collections",
-    "absl.flags",
-    "grain",
-    "tensorflow_datasets",
-    "safetensors.numpy",
-    "huggingface_hub",
-    "ot",
-    "tqdm",
-)
 _EXPORTS = ("formats/test_export.py", "formats/test_imported_sets.py")
 
 # The modules whose numbers and files people read, each with the test files of its room.
@@ -218,18 +195,6 @@ class Copy:
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
 
 
-def set_up() -> None:
-    """Makes this process one whose forks can run tests at once: JAX's settings, and libraries."""
-    os.environ.setdefault("DELT_TEST_CACHE", tempfile.mkdtemp(prefix="mutations_"))
-    sys.path.insert(0, str(ROOT / "tests"))
-    importlib.import_module("conftest")  # sets what JAX reads when it is imported
-    del sys.modules["conftest"]
-    sys.path.remove(str(ROOT / "tests"))
-    for name in _LIBRARIES:
-        importlib.import_module(name)
-    warnings.filterwarnings("ignore", message=".*os.fork.*")
-
-
 def fork_tests(copy: Path, files: Sequence[str], order: Order, log: Path, change: bool) -> int:
     """Starts the tests in a fork; returns its process id.
 
@@ -244,12 +209,9 @@ def fork_tests(copy: Path, files: Sequence[str], order: Order, log: Path, change
     pid = os.fork()
     if pid:
         return pid
-    os.setsid()
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for descriptor in (1, 2):
-        os.dup2(out, descriptor)
     status = 99
     try:
+        forks.begin(log)
         os.chdir(copy)
         sys.dont_write_bytecode = change
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1" if change else ""
@@ -272,19 +234,6 @@ def fork_tests(copy: Path, files: Sequence[str], order: Order, log: Path, change
         os._exit(status)
 
 
-def ended(pid: int, until: float) -> int | None:
-    """Exit status of a fork that has ended, -1 of one that had to be ended, None before."""
-    done, status = os.waitpid(pid, os.WNOHANG)
-    if not done and time.monotonic() < until:
-        return None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # with what the tests have started
-    if done:
-        return abs(os.waitstatus_to_exitcode(status))
-    os.waitpid(pid, 0)
-    return -1
-
-
 def measure(copy: Path, modules: Sequence[str], log: Path) -> dict[str, float]:
     """Seconds of each test without a change, by name.
 
@@ -295,7 +244,7 @@ def measure(copy: Path, modules: Sequence[str], log: Path) -> dict[str, float]:
     for name in sorted({name for module in modules for name in ROOMS[module]}):
         for known in ({}, seconds):
             pid = fork_tests(copy, [name], Order(known), log, change=False)
-            while (status := ended(pid, time.monotonic() + 60)) is None:
+            while (status := forks.ended(pid, time.monotonic() + 60)) is None:
                 time.sleep(0.02)
             if status:
                 raise SystemExit(f"tests/{name} fails without a change:\n{log.read_text()}")
@@ -323,7 +272,7 @@ def judged(
                 running[i] = (mutant, pid, time.monotonic() + 60 + 5 * needed)
             if i in running:
                 mutant, pid, until = running[i]
-                status = ended(pid, until)
+                status = forks.ended(pid, until)
                 if status is not None:
                     del running[i]
                     copy.restore()
@@ -332,12 +281,12 @@ def judged(
 
 
 def verdict(mutant: Mutant, status: int, printed: str) -> Verdict:
-    """What the tests' exit status, -1 after their time, says of a mutant.
+    """What the tests' exit status says of a mutant; SIGKILL means that their time was over.
 
     Raises:
       SystemExit: if there were no tests, or they could not be started.
     """
-    if status in (0, -1):
+    if status in (0, -signal.SIGKILL):
         return Verdict(mutant, "timed out" if status else "not noticed", "")
     if status in (4, 5, 99):
         raise SystemExit(f"the tests of {mutant.module} do not run:\n{printed}")
@@ -367,7 +316,7 @@ def main() -> int:
     asked = options.modules.split(",")
     modules = [m for m in ROOMS if any(part in m for part in asked)]
     drawn, equal = draw(options.count, options.seed, modules)
-    set_up()
+    forks.warm()
     started, verdicts = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="mutations_") as folder:
         first = Copy(Path(folder).resolve() / "copy0", ROOT)
