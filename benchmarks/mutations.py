@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "augment/mix.py": ("augment/test_augment.py", "augment/test_augment_views.py"),
     "augment/tables.py": ("augment/test_augment_operations.py", "augment/test_augment_policies.py"),
     "comparison/tables.py": ("comparison/test_comparison.py",),
-    "config/derive.py": ("config/test_settings.py", "config/test_methods.py"),
+    "config/derive.py": ("config/test_derive.py",),
     "evaluation/dd_ranking.py": ("evaluation/test_dd_ranking.py",),
     "evaluation/metrics.py": ("evaluation/test_metrics.py",),
     "evaluation/score_store.py": ("evaluation/test_score_store.py", "stages/test_evaluate.py"),

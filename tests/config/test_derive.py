@@ -80,7 +80,17 @@ def test_networks_by_the_side(side, model):
 
 @pytest.mark.parametrize(
     ("images", "epochs"),
-    [(333, 60), (334, 60), (339, 59), (500, 40), (2000, 10), (3700, 5), (4000, 5), (60_000, 5)],
+    [
+        (333, 60),
+        (334, 60),
+        (339, 59),
+        (500, 40),
+        (2000, 10),
+        (597, 34),
+        (1600, 12),
+        (3700, 5),
+        (60_000, 5),
+    ],
 )
 def test_a_teacher_sees_twenty_thousand_images(images, epochs):
     half = images // 2
@@ -98,6 +108,7 @@ def test_a_teacher_sees_twenty_thousand_images(images, epochs):
         (4, 9, 278),
         (10, 10, 100),
         (9, 11, 101),
+        (1, 59, 169),
         (2, 99, 100),
     ],
 )
