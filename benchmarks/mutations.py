@@ -37,14 +37,14 @@ ROOT = forks.ROOT
 NEEDED = 0.95
 _COPIED = ("delt_jax", "tests", "configs", "docs", "benchmarks", "launch", "setup.cfg")
 _COPIED += ("pyproject.toml", "README.md", "Makefile", "LICENSE")
-_EXPORTS = ("formats/test_export.py", "formats/test_imported_sets.py")
+_EXPORTS = ("formats/test_stored.py", "formats/test_export.py", "formats/test_imported_sets.py")
 
 # The modules whose numbers and files people read, each with the test files of its room.
 ROOMS: dict[str, tuple[str, ...]] = {
     "augment/crop.py": ("augment/test_augment.py", "augment/test_augment_views.py"),
     "augment/mix.py": ("augment/test_augment.py", "augment/test_augment_views.py"),
     "augment/tables.py": ("augment/test_augment_operations.py", "augment/test_augment_policies.py"),
-    "comparison/tables.py": ("comparison/test_comparison.py",),
+    "comparison/tables.py": ("comparison/test_tables.py", "comparison/test_comparison.py"),
     "config/derive.py": ("config/test_derive.py",),
     "evaluation/dd_ranking.py": ("evaluation/test_dd_ranking.py",),
     "evaluation/metrics.py": ("evaluation/test_metrics.py",),
