@@ -179,10 +179,12 @@ def _is_left(node: ast.AST) -> bool:
 def _around(owner: ast.AST, above: tuple[ast.AST, ...]) -> ast.AST:
     """The smallest expression or statement that tells what an edit changes."""
     chain = [*above[: above.index(owner) + 1]] if owner in above else [*above]
-    for node in reversed(chain):
-        if isinstance(node, ast.stmt) or (
-            isinstance(node, ast.expr) and not isinstance(node, ast.Constant | ast.Slice)
-        ):
+    for i in range(len(chain) - 1, 0, -1):
+        node, parent = chain[i], chain[i - 1]
+        called = isinstance(parent, ast.Call) and parent.func is node
+        part = isinstance(node, ast.Constant | ast.Slice | ast.FormattedValue)
+        part = part or (isinstance(parent, ast.FormattedValue) and parent.format_spec is node)
+        if isinstance(node, ast.stmt) or (isinstance(node, ast.expr) and not called and not part):
             return node
     return chain[0]
 
