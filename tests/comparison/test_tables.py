@@ -253,6 +253,7 @@ def test_diversity_is_of_cells_with_the_same_classes(monkeypatch):
         cell("c", 1, [], similar=False),
         cell("d", 2, []),
         cell("e", 10, []),
+        cell("f", 10, [], class_names=["dog", "cat"]),
     ]
     panels, _ = drawn(monkeypatch, cells)["diversity"]
     assert {name: list(panel) for name, panel in panels.items()} == {

@@ -373,3 +373,18 @@ def test_what_torch_is_given(tmp_path, monkeypatch):
     saved.clear()
     formats.FORMATS["pt"].write(path, a_set(soft=False), 0)
     assert "soft_labels" not in saved
+
+
+def test_an_npz_to_the_letter(tmp_path):
+    """Arrays of plain types; the manifest is JSON that people can read."""
+    content = a_set(made="ü")
+    formats.FORMATS["npz"].write(tmp_path / "x.npz", content, 0)
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert set(arrays) == {"images", "labels", "class_names", "manifest", "soft_labels"}
+        assert str(arrays["manifest"]) == '{"made": "ü"}'
+        assert arrays["labels"].dtype == np.int64
+        np.testing.assert_array_equal(arrays["images"], content.images, strict=True)
+        np.testing.assert_array_equal(arrays["soft_labels"], content.soft_labels, strict=True)
+    formats.FORMATS["npz"].write(tmp_path / "y.npz", a_set(soft=False), 0)
+    with np.load(tmp_path / "y.npz") as arrays:
+        assert "soft_labels" not in arrays
