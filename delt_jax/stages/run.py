@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import ml_collections
 
-from delt_jax.config import cli, from_config
+from delt_jax.config import cli, from_config, paths
+from delt_jax.core import stopping
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe
 
@@ -39,17 +40,37 @@ def run(
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
+      Stopped: at a safe point after SIGTERM or Ctrl-C; a KeyboardInterrupt.
     """
     # Imported here so that a mistyped flag is answered at once.
+    from delt_jax.runtime import environment
+
+    environment.import_jax()
+    from delt_jax.runtime import numerics
+
+    with stopping.listening(), numerics.fixed():
+        _run(config, workdir, stages, dry_run, job, command)
+
+
+def _run(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    stages: Sequence[str],
+    dry_run: bool,
+    job: cli.ProcessFlags,
+    command: str,
+) -> None:
     from delt_jax.config import derive
-    from delt_jax.runtime import compile_cache
+    from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import pipeline, plan
     from delt_jax.store.workdir import WorkDir
 
     recipe = from_config(config)
+    workdir = paths.expand(workdir, "--workdir")
     compile_cache.use()
     hosts.start(*job)
+    environment.check_devices()
     folder = WorkDir(workdir, command)
     folder.check()
     pipeline.chosen(stages, recipe, folder)
