@@ -249,3 +249,10 @@ def test_random_flip_mirrors_half_of_the_images():
     mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
     assert 160 < mirrored.sum() < 240
+
+
+def test_a_view_is_flipped_and_not_rolled_unless_asked_otherwise():
+    keys = jax.random.split(jax.random.key(0), 200)
+    drawn = jax.vmap(lambda k: crop.random_view(k, 8, 0.5))(keys)
+    assert (drawn.roll == 0).all()
+    assert drawn.flip.any()

@@ -195,7 +195,7 @@ def test_a_sidecar_keeps_names_and_manifest(tmp_path):
     write_sidecar(tmp_path, a_set(made="ü"))
     assert read_sidecar(tmp_path) == (("a", "b"), {"made": "ü"})
     about = files.read_json(tmp_path / SIDECAR)
-    assert about == {
+    assert {name: about[name] for name in ("format", "class_names", "manifest")} == {
         "format": "delt_jax export, version 1",
         "class_names": ["a", "b"],
         "manifest": {"made": "ü"},
@@ -333,6 +333,8 @@ def test_pictures_are_in_the_order_of_their_numbers(tmp_path):
         for level, name in enumerate(("id2.png", "id9.png", "id010.png", "id10.png")):
             Image.fromarray(np.full((2, 2), level, np.uint8)).save(tmp_path / c / name)
         (tmp_path / c / ".id1.png").write_bytes(b"hidden")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails/0.png").write_bytes((tmp_path / "0/id2.png").read_bytes())
     content = formats.load(tmp_path)
     assert levels(content) == [0, 1, 2, 3] * 2
     assert content.class_names == ("0", "1")
@@ -388,3 +390,23 @@ def test_an_npz_to_the_letter(tmp_path):
     formats.FORMATS["npz"].write(tmp_path / "y.npz", a_set(soft=False), 0)
     with np.load(tmp_path / "y.npz") as arrays:
         assert "soft_labels" not in arrays
+
+
+@pytest.mark.parametrize(
+    ("count", "category"),
+    [
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (9999, "1K<n<10K"),
+        (10_000, "10K<n<100K"),
+        (99_999, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+    ],
+)
+def test_size_categories_of_the_hub(tmp_path, monkeypatch, count, category):
+    monkeypatch.setattr("delt_jax.store.pictures.encode", lambda image, quality=0: b"x")
+    content = DistilledSet(
+        np.broadcast_to(np.uint8(0), (count, 1, 1, 1)), np.zeros(count, np.int32), ("a",), {}
+    )
+    formats.FORMATS["parquet"].write(tmp_path, content, 0)
+    assert f"- {category}\n" in (tmp_path / "README.md").read_text(encoding="utf-8")
