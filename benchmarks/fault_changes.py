@@ -330,6 +330,7 @@ def damage_table(content: bytes, draw: random.Random) -> tuple[bytes, str]:
         return damage_bytes(content, draw)
     table = pq.read_table(io.BytesIO(content))
     count = table.num_rows
+    odd: list[Any]
     if way == "label":
         odd = draw.choice(([0.5, 1.7], [None, 1], ["a", "b"], [-1, 0], [10**18, 0], [[1], [2]],
                            [True, False], [b"x", b"y"], [0, 10**9]))  # fmt: skip

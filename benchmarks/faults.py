@@ -466,7 +466,8 @@ def outcomes(
       folder: where the inputs and outputs are.
       jobs: cases at a time.
     """
-    waiting, running = list(numbers)[::-1], {}
+    waiting = list(numbers)[::-1]
+    running: dict[int, Running] = {}
     while waiting or running:
         for slot in range(jobs):
             place, log = folder / f"case{slot}", folder / f"case{slot}.log"

@@ -37,7 +37,7 @@ class Edit(NamedTuple):
     kind: str
     owner: ast.AST
     field: str
-    index: int | None
+    place: int | None
     new: Any
 
 
@@ -118,13 +118,13 @@ def plain(tree: ast.Module | str) -> str:
 
 def _set(edit: Edit) -> Any:
     """Makes an edit; returns the value before."""
-    if edit.index is None:
+    if edit.place is None:
         before = getattr(edit.owner, edit.field)
         setattr(edit.owner, edit.field, edit.new)
     else:
         items = getattr(edit.owner, edit.field)
-        before = items[edit.index]
-        items[edit.index] = edit.new
+        before = items[edit.place]
+        items[edit.place] = edit.new
     return before
 
 
@@ -240,8 +240,8 @@ def _of_constant(node: ast.Constant, above: tuple[ast.AST, ...]) -> Iterator[Edi
         for new in (2 * value, value / 2) if value else (1.0,):
             yield Edit("constant", node, "value", None, new)
     elif any(isinstance(n, ast.FormattedValue) for n in above) and _DIGITS.fullmatch(str(value)):
-        digits = str(int(value[-2]) + 1)
-        yield Edit("digits", node, "value", None, value[:-2] + digits + value[-1])
+        start, digits, letter = str(value)[:-2], int(str(value)[-2]), str(value)[-1]
+        yield Edit("digits", node, "value", None, f"{start}{digits + 1}{letter}")
 
 
 def _of_condition(node: ast.BoolOp, above: tuple[ast.AST, ...]) -> Iterator[Edit]:

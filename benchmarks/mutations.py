@@ -35,8 +35,10 @@ from mutation_changes import Change
 
 ROOT = forks.ROOT
 NEEDED = 0.95
-_COPIED = ("delt_jax", "tests", "configs", "docs", "benchmarks", "launch", "setup.cfg")
-_COPIED += ("pyproject.toml", "README.md", "Makefile", "LICENSE")
+_COPIED = (
+    *("delt_jax", "tests", "configs", "docs", "benchmarks", "launch"),
+    *("setup.cfg", "pyproject.toml", "README.md", "Makefile", "LICENSE"),
+)
 _EXPORTS = (
     "formats/test_stored.py",
     "formats/test_export.py",
@@ -300,7 +302,8 @@ def judged(
     mutants: Sequence[Mutant], copies: Sequence[Copy], seconds: dict[str, float], log: Path
 ) -> Iterator[Verdict]:
     """What comes of every mutant, one after the other in each copy."""
-    waiting, running = list(mutants)[::-1], {}
+    waiting = list(mutants)[::-1]
+    running: dict[int, tuple[Mutant, int, float]] = {}
     while waiting or running:
         for i, copy in enumerate(copies):
             own = log.with_name(f"{i}.log")
