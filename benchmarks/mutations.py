@@ -13,6 +13,7 @@ first change they run without one and must pass. docs/tests.md has the figures.
 """
 
 import argparse
+import functools
 import os
 import platform
 import random
@@ -173,6 +174,12 @@ def file_of(test: str) -> str:
     return test.split("::")[0]
 
 
+@functools.cache
+def source_of(module: str) -> str:
+    """Source of a module as it is when it is first asked for."""
+    return (ROOT / "delt_jax" / module).read_text(encoding="utf-8")
+
+
 def draw(count: int, seed: int, modules: Sequence[str]) -> tuple[list[Mutant], list[Mutant]]:
     """Draws changes without replacement, one module after the other in turn.
 
@@ -181,8 +188,7 @@ def draw(count: int, seed: int, modules: Sequence[str]) -> tuple[list[Mutant], l
     """
     left = {}
     for module in modules:
-        source = (ROOT / "delt_jax" / module).read_text(encoding="utf-8")
-        found = enumerate(mutation_changes.changes(source))
+        found = enumerate(mutation_changes.changes(source_of(module)))
         left[module] = [Mutant(module, number, change) for number, change in found]
         random.Random(f"{seed} {module}").shuffle(left[module])
     drawn: list[Mutant] = []
@@ -226,9 +232,11 @@ class Copy:
     def change(self, mutant: Mutant) -> None:
         """Makes the change. Its time is another than compiled modules were made from."""
         path = self.folder / "delt_jax" / mutant.module
-        source = (ROOT / "delt_jax" / mutant.module).read_text(encoding="utf-8")
         self._before = (path, path.read_bytes(), path.stat().st_mtime_ns)
-        path.write_text(mutation_changes.changed_source(source, mutant.number), encoding="utf-8")
+        path.write_text(
+            mutation_changes.changed_source(source_of(mutant.module), mutant.number),
+            encoding="utf-8",
+        )
         os.utime(path, (1, 1))
 
     def restore(self) -> None:
