@@ -21,6 +21,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -529,6 +530,7 @@ def import_package() -> None:
 
     for module in pkgutil.walk_packages(delt_jax.__path__, "delt_jax."):
         importlib.import_module(module.name)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # commands listen from their import
 
 
 def table(found: Sequence[Outcome]) -> list[str]:

@@ -50,6 +50,7 @@ def warm(libraries: Sequence[str] = LIBRARIES) -> None:
 def begin(log: Path) -> None:
     """What a fork does first: a process group of its own, and a file for what it prints."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore for `command &`
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor in (1, 2):
         os.dup2(out, descriptor)
