@@ -22,9 +22,9 @@ from delt_jax.recovery.selection import random_images
 from delt_jax.reporting import tables
 from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
-from delt_jax.stages import pipeline, recover, squeeze
+from delt_jax.stages import pipeline, recover, report, squeeze
 from delt_jax.stages import run as run_lib
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir
 
@@ -63,6 +63,10 @@ class Cell:
             needed, why = pipeline.status(stage, self.recipe, self.source, self.folder)
             if needed:  # later stages cannot be judged before this one has run
                 return True, f"{stage.name}: {why}"
+        folder, summary = self.folder.path / report.ARTEFACT, f"../{report.SUMMARY}"
+        manifest = self.folder.manifest(f"{report.ARTEFACT}/manifest.json") or {}
+        if artefact.lists_files(manifest) and not artefact.is_intact(folder, summary, manifest):
+            return True, f"report: redone because {report.SUMMARY} is damaged"
         return False, "finished"
 
     def run(self) -> None:
@@ -76,7 +80,7 @@ class Cell:
         reuse.link_finished(self.recipe, self.source, self.folder, others)
         a = self.arguments
         try:
-            run_lib.run(a.config, a.workdir, command=a.command)
+            run_lib.run(a.config, a.workdir, command=a.command, verify=True)
         finally:
             compile_cache.free()
 

@@ -9,7 +9,7 @@ from delt_jax.data import Source
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.stages import pipeline, squeeze
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.workdir import WorkDir, changes
 
 
@@ -35,7 +35,8 @@ def link_finished(
         for other in others:
             _reuse_decoded(source, workdir, other)
         for folder, inputs in squeeze.parts(recipe, source).items():
-            if not squeeze.is_made(workdir, folder, inputs):
+            ours = squeeze.is_made(workdir, folder, inputs)
+            if not (ours and _is_intact(workdir, f"{folder}/manifest.json")):
                 _reuse_teacher(recipe, source, workdir, others, folder)
         _reuse_ranking(recipe, source, workdir, others)
     finally:
@@ -47,7 +48,11 @@ def _reuse_teacher(
 ) -> None:
     """Links one teacher; the first teacher preferably with a list of the same other teachers."""
     inputs = squeeze.parts(recipe, source)[folder]
-    having = [other for other in others if squeeze.is_made(other, folder, inputs)]
+    having = [
+        other
+        for other in others
+        if squeeze.is_made(other, folder, inputs) and _is_intact(other, f"{folder}/manifest.json")
+    ]
     if not having:
         return
     first = folder == squeeze.ARTEFACT
@@ -73,7 +78,8 @@ def _reuse_ranking(
     if not pipeline.status(stage, recipe, source, workdir)[0]:
         return
     wanted = stage.inputs(recipe, source, workdir)
-    origin = next((o for o in others if _is_made_from(o, stage.manifest, wanted)), None)
+    having = (o for o in others if _is_made_from(o, stage.manifest, wanted))
+    origin = next((o for o in having if _is_intact(o, stage.manifest)), None)
     if origin is not None:
         for name in (ranking.TABLE, ranking.MANIFEST):
             _link(workdir, origin, name)
@@ -84,6 +90,12 @@ def _is_made_from(workdir: WorkDir, manifest: str, inputs: dict[str, Any]) -> bo
     """Whether an artefact is there and was made from these inputs."""
     found = _inputs(workdir, manifest)
     return found is not None and not changes(found, inputs)
+
+
+def _is_intact(workdir: WorkDir, name: str) -> bool:
+    """Whether all files of an artefact have the content that was written, as far as is known."""
+    manifest = workdir.manifest(name)
+    return manifest is not None and not artefact.damage(workdir.path / name, manifest, True)
 
 
 def _inputs(workdir: WorkDir, manifest: str) -> dict[str, Any] | None:

@@ -23,6 +23,9 @@ _STAGES = flags.DEFINE_list(
     "Stages to run, of squeeze,rank,recover,relabel,evaluate,report; default all.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; touch nothing.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Read and check every file that earlier runs have made, not only its size."
+)
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "off",
@@ -55,6 +58,7 @@ class Arguments(NamedTuple):
     dry_run: bool
     job: ProcessFlags
     command: str
+    verify: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -79,7 +83,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
     workdir = paths.expand(_WORKDIR.value, "--workdir")
     command = shlex.join(["python", "-m", "delt_jax.main", *arguments[1:]])
-    return Arguments(config, workdir, _STAGES.value, _DRY_RUN.value, _job(), command)
+    return Arguments(config, workdir, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value)
 
 
 def _job() -> ProcessFlags:

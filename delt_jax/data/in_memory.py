@@ -1,10 +1,12 @@
 """Small sets decoded once and cached in memory, and the files under WORKDIR/cache behind them.
 
-Every file there is named by the content it was made from and may be deleted at any time.
+Every file there is named by the content it was made from and may be deleted at any time. Behind the
+array it has the array's SHA-256; where that differs, or is not there, the file is made again.
 """
 
 import abc
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from delt_jax.data.stream import batches
 from delt_jax.store import files
 
 _BATCH = 256
+_MARK = b"sha256: "  # before the digest, at the end of a file
+_PIECE = 2**24  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,44 @@ def cache_in_memory(source: Source, memory_mib: int, cache: Path) -> Source:
 
 
 def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A cached array as a memory map, or None if it is missing, damaged or of another shape."""
+    """A cached array as a memory map, or None if it is missing, damaged or of another shape.
+
+    Reads the whole file once, about a second for each GiB.
+    """
     try:
+        with open(path, "rb") as f:
+            f.seek(-len(_MARK) - hashlib.sha256().digest_size, 2)
+            ending = f.read()
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except MemoryError:
+        raise
+    except Exception:  # NumPy reads the header with Python's parser, which raises many types
         return None
-    return array if array.shape == shape else None
+    if array.shape != shape or not array.flags.c_contiguous:
+        return None
+    digest, content = _begun(array.dtype, shape), array.reshape(-1).view(np.uint8)
+    for start in range(0, len(content), _PIECE):
+        digest.update(content[start : start + _PIECE])
+    return array if ending == _MARK + digest.digest() else None
 
 
 def write(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    """Writes an array that comes in blocks along its first axis."""
+    """Writes an array that comes in blocks along its first axis, and its checksum."""
+
+    def sealed() -> Iterator[np.ndarray]:
+        digest = None
+        for block in blocks:
+            digest = digest or _begun(block.dtype, shape)
+            digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+            yield block
+        if digest is not None:
+            yield np.frombuffer(_MARK + digest.digest(), np.uint8)
+
     with files.disk_errors_as_user_errors(path):
         path.parent.mkdir(exist_ok=True)
-    files.write_npy(path, shape, blocks)
+    files.write_npy(path, shape, sealed())
+
+
+def _begun(dtype: np.dtype, shape: tuple[int, ...]) -> "hashlib._Hash":
+    """SHA-256 that has seen type and shape of an array."""
+    return hashlib.sha256(f"{np.dtype(dtype).str} {tuple(map(int, shape))} ".encode())

@@ -7,6 +7,34 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+_ACCURACIES = [(float, type(None))]
+_IN_FILES = {"student": str, "regime": str, "images": str, "ipc": int, "protocol": str}
+# Shapes of a score and of a row in files, for `delt_jax.store.schema`.
+SCORE = _IN_FILES | {
+    "id": str,
+    "seed": int,
+    "learning_rate": float,
+    "last": float,
+    "best": float,
+    "best_epoch": int,
+    "history": [[float]],
+    "per_class": _ACCURACIES,
+    "confusion": [[int]],
+    "calibration": float,
+    "seconds": float,
+}
+ROW = _IN_FILES | {
+    "learning_rate": float,
+    "seeds": int,
+    "last_mean": float,
+    "last_std": float,
+    "best_mean": float,
+    "best_std": float,
+    "per_class": _ACCURACIES,
+    "calibration": float,
+    "scores": [str],
+}
+
 
 @dataclass(frozen=True)
 class Score:

@@ -35,6 +35,7 @@ class Evaluation:
       log: gets a line per score.
       partial: existing folder of unfinished students, and of finished ones that are to be kept.
       inputs: what the evaluation is made from; goes into the manifests of kept students.
+      keep_students: whether finished students are kept.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class Evaluation:
     log: MetricsLog
     partial: Path
     inputs: dict[str, Any]
+    keep_students: bool
 
 
 def score_row(
@@ -132,8 +134,9 @@ def student_program(run: Evaluation, row: EvalRow, num_images: int) -> StudentPr
 
 
 def _is_finished(run: Evaluation, planned: PlannedScore) -> bool:
-    wanted = run.recipe.evaluate.keep_students
-    has_weights = not wanted or _weights_folder(run, planned).is_dir()
+    has_weights = not run.keep_students or kept_students.is_kept(
+        _weights_folder(run, planned), planned
+    )
     return has_weights and planned in run.scores
 
 
@@ -175,7 +178,7 @@ def _train(
     )
     for one, student, trained in zip(missing, students, results, strict=True):
         score = make_score(one, trained, run.source)
-        if e.keep_students:
+        if run.keep_students:
             network = Teacher(
                 program.student,
                 trained.variables,

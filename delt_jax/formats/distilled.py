@@ -1,7 +1,8 @@
 """The distilled set, and its own layout: numbered folders of pictures and a manifest."""
 
 import io
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from delt_jax.errors import UserError
-from delt_jax.store import files, pictures
+from delt_jax.errors import DamagedArtefact, UserError
+from delt_jax.store import artefact, files, pictures
+from delt_jax.store.schema import mismatch
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Reads the manifest of a distilled set.
 
     Raises:
-      UserError: if it is missing, or is not a distilled set's.
+      UserError: if it is not a distilled set's.
+      DamagedArtefact: if it is missing, or was changed since it was written.
     """
-    manifest = files.read_json(folder / "manifest.json")
-    wanted = {"class_names": list, "ipc": int, "storage": str, "hash": str}
-    whole = isinstance(manifest, dict) and all(
-        isinstance(manifest.get(name), kind) for name, kind in wanted.items()
-    )
-    whole = whole and manifest["class_names"] and manifest["ipc"] > 0
+    path = folder / MANIFEST
+    try:
+        manifest = artefact.read_unchecked(path, "recover")
+    except FileNotFoundError as e:
+        raise DamagedArtefact(path, f"{path} is missing", "recover") from e
+    wanted = {"class_names": [str], "ipc": int, "storage": str, "hash": str}
+    whole = not mismatch(manifest, wanted) and manifest["class_names"] and manifest["ipc"] > 0
     if not whole or manifest["storage"] not in _STORAGES:
         raise UserError(f"{folder}/manifest.json is not a distilled set's; check the path.")
+    artefact.check_seal(path, manifest, "recover")
     return manifest
 
 
@@ -128,40 +135,79 @@ def read(folder: Path) -> DistilledSet:
     """Reads a distilled set and checks it against its manifest.
 
     Raises:
-      UserError: if an image is missing or the images are not those of the manifest.
+      UserError: if this is no distilled set.
+      DamagedArtefact: if an image is missing or is not that of the manifest.
     """
     manifest = read_manifest(folder)
     class_names, ipc = tuple(manifest["class_names"]), manifest["ipc"]
-    images, contents = [], []
-    for i in range(len(class_names) * ipc):
-        image, content = _read_image(_path(folder, i, ipc, manifest["storage"]))
-        images.append(image)
-        contents.append(content)
+    num_images = len(class_names) * ipc
+    contents = [_content(folder, i, manifest) for i in range(num_images)]
     if files.content_hash(*contents) != manifest["hash"]:
-        raise UserError(
-            f"The images in {folder} are not those its manifest describes; run the recover "
-            f"stage again."
-        )
+        fault = f"The images in {folder} are not those its manifest describes"
+        raise DamagedArtefact(folder / "images", fault, "recover")
+    images = _decoded(contents, [path_of(folder, i, manifest) for i in range(num_images)])
     labels = np.repeat(np.arange(len(class_names), dtype=np.int32), ipc)
-    return DistilledSet(np.stack(images), labels, class_names, manifest)
+    return DistilledSet(images, labels, class_names, artefact.unsealed(manifest))
 
 
 def read_images(folder: Path, indices: Iterable[int]) -> np.ndarray:
-    """Reads the images at `indices` without checking the hash; uint8 [n, S, S, C].
+    """Reads the images at `indices` without checking the others; uint8 [n, S, S, C].
 
     Raises:
-      UserError: if one is missing or damaged.
+      DamagedArtefact: if one is missing or damaged.
     """
-    manifest = read_manifest(folder)
-    paths = (_path(folder, int(i), manifest["ipc"], manifest["storage"]) for i in indices)
-    return np.stack([_read_image(path)[0] for path in paths])
+    manifest, chosen = read_manifest(folder), [int(i) for i in indices]
+    contents = [_content(folder, i, manifest) for i in chosen]
+    return _decoded(contents, [path_of(folder, i, manifest) for i in chosen])
 
 
-def _read_image(path: Path) -> tuple[np.ndarray, bytes]:
-    """Pixels uint8 [H, W, C], and the file's content."""
+def read_intact(
+    folder: Path, manifest: dict[str, Any], indices: Sequence[int]
+) -> np.ndarray | None:
+    """The images at `indices`, uint8 [n, S, S, C], if each is there as it was recovered.
+
+    None if one is damaged, if nothing is known about that, or if storing them lost something.
+    """
+    paths = [path_of(folder, i, manifest) for i in indices]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    lossless = _STORAGES.get(manifest["storage"], ("", 1))[1] == 0
+    if not lossless or not all(artefact.is_intact(folder, name, manifest) for name in names):
+        return None
+    return _decoded([_content(folder, i, manifest) for i in indices], paths)
+
+
+def path_of(folder: Path, index: int, manifest: dict[str, Any]) -> Path:
+    """File of an image of a set."""
+    return _path(folder, index, manifest["ipc"], manifest["storage"])
+
+
+def _content(folder: Path, index: int, manifest: dict[str, Any]) -> bytes:
+    """Content of an image's file, which is the one that the manifest lists."""
+    path = path_of(folder, index, manifest)
+    artefact.check_file(folder, path.relative_to(folder).as_posix(), manifest, "recover")
     try:
-        content = path.read_bytes()
-        image = np.asarray(Image.open(io.BytesIO(content)), np.uint8)
+        return path.read_bytes()
     except OSError as e:
-        raise UserError(f"{path} is missing or damaged; run the recover stage again.") from e
-    return image.reshape(*image.shape[:2], -1), content
+        raise DamagedArtefact(path, f"{path} is missing or damaged", "recover") from e
+
+
+def _decoded(contents: Sequence[bytes], paths: Sequence[Path]) -> np.ndarray:
+    """Pixels uint8 [n, H, W, C] of pictures that have one size."""
+    images: list[np.ndarray] = []
+    for content, path in zip(contents, paths, strict=True):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                picture = Image.open(io.BytesIO(content))
+                if images and picture.size[::-1] != images[0].shape[:2]:
+                    raise ValueError("its size is not that of the others")
+                image = np.asarray(picture, np.uint8)
+            image = image.reshape(*image.shape[:2], -1)
+            if images and image.shape != images[0].shape:
+                raise ValueError("its channels are not those of the others")
+        except MemoryError:
+            raise
+        except Exception as e:  # Pillow's readers raise many types
+            raise DamagedArtefact(path, f"{path} is missing or damaged", "recover") from e
+        images.append(image)
+    return np.stack(images)

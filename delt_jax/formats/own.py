@@ -1,14 +1,13 @@
 """Our own layout: `distilled/` of a work directory, with soft labels beside it."""
 
-import json
 from pathlib import Path
 
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored
 from delt_jax.labels import soft_labels
-from delt_jax.store.files import write_json
+from delt_jax.store import artefact
 
 
 def _set_folder(path: Path) -> Path:
@@ -28,11 +27,11 @@ def read(path: Path) -> Stored:
     found = distilled.read(folder)
     beside = folder.absolute().parent / soft_labels.FOLDER
     try:
-        theirs = json.loads((beside / "manifest.json").read_text())["distilled"]
-    except (OSError, ValueError, KeyError, TypeError):
+        theirs = artefact.read(beside / "manifest.json").get("distilled")
+    except (OSError, DamagedArtefact):
         theirs = None
-    fits = theirs == found.manifest["hash"]
-    logits = soft_labels.read(beside, theirs) if fits else None
+    ours = found.manifest["hash"]
+    logits = soft_labels.read(beside, ours) if theirs == ours else None
     return Stored(found.images, found.labels, found.class_names, found.manifest, logits)
 
 
@@ -63,4 +62,4 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
         "channels": channels,
         "hash": distilled.write_images(folder, content.images, content.ipc),
     }
-    write_json(folder / "manifest.json", manifest)
+    artefact.seal(folder / "manifest.json", manifest)

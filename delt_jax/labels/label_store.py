@@ -8,7 +8,7 @@ the order of the images, so batches of any size can read them. An epoch consists
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +18,27 @@ import numpy as np
 
 from delt_jax.augment.views import ViewSpec
 from delt_jax.core import keys
-from delt_jax.errors import UserError
-from delt_jax.labels import compact
+from delt_jax.errors import DamagedArtefact, UserError
+from delt_jax.labels import compact, soft_labels
 from delt_jax.labels.compact import Compact
 from delt_jax.store import files
+from delt_jax.store.schema import mismatch
 
 FILE = "views.bin"
 _KEY_PATH = ("labels",)  # of the stream of keys; every epoch adds its number
 _VALUE = np.dtype("<f2")
+_PLAN_SHAPE = {
+    "seed": int,
+    "epochs": int,
+    "images": int,
+    "num_classes": int,
+    "form": str,
+    "top_k": int,
+    "temperature": float,
+    "views": dict,
+    "group_size": int,
+    "trained_epochs": int,
+}
 
 
 class LabelledEpoch(NamedTuple):
@@ -87,7 +100,17 @@ class LabelPlan:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "LabelPlan":
-        """Reads what `as_dict` gave; a TypeError or KeyError means that it did not."""
+        """Reads what `as_dict` gave; raises ValueError, TypeError or KeyError for others."""
+        wrong = mismatch(stored, _PLAN_SHAPE, "plan")
+        if wrong:
+            raise ValueError(wrong)
+        if stored["form"] not in ("logits", "probabilities"):
+            raise ValueError(f"form is {stored['form']!r}")
+        if not (stored["temperature"] > 0 and math.isfinite(stored["temperature"])):
+            raise ValueError(f"temperature is {stored['temperature']}")
+        for name in ("epochs", "images", "num_classes", "group_size"):
+            if stored[name] < 1:
+                raise ValueError(f"{name} is {stored[name]}")
         own = {"num_images": stored["images"], "views": ViewSpec(**stored["views"])}
         return cls(**{k: v for k, v in stored.items() if k != "images"} | own)
 
@@ -203,6 +226,29 @@ def describe(plan: LabelPlan, digests: Sequence[str], teachers: Sequence[str]) -
     }
 
 
+def intact_epochs(
+    path: Path, plan: LabelPlan, digests: Sequence[str]
+) -> Iterator[tuple[int, bytes]]:
+    """Number and labels of each epoch of a file, perhaps a damaged one, that is as it was written.
+
+    Args:
+      path: of the file; may be missing.
+      plan: which views it labels.
+      digests: SHA-256 of every epoch.
+    """
+    stride = _epoch_shape(plan).stride
+    if not path.is_file():
+        return
+    try:
+        with open(path, "rb") as f:
+            for epoch, digest in enumerate(digests[: plan.epochs]):
+                block = f.read(stride)
+                if hashlib.sha256(block).hexdigest() == digest:
+                    yield epoch, block
+    except OSError:
+        return
+
+
 class LabelStore:
     """Stored labels, read through a memory map; each epoch is checked when it is first read.
 
@@ -221,16 +267,14 @@ class LabelStore:
         """Labels of a training epoch by index of the image, as views of the memory map.
 
         Raises:
-          UserError: if the checksum of the epoch is wrong.
+          DamagedArtefact: if the checksum of the epoch is wrong.
         """
         index, shape = epoch % self.plan.epochs, _epoch_shape(self.plan)
         block = self._bytes[index * shape.stride : (index + 1) * shape.stride]
         if index not in self._checked:
             if hashlib.sha256(block).hexdigest() != self._digests[index]:
-                raise UserError(
-                    f"Epoch {index} of {self._path} is damaged (its checksum differs); delete the "
-                    f"folder and run the relabel stage again."
-                )
+                fault = f"Epoch {index} of {self._path} is damaged (its checksum differs)"
+                raise DamagedArtefact(self._path, fault, "relabel")
             self._checked.add(index)
         values, classes = block[: shape.values_bytes], block[shape.values_bytes :]
         return Compact(
@@ -248,11 +292,12 @@ def open_store(folder: Path, distilled_hash: str, class_names: Sequence[str]) ->
       class_names: names of the data's classes, in order.
 
     Raises:
-      UserError: if there are none, or they are of another set, of other classes, or damaged.
+      UserError: if there are none, or they are of another set or of other classes.
+      DamagedArtefact: if they are missing or damaged.
     """
-    manifest = files.read_json(folder / "manifest.json")
+    manifest = soft_labels.read_manifest(folder)
     again = "run the relabel stage again"
-    if not isinstance(manifest, dict) or not manifest.get("stored"):
+    if not manifest.get("stored"):
         raise UserError(
             f'{folder} holds no labels of views; add "stored" to evaluate.regimes and {again}.'
         )
@@ -262,11 +307,9 @@ def open_store(folder: Path, distilled_hash: str, class_names: Sequence[str]) ->
         digests, names = stored["sha256"], list(manifest["class_names"])
         theirs, expected = manifest["distilled"], stored_bytes(plan)
         whole = len(digests) == plan.epochs and expected > 0
-    except (KeyError, TypeError) as e:
-        raise UserError(
-            f"{folder}/manifest.json does not describe stored labels ({e}); delete the folder and "
-            f"{again}."
-        ) from e
+    except (KeyError, TypeError, ValueError) as e:
+        fault = f"{folder}/manifest.json does not describe stored labels ({e})"
+        raise DamagedArtefact(folder / soft_labels.MANIFEST, fault, "relabel") from e
     if theirs != distilled_hash:
         raise UserError(f"The stored labels in {folder} belong to another distilled set; {again}.")
     if names != list(class_names):
@@ -281,8 +324,6 @@ def open_store(folder: Path, distilled_hash: str, class_names: Sequence[str]) ->
     path = folder / FILE
     size = path.stat().st_size if path.is_file() else 0
     if not whole or size != expected:
-        raise UserError(
-            f"{path} has {size} bytes where its manifest promises {expected}; delete the folder "
-            f"and {again}."
-        )
+        fault = f"{path} has {size} bytes where its manifest promises {expected}"
+        raise DamagedArtefact(path, fault, "relabel")
     return LabelStore(path, plan, digests)

@@ -12,7 +12,7 @@ import numpy as np
 from delt_jax.core import keys
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Normalisation, Source, read
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import mosaics
 from delt_jax.recovery.mosaics import Patches
@@ -20,7 +20,7 @@ from delt_jax.recovery.selection import Ranking, select
 from delt_jax.store import files
 from delt_jax.teachers.teacher import Teacher
 
-_PATCHES = "patches.npz"
+PATCHES = "patches.npz"
 _CHUNK = 256  # images converted to pixels at a time
 
 
@@ -121,8 +121,8 @@ class Mosaics:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The name of a file with the patches, which is written."""
-        files.write_npz(folder / _PATCHES, **vars(self.patches))
-        return {"split": "train", "mosaic": self.factor, "patches": _PATCHES}
+        files.write_npz(folder / PATCHES, **vars(self.patches))
+        return {"split": "train", "mosaic": self.factor, "patches": PATCHES}
 
 
 def _pixels(starts: Starts, normalisation: Normalisation, indices: Sequence[int]) -> np.ndarray:
@@ -156,12 +156,14 @@ def _noise(recipe, source, teacher, ranking, partial) -> Starts:
 
 
 def _mosaics(recipe, source, teacher, ranking, partial) -> Starts:
-    path, factor = partial / _PATCHES, mosaics.factor_of(recipe.select, source.image_size)
-    if not path.exists():
+    path, factor = partial / PATCHES, mosaics.factor_of(recipe.select, source.image_size)
+    try:
+        stored = files.read_npz(path, "recover")
+    except DamagedArtefact:
         started = time.perf_counter()
         found = _find_patches(recipe, source, teacher, factor)
-        files.write_npz(path, seconds=time.perf_counter() - started, **vars(found))
-    stored = files.read_npz(path, "recover")
+        stored = vars(found) | {"seconds": time.perf_counter() - started}
+        files.write_npz(path, **stored)
     seconds = float(stored.pop("seconds"))
     return Mosaics(source, teacher.normalisation, Patches(**stored), factor, seconds)
 

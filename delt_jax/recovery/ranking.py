@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recovery.selection import Ranking
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 
 TABLE = "ranking.csv"
 MANIFEST = "ranking.json"
@@ -33,14 +33,12 @@ def write(
         writer.writerow((i, name, label, class_names[label], repr(float(p))))
     content = table.getvalue().encode()
     files.write_bytes(folder / TABLE, content)
-    files.write_json(
-        folder / MANIFEST,
-        {
-            **manifest,
-            "class_names": list(class_names),
-            "hash": files.content_hash(content),
-        },
-    )
+    described = {
+        **manifest,
+        "class_names": list(class_names),
+        "hash": files.content_hash(content),
+    }
+    artefact.seal(folder / MANIFEST, described, {TABLE: folder / TABLE})
 
 
 def read(folder: Path, teacher_hash: str) -> Ranking:
@@ -51,20 +49,25 @@ def read(folder: Path, teacher_hash: str) -> Ranking:
       teacher_hash: hash of the teacher that the ranking must have been made with.
 
     Raises:
-      UserError: if the table is missing, was changed, or was made with another teacher.
+      UserError: if the table is missing or was made with another teacher.
+      DamagedArtefact: if table or manifest were changed since they were written.
     """
-    manifest = files.read_json(folder / MANIFEST)
+    try:
+        manifest = artefact.read(folder / MANIFEST, MANIFEST, "rank")
+    except FileNotFoundError as e:
+        fault = f"{folder / MANIFEST} is missing"
+        raise DamagedArtefact(folder / MANIFEST, fault, "rank") from e
     if manifest["inputs"]["teacher"] != teacher_hash:
         raise UserError(f"{folder / TABLE} is another teacher's; run the rank stage again.")
     try:
         content = (folder / TABLE).read_bytes()
     except OSError as e:
-        raise UserError(f"{folder / TABLE} is missing; run the rank stage again.") from e
-    if files.content_hash(content) != manifest.get("hash"):
-        raise UserError(
-            f"{folder / TABLE} was changed since it was written; run the rank stage again."
-        )
-    rows = list(csv.DictReader(io.StringIO(content.decode())))
+        why = "is missing" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+        raise DamagedArtefact(folder / TABLE, f"{folder / TABLE} {why}", "rank") from e
+    if files.content_hash(content) != manifest["hash"]:
+        fault = f"{folder / TABLE} was changed since it was written"
+        raise DamagedArtefact(folder / TABLE, fault, "rank")
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
     return Ranking(
         labels=np.array([int(r["label"]) for r in rows], np.int32),
         probabilities=np.array([float(r["probability"]) for r in rows], np.float32),

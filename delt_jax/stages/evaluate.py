@@ -12,7 +12,7 @@ from typing import Any
 from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
-from delt_jax.evaluation import kept_students
+from delt_jax.evaluation import kept_students, score_store
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
 from delt_jax.evaluation.row_training import Evaluation, score_row
@@ -22,12 +22,13 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity
-from delt_jax.store.workdir import WorkDir
+from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers.teacher import Teacher
 
 ARTEFACT = "evaluation"
+MANIFEST = f"{ARTEFACT}/manifest.json"
 SCORES = "scores"  # folder of finished scores
 
 
@@ -78,7 +79,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     evaluation = _open(recipe, source, workdir, teachers)
     scores = _score_rows(evaluation)
     _write(evaluation, workdir, scores)
-    shutil.rmtree(evaluation.partial)
+    files.delete_folder(evaluation.partial)
     for row in aggregate(scores):
         say(f"  {row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}: {row.text()}")
 
@@ -95,9 +96,24 @@ def _open(
         distilled_hash = sets.distilled.manifest["hash"]
         labels = label_store.open_store(folder, distilled_hash, source.class_names)
     scores = ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES))
+    keep = recipe.evaluate.keep_students
+    # Students that an earlier command asked for stay where this one makes their evaluation again.
+    keep |= kept_students.take_over(workdir.path / ARTEFACT, partial, stage_inputs)
+    manifest = workdir.manifest(MANIFEST)
+    if manifest is not None and not changes(manifest["inputs"], stage_inputs):
+        keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
+        _restore_scores(workdir, manifest, scores)
     return Evaluation(
-        recipe, source, teachers, sets, labels, scores, workdir.log, partial, stage_inputs
+        recipe, source, teachers, sets, labels, scores, workdir.log, partial, stage_inputs, keep
     )
+
+
+def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStore) -> None:
+    """Writes scores that are missing or damaged, from a list of them that is whole."""
+    if artefact.is_intact(workdir.path / ARTEFACT, score_store.LIST, manifest):
+        for score in score_store.read_list(workdir):
+            if not store.holds(score):
+                store.write(score)
 
 
 def _score_rows(run: Evaluation) -> list[Score]:
@@ -134,8 +150,12 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
         "hash": identity([score.outcome() for score in scores]),
         "seconds": round(sum(score.seconds for score in scores), 1),
     }
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
-        if run.recipe.evaluate.keep_students:
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
+        if (run.partial / kept_students.FOLDER).is_dir():
             shutil.copytree(run.partial / kept_students.FOLDER, folder / kept_students.FOLDER)
-        files.write_json(folder / "scores.json", [score.as_dict() for score in scores])
-        files.write_json(folder / "manifest.json", manifest)
+        files.write_json(folder / score_store.LIST, [score.as_dict() for score in scores])
+        parts = artefact.below(folder)
+        if run.scores.folder == workdir.path / SCORES:  # else other runs may own them, too
+            paths = {run.scores.path(score.id) for score in scores}
+            parts |= {f"../{SCORES}/{path.name}": path for path in paths}
+        artefact.seal(folder / "manifest.json", manifest, parts)

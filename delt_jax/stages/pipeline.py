@@ -9,7 +9,7 @@ from delt_jax import models
 from delt_jax.config import nearest
 from delt_jax.core.progress import say
 from delt_jax.data import Source
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.evaluation import rows
 from delt_jax.formats import distilled
 from delt_jax.labels import labelling
@@ -19,6 +19,7 @@ from delt_jax.recovery import initial_images, ranking
 from delt_jax.recovery.selection import check_class_sizes
 from delt_jax.runtime import processes as hosts
 from delt_jax.stages import evaluate, rank, recover, relabel, report, squeeze
+from delt_jax.store import artefact
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -30,6 +31,7 @@ class Stage:
     Attributes:
       name: a verb, as --stages has it.
       manifest: path below the work directory of the file whose presence means that it is done.
+      owns: what it makes, by the first part of the path below the work directory.
       needs: names of the stages whose artefacts it reads.
       inputs: everything that its artefact depends on, by name; recorded in the manifest.
       run: makes the artefact.
@@ -37,21 +39,49 @@ class Stage:
 
     name: str
     manifest: str
+    owns: tuple[str, ...]
     needs: tuple[str, ...]
     inputs: Callable[[Recipe, Source, WorkDir], dict[str, Any]]
     run: Callable[[Recipe, Source, WorkDir], None]
 
 
 STAGES = (
-    Stage("squeeze", "teacher/manifest.json", (), squeeze.inputs, squeeze.run),
-    Stage("rank", ranking.MANIFEST, ("squeeze",), rank.inputs, rank.run),
-    Stage("recover", "distilled/manifest.json", ("squeeze", "rank"), recover.inputs, recover.run),
     Stage(
-        "relabel", "soft_labels/manifest.json", ("squeeze", "recover"), relabel.inputs, relabel.run
+        "squeeze",
+        "teacher/manifest.json",
+        ("teacher", "teachers"),
+        (),
+        squeeze.inputs,
+        squeeze.run,
+    ),
+    Stage(
+        "rank",
+        ranking.MANIFEST,
+        (ranking.TABLE, ranking.MANIFEST),
+        ("squeeze",),
+        rank.inputs,
+        rank.run,
+    ),
+    Stage(
+        "recover",
+        "distilled/manifest.json",
+        ("distilled",),
+        ("squeeze", "rank"),
+        recover.inputs,
+        recover.run,
+    ),
+    Stage(
+        "relabel",
+        "soft_labels/manifest.json",
+        ("soft_labels",),
+        ("squeeze", "recover"),
+        relabel.inputs,
+        relabel.run,
     ),
     Stage(
         "evaluate",
         "evaluation/manifest.json",
+        ("evaluation", evaluate.SCORES),
         ("squeeze", "rank", "recover", "relabel"),
         evaluate.inputs,
         evaluate.run,
@@ -59,6 +89,7 @@ STAGES = (
     Stage(
         "report",
         "report/manifest.json",
+        ("report", report.SUMMARY),
         ("squeeze", "recover", "evaluate"),
         report.inputs,
         report.run,
@@ -80,7 +111,12 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
                 f"{','.join(NAMES)}."
             )
     stages = tuple(s for s in STAGES if not names or s.name in names)
-    manifests = {s.name: s.manifest for s in STAGES}
+    by_name = {s.name: s for s in STAGES}
+    if by_name["recover"] in stages and _is_imported(workdir):
+        fault = damage(by_name["recover"], workdir, contents=False)
+        if fault:
+            damaged = DamagedArtefact(workdir.path / "distilled", f"{workdir.path}/{fault}")
+            raise _with_advice(damaged, by_name["recover"], stages, workdir)
     coming = {s.name for s in stages}
     # Of the sets that students train on, only this one is chosen by the ranking.
     ranked = "selected" in recipe.evaluate.images
@@ -88,11 +124,18 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
         for need in stage.needs:
             if (stage.name, need) == ("evaluate", "rank") and not ranked:
                 continue
-            if need not in coming and workdir.manifest(manifests[need]) is None:
+            if need in coming:
+                continue
+            path = by_name[need].manifest
+            try:
+                workdir.read_manifest(path, need)
+            except FileNotFoundError as e:
                 raise UserError(
                     f"The {stage.name} stage needs what {need} makes, and {workdir.path} has no "
-                    f"{manifests[need]}; add {need} to --stages."
-                )
+                    f"{path}; add {need} to --stages."
+                ) from e
+            except DamagedArtefact as e:
+                raise _with_advice(e, by_name[need], stages, workdir) from e
     return stages
 
 
@@ -171,30 +214,151 @@ def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir
     teacher_lib.check_class_names("The distilled set", class_names, source)
 
 
-def status(stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir) -> tuple[bool, str]:
-    """Whether a stage must run, and why, as a phrase for the user."""
-    manifest = workdir.manifest(stage.manifest)
-    if manifest is None:
+def status(
+    stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir, verify: bool = False
+) -> tuple[bool, str]:
+    """Whether a stage must run, and why, as a phrase for the user.
+
+    Looks at the sizes of the artefact's files; with `verify` it reads them all.
+    """
+    try:
+        manifest = workdir.read_manifest(stage.manifest, stage.name)
+    except FileNotFoundError:
         return True, "not done yet"
-    differ = changes(manifest.get("inputs", {}), stage.inputs(recipe, source, workdir))
+    except DamagedArtefact as e:
+        return True, f"redone because {_short(e.fault, workdir)}"
+    differ = changes(manifest["inputs"], stage.inputs(recipe, source, workdir))
     if differ:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         return True, f"redone because {'; '.join(differ[:3])}{more}"
-    if stage.name == "recover" and not distilled.is_whole(workdir.path / "distilled", manifest):
+    is_listed = artefact.lists_files(manifest)
+    folder = workdir.path / "distilled"
+    if stage.name == "recover" and not is_listed and not distilled.is_whole(folder, manifest):
         return True, "redone because images are missing"
     gone = squeeze.missing(workdir) if stage.name == "squeeze" else None
     if gone:
         return True, f"redone because {gone} is missing"
+    fault = damage(stage, workdir, verify)
+    if fault:
+        return True, f"redone because {fault}"
+    if verify and not is_listed:
+        return False, "done, nothing changed; an older version made it and listed no files"
     return False, "done, nothing changed"
 
 
-def run(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
-    """Runs the chosen stages, each only if its artefact is missing or out of date."""
-    for stage in chosen(names, recipe, workdir):
-        needed, why = status(stage, recipe, source, workdir)
-        say(f"{stage.name}: {why}")
-        if needed:
-            stage.run(recipe, source, workdir)
+def damage(stage: Stage, workdir: WorkDir, contents: bool) -> str:
+    """What is wrong with the first damaged file of a stage, as a sentence; empty if none is.
+
+    Args:
+      stage: done or not.
+      workdir: has what it made.
+      contents: whether files are read; otherwise only their sizes are looked at.
+    """
+    try:
+        manifest = workdir.read_manifest(stage.manifest, stage.name)
+    except FileNotFoundError:
+        return ""
+    except DamagedArtefact as e:
+        return _short(e.fault, workdir)
+    listed = [entry["folder"] for entry in manifest.get("others", ())]
+    paths = [stage.manifest, *(f"{folder}/manifest.json" for folder in listed)]
+    held = ((workdir.path / path, workdir.manifest(path) or {}) for path in paths)
+    faults = (artefact.damage(*one, contents) for one in held)
+    return _short(next(filter(None, faults), ""), workdir)
+
+
+def _short(fault: str, workdir: WorkDir) -> str:
+    """A sentence with paths relative to the work directory."""
+    return fault.replace(f"{workdir.path}/", "")
+
+
+def run(
+    recipe: Recipe,
+    source: Source,
+    workdir: WorkDir,
+    names: Sequence[str] = (),
+    verify: bool = False,
+) -> None:
+    """Runs the chosen stages, each only if its artefact is missing, damaged or out of date.
+
+    Where a stage finds that a file of an earlier one is damaged, that stage makes it again and the
+    run goes on from there, once for each stage.
+
+    Raises:
+      DamagedArtefact: if a file is damaged that no chosen stage makes, or makes better.
+    """
+    stages = chosen(names, recipe, workdir)
+    for sentence in damaged_others(stages, workdir) if verify else ():
+        raise UserError(sentence)
+    again: dict[str, str] = {}
+    verified: set[str] = set()
+    number = 0
+    while number < len(stages):
+        stage = stages[number]
+        try:
+            look = verify and stage.name not in verified
+            needed, why = status(stage, recipe, source, workdir, look)
+            verified.add(stage.name)
+            if not needed and again.get(stage.name):
+                needed, why = True, f"redone because {again[stage.name]}"
+            say(f"{stage.name}: {why}")
+            if needed:
+                stage.run(recipe, source, workdir)
+            if stage.name in again:
+                again[stage.name] = ""
+            number += 1
+        except DamagedArtefact as e:
+            owner = _owner(e, workdir)
+            if owner is None:
+                raise
+            if owner not in stages[: number + 1]:
+                raise _with_advice(e, owner, stages, workdir) from e
+            if owner.name in again:
+                raise UserError(
+                    f"{e.fault}, although it was made again just now; check the disk."
+                ) from e
+            again[owner.name] = _short(e.fault, workdir)
+            number = stages.index(owner)
+
+
+def _owner(damaged: DamagedArtefact, workdir: WorkDir) -> Stage | None:
+    """The stage that made a file of the work directory; None for files from elsewhere."""
+    if not damaged.path.is_relative_to(workdir.path):
+        return None
+    part = damaged.path.relative_to(workdir.path).parts[0].removesuffix(".partial")
+    return next((stage for stage in STAGES if part in stage.owns), None)
+
+
+def _with_advice(
+    damaged: DamagedArtefact, owner: Stage, stages: Sequence[Stage], workdir: WorkDir
+) -> UserError:
+    """The sentence about a damaged file that none of the chosen stages makes."""
+    if owner.name == "recover" and _is_imported(workdir):
+        return UserError(
+            f"{damaged.fault}; the set was imported, so import it again "
+            f"(python -m delt_jax.export --to=distilled)."
+        )
+    names = [stage.name for stage in STAGES if stage == owner or stage in stages]
+    return UserError(f"{damaged.fault}; add {owner.name} to --stages (--stages={','.join(names)}).")
+
+
+def _is_imported(workdir: WorkDir) -> bool:
+    """Whether the set in the work directory was imported, even where its manifest is damaged."""
+    try:
+        return b'"imported"' in (workdir.path / "distilled/manifest.json").read_bytes()
+    except OSError:
+        return False
+
+
+def damaged_others(stages: Sequence[Stage], workdir: WorkDir) -> list[str]:
+    """A sentence about each stage that is not among these and has a damaged file; reads all."""
+    sentences = []
+    for stage in STAGES:
+        fault = "" if stage in stages else damage(stage, workdir, contents=True)
+        if fault:
+            damaged = DamagedArtefact(workdir.path / stage.manifest, fault, stage.name)
+            sentences.append(str(_with_advice(damaged, stage, stages, workdir)))
+    return sentences
 
 
 def assist(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:

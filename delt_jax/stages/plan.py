@@ -65,7 +65,11 @@ class _Student(NamedTuple):
 
 
 def describe(
-    recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()
+    recipe: Recipe,
+    source: Source,
+    workdir: WorkDir,
+    names: Sequence[str] = (),
+    verify: bool = False,
 ) -> list[str]:
     """The plan as lines of text; touches nothing.
 
@@ -74,6 +78,7 @@ def describe(
       source: its data, perhaps only described.
       workdir: may not exist yet.
       names: of the stages to run; all if empty.
+      verify: whether every file that is there is read and checked.
     """
     batches = recover.schedule_of(recipe, len(source.class_names))
     teachers, students = _teachers(recipe, source), _students(recipe, source)
@@ -93,7 +98,7 @@ def describe(
         *_head_lines(source, workdir),
         "",
         "stages:",
-        *_stage_lines(recipe, source, workdir, names),
+        *_stage_lines(recipe, source, workdir, names, verify),
         "",
         *schedule_lines(recipe, batches),
         "",
@@ -119,18 +124,21 @@ def _head_lines(source: Source, workdir: WorkDir) -> list[str]:
 
 
 def _stage_lines(
-    recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str]
+    recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str], verify: bool
 ) -> list[str]:
     """Whether each stage would run, and why."""
     lines, redo = [], False
-    for stage in pipeline.chosen(names, recipe, workdir):
+    stages = pipeline.chosen(names, recipe, workdir)
+    for stage in stages:
         if redo and workdir.manifest(stage.manifest):
-            lines.append(f"  {stage.name:<9} would run if an earlier stage's result changes")
+            fault = pipeline.damage(stage, workdir, contents=verify)
+            why = f": {fault}" if fault else " if an earlier stage's result changes"
+            lines.append(f"  {stage.name:<9} would run{why}")
             continue
-        needed, why = pipeline.status(stage, recipe, source, workdir)
+        needed, why = pipeline.status(stage, recipe, source, workdir, verify)
         redo |= needed
         lines.append(f"  {stage.name:<9} {'would run' if needed else 'would be skipped'}: {why}")
-    return lines
+    return lines + (pipeline.damaged_others(stages, workdir) if verify else [])
 
 
 def _teachers(recipe: Recipe, source: Source) -> list[_Teacher]:

@@ -1,6 +1,5 @@
 """Stage 3, recover: optimises the images, in independent batches side by side."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,13 @@ from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import initial_images
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.program import step_settings
-from delt_jax.recovery.run import checkpoint, driver, execution
+from delt_jax.recovery.run import checkpoint, driver, execution, salvage
 from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -92,13 +91,20 @@ def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/distilled, resuming what an interrupted run left in distilled.partial."""
     stage_inputs = inputs(recipe, source, workdir)
-    task = task_of(recipe, source, workdir, workdir.partial(ARTEFACT, stage_inputs))
+    partial = workdir.partial(ARTEFACT, stage_inputs)
+    intact = salvage.find(workdir, stage_inputs)
+    if intact is not None:
+        intact.keep_patches(partial)
+    task = task_of(recipe, source, workdir, partial)
+    if intact is not None:
+        intact.keep_batches(task)
+    salvage.drop_damaged(task)
     plan = execution.resolve(task)
     indices = task.in_device_order()
     finish(task, hosts.share(indices), plan)
     _wait_for_others(task, indices, plan)
     _assemble(recipe, source, task, plan, stage_inputs)
-    shutil.rmtree(task.partial)
+    files.delete_folder(task.partial)
 
 
 def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
@@ -114,7 +120,8 @@ def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         if begun:
             plans.append(begun)
         over = manifest and not changes(manifest["inputs"], stage_inputs)
-        return begun or (over and distilled.is_whole(folder, manifest))
+        whole = over and (artefact.lists_files(manifest) or distilled.is_whole(folder, manifest))
+        return begun or whole
 
     hosts.wait_until(is_over_or_begun)
     if plans:
@@ -240,13 +247,15 @@ class _Finished(NamedTuple):
 
 def _read_finished(task: RecoveryTask, shape: tuple[int, ...]) -> _Finished:
     """Reads all finished batches; `shape` is that of the whole set's pixels."""
-    pixels, seconds, batches_per_device = np.zeros(shape, np.uint8), task.starts.seconds, set()
+    pixels, seconds = np.zeros(shape, np.uint8), task.starts.seconds
+    batches_per_device: set[int] = set()
     curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
     for index, batch in enumerate(task.schedule):
         finished = files.read_npz(checkpoint.finished_batch(task.partial, index), "recover")
         pixels[list(batch.indices)] = finished["images"]
         seconds += float(finished["seconds"])
-        batches_per_device.add(int(finished["batches_per_device"]))
+        # Several of a batch that was kept, as nothing says which of them it had.
+        batches_per_device.update(map(int, np.atleast_1d(finished["batches_per_device"])))
         for name, curve in curves.items():
             pad = (0, task.recipe.iterations - len(finished[name]))
             curve.append(np.pad(finished[name], pad, constant_values=np.nan))
@@ -291,13 +300,13 @@ def _assemble(
     }
     if others:
         manifest["other_teachers"] = [_described(other) for other in others]
-    with files.replacing_folder(task.workdir.path / ARTEFACT) as folder:
+    with artefact.replacing(task.workdir.path / ARTEFACT) as folder:
         manifest["start"] = task.starts.record(folder)
         manifest["hash"] = distilled.write_images(
             folder, finished.pixels, recipe.ipc, recipe.recover.storage
         )
         files.write_npz(folder / "losses.npz", **finished.losses._asdict())
-        files.write_json(folder / "manifest.json", manifest)
+        artefact.seal(folder / "manifest.json", manifest)
     if not recipe.recover.iterations:
         say(f"  kept {num_images} images as they start: recover.iterations is 0")
         return

@@ -4,7 +4,6 @@ Every image gets one label without augmentation, for the regime "fixed" and for 
 teacher. Where `evaluate.regimes` has "stored", the views of some epochs get labels, too.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +20,9 @@ from delt_jax.labels.label_store import LabelPlan
 from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
 from delt_jax.stages.costs import amount
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.identity import versions
-from delt_jax.store.workdir import WorkDir
+from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting
@@ -97,9 +96,12 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     synthetic = distilled.read(workdir.path / "distilled")
     teacher_lib.check_class_names("The distilled set", synthetic.class_names, source)
     plan = plan_of(recipe, source)
+    if plan is None:
+        plan, stage_inputs = _plan_before(workdir, stage_inputs)
     partial = workdir.partial(ARTEFACT, stage_inputs)
     if plan is not None:
         say(f"  {size_line(plan)}")
+        _keep_intact(workdir, stage_inputs, plan, partial)
         _label_epochs(EpochLabeller(teachers, synthetic.images, plan), plan, partial)
     logits = labelling.fixed_logits(teachers, synthetic.images)
     agreement = float((logits.argmax(-1) == synthetic.labels).mean())
@@ -113,12 +115,12 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "teacher_accuracy_on_distilled": agreement,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
         if plan is not None:
             digests = label_store.write(folder, _finished(partial, plan))
             manifest["stored"] = label_store.describe(plan, digests, [t.hash for t in teachers])
         soft_labels.write(folder, logits, manifest)
-    shutil.rmtree(partial)
+    files.delete_folder(partial)
     who = (
         "the teacher agrees"
         if len(teachers) == 1
@@ -131,6 +133,38 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         figures |= {"stored_bytes": size, "naive_bytes": label_store.naive_bytes(plan)}
         say(f"  labelled {plan.epochs} epochs of views; {label_store.FILE} has {size:,} bytes")
     workdir.log.write("relabel", len(logits), **figures)
+
+
+def _plan_before(
+    workdir: WorkDir, stage_inputs: dict[str, Any]
+) -> tuple[LabelPlan | None, dict[str, Any]]:
+    """Plan and inputs of stored labels that were made before, where the other inputs are equal.
+
+    No regime asks for them now, but they stay where the stage runs to mend what is damaged.
+    """
+    manifest = workdir.manifest(MANIFEST) or {}
+    before = manifest.get("inputs", {})
+    stored = {name: value for name, value in before.items() if name.startswith(_STORED)}
+    if not stored or changes(before, stage_inputs | stored):
+        return None, stage_inputs
+    try:
+        return LabelPlan.from_dict(manifest["stored"]["plan"]), stage_inputs | stored
+    except (KeyError, TypeError, ValueError):
+        return None, stage_inputs
+
+
+def _keep_intact(
+    workdir: WorkDir, stage_inputs: dict[str, Any], plan: LabelPlan, partial: Path
+) -> None:
+    """Takes over the epochs that are intact of labels that were made from the same inputs."""
+    manifest = workdir.manifest(MANIFEST)
+    if manifest is None or changes(manifest["inputs"], stage_inputs):
+        return
+    digests = manifest.get("stored", {}).get("sha256", ())
+    path = workdir.path / ARTEFACT / label_store.FILE
+    for epoch, labels in label_store.intact_epochs(path, plan, digests):
+        if _read_epoch(partial, epoch) is None:
+            _write_epoch(partial, epoch, labels)
 
 
 def _finished_epoch(partial: Path, epoch: int) -> Path:
@@ -167,5 +201,9 @@ def _label_epochs(labeller: EpochLabeller, plan: LabelPlan, partial: Path) -> No
     with progress(plan.epochs * plan.num_images, "relabel", "view", done) as bar:
         for epoch in missing:
             labels = label_store.to_bytes(labeller.label(epoch, bar.update))
-            stored = np.frombuffer(labels, np.uint8)
-            files.write_npz_fast(_finished_epoch(partial, epoch), labels=stored)
+            _write_epoch(partial, epoch, labels)
+
+
+def _write_epoch(partial: Path, epoch: int, labels: bytes) -> None:
+    stored = np.frombuffer(labels, np.uint8)
+    files.write_npz_fast(_finished_epoch(partial, epoch), labels=stored)

@@ -11,7 +11,8 @@ import numpy as np
 from delt_jax import __version__
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Normalisation, Source, read
-from delt_jax.evaluation import dd_ranking
+from delt_jax.errors import DamagedArtefact
+from delt_jax.evaluation import dd_ranking, metrics, score_store
 from delt_jax.evaluation.metrics import Score, ScoreRow, or_none, within_class_similarity
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
@@ -23,12 +24,13 @@ from delt_jax.recovery.types import Losses
 from delt_jax.reporting import figures, nearest, tables
 from delt_jax.reporting import page as report_page
 from delt_jax.runtime import devices
-from delt_jax.store import files
+from delt_jax.store import artefact, files
+from delt_jax.store.schema import mismatch
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
-ARTEFACT = "report"
+ARTEFACT, SUMMARY = "report", "summary.json"
 _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 
 
@@ -51,9 +53,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     started = time.perf_counter()
     teacher = teacher_lib.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
+    _check_known(workdir, synthetic)
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
     teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
-    rows = [ScoreRow.from_dict(row) for row in evaluation["rows"]]
+    rows = _rows(workdir, evaluation)
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts)
@@ -80,11 +83,13 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "inputs": inputs(recipe, source, workdir),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    with files.replacing_folder(workdir.path / ARTEFACT) as folder:
+    # First the summary: the folder's manifest lists it, too, and comes last.
+    files.write_json(workdir.path / SUMMARY, summary)
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
         for name, content in (pictures | lists).items():
             files.write_bytes(folder / name, content)
-        files.write_json(folder / "manifest.json", manifest)
-    files.write_json(workdir.path / "summary.json", summary)
+        parts = artefact.below(folder) | {f"../{SUMMARY}": workdir.path / SUMMARY}
+        artefact.seal(folder / "manifest.json", manifest, parts)
     _, *more = tables.sections(rows, robust, ranks, scored=scored)
     for line in ["", *_paragraph(tables.as_text(more)), *tables.last_lines(rows, scored)]:
         say(line)
@@ -98,7 +103,11 @@ def _paragraph(lines: list[str]) -> list[str]:
 
 def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str, bytes]:
     """Charts of the losses and of the schedule of a set that was optimised here."""
-    losses = Losses(**files.read_npz(workdir.path / "distilled" / "losses.npz", "recover"))
+    path = _checked(workdir, "losses.npz")
+    try:
+        losses = Losses(**files.read_npz(path, "recover"))
+    except TypeError as e:
+        raise DamagedArtefact(path, f"{path} is damaged ({e})", "recover") from e
     schedule = _schedule(synthetic)
     return {
         "losses.png": figures.loss_curves(losses, sorted(set(schedule[0].start_iterations))),
@@ -106,10 +115,37 @@ def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str,
     }
 
 
+def _checked(workdir: WorkDir, name: str) -> Path:
+    """Path of a file of the distilled set, which has the content that was written."""
+    manifest = workdir.needed("distilled/manifest.json", "recover")
+    return artefact.check_file(workdir.path / "distilled", name, manifest, "recover")
+
+
+def _rows(workdir: WorkDir, evaluation: dict[str, Any]) -> list[ScoreRow]:
+    """The rows of an evaluation's manifest."""
+    wrong, classes = mismatch(evaluation["rows"], [metrics.ROW]), len(evaluation["class_names"])
+    if not wrong and any(len(row["per_class"]) != classes for row in evaluation["rows"]):
+        wrong = "its rows are of other classes"
+    try:
+        if wrong:
+            raise ValueError(wrong)
+        return [ScoreRow.from_dict(row) for row in evaluation["rows"]]
+    except (TypeError, ValueError) as e:
+        path = workdir.path / "evaluation/manifest.json"
+        raise DamagedArtefact(path, f"{path} is damaged ({e})", "evaluate") from e
+
+
+def _check_known(workdir: WorkDir, synthetic: DistilledSet) -> None:
+    """Raises a DamagedArtefact if a set that was recovered here does not say how."""
+    wrong = mismatch(synthetic.manifest, {} if _is_imported(synthetic) else artefact.RECOVERED)
+    if wrong:
+        path = workdir.path / "distilled/manifest.json"
+        raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "recover")
+
+
 def _scores(workdir: WorkDir) -> dict[str, Score]:
     """Every training by its id."""
-    listed = files.read_json(workdir.path / "evaluation" / "scores.json")
-    return {s["id"]: Score.from_dict(s) for s in listed}
+    return {score.id: score for score in score_store.read_list(workdir)}
 
 
 def _is_imported(synthetic: DistilledSet) -> bool:
@@ -136,6 +172,8 @@ def _start_pixels(
         *(tuple(synthetic.manifest["normalisation"][k]) for k in ("mean", "std"))
     )
     folder = workdir.path / "distilled"
+    if "patches" in synthetic.manifest["start"]:
+        _checked(workdir, synthetic.manifest["start"]["patches"])
     starts = recorded(synthetic.manifest["start"], folder, source, normalisation)
     return starts.pixels(range(len(synthetic.images)))
 

@@ -20,13 +20,14 @@ _ALONE = cli.ProcessFlags()
 _SECONDS_TO_LEAVE = 30
 
 
-def run(
+def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     config: ml_collections.ConfigDict,
     workdir: str,
     stages: Sequence[str] = (),
     dry_run: bool = False,
     job: cli.ProcessFlags = _ALONE,
     command: str = "",
+    verify: bool = False,
 ) -> None:
     """Runs or plans the stages of a config, alone or as one process of a job.
 
@@ -37,6 +38,7 @@ def run(
       dry_run: print the plan and write nothing.
       job: flags of a job of several processes.
       command: command line that makes the run, printed beside its results.
+      verify: read and check every file that earlier runs have made.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
@@ -49,42 +51,34 @@ def run(
     from delt_jax.runtime import numerics
 
     with stopping.listening(), numerics.fixed():
-        _run(config, workdir, stages, dry_run, job, command)
+        _run(cli.Arguments(config, workdir, list(stages), dry_run, job, command, verify))
 
 
-def _run(
-    config: ml_collections.ConfigDict,
-    workdir: str,
-    stages: Sequence[str],
-    dry_run: bool,
-    job: cli.ProcessFlags,
-    command: str,
-) -> None:
+def _run(asked: cli.Arguments) -> None:
     from delt_jax.config import derive
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import pipeline, plan
     from delt_jax.store.workdir import WorkDir
 
-    recipe = from_config(config)
-    workdir = paths.expand(workdir, "--workdir")
+    recipe, stages = from_config(asked.config), asked.stages
     compile_cache.use()
-    hosts.start(*job)
+    hosts.start(*asked.job)
     environment.check_devices()
-    folder = WorkDir(workdir, command)
+    folder = WorkDir(paths.expand(asked.workdir, "--workdir"), asked.command)
     folder.check()
     pipeline.chosen(stages, recipe, folder)
-    source = open_data(recipe.data, folder.path / "cache", dry_run)
+    source = open_data(recipe.data, folder.path / "cache", asked.dry_run)
     recipe, derived = derive.complete(recipe, source)
     pipeline.check(recipe, source)
     pipeline.check_imported(stages, recipe, source, folder)
-    if dry_run:
-        lines = plan.describe(recipe, source, folder, stages)
+    if asked.dry_run:
+        lines = plan.describe(recipe, source, folder, stages, asked.verify)
         print("\n".join([*lines, *source.notes, *derived]))
     elif hosts.index():
         _run_beside(recipe, source, folder, stages)
     else:
-        _run_first(recipe, source, folder, stages, derived)
+        _run_first(recipe, source, folder, stages, derived, asked.verify)
 
 
 def _run_first(
@@ -93,6 +87,7 @@ def _run_first(
     folder: "WorkDir",
     stages: Sequence[str],
     derived: Sequence[str],
+    verify: bool,
 ) -> None:
     """Runs the stages in the first process of a job, or the only one."""
     from delt_jax import data
@@ -106,7 +101,7 @@ def _run_first(
         source = data.put_on_device(source, data.device_budget())
         for note in (*source.notes, *derived):
             say(note)
-        pipeline.run(recipe, source, folder, stages)
+        pipeline.run(recipe, source, folder, stages, verify)
         # The other processes cannot go on without the first, so it waits for them before it ends.
         others = range(1, hosts.count())
         hosts.wait_until(lambda: not any(map(folder.is_joined, others)), _SECONDS_TO_LEAVE)

@@ -1,6 +1,5 @@
 """Stage 1, squeeze: train teachers with BatchNorm on the real images, or import them."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +8,10 @@ from delt_jax import models
 from delt_jax.core.progress import say
 from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import Recipe, affecting
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble
@@ -185,12 +184,12 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         # The same first teacher, perhaps with other ones beside it.
         manifest = workdir.needed(f"{ARTEFACT}/manifest.json", "squeeze")
         manifest.pop("others", None)
-        files.write_json(workdir.path / ARTEFACT / "manifest.json", manifest | entries)
+        artefact.seal(workdir.path / ARTEFACT / "manifest.json", manifest | entries)
     else:
         first = _TeacherToMake(ARTEFACT, inputs_of[ARTEFACT], "", entries)
         _make(recipe, source, workdir, first)
     for unasked in (workdir.path / ensemble.FOLDER).glob("*.partial"):
-        shutil.rmtree(unasked, ignore_errors=True)
+        files.delete_folder(unasked)
 
 
 def _is_whole(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bool:
@@ -200,7 +199,8 @@ def _is_whole(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bo
     try:
         teacher = teacher_lib.load(workdir.path / folder)
     except UserError as e:
-        say(f"  {folder} is made again: {e}")
+        fault = e.fault if isinstance(e, DamagedArtefact) else e
+        say(f"  {folder} is made again: {fault}")
         return False
     say(f"  {folder} is kept: {teacher.spec.name} with {teacher.accuracy:.2%}")
     return True
@@ -218,9 +218,9 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     else:
         teacher = _from_torch(recipe, source)
     manifest = {**target.manifest, "seconds": round(time.perf_counter() - started, 1)}
-    with files.replacing_folder(workdir.path / target.folder) as new:
+    with artefact.replacing(workdir.path / target.folder) as new:
         teacher_lib.save(new, teacher, manifest)
-    shutil.rmtree(workdir.path / f"{target.folder}.partial", ignore_errors=True)
+    files.delete_folder(workdir.path / f"{target.folder}.partial")
     workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=teacher.accuracy)
     name, count = teacher.spec.name, len(source.test)
     say(f"  {name} teacher: {teacher.accuracy:.2%} of {count} {source.scored}")

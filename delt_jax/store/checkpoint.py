@@ -185,7 +185,7 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
     for _ in range(3):  # another process may be replacing the folder
         folder = files.replaced_folder(path)
         try:
-            found = json.loads((folder / _CONTENTS).read_bytes())
+            found = files.read_object(folder / _CONTENTS)
             contents, checksum = found["contents"], found["sha256"]
         except FileNotFoundError:
             continue

@@ -5,15 +5,18 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
-import zlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
+
+_MOST_JSON_BYTES = 2**30  # a manifest that lists a million images has a tenth of it
+_MOST_JSON_LEVELS = 50  # ours have eight
+_CHECKSUM = "sha256 of the other arrays"
 
 
 @contextlib.contextmanager
@@ -32,9 +35,12 @@ def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
 def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """Yields a file to write, which replaces `path` once it is whole and on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
+    _make_way(path)
     with disk_errors_as_user_errors(path):
+        temporary.unlink(missing_ok=True)
         try:
-            with open(temporary, "wb") as f:
+            # Exclusively, so that nothing is written through a link that lies there.
+            with open(temporary, "xb") as f:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
@@ -43,6 +49,20 @@ def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def _make_way(path: Path) -> None:
+    """Removes an empty folder that lies where a file belongs.
+
+    Raises:
+      UserError: if the folder is not empty.
+    """
+    if not path.is_dir() or path.is_symlink():
+        return
+    try:
+        path.rmdir()
+    except OSError as e:
+        raise UserError(f"{path} is a folder where a file belongs; move it away.") from e
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -89,6 +109,7 @@ def write_npz_fast(path: Path, **arrays: Any) -> None:
 def link(source: Path, target: Path) -> None:
     """Hard-links a finished file to a second name, atomically; copies if the disk cannot link."""
     temporary = target.with_name(f".{target.name}.tmp")
+    _make_way(target)
     with disk_errors_as_user_errors(target):
         temporary.unlink(missing_ok=True)
         try:
@@ -104,15 +125,18 @@ def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz.
 
     Raises:
-      UserError: if the file is missing or damaged; names the stage to run again.
+      DamagedArtefact: if the file is missing or damaged; names the stage to run again.
     """
     try:
+        if not path.is_file():
+            raise FileNotFoundError(path)
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(
-            f"{path} is missing or damaged ({type(e).__name__}); run the {stage} stage again."
-        ) from e
+    except MemoryError:
+        raise
+    except Exception as e:  # readers of zip files and of arrays raise many types
+        fault = f"{path} is missing or damaged ({type(e).__name__})"
+        raise DamagedArtefact(path, fault, stage) from e
 
 
 def cached_npz(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -120,49 +144,146 @@ def cached_npz(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[st
 
     Args:
       path: of the file; its name must depend on everything that the arrays depend on.
-      make: computes the arrays if the file is missing or damaged.
+      make: computes the arrays if the file is missing, damaged or has no checksum.
     """
     try:
-        return read_npz(path, "")
-    except UserError:
+        return read_sealed_npz(path)
+    except DamagedArtefact:
         made = make()
     with disk_errors_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(path, **made)
+    write_sealed_npz(path, made)
     return made
 
 
+def read_sealed_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays that `write_sealed_npz` wrote.
+
+    Raises:
+      DamagedArtefact: if the file is missing, damaged, changed, or has no checksum.
+    """
+    found = read_npz(path, "")
+    if str(found.pop(_CHECKSUM, "")) != _arrays_checksum(found):
+        raise DamagedArtefact(path, f"{path} was changed since it was written")
+    return found
+
+
+def write_sealed_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an uncompressed .npz with a checksum of its arrays, atomically."""
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    write_npz_fast(path, **arrays, **{_CHECKSUM: np.array(_arrays_checksum(arrays))})
+
+
+def _arrays_checksum(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of arrays: their names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's content, which is read piece by piece."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def as_json(value: Any) -> Any:
+    """The value as a JSON file gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
 def read_json(path: Path) -> Any:
-    """Reads JSON.
+    """Reads JSON, within the limits of `parse_json`.
 
     Raises:
       UserError: if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_bounded(path))
     except FileNotFoundError as e:
         raise UserError(f"{path} is missing; run the stage that makes it.") from e
     except (OSError, ValueError) as e:
         raise UserError(f"{path} is damaged ({e}); delete it and run its stage again.") from e
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object, within the limits of `parse_json`.
+
+    Raises:
+      OSError: if it is missing or cannot be read.
+      ValueError: if it is damaged or holds something else.
+    """
+    content = parse_json(read_bounded(path))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    return content
+
+
+def read_bounded(path: Path) -> bytes:
+    """Content of a file of at most 1 GiB; raises a ValueError for a larger one, or for no file."""
+    status = path.stat()
+    if not path.is_file():
+        raise ValueError("it is no file")
+    if status.st_size > _MOST_JSON_BYTES:
+        raise ValueError(f"it has {status.st_size:,} bytes")
+    return path.read_bytes()
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parses UTF-8 JSON that may come from anywhere.
+
+    Raises:
+      ValueError: if it is none, is larger than 1 GiB, or nested deeper than 50 levels.
+    """
+    if len(content) > _MOST_JSON_BYTES:
+        raise ValueError(f"it has {len(content):,} bytes")
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        value = None
+        shallow = False
+    else:
+        shallow = _is_shallow(value, _MOST_JSON_LEVELS)
+    if not shallow:
+        raise ValueError(f"it is nested deeper than {_MOST_JSON_LEVELS} levels")
+    return value
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    """Whether lists and dictionaries within each other have at most so many levels."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(
+        _is_shallow(v, levels - 1) for v in inner if isinstance(v, dict | list)
+    )
+
+
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill, which replaces `path` as a whole if nothing is raised."""
+    """Yields an empty folder to fill, which replaces `path` as a whole if nothing is raised.
+
+    Where `path` is a symbolic link, the folder that it points at is replaced.
+    """
+    path = _place(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors_as_user_errors(path):
-        shutil.rmtree(temporary, ignore_errors=True)
+        _delete(temporary)
         temporary.mkdir(parents=True)
     try:
         with disk_errors_as_user_errors(path):
             yield temporary
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _delete(temporary)
         raise
     old = _before(path)
     with disk_errors_as_user_errors(path):
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _delete(old)
             os.replace(path, old)
         try:
             os.replace(temporary, path)
@@ -170,22 +291,83 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        _delete(old)
+
+
+def _place(path: Path) -> Path:
+    """Where a folder lies: what a symbolic link points at, else `path` itself."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def _before(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
+def _delete(path: Path) -> None:
+    """Deletes a folder or a file, but never what a symbolic link points at."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def replaced_folder(path: Path) -> Path:
     """`path`, or the folder before it where a kill stopped `replacing_folder` between renames."""
-    return _before(path) if _before(path).exists() and not path.exists() else path
+    before = _before(_place(path))
+    return before if before.exists() and not path.exists() else path
 
 
 def delete_folder(path: Path) -> None:
     """Deletes what `replacing_folder` made, and what a kill may have left of it."""
-    shutil.rmtree(_before(path), ignore_errors=True)
-    shutil.rmtree(path, ignore_errors=True)
+    _delete(_before(_place(path)))
+    _delete(_place(path))
+    _delete(path)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises a UserError if `replacing_folder` could not replace what is at `path`."""
+    try:
+        target = _place(path)
+    except (OSError, RuntimeError) as e:
+        raise UserError(f"{path} is a symbolic link that leads nowhere; delete it.") from e
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{path} is a file where a folder belongs; move it away.")
+    if target.is_dir() and os.path.ismount(target):
+        raise UserError(
+            f"{path} cannot be replaced as a whole, because a disk is mounted at {target}; put a "
+            f"symbolic link to a folder on that disk in its place."
+        )
+    if path.is_symlink() and not os.access(target.parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{path} is a symbolic link to {target}, beside which nothing can be written; make "
+            f"{target.parent} writable or delete the link."
+        )
+
+
+def clear_leftovers(path: Path) -> None:
+    """Deletes temporary files and folders that a killed process left beside `path`.
+
+    A folder that was about to be replaced comes back if nothing has taken its place.
+    """
+    place = _place(path)
+    old = _before(place)
+    with disk_errors_as_user_errors(path):
+        if old.is_dir() and not place.exists():
+            os.replace(old, place)
+        for suffix in ("tmp", "new", "old"):
+            _delete(place.with_name(f".{place.name}.{suffix}"))
+
+
+def clear_temporaries(folder: Path, seconds: float = 0) -> None:
+    """Deletes the temporary files that killed processes left in a folder.
+
+    Args:
+      folder: may be missing.
+      seconds: since the last write; younger files may be those of another process.
+    """
+    with disk_errors_as_user_errors(folder):
+        for path in folder.glob(".*.tmp"):
+            if path.is_symlink() or time.time() - path.stat().st_mtime >= seconds:
+                _delete(path)
 
 
 def content_hash(*parts: bytes) -> str:

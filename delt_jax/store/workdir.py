@@ -1,19 +1,27 @@
 """The work directory: its artefacts, their inputs, and the lock of the process that writes."""
 
-import fcntl
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from delt_jax import recipe as recipe_lib
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recipe import Recipe
-from delt_jax.store import files
+from delt_jax.store import artefact, files, locks
 from delt_jax.store.log import MetricsLog
 
 _FORMAT = "delt_jax work directory, version 1"
 _NOT_A_SETTING = object()
+# Artefacts that are folders, with a file or folder that each has beside its manifest.
+_FOLDERS = {
+    "teacher": "weights.safetensors",
+    "distilled": "images",
+    "soft_labels": "logits.npz",
+    "evaluation": "scores.json",
+    "report": "report.html",
+}
+_FILES = ("config.json", "ranking.csv", "ranking.json", "summary.json")
+_SECONDS_OF_A_WRITE = 60  # of a score, which runs may share
 
 
 class WorkDir:
@@ -43,6 +51,22 @@ class WorkDir:
         marker = self.path / "config.json"
         if not self.path.exists():
             return
+        self._check_ours(marker)
+        for name, part in _FOLDERS.items():
+            folder = self.path / name
+            files.check_replaceable(folder)
+            linked = folder.is_symlink() and folder.is_dir()
+            held = [p.name for p in folder.iterdir()] if linked else []
+            if held and not {"manifest.json", part} & set(held):
+                raise UserError(
+                    f"{folder} is a symbolic link to a folder that is not delt_jax's (it has "
+                    f"neither a manifest.json nor {part}); delete the link."
+                )
+        for folder in self.path.glob("teachers/*"):
+            files.check_replaceable(folder)
+
+    def _check_ours(self, marker: Path) -> None:
+        """Raises a UserError if the folder belongs to something else."""
         try:
             # A run that was killed before its first config.json leaves these; anyone may take them.
             leftovers = [".lock", ".config.json.tmp"]
@@ -50,10 +74,10 @@ class WorkDir:
             if "imported" in (self.manifest("distilled/manifest.json") or {}):
                 leftovers.append("distilled")
             foreign = [p.name for p in self.path.iterdir() if p.name not in leftovers]
-            ours = json.loads(marker.read_text()).get("format") == _FORMAT
+            ours = files.read_object(marker).get("format") == _FORMAT
         except FileNotFoundError:
             ours = not foreign
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError):
             ours = False
         if not ours:
             raise UserError(
@@ -71,6 +95,7 @@ class WorkDir:
         with files.disk_errors_as_user_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self._take(".lock")
+        self._clear_leftovers()
         settings = recipe_lib.flatten(recipe)
         files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
         self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
@@ -94,26 +119,27 @@ class WorkDir:
 
     def is_joined(self, process: int) -> bool:
         """Whether a process of this index is at work here."""
-        try:
-            with open(self.path / f".lock.{process}") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return locks.is_taken(self.path / f".lock.{process}")
 
     def _take(self, name: str) -> None:
         """Locks a file of the folder until this object closes or the process ends."""
-        with files.disk_errors_as_user_errors(self.path):
-            self._lock = open(self.path / name, "w")  # noqa: SIM115 (locked until exit)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+            self._lock = locks.take(self.path / name)
+        except locks.LockHeldElsewhere as e:
             raise UserError(
                 f"Another process is at work in {self.path}; wait for it or choose another "
                 f"--workdir."
             ) from e
+
+    def _clear_leftovers(self) -> None:
+        """Deletes what killed runs left under temporary names."""
+        others = [p for p in self.path.glob("teachers/*") if p.is_dir()]
+        unfinished = [p for p in self.path.glob("*.partial") if p.is_dir()]
+        for path in (*(self.path / name for name in (*_FOLDERS, *_FILES)), *others):
+            files.clear_leftovers(path)
+        for folder in (self.path / "cache", self.path / "teachers", *unfinished):
+            files.clear_temporaries(folder)
+        files.clear_temporaries(self.path / "scores", _SECONDS_OF_A_WRITE)
 
     def close(self) -> None:
         """Closes the log and releases the lock."""
@@ -123,13 +149,24 @@ class WorkDir:
 
     def manifest(self, name: str) -> dict[str, Any] | None:
         """Manifest of an artefact; None if there is no file or it is not a manifest."""
-        manifest = self._json(name)
-        return manifest if isinstance(manifest, dict) and "inputs" in manifest else None
+        try:
+            return self.read_manifest(name)
+        except (FileNotFoundError, DamagedArtefact):
+            return None
+
+    def read_manifest(self, name: str, stage: str = "") -> dict[str, Any]:
+        """Manifest of an artefact.
+
+        Raises:
+          FileNotFoundError: if there is none.
+          DamagedArtefact: if it is none, or was changed since it was written.
+        """
+        return artefact.read(self.path / name, Path(name).parts[0], stage)
 
     def _json(self, name: str) -> Any:
         """Content of a JSON file; None if it is missing or damaged."""
         try:
-            return json.loads((self.path / name).read_text())
+            return files.read_object(self.path / name)
         except (OSError, ValueError):
             return None
 
@@ -138,13 +175,14 @@ class WorkDir:
 
         Raises:
           UserError: naming the stage to run.
+          DamagedArtefact: if it is damaged.
         """
-        manifest = self.manifest(name)
-        if manifest is None:
+        try:
+            return self.read_manifest(name, stage)
+        except FileNotFoundError as e:
             raise UserError(
                 f"{self.path / name} is missing; run the {stage} stage first (--stages={stage})."
-            )
-        return manifest
+            ) from e
 
     def partial(self, name: str, inputs: dict[str, Any]) -> Path:
         """Folder for the finished work of an unfinished stage.
@@ -154,7 +192,7 @@ class WorkDir:
         folder = self.path / f"{name}.partial"
         if folder.exists() and not self.is_partial(name, inputs):
             with files.disk_errors_as_user_errors(folder):
-                shutil.rmtree(folder)
+                files.delete_folder(folder)
         with files.disk_errors_as_user_errors(folder):
             folder.mkdir(exist_ok=True)
         files.write_json(folder / "inputs.json", inputs)
@@ -166,9 +204,7 @@ class WorkDir:
         return isinstance(found, dict) and not changes(found, inputs)
 
 
-def as_json(value: Any) -> Any:
-    """The value as a JSON file gives it back: tuples become lists."""
-    return json.loads(json.dumps(value))
+as_json = files.as_json
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -144,7 +144,7 @@ def of_real_images(teacher: Teacher, source: Source, cache: Path) -> RealStatist
     leaves, structure = jax.tree.flatten(_shapes(teacher, side))
     classes = len(source.class_names)
     with contextlib.suppress(UserError, KeyError):  # missing or damaged: measured again
-        stored = files.read_npz(path, "recover")
+        stored = files.read_sealed_npz(path)
         found = [stored[f"leaf_{i}"] for i in range(len(leaves))]
         if [x.shape for x in found] == [(classes, *leaf.shape[1:]) for leaf in leaves]:
             return RealStatistics(jax.tree.unflatten(structure, found), stored["counts"])
@@ -152,7 +152,7 @@ def of_real_images(teacher: Teacher, source: Source, cache: Path) -> RealStatist
     arrays = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(real.by_class))}
     with files.disk_errors_as_user_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    files.write_npz_fast(path, counts=real.counts, **arrays)
+    files.write_sealed_npz(path, {"counts": real.counts, **arrays})
     return real
 
 

@@ -13,12 +13,13 @@ from flax import linen as nn
 
 from delt_jax import models
 from delt_jax.data import Examples, Normalisation, Source, batches
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
-from delt_jax.store import files
+from delt_jax.store import artefact
 from delt_jax.store.checkpoint import tree_hash as variables_hash
+from delt_jax.store.schema import mismatch
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 BATCH = 500  # images read at a time for inference
 _CPU_PIXELS = 500 * 28**2  # per forward pass; more cost a CPU memory and save it no time
 _DEVICE_PIXELS = 500 * 128**2
@@ -242,17 +243,15 @@ def check_class_names(what: str, names: tuple[str, ...], source: Source) -> None
 def save(folder: Path, teacher: Teacher, manifest: dict[str, Any]) -> None:
     """Writes a teacher into an empty folder: weights under torch's names, and a manifest."""
     torch_files.write(folder / WEIGHTS, torch_weights.to_torch(teacher.variables, teacher.spec))
-    files.write_json(
-        folder / "manifest.json",
-        {
-            **manifest,
-            "spec": teacher.spec.as_dict(),
-            "normalisation": teacher.normalisation.as_dict(),
-            "class_names": teacher.class_names,
-            "accuracy": teacher.accuracy,
-            "hash": variables_hash(teacher.variables),
-        },
-    )
+    described = {
+        **manifest,
+        "spec": teacher.spec.as_dict(),
+        "normalisation": teacher.normalisation.as_dict(),
+        "class_names": teacher.class_names,
+        "accuracy": teacher.accuracy,
+        "hash": variables_hash(teacher.variables),
+    }
+    artefact.seal(folder / MANIFEST, described)
 
 
 def describe(folder: Path) -> Teacher:
@@ -260,9 +259,33 @@ def describe(folder: Path) -> Teacher:
 
     Raises:
       UserError: if the folder is not a teacher's.
+      DamagedArtefact: if its manifest was changed since it was written.
     """
-    manifest = files.read_json(folder / "manifest.json")
+    return _described(read_manifest(folder), folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Manifest of a saved teacher.
+
+    Raises:
+      UserError: if it is no teacher's.
+      DamagedArtefact: if it is missing, or was changed since it was written.
+    """
+    path = folder / MANIFEST
     try:
+        manifest = artefact.read_unchecked(path)
+    except FileNotFoundError as e:
+        raise DamagedArtefact(path, f"{path} is missing") from e
+    _described(manifest, folder)
+    artefact.check_seal(path, manifest)
+    return manifest
+
+
+def _described(manifest: Any, folder: Path) -> Teacher:
+    wrong = mismatch(manifest, artefact.TEACHER)
+    try:
+        if wrong:
+            raise ValueError(wrong)
         return Teacher(
             spec=ModelSpec(**manifest["spec"]),
             variables={},
@@ -281,15 +304,19 @@ def load(folder: Path) -> Teacher:
     """Reads what `save` wrote.
 
     Raises:
-      UserError: if the folder is missing or damaged, or the weights are not the manifest's.
+      UserError: if the folder is no teacher's.
+      DamagedArtefact: if a file is missing or damaged, or the weights are not the manifest's.
     """
     described = describe(folder)
-    variables = torch_weights.from_torch(torch_files.read(folder / WEIGHTS), described.spec)
+    path = folder / WEIGHTS
+    try:
+        variables = torch_weights.from_torch(torch_files.read(path), described.spec)
+    except UserError as e:
+        raise DamagedArtefact(path, str(e).rstrip(".")) from e
     if variables_hash(variables) != described.hash:
-        raise UserError(
-            f"The weights in {folder} are not those its manifest describes; run the stage that "
-            f"makes them again."
-        )
+        fault = f"The weights in {folder} are not those its manifest describes"
+        raise DamagedArtefact(path, fault)
+    artefact.check_file(folder, WEIGHTS, read_manifest(folder))
     return replace(described, variables=variables)
 
 
@@ -303,16 +330,15 @@ def load_others(folder: Path) -> tuple[Teacher, ...]:
       The teachers; an empty tuple where none is listed.
 
     Raises:
-      UserError: if one is missing or damaged, or is not the listed one.
+      DamagedArtefact: if one is missing or damaged, or is not the listed one.
     """
     loaded = []
-    for entry in files.read_json(folder / "manifest.json").get("others", ()):
-        loaded.append(load(folder.parent / entry["folder"]))
+    for entry in read_manifest(folder).get("others", ()):
+        other = folder.parent / entry["folder"]
+        loaded.append(load(other))
         if loaded[-1].hash != entry["hash"]:
-            raise UserError(
-                f"The teacher in {folder.parent / entry['folder']} is not the one that "
-                f"{folder}/manifest.json lists; run the squeeze stage again (--stages=squeeze)."
-            )
+            fault = f"The teacher in {other} is not the one that {folder}/manifest.json lists"
+            raise DamagedArtefact(other / MANIFEST, fault, "squeeze")
     return tuple(loaded)
 
 

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.evaluation import kept_students
 from delt_jax.evaluation.rows import EvalRow
 from delt_jax.evaluation.score_store import PlannedScore, ScoreStore, make_score
+from delt_jax.store import files
 from delt_jax.training.student_loop import Trained
 
 PLANNED = PlannedScore("0a1b", EvalRow("conv3", "hard", "recovered", 4), 1, 0.1, "delt: 3 epochs")
@@ -42,6 +43,47 @@ def test_a_stored_score_is_found_again_under_the_name_that_asks(tmp_path):
     selected = replace(PLANNED, row=replace(PLANNED.row, image_set="selected"))
     assert store.read(selected) == replace(scored(), image_set="selected")
     assert replace(PLANNED, id="2c3d") not in ScoreStore(tmp_path / "scores")
+
+
+DAMAGES = [
+    lambda text: text[:-9],
+    lambda text: "{}",
+    lambda text: "[" * 100_000,
+    lambda text: text.replace("0.6666", "0.7666"),  # the checksum notices
+    lambda text: text.replace('"0a1b"', '"2c3d"'),
+]
+# In a file of an older version, which has no checksum.
+OLD_DAMAGES = [
+    lambda score: score.pop("last"),
+    lambda score: score.update(history=3),
+    lambda score: score.update(per_class=[1.0]),
+    lambda score: score.update(id="2c3d"),
+    lambda score: score.update(more=1),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_score_counts_as_missing(tmp_path, damage, capsys):
+    store = ScoreStore(tmp_path)
+    store.write(scored())
+    path = store.path("0a1b")
+    path.write_text(damage(path.read_text()))
+    assert PLANNED not in store
+    assert f"{path} is damaged" in capsys.readouterr().out
+    store.write(scored())
+    assert PLANNED in store
+
+
+@pytest.mark.parametrize("damage", OLD_DAMAGES)
+def test_scores_of_older_versions_are_read_by_their_shape(tmp_path, damage):
+    store, stored = ScoreStore(tmp_path), scored().as_dict()
+    files.write_json(store.path("0a1b"), stored)
+    assert store.read(PLANNED) == scored()
+    damage(stored)
+    files.write_json(store.path("0a1b"), stored)
+    assert PLANNED not in store
+    with pytest.raises(DamagedArtefact, match="run the evaluate stage again"):
+        store.read(PLANNED)
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):

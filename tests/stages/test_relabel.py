@@ -20,7 +20,7 @@ from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
 from delt_jax.stages import plan, relabel, squeeze
-from delt_jax.store import files
+from delt_jax.store import artefact, files
 from delt_jax.store.workdir import WorkDir, as_json
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -194,7 +194,7 @@ def test_a_further_teacher_that_does_not_fit_is_named(made, workdir, source):
     shutil.copytree(made / "second/teacher", folder)
     manifest = files.read_json(folder / "manifest.json")
     manifest["class_names"][3] = "three"
-    files.write_json(folder / "manifest.json", manifest)
+    artefact.seal(folder / "manifest.json", manifest)
     for action in (relabel.inputs, relabel.run):
         with pytest.raises(UserError, match=r"renamed: The teacher .*3: 'three' against '3'"):
             action(asking(teachers=(str(folder),)), source, workdir)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.formats import distilled
 from delt_jax.labels import soft_labels
 from delt_jax.recipe import DataRecipe, Recipe
@@ -83,8 +83,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 @FULL
-def test_a_really_full_disk(tmp_path):
-    (tmp_path / ".file.tmp").symlink_to("/dev/full")
+def test_a_really_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.open", lambda *_, real=open: real("/dev/full", "wb"))
     with pytest.raises(UserError, match="No space left on device"):
         files.write_bytes(tmp_path / "file", bytes(100_000))
     assert not (tmp_path / "file").exists()
@@ -321,14 +321,20 @@ def test_manifests(workdir):
     with pytest.raises(UserError, match=r"run the squeeze stage first \(--stages=squeeze\)"):
         workdir.needed("teacher/manifest.json", "squeeze")
     (workdir.path / "teacher").mkdir()
-    manifest = {"inputs": {}, "hash": "x"}
+    spec = {"name": "conv3", "num_classes": 1, "image_size": 8, "channels": 1}
+    constants = {"mean": [0.5], "std": [0.5]}
+    manifest = {"inputs": {}, "hash": "x", "spec": spec, "normalisation": constants}
+    manifest |= {"class_names": ["a"], "accuracy": 1}
     files.write_json(workdir.path / "teacher/manifest.json", manifest)
     assert workdir.manifest("teacher/manifest.json") == manifest
     assert workdir.needed("teacher/manifest.json", "squeeze") == manifest
-    files.write_json(workdir.path / "teacher/manifest.json", {"hash": "x"})
-    assert workdir.manifest("teacher/manifest.json") is None  # says not what it is made from
+    del manifest["inputs"]  # says not what it is made from
+    files.write_json(workdir.path / "teacher/manifest.json", manifest)
+    assert workdir.manifest("teacher/manifest.json") is None
     (workdir.path / "teacher/manifest.json").write_text('{"hash"')
     assert workdir.manifest("teacher/manifest.json") is None
+    with pytest.raises(DamagedArtefact, match=r"manifest\.json is damaged .* --verify"):
+        workdir.needed("teacher/manifest.json", "squeeze")
 
 
 def test_partial_keeps_parts_of_the_same_inputs_only(workdir):

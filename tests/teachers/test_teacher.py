@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
-from delt_jax.errors import UserError
+from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
 from delt_jax.stages import squeeze
-from delt_jax.store import checkpoint, files
+from delt_jax.store import artefact, checkpoint, files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -249,6 +249,9 @@ def test_variables_of_another_model_are_refused(trained, tmp_path):
     manifest = files.read_json(tmp_path / "manifest.json")
     manifest["spec"]["width"] = 4
     files.write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(DamagedArtefact, match="it was changed since it was written"):
+        teacher_lib.load(tmp_path)
+    files.write_json(tmp_path / "manifest.json", artefact.unsealed(manifest))
     with pytest.raises(UserError, match=r"layers\.conv\.0\.weight"):
         teacher_lib.load(tmp_path)
 

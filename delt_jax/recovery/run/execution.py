@@ -16,8 +16,10 @@ from delt_jax.recovery.program import StepProgram
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.store import files
+from delt_jax.store.schema import mismatch
 
 _FILE = "execution.json"
+_SHAPE = {"dtype": str, "batches_per_device": int, "chunk_steps": int}
 _CHUNK_STEPS = {"cpu": 1}  # XLA's CPU convolutions are slow inside a loop
 _CHUNK_STEPS_ELSEWHERE = 50
 TOLERANCE = 0.05  # relative, of the first loss in bfloat16 against float32
@@ -112,10 +114,14 @@ def _first_loss(dtype: str, task: RecoveryTask, turn: int) -> tuple[float, bool]
 
 
 def read(partial: Path) -> ExecutionPlan | None:
-    """The plan of an unfinished recovery, if it has begun."""
-    if not (partial / _FILE).exists():
+    """The plan of an unfinished recovery, if it has begun and the plan can be read."""
+    try:
+        stored = files.read_object(partial / _FILE)
+    except (OSError, ValueError):
         return None
-    return ExecutionPlan(**files.read_json(partial / _FILE))
+    if mismatch(stored, _SHAPE) or len(stored) != len(_SHAPE):
+        return None
+    return ExecutionPlan(**stored)
 
 
 def write(partial: Path, plan: ExecutionPlan) -> None:
