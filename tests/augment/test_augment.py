@@ -191,6 +191,18 @@ def test_random_box_falls_back_to_the_centre_when_nothing_fits(size, expected):
     assert (draw_boxes(size, 1.0) == expected).all()
 
 
+def test_random_box_falls_back_after_ten_tries():
+    """In a wide image most boxes are too high; with nine or eleven tries the share differs."""
+    size, min_scale, count = (16, 40), 0.3, 8000
+    draw = np.random.default_rng(2)
+    theirs = [torchvision_box(draw, *size, min_scale) for _ in range(count)]
+    central = (0, 9, 16, 21)
+    expected = np.mean([box == central for box in theirs])
+    ours = (draw_boxes(size, min_scale, count) == central).all(axis=1).mean()
+    assert 0.12 < expected < 0.14  # 0.815 to the tenth; to the ninth 0.16, to the eleventh 0.105
+    assert abs(ours - expected) < 0.012
+
+
 def test_random_box_of_the_whole_area_is_the_full_square():
     size = 32
     boxes = draw_boxes((size, size), 1.0)
@@ -237,3 +249,10 @@ def test_random_flip_mirrors_half_of_the_images():
     mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
     assert 160 < mirrored.sum() < 240
+
+
+def test_a_view_is_flipped_and_not_rolled_unless_asked_otherwise():
+    keys = jax.random.split(jax.random.key(0), 200)
+    drawn = jax.vmap(lambda k: crop.random_view(k, 8, 0.5))(keys)
+    assert (drawn.roll == 0).all()
+    assert drawn.flip.any()

@@ -190,3 +190,50 @@ def test_smaller_sets_do_not_count():
     rows = [replace(r, ipc=3) for r in COMPLETE if r.image_set == "recovered" and r.ipc == 10]
     ours = dd_ranking.robustness_scores(rows + [r for r in COMPLETE if r.image_set != "recovered"])
     assert ours[0].ior is None  # random images are of ten a class, not three
+
+
+def test_rank_correlation_is_unknown_where_either_side_is_all_equal():
+    (found, _) = order_of([0.1, 0.2, 0.3], [0.4, 0.4, 0.4])
+    assert (found.spearman, found.kendall) == (None, None)
+    (two_values, _) = order_of([0.1, 0.2, 0.2], [0.5, 0.6, 0.5])
+    assert two_values.spearman == pytest.approx(0.5)  # ranks 1, 2.5, 2.5 against 1.5, 3, 1.5
+    assert two_values.kendall == pytest.approx(0.5)  # one of three pairs, two tied on each side
+    (few_ours, _) = order_of([0.1, 0.2, 0.2], [0.5, 0.6, 0.7])
+    assert few_ours.spearman == pytest.approx(math.sqrt(3) / 2)
+    (few_theirs, _) = order_of([0.1, 0.2, 0.3], [0.5, 0.6, 0.6])
+    assert few_theirs.spearman == pytest.approx(math.sqrt(3) / 2)
+
+
+def test_only_students_of_both_sides_are_ranked():
+    rows = [
+        *(row("recovered", "online", i / 10, f"net{i}") for i in range(3)),
+        *(row("full", "hard", i / 5, f"net{i}") for i in range(1, 5)),
+    ]
+    assert dd_ranking.rank_correlations(rows) == []  # net1 and net2 alone
+    (found, _) = dd_ranking.rank_correlations([*rows, row("full", "hard", 0.9, "net0")])
+    assert found.students == ["net0", "net1", "net2"]
+
+
+def test_the_best_epochs_have_their_own_order():
+    rows = [
+        *(row("recovered", "online", i / 10, f"net{i}", best=(3 - i) / 10) for i in range(3)),
+        *(row("full", "hard", i / 5, f"net{i}") for i in range(3)),
+    ]
+    last, best = dd_ranking.rank_correlations(rows)
+    assert (last.spearman, best.spearman) == (pytest.approx(1), pytest.approx(-1))
+
+
+def test_the_whole_set_is_the_largest():
+    assert dd_ranking.whole_ipc(COMPLETE) == 10
+    assert dd_ranking.whole_ipc([]) == 0
+    assert dd_ranking.whole_ipc([row("random", "hard", 0.5)]) == 0
+
+
+def test_scores_by_hand():
+    """(e^a - e^-1) / (e - e^-1) of a = -0.225 and of b = 0.025, in numbers."""
+    assert dd_ranking.label_robust_score(0.05, 0.5) == pytest.approx(0.18322, abs=5e-6)
+    ars = dd_ranking.augmentation_robust_score(0.40, 0.45, 0.30, 0.20)
+    assert ars == pytest.approx(0.27971, abs=5e-6)
+    assert dd_ranking.augmentation_robust_score(0.6, 0.2, 0.1, 0.4, 1.0) == pytest.approx(
+        0.47819, abs=5e-6
+    )

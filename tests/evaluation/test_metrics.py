@@ -207,3 +207,94 @@ def test_within_class_similarity_of_copies_and_opposites():
     features = np.concatenate([x, 2 * x, 3 * x, x, -x])
     ours = metrics.within_class_similarity(features, np.array([0, 0, 0, 1, 1]))
     chex.assert_trees_all_close(ours, np.array([1.0, -1.0]), atol=1e-6)
+
+
+def test_narrow_answers_and_labels_are_counted_in_wide_numbers():
+    """Class 19 of 20 is number 399 of the counts, which no uint8 holds."""
+    labels, answers = np.array([19, 19, 3], np.uint8), np.array([19, 0, 19], np.uint8)
+    ours = metrics.confusion_matrix(answers, labels, 20)
+    assert {(int(i), int(j)): int(ours[i, j]) for i, j in np.argwhere(ours)} == {
+        (19, 19): 1,
+        (19, 0): 1,
+        (3, 19): 1,
+    }
+
+
+def test_classes_without_images_cost_no_division():
+    with np.errstate(all="raise"):
+        accuracy = metrics.class_accuracy(np.array([[0, 0], [1, 3]]))
+    np.testing.assert_array_equal(accuracy, [np.nan, 0.75])
+
+
+def of_confidence(*confidences):
+    """Logits of two classes that answer 0 with these probabilities."""
+    p = np.array(confidences)
+    return np.stack([np.log(p / (1 - p)), np.zeros(len(p))], axis=1)
+
+
+def test_calibration_error_by_hand():
+    """Four bins; gaps of opposite signs add up, those within a bin cancel out."""
+    logits = of_confidence(0.6, 0.7, 0.7, 0.9)
+    labels = np.array([0, 0, 1, 1])
+    # Bin 0.5-0.75: two of three right at a mean of 2/3, so nothing; bin 0.75-1: none right at 0.9.
+    assert metrics.calibration_error(logits, labels, 4) == pytest.approx(0.9 / 4)
+    # Ten bins: 0.4 too modest, then 0.5 against 0.7 twice, then 0.9 too sure.
+    assert metrics.calibration_error(logits, labels, 10) == pytest.approx((0.4 + 0.4 + 0.9) / 4)
+    assert metrics.calibration_error(logits, labels, 1) == pytest.approx((2.9 - 2) / 4)
+
+
+def test_calibration_errors_of_modest_and_of_sure_models_bin_by_bin():
+    draw = np.random.default_rng(5)
+    logits = 2 * draw.normal(size=(400, 4))
+    is_sure = softmax(logits, axis=1).max(1) > 0.6
+    labels = np.where(is_sure, draw.integers(0, 4, 400), logits.argmax(1))
+    for bins in (3, 7, 15):
+        expected = plain_calibration_error(logits, labels, bins)
+        assert metrics.calibration_error(logits, labels, bins) == pytest.approx(expected)
+        assert expected > 1.05 * plain_calibration_error(logits, labels, 1)
+    assert metrics.calibration_error(logits, labels) == pytest.approx(
+        plain_calibration_error(logits, labels, 15)
+    )
+
+
+def test_bins_are_closed_above():
+    """A confidence of exactly 1/2 belongs to the lower of two bins, with those below it."""
+    logits = np.concatenate([of_confidence(0.5, 0.75), np.zeros((1, 2))])
+    three = np.concatenate([logits, -np.inf * np.ones((3, 1))], axis=1)
+    three[1] = np.log([0.4, 0.3, 0.3])
+    labels = np.array([1, 0, 1])
+    # Lower bin: 0.5, 0.4 and 0.5 with one hit in three.
+    assert metrics.calibration_error(three, labels, 2) == pytest.approx((1.4 - 1) / 3)
+
+
+def test_calibration_error_of_half_precision_is_computed_in_double():
+    logits = normal(300, 10, seed=3).astype(np.float16)
+    labels = np.random.default_rng(1).integers(0, 10, 300)
+    exact = plain_calibration_error(logits, labels, 15)
+    assert metrics.calibration_error(logits, labels) == pytest.approx(exact, rel=1e-9)
+
+
+def test_similarity_is_over_ordered_pairs_of_different_images():
+    """Unit vectors at 0, 60 and 90 degrees: cosines 1/2, 0 and sqrt(3)/2."""
+    angles = np.radians([0, 60, 90])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    with np.errstate(all="raise"):  # nor is 0 divided by 0 for the single one
+        four, labels = np.concatenate([features, features[:1]]), np.array([7, 7, 7, 9])
+        ours = metrics.within_class_similarity(four, labels)
+    assert ours[0] == pytest.approx((0.5 + 0 + np.sqrt(3) / 2) / 3, rel=1e-12)
+    assert np.isnan(ours[1])
+
+
+def test_features_nearer_to_zero_than_the_smallest_norm_have_no_direction():
+    similar = [
+        metrics.within_class_similarity(np.array([[size, 0.0], [1.0, 0.0]]), np.zeros(2))[0]
+        for size in (0.0, 2.5e-13, 1e-12, 1e-6)
+    ]
+    np.testing.assert_allclose(similar, [0, 0.25, 1, 1], rtol=1e-9)
+
+
+def test_a_row_says_last_and_best_with_their_own_spreads():
+    (row,) = metrics.aggregate([a_score(last=0.0, best=0.25), a_score(seed=1, last=1.0, best=0.75)])
+    assert row.text() == "last 50.0 ± 70.7 %, best 50.0 ± 35.4 %"
+    (single,) = metrics.aggregate([a_score(last=0.12345, best=0.23456)])
+    assert single.text() == "last 12.3 ± 0.0 %, best 23.5 ± 0.0 %"

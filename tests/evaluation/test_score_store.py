@@ -100,3 +100,58 @@ def test_folders_of_kept_students_differ_where_students_do():
     assert folder(PLANNED, True) == Path("students/conv3-hard-recovered-1-0.1")
     smaller = replace(PLANNED, row=replace(PLANNED.row, ipc=2))
     assert folder(smaller) == Path("students/conv3-hard-recovered2-1")
+
+
+def test_every_part_of_a_score_by_hand():
+    assert scored().as_dict() == {
+        "id": "0a1b",
+        "student": "conv3",
+        "regime": "hard",
+        "images": "recovered",
+        "ipc": 4,
+        "seed": 1,
+        "learning_rate": 0.1,
+        "protocol": "delt: 3 epochs",
+        "last": 2 / 3,
+        "best": 1.0,
+        "best_epoch": 2,
+        "history": [[1, 1 / 3], [2, 1.0], [3, 2 / 3]],
+        "per_class": [1.0, 0.5],
+        "confusion": [[1, 0], [1, 1]],
+        "calibration": pytest.approx(np.e / (1 + np.e) - 2 / 3),
+        "seconds": 1.23,
+    }
+
+
+def test_of_equal_bests_the_first_counts():
+    history = [(1, 0.5), (2, 0.75), (3, 0.75), (4, 0.25)]
+    logits = np.eye(2, dtype=np.float32)[[0, 1, 0]]
+    made = make_score(PLANNED, Trained(history, {}, logits, 0.0), SOURCE)
+    assert (made.best_epoch, made.best, made.last) == (2, 0.75, 0.25)
+
+
+@pytest.mark.parametrize(("classes", "rows"), [(99, 99), (100, 100), (101, 0)])
+def test_confusions_of_many_classes_are_not_kept(classes, rows):
+    source = SimpleNamespace(
+        test=SimpleNamespace(labels=np.zeros(1, np.int32)),
+        class_names=tuple(map(str, range(classes))),
+    )
+    logits = np.zeros((1, classes), np.float32)
+    made = make_score(PLANNED, Trained([(1, 1.0)], {}, logits, 0.0), source)
+    assert len(made.confusion) == rows
+    assert len(made.per_class) == classes
+
+
+def test_a_shared_score_takes_all_names_of_who_asks(tmp_path):
+    store = ScoreStore(tmp_path / "deep" / "scores")
+    store.write(scored())
+    other = replace(PLANNED, row=EvalRow("vgg11", "plain", "random", 9))
+    found = store.read(other)
+    assert (found.student, found.regime, found.image_set, found.ipc) == (
+        "vgg11",
+        "plain",
+        "random",
+        9,
+    )
+    assert found.outcome() == scored().outcome()
+    assert ScoreStore(tmp_path / "deep" / "scores").read(PLANNED) == scored()

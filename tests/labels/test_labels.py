@@ -106,6 +106,64 @@ def test_logits_beyond_float16(form, logit, words):
         compact.check_finite(labels, form)
 
 
+@pytest.mark.parametrize(
+    ("top_k", "num_classes", "all_kept", "of_logits", "of_probabilities"),
+    [
+        (0, 5, True, 5, 5),
+        (1, 5, False, 2, 1),
+        (4, 5, False, 5, 4),
+        (5, 5, True, 5, 5),
+        (6, 5, True, 5, 5),
+    ],
+)
+def test_values_per_image(top_k, num_classes, all_kept, of_logits, of_probabilities):
+    assert compact.keeps_all(top_k, num_classes) is all_kept
+    assert compact.columns(top_k, num_classes, "logits") == of_logits
+    assert compact.columns(top_k, num_classes, "probabilities") == of_probabilities
+    for form, width in (("logits", of_logits), ("probabilities", of_probabilities)):
+        labels = compress(np.zeros((2, num_classes), np.float32), top_k, form, 1.0)
+        assert labels.values.shape == (2, width)
+        assert labels.values.dtype == np.float16
+        assert (labels.classes is None) is all_kept
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "dtype"),
+    [(2, np.uint8), (256, np.uint8), (257, np.uint16), (65536, np.uint16), (65537, np.uint32)],
+)
+def test_the_smallest_type_that_holds_a_class(num_classes, dtype):
+    assert compact.index_dtype(num_classes) == dtype
+
+
+def test_the_temperature_divides_logits_once():
+    """Logits T ln(1, 2, 5) are probabilities 1/8, 2/8 and 5/8 at T."""
+    logits = 4 * np.log(np.array([[1, 2, 5]], np.float32))
+    exact = np.array([[1, 2, 5]]) / 8
+    for form in ("logits", "probabilities"):
+        back = expand(compress(logits, 0, form, 4.0), 3, form, 4.0)
+        np.testing.assert_allclose(back, exact, rtol=2e-3)
+    kept = compress(logits, 1, "probabilities", 4.0)
+    np.testing.assert_array_equal(kept.values, [[0.625]])
+    np.testing.assert_allclose(
+        expand(kept, 3, "probabilities", 4.0), [[0.1875, 0.1875, 0.625]], rtol=1e-6
+    )
+    mean = compress(np.array([[8, 1, 2, 6]], np.float32), 1, "logits", 4.0)
+    np.testing.assert_array_equal(mean.values, [[8, 3]])  # (1 + 2 + 6) / 3
+    np.testing.assert_array_equal(mean.classes, [[0]])
+
+
+def test_kept_probabilities_above_one_leave_nothing_to_the_others():
+    labels = Compact(np.array([[0.75, 0.5]], np.float16), np.array([[2, 0]], np.uint8))
+    got = expand(labels, 4, "probabilities", 1.0)
+    np.testing.assert_allclose(got, [[0.4, 0, 0.6, 0]], rtol=1e-6)
+
+
+def test_every_class_gets_what_it_had_where_all_are_kept():
+    probabilities = np.array([[0.5, 0.125, 0.375]], np.float32)
+    got = expand(Compact(2 * probabilities, None), 3, "probabilities", 1.0)
+    np.testing.assert_allclose(got, probabilities, rtol=1e-6)  # rows sum to one again
+
+
 # --- the file ---
 
 
@@ -254,6 +312,88 @@ def test_the_hash_of_soft_labels_stands_for_those_of_views_too(tmp_path):
         hashes.append(files.read_json(tmp_path / name / "manifest.json")["hash"])
         soft_labels.read(tmp_path / name, "d1")
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_bytes_of_an_epoch():
+    """Values before classes, little-endian, row by row, without gaps."""
+    labels = Compact(
+        np.array([[1.0, 0.5], [-2.0, 0.0]], np.float16), np.array([[258], [3]], np.uint16)
+    )
+    values = bytes.fromhex("003c 0038 00c0 0000".replace(" ", ""))
+    assert label_store.to_bytes(labels) == values + b"\x02\x01\x03\x00"
+    assert label_store.to_bytes(Compact(labels.values.astype(">f2"), None)) == values
+    turned = Compact(labels.values, labels.classes.astype(">u2"))
+    assert label_store.to_bytes(turned) == label_store.to_bytes(labels)
+
+
+def test_sizes_by_hand():
+    """30 images: 4 values of 2 bytes and 3 classes of 1 byte, 4 epochs; all of 10 in 40 epochs."""
+    plan = plan_with()
+    assert label_store.stored_bytes(plan) == 4 * 30 * 11 == 1320
+    assert label_store.naive_bytes(plan) == 40 * 30 * 10 * 2 == 24000
+    assert label_store.ratio(plan) == 0.055
+    whole = plan_with(top_k=0, epochs=40)
+    assert label_store.ratio(whole) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "width", "size", "ratio"),
+    [
+        ({}, "uint8", 4, 1320, 0.055),
+        ({"num_classes": 300, "form": "probabilities"}, "uint16", 3, 1440, 0.002),
+        ({"top_k": 0}, None, 10, 2400, 0.1),
+        ({"top_k": 1, "num_classes": 7, "form": "probabilities"}, "uint8", 1, 360, 0.021429),
+    ],
+)
+def test_the_manifest_describes_the_file(changes, classes, width, size, ratio):
+    plan = plan_with(**changes)
+    assert label_store.describe(plan, ["s1", "s2"], ("t1", "t2")) == {
+        "file": "views.bin",
+        "layout": "per epoch: values [images, width], then classes [images, top_k] if not all",
+        "plan": {
+            "seed": 0,
+            "epochs": 4,
+            "images": 30,
+            "num_classes": plan.num_classes,
+            "form": plan.form,
+            "top_k": plan.top_k,
+            "temperature": 20.0,
+            "views": plan.views.as_dict(),
+            "group_size": 8,
+            "trained_epochs": 40,
+        },
+        "key": ["seed", "labels", "epoch"],
+        "dtype": {"values": "float16", "classes": classes},
+        "width": width,
+        "teachers": ["t1", "t2"],
+        "sha256": ["s1", "s2"],
+        "bytes": size,
+        "naive_bytes": 30 * plan.num_classes * 40 * 2,
+        "ratio": ratio,
+    }
+    assert LabelPlan.from_dict(plan.as_dict()) == plan
+
+
+def test_the_first_and_the_last_epoch_are_checked(tmp_path):
+    plan = plan_with()
+    stored(tmp_path, plan)
+    path = tmp_path / "views.bin"
+    whole = path.read_bytes()
+    for place, epoch in ((0, 0), (329, 0), (330, 1), (989, 2), (990, 3), (1319, 3)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :])
+        store = label_store.open_store(tmp_path, "d1", NAMES[10])
+        for other in {0, 1, 2, 3} - {epoch}:
+            store.read(other)
+        with pytest.raises(UserError, match=f"Epoch {epoch} of"):
+            store.read(epoch + 4)
+
+
+def test_of_many_other_names_three_are_told(tmp_path):
+    stored(tmp_path, plan_with())
+    others = [f"other {i}" for i in range(10)]
+    text = refused(tmp_path, names=others)
+    assert "'class 2' against 'other 2'" in text
+    assert "'class 3'" not in text
 
 
 # --- the plan of a recipe ---

@@ -1,6 +1,7 @@
 """EarlyLate schedules: the recorded cases exactly, the paper's costs, and their invariants."""
 
 import json
+import random
 import re
 
 import pytest
@@ -295,3 +296,65 @@ def test_chart_names_every_image_once(ipc, rounds, length):
         steps += [int(iterations)] * (int(last or first) + 1 - int(first))
     assert named == list(range(ipc))
     assert steps == [(rounds - k) * length for k in join_rounds(ipc, rounds)]
+
+
+@settings(deadline=None)
+@given(layouts(budgets=True), st.data())
+def test_image_iterations_left_are_counted_step_by_step(layout, data):
+    for batch in make_schedule(**layout):
+        step = data.draw(st.integers(0, layout["iterations"] + 3))
+        left = sum(t >= step for at in optimised(batch) for t in at)
+        assert batch.image_iterations_after(step) == left
+
+
+def test_image_iterations_left_by_hand():
+    """Rounds of ten iterations with 1, 2 and 3 images."""
+    (batch,) = make_schedule(1, 3, 30, 10, 3)
+    left = [batch.image_iterations_after(step) for step in (0, 4, 10, 19, 20, 29, 30, 31)]
+    assert left == [60, 56, 50, 32, 30, 3, 0, 0]
+
+
+def test_a_batch_of_late_images_counts_from_its_own_start():
+    _, late = make_schedule(1, 4, 40, 10, 2)
+    assert [(r.start, r.iterations) for r in late.rounds] == [(0, 10), (10, 10)]
+    assert [late.image_iterations_after(step) for step in (0, 9, 10, 15, 20)] == [30, 21, 20, 10, 0]
+
+
+def test_budgets_are_the_draws_of_their_named_stream():
+    draw = random.Random("class budgets 5")
+    expected = tuple(7 * draw.randint(2, 4) for _ in range(6))
+    assert draw_class_iterations(6, 30, 7, 20, 5) == expected
+
+
+def test_a_chart_rounds_its_bars_and_names_ranges():
+    assert chart(5, 30, 10, width=10) == [
+        "  images 0-1       ██████████ 30 iterations",
+        "  images 2-3          ███████ 20 iterations",
+        "  images 4                ███ 10 iterations",
+    ]
+
+
+def test_every_image_is_in_one_batch_whose_last_may_be_smaller():
+    assert [tuple(b) for b in LAYOUTS["class_major"](2, 3, 4)] == [(0, 1, 2, 3), (4, 5)]
+    assert [tuple(b) for b in LAYOUTS["class_major"](1, 4, 2)] == [(0, 1), (2, 3)]
+    assert [tuple(b) for b in LAYOUTS["one_per_class"](3, 2, 2)] == [(0, 2), (4,), (1, 3), (5,)]
+
+
+def test_nothing_to_do_is_refused_in_numbers():
+    for wrong in ({"ipc": 0}, {"num_classes": 0}, {"batch_size": 0}, {"iterations": -1}):
+        numbers = {"num_classes": 1, "ipc": 1, "batch_size": 1, "iterations": 1}
+        make_schedule(**numbers, round_iterations=1)
+        with pytest.raises(UserError, match="A schedule needs at least one class"):
+            make_schedule(**(numbers | wrong), round_iterations=1)
+
+
+def test_with_no_iterations_images_have_their_class_and_join_at_once():
+    (batch,) = make_schedule(2, 2, 0, 0, 4)
+    assert batch.indices == (0, 1, 2, 3)
+    assert batch.labels == (0, 0, 1, 1)
+    assert batch.start_iterations == (0, 0, 0, 0)
+
+
+def test_one_iteration_of_one_image_costs_one():
+    paid = cost(make_schedule(1, 1, 1, 0, 1), 1)
+    assert (paid.image_iterations, paid.full_image_iterations, paid.fraction) == (1, 1, 1.0)

@@ -138,3 +138,15 @@ def test_random_images_are_uniform():
     for seed in range(600):
         counts[random_images(labels, 2, 1, seed)] += 1
     chex.assert_trees_all_close(counts / 1200, np.full(5, 0.2), atol=0.06, rtol=0)
+
+
+def test_a_seed_draws_the_same_images_in_every_version():
+    """A finished set must be found again: the streams of both draws never change."""
+    labels = np.repeat(np.arange(2, dtype=np.int32), 6)
+    ranking = Ranking(labels, np.zeros(12, np.float32))
+    starts = np.random.default_rng([3, 0x5E1EC7])
+    expected = [(6 * c + starts.permutation(6)[:4]).tolist() for c in (0, 1)]
+    assert select(ranking, "random", 4, 2, seed=3).tolist() == expected
+    baseline = np.random.default_rng([3, 0xBA5E])
+    expected = [(6 * c + baseline.choice(6, 4, replace=False)).tolist() for c in (0, 1)]
+    assert random_images(labels, 4, 2, seed=3).tolist() == expected

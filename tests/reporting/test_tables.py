@@ -165,3 +165,39 @@ def test_csv_has_fractions_in_full_and_the_ids():
     assert float(lines[0]["last_mean"]) == 1 / 3
     assert lines[0]["protocol"] == "delt with epochs 2: a, b"
     assert lines[0]["scores"] == "0a1b 2c3d"
+
+
+def test_markdown_to_the_letter():
+    table = tables.Table(("a", "long"), [("xyz", "1"), ("", "2")])
+    assert tables.markdown(table) == [
+        "| a   | long |",
+        "|-----|------|",
+        "| xyz | 1    |",
+        "|     | 2    |",
+    ]
+
+
+def test_ids_are_only_where_they_are_asked_for():
+    (scores,) = tables.sections([row()], [], [])
+    assert scores.table.head[-1] == "seeds"
+    assert tables.scores([row()]) == scores.table
+
+
+def test_a_student_without_soft_labels_has_a_dash_for_their_name():
+    values = [dd_ranking.Robustness("vgg11", "last", "", 0.25, None, None, 0.75, {}, [])]
+    assert tables.robustness(values).body == [("vgg11", "last", "0.2500", "–", "–", "–", "0.7500")]
+
+
+def test_csv_to_the_letter():
+    one = row(last_mean=0.25, last_std=0.125, best_mean=0.75, best_std=0.0625)
+    assert tables.as_csv([one]).decode() == (
+        "student,regime,images,ipc,learning_rate,seeds,last_mean,last_std,best_mean,best_std,"
+        "calibration,protocol,scores\n"
+        "conv3,online,recovered,10,0.001,3,0.25,0.125,0.75,0.0625,0.25,delt: 300 epochs,"
+        "0a1b 2c3d\n"
+    )
+
+
+def test_spreads_are_those_of_their_means():
+    (line,) = tables.scores([row(last_mean=0.1, last_std=0.02, best_mean=0.3, best_std=0.04)]).body
+    assert line[4:7] == ("10.00 ± 2.00", "30.00 ± 4.00", "25.00")

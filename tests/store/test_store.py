@@ -1,11 +1,14 @@
 """Everything on disk: atomicity, locks, round trips, and damage that is told in a sentence."""
 
+import ast
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -632,3 +635,172 @@ def test_soft_labels_replaced_or_missing(tmp_path):
     (tmp_path / "logits.npz").unlink()
     with pytest.raises(UserError, match="run the relabel stage again"):
         soft_labels.read(tmp_path, "d1")
+
+
+# --- bytes of arrays ---
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "<f2", "<f4", ">i4", "bool"])
+@pytest.mark.parametrize("sizes", [(5,), (2, 3), (1, 1, 1, 2)])
+def test_a_streamed_npy_is_read_as_any_other(tmp_path, dtype, sizes):
+    """Block by block, with a header of version 1.0 that numpy reads, and mapped without a copy."""
+    path = tmp_path / "a.npy"
+    array = np.arange(5 * 3 * 2).reshape(5, 3, 2).astype(dtype)
+    blocks = np.split(array, np.cumsum(sizes)[:-1])
+    files.write_npy(path, array.shape, iter(blocks))
+    np.testing.assert_array_equal(np.load(path), array, strict=True)
+    mapped = np.load(path, mmap_mode="r")
+    np.testing.assert_array_equal(mapped, array, strict=True)
+    assert mapped.flags.c_contiguous
+    assert not mapped.flags.f_contiguous
+    content = path.read_bytes()
+    assert content[:8] == b"\x93NUMPY\x01\x00"
+    length = int.from_bytes(content[8:10], "little")
+    assert (10 + length) % 64 == 0  # the first value of a mapped array is aligned
+    assert content[9 + length : 10 + length] == b"\n"
+    header = ast.literal_eval(content[10 : 10 + length].decode("latin1"))
+    assert header == {
+        "descr": np.lib.format.dtype_to_descr(array.dtype),
+        "fortran_order": False,
+        "shape": (5, 3, 2),
+    }
+    assert content[10 + length :] == array.tobytes()
+    np.save(tmp_path / "b.npy", array)
+    assert content == (tmp_path / "b.npy").read_bytes()
+
+
+def test_a_streamed_npy_takes_blocks_of_any_layout(tmp_path):
+    array = np.arange(24.0).reshape(4, 2, 3)
+    turned = [np.asfortranarray(array[:2]), array[:1:-1][::-1]]
+    files.write_npy(tmp_path / "a.npy", (4, 2, 3), turned)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize(
+    ("write", "compressed"), [(files.write_npz, True), (files.write_npz_fast, False)]
+)
+def test_npz_members(tmp_path, write, compressed):
+    path = tmp_path / "a.npz"
+    write(path, ones=np.ones((50, 50), np.float32), name=np.array("ü"))
+    with zipfile.ZipFile(path) as archive:
+        kinds = {member.filename: member.compress_type for member in archive.infolist()}
+        assert archive.testzip() is None
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    assert kinds == {"ones.npy": kind, "name.npy": kind}
+    read = files.read_npz(path, "relabel")
+    np.testing.assert_array_equal(read["ones"], np.ones((50, 50), np.float32), strict=True)
+    assert str(read["name"]) == "ü"
+
+
+def test_blocks_are_written_in_order(tmp_path):
+    files.write_blocks(tmp_path / "a", (bytes([i]) * i for i in range(4)))
+    assert (tmp_path / "a").read_bytes() == b"\x01\x02\x02\x03\x03\x03"
+
+
+def test_json_is_readable_text(tmp_path):
+    files.write_json(tmp_path / "a.json", {"ä": [1]})
+    assert (tmp_path / "a.json").read_bytes() == '{\n "ä": [\n  1\n ]\n}\n'.encode()
+
+
+def test_content_hashes_never_change():
+    """SHA-256 of each part after its length in eight bytes, most significant first."""
+    whole = b"\x00" * 7 + b"\x02" + b"ab" + b"\x00" * 6 + b"\x01\x00" + b"c" * 256
+    expected = hashlib.sha256(whole).hexdigest()[:16]
+    assert files.content_hash(b"ab", b"c" * 256) == expected
+
+
+# --- links, caches, folders between two renames ---
+
+
+def test_a_link_is_the_same_file_and_replaces_an_older_one(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("new")
+    target.write_text("old")
+    files.link(source, target)
+    assert target.samefile(source)
+    files.link(source, target)  # again, though they are one already
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_where_the_disk_cannot_link_a_file_is_copied(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("text")
+    (tmp_path / ".b.tmp").write_text("of a killed run")
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    files.link(tmp_path / "a", tmp_path / "b")
+    assert content_of(tmp_path) == {"a": b"text", "b": b"text"}
+    assert not (tmp_path / "a").samefile(tmp_path / "b")
+
+
+def test_a_cache_is_made_once_and_again_when_it_is_damaged(tmp_path):
+    path, calls = tmp_path / "two" / "deep" / "cache.npz", []
+
+    def make():
+        calls.append(1)
+        return {"a": np.arange(3)}
+
+    for _ in range(2):
+        np.testing.assert_array_equal(files.cached_npz(path, make)["a"], [0, 1, 2])
+    assert len(calls) == 1
+    path.write_bytes(path.read_bytes()[:-30])
+    for _ in range(2):
+        np.testing.assert_array_equal(files.cached_npz(path, make)["a"], [0, 1, 2])
+    assert len(calls) == 2
+
+
+def test_a_kill_between_two_renames_leaves_the_folder_before(tmp_path):
+    path, before = tmp_path / "artefact", tmp_path / ".artefact.old"
+    assert files.replaced_folder(path) == path  # neither is there
+    before.mkdir()
+    assert files.replaced_folder(path) == before
+    path.mkdir()
+    assert files.replaced_folder(path) == path  # its remains
+    files.delete_folder(path)
+    assert list(tmp_path.iterdir()) == []
+    before.mkdir()
+    files.delete_folder(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "artefact"
+    with files.replacing_folder(path) as folder:
+        (folder / "a").write_text("1")
+    replace = os.replace
+
+    def fail_for_the_new_one(source, target):
+        if str(source).endswith(".tmp"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_new_one)
+    with (
+        pytest.raises(UserError, match="artefact cannot be written: Input/output error"),
+        files.replacing_folder(path) as folder,
+    ):
+        (folder / "a").write_text("2")
+    assert content_of(path) == {"a": b"1"}
+    assert not (tmp_path / ".artefact.old").exists()
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path):
+    with files.replacing_folder(tmp_path / "two" / "deep" / "artefact") as folder:
+        (folder / "a").write_text("1")
+    assert content_of(tmp_path) == {"two/deep/artefact/a": b"1"}
+
+
+def test_the_first_error_is_told_even_if_nothing_is_left_to_clear(tmp_path):
+    def fail():
+        with files.replacing_folder(tmp_path / "artefact") as folder:
+            folder.rmdir()
+            raise ValueError("the first")
+
+    with pytest.raises(ValueError, match="the first"):
+        fail()
+
+
+def test_clearing_what_is_not_there_is_no_error(tmp_path):
+    files.delete_folder(tmp_path / "artefact")
+    with files.replacing_folder(tmp_path / "artefact"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["artefact"]

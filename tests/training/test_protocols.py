@@ -133,3 +133,151 @@ def test_ours_is_delts_but_for_crops_and_the_rate_of_convnets():
         assert ours.views == dataclasses.replace(delt.views, min_scale=0.5)
         one = {"name": "", "views": None, "learning_rate": 0.0}
         assert dataclasses.replace(ours, **one) == dataclasses.replace(delt, **one)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ipc", "batch"),
+    [
+        (10, 4, 40),
+        (10, 5, 50),
+        (10, 6, 50),
+        (10, 29, 50),
+        (99, 1, 10),
+        (99, 30, 100),
+        (100, 29, 100),
+        (101, 30, 200),
+        (199, 2, 40),
+        (200, 1, 100),
+        (201, 1, 20),
+    ],
+)
+def test_batch_sizes_change_where_they_should(classes, ipc, batch):
+    assert of("delt", "resnet18", classes, ipc, 64).batch_size == batch
+
+
+@pytest.mark.parametrize("other", [("conv4", 100, 32), ("conv3", 10, 32), ("conv3", 100, 31)])
+def test_what_is_special_is_conv3_of_cifar100_alone(other):
+    student, classes, size = other
+    protocol = of("delt", student, classes, 10, size)
+    assert protocol.learning_rate == 1e-3
+    assert protocol.batch_size != 25
+
+
+@pytest.mark.parametrize(("size", "factor"), [(127, 1), (128, 2), (129, 2)])
+def test_rded_shuffles_from_128_pixels_on(size, factor):
+    rded = of("rded", size=size)
+    views = protocols.ViewSpec("", factor, 1 / factor, True, "cutmix", 1.0)
+    assert rded == dataclasses.replace(of("delt", size=size), name="rded", views=views)
+
+
+def test_every_value_of_the_published_protocols():
+    common = {
+        "temperature": 20.0,
+        "loss": "kl",
+        "hard_weight": 0.0,
+        "weight_decay": 0.01,
+        "epochs": 300,
+        "accumulate": 1,
+        "ema": 0.0,
+        "eval_every": 10,
+        "changed": (),
+    }
+    delt_views = {
+        "rand_augment": "rand-m6-n2-mstd1.0",
+        "shuffle": 1,
+        "min_scale": 0.25,
+        "flip": True,
+        "mix": "cutmix",
+        "mix_alpha": 1.0,
+    }
+    own = {"learning_rate": 1e-3, "schedule": "half_cosine", "batch_size": 50}
+    assert of("delt").as_dict() == {"name": "delt", "views": delt_views, **common, **own}
+    sre2l = of("sre2l", classes=200, ipc=50, size=64).as_dict()
+    assert sre2l == {
+        "name": "sre2l",
+        "views": delt_views | {"rand_augment": "", "min_scale": 0.08},
+        **common,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "batch_size": 1024,
+    }
+
+
+def test_a_batch_is_at_most_the_set():
+    assert of("sre2l", classes=3, ipc=7).batch_size == 21
+    assert of("delt", classes=10, ipc=10, evaluate__batch_size=1000).batch_size == 100
+    assert of("delt", classes=10, ipc=10, evaluate__batch_size=99).batch_size == 99
+
+
+def test_the_whole_line_of_a_protocol():
+    delt = of("delt")
+    assert delt.text() == (
+        "delt: 300 epochs, batch 50, AdamW 0.001 to half its peak, decay 0.01, "
+        "rand-m6-n2-mstd1.0, crops 0.25-1, flips, cutmix 1, KL of soft labels at T 20"
+    )
+    views = protocols.ViewSpec("", 3, 0.5, False, "none", 1.0)
+    other = dataclasses.replace(
+        delt,
+        name="own",
+        views=views,
+        accumulate=2,
+        schedule="cosine",
+        hard_weight=0.25,
+        ema=0.99,
+        loss="mse",
+        changed=("ema 0.99", "loss mse"),
+    )
+    assert other.text() == (
+        "own with ema 0.99, loss mse: 300 epochs, batch 50 x 2, AdamW 0.001 to zero, decay 0.01, "
+        "3 x 3 patches shuffled, crops 0.5-1, no flips, no mixing, MSE of soft labels at T 20, "
+        "0.25 x cross-entropy, weights averaged at 0.99"
+    )
+    two = dataclasses.replace(delt, views=dataclasses.replace(views, shuffle=2), accumulate=3)
+    assert ", batch 50 x 3, " in two.text()
+    assert ", 2 x 2 patches shuffled, " in two.text()
+
+
+def test_settings_of_both_groups_replace_a_protocols_values():
+    changed = of(
+        "delt",
+        relabel__temperature=4.0,
+        relabel__mix="mixup",
+        evaluate__weight_decay=0.5,
+        evaluate__hard_weight=1.0,
+        evaluate__ema=0.5,
+    )
+    assert (changed.temperature, changed.views.mix) == (4.0, "mixup")
+    assert (changed.weight_decay, changed.hard_weight, changed.ema) == (0.5, 1.0, 0.5)
+    assert set(changed.changed) == {
+        "temperature 4.0",
+        "mix mixup",
+        "weight decay 0.5",
+        "hard weight 1.0",
+        "ema 0.5",
+    }
+
+
+def test_versions_are_one_until_results_change():
+    assert {name: protocols.version(name) for name in protocols.NAMES} == dict.fromkeys(
+        ("delt", "sre2l", "rded", "delt_jax"), 1
+    )
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(0, 0), (1, 1), (9, 9), (10, 0), (11, 0)])
+def test_stored_labels_keep_all_classes_or_fewer(asked, kept):
+    setting = EvalSetting("conv3", 10, 4, 28)
+    plan = protocols.label_plan(recipe(relabel__top_k=asked, seed=3), setting)
+    assert plan.top_k == kept
+    assert (plan.seed, plan.num_images, plan.num_classes) == (3, 40, 10)
+    assert plan.epochs == plan.trained_epochs == of("delt_jax", "conv3", 10, 4).epochs
+
+
+def test_stored_epochs_may_be_fewer_than_those_trained():
+    setting = EvalSetting("conv3", 10, 4, 28)
+    plan = protocols.label_plan(recipe(relabel__stored_epochs=7, evaluate__epochs=90), setting)
+    assert (plan.epochs, plan.trained_epochs) == (7, 90)
+
+
+def test_protocols_are_called_by_their_names():
+    assert [of(name).name for name in protocols.NAMES] == list(protocols.NAMES)
+    assert of("delt_jax").text().startswith("delt_jax: 300 epochs, ")
