@@ -24,7 +24,6 @@ from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import EvaluateRecipe, Recipe
-from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.training import protocols, student_loop, student_step
 from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_loop import Saving, Student, StudentTask
@@ -110,7 +109,7 @@ class Ours:
                 ends.append(time.perf_counter())
 
         students = self._students
-        saving = Saving(Path("never_written"), float("inf"), DeferredSignal())
+        saving = Saving(Path("never_written"), float("inf"))
         student_loop.train(self._task, students, len(students), saving, on_epochs)
         # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
         # of the epoch before it.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # without an import: a command listens to signals only after this file
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from delt_jax.formats.distilled import DistilledSet
 
 __version__ = "0.1.0"

@@ -4,6 +4,11 @@ Every recipe runs at every number of images per class, each in its own work dire
 --config.NAME=VALUE changes a setting of all of them. See docs/compare.md.
 """
 
+from delt_jax.core import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # before what takes time to import
+
 import re
 import shlex
 import sys
@@ -13,7 +18,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from delt_jax.config import cli
+from delt_jax.config import command, paths, sentences
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
@@ -63,7 +68,7 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
     try:
         rest = _FLAGS([a for a in arguments if a not in settings])
     except flags.Error as e:
-        raise UserError(cli.sentence(e)) from e
+        raise UserError(sentences.sentence(e)) from e
     if _HELP.value:
         print(f"{__doc__}\n{_FLAGS.get_help(include_special_flags=False)}")
         raise SystemExit(0)
@@ -82,7 +87,7 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
     return CompareOptions(
         split_configs(_CONFIGS.value),
         _numbers(_IPC.value),
-        Path(_WORKDIR.value),
+        Path(paths.expand(_WORKDIR.value, "--workdir")),
         settings,
         _DRY_RUN.value,
         _KEEP_GOING.value,
@@ -129,11 +134,15 @@ def run(options: CompareOptions) -> list[str]:
         the first cell that fails, unless `keep_going`.
     """
     # Imported here so that a mistyped flag is answered at once.
+    from delt_jax.runtime import environment
+
+    environment.import_jax()
     from delt_jax.comparison import cells as grid
     from delt_jax.core.progress import say
     from delt_jax.runtime import compile_cache
 
     compile_cache.use()
+    environment.check_devices()
     grid.check(options.folder)
     cells = grid.plan(*options[:4], options.dry_run)
     if options.dry_run:
@@ -165,8 +174,8 @@ def run(options: CompareOptions) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status of a command line, as `cli.exit_status` has it; 1 if a cell failed."""
-    return cli.exit_status(
+    """The exit status of a command line, as `command.exit_status` has it; 1 if a cell failed."""
+    return command.exit_status(
         lambda: parse(sys.argv if argv is None else argv), lambda options: not run(options)
     )
 

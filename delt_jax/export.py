@@ -5,6 +5,11 @@ others published; --to=distilled brings such a set into a work directory, so tha
 relabel, evaluate and report can use it.
 """
 
+from delt_jax.core import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # before what takes time to import
+
 import re
 import shutil
 import sys
@@ -17,11 +22,15 @@ from absl import app, flags
 
 import delt_jax
 from delt_jax import formats
+from delt_jax.config import command, paths
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import distilled
+from delt_jax.formats import ownership, pt
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.store import files
+from delt_jax.store import files, foreign
+from delt_jax.store.foreign import ForeignFileError
+
+_NAMES_BYTES = 16 * 2**20  # of a file of class names
 
 _TO = flags.DEFINE_enum("to", None, list(formats.FORMATS), "Layout to write.")
 _OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.")
@@ -77,14 +86,14 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
     if _QUALITY.value and not formats.FORMATS[_TO.value].jpeg:
         jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
         raise UserError(f"--quality is for {jpeg}; {_TO.value} is lossless.")
-    source = Path(rest[0])
+    source = Path(paths.expand(rest[0], "The path"))
     return ExportOptions(
         source,
         _TO.value,
-        Path(_OUT.value) if _OUT.value else default_out(source, _TO.value),
+        Path(paths.expand(_OUT.value, "--out")) if _OUT.value else default_out(source, _TO.value),
         _PER_CLASS.value,
         _QUALITY.value,
-        Path(_CLASS_NAMES.value) if _CLASS_NAMES.value else None,
+        Path(paths.expand(_CLASS_NAMES.value, "--class_names")) if _CLASS_NAMES.value else None,
         _numbers("mean", _MEAN.value),
         _numbers("std", _STD.value),
         _OVERWRITE.value,
@@ -120,7 +129,7 @@ def run(options: ExportOptions) -> None:
         f"{options.source} ({layout}): {count} images, {content.ipc} of each of "
         f"{len(content.class_names)} classes, {width}x{height} px, {channels} channel(s)"
     )
-    if "clipped" in content.manifest:
+    if isinstance(content.manifest.get("clipped"), float):
         say(f"  rounded to 8 bits; {content.manifest['clipped']:.2%} of the values were clipped")
     if options.per_class:
         content = content.per_class(options.per_class)
@@ -181,50 +190,58 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file in UTF-8, one a line."""
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines())
-    except (OSError, ValueError) as e:
+        text = foreign.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(
+            f"--class_names={path} cannot be read: it is no text in UTF-8 ({e.reason} at byte "
+            f"{e.start}); save it as UTF-8."
+        ) from e
+    except (OSError, ForeignFileError, ValueError) as e:
         raise UserError(f"--class_names={path} cannot be read: {e}.") from e
+    names = tuple(line.strip() for line in text.splitlines())
     if not names or "" in names:
         raise UserError(f"--class_names={path} is empty or has an empty line; one name a line.")
+    if "\0" in text:
+        raise UserError(f"--class_names={path} is no text file; one name a line.")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(
+                f"--class_names={path} has the name {name!r} twice; name each class once."
+            )
+        seen.add(name)
     return names
 
 
 def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
-    out = options.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if formats.FORMATS[options.to].suffix:
-        ours = out.is_file() and out.suffix == formats.FORMATS[options.to].suffix
-    else:
-        ours = (out / formats.SIDECAR).is_file() or distilled.is_set(out)
-    if not ours:
-        raise UserError(f"{out} is there and no export of delt_jax; choose another --out.")
-    if not options.overwrite:
-        raise UserError(f"{out} is there already; choose another --out, or add --overwrite.")
+    layout = formats.FORMATS[options.to]
+    try:
+        ownership.check_place(options.source, options.out, options.to)
+        if options.to == "pt":
+            pt.require_torch()
+        if layout.suffix:
+            ownership.check_file(options.out, layout.is_ours, options.overwrite)
+        else:
+            ownership.check_folder(options.out, options.overwrite)
+    except (OSError, RuntimeError, ValueError) as e:  # loops of links, names that no disk takes
+        raise UserError(f"--out={options.out} cannot be used: {e}.") from e
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses flags, converts, and turns bad input into one sentence on stderr.
+    """The exit status of a command line, as `command.exit_status` has it."""
 
-    Returns:
-      The exit status: 0, 1 for bad input found while running, 2 for bad flags, 130 for Ctrl-C.
-    """
-    try:
-        options = parse(sys.argv if argv is None else argv)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 2
-    try:
+    def go(options: ExportOptions) -> bool:
         run(options)
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("delt_jax: stopped; nothing was written.", file=sys.stderr)
-        return 130
-    return 0
+        return True
+
+    return command.exit_status(
+        lambda: parse(sys.argv if argv is None else argv),
+        go,
+        "stopped; what was not finished was removed, and --out is whole or as it was.",
+    )
 
 
 if __name__ == "__main__":

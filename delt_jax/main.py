@@ -1,11 +1,16 @@
 """The command line: `python -m delt_jax.main --config=configs/digits.py --workdir=runs/digits`."""
 
+from delt_jax.core import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # before what takes time to import
+
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from delt_jax.config import cli
+from delt_jax.config import cli, command
 from delt_jax.stages.run import open_data, run
 
 __all__ = ["main", "open_data", "run"]
@@ -14,13 +19,13 @@ flags.adopt_module_key_flags(cli)  # so that --help lists them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status of a command line, as `cli.exit_status` has it."""
+    """The exit status of a command line, as `command.exit_status` has it."""
 
     def go(arguments) -> bool:
         run(*arguments)
         return True
 
-    return cli.exit_status(lambda: cli.parse(sys.argv if argv is None else argv), go)
+    return command.exit_status(lambda: cli.parse(sys.argv if argv is None else argv), go)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Files as torch writes them, spelled out opcode by opcode, so that no torch is needed."""
 
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -44,3 +45,32 @@ class Attack:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+def called(name: str, *arguments: bytes) -> bytes:
+    """What a function or class of this dotted name gives."""
+    module, _, attribute = name.rpartition(".")
+    return f"c{module}\n{attribute}\n(".encode() + b"".join(arguments) + b"tR"
+
+
+def parameter(tensor: bytes) -> bytes:
+    """A torch.nn.Parameter."""
+    return called(
+        "torch._utils._rebuild_parameter", tensor, b"I01\n", b"ccollections\nOrderedDict\n)R"
+    )
+
+
+def write_legacy(path: Path, pickled: bytes, numbers=None, keys=("0",), count=None) -> Path:
+    """A file as torch before 1.6 writes it, with one storage."""
+    numbers = np.arange(6, dtype=np.float32) if numbers is None else numbers
+    parts = [pickle.dumps(p, 2) for p in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    stored = (numbers.size if count is None else count).to_bytes(8, "little") + numbers.tobytes()
+    path.write_bytes(
+        b"".join([*parts, b"\x80\2" + pickled + b".", pickle.dumps(list(keys), 2), stored])
+    )
+    return path
+
+
+def legacy_storage(kind="FloatStorage", key="0", count=6, view=b"N") -> bytes:
+    """As `storage`, with the place of a part of it."""
+    return storage(kind, key, count)[:-2] + view + b"tQ"

@@ -8,11 +8,21 @@ from typing import Any
 
 import ml_collections
 
+from delt_jax.config import paths
 from delt_jax.config.ranges import validate
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
 from delt_jax.recipe.fields import Setting
 
+# Settings that hold paths, or names that are taken for paths where there is such a file.
+_PATHS = (
+    "data.path",
+    "data.classes",
+    "teacher.weights",
+    "teacher.others",
+    "relabel.teachers",
+    "evaluate.scores_folder",
+)
 _PLURALS = {str: "names", int: "whole numbers", float: "numbers"}
 
 
@@ -58,7 +68,7 @@ def vary(
       ValueError: for a name that is none of these, or for two methods.
     """
     methods = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
-    names = variants.split(",")
+    names = _parted(variants, {*presets, *methods})
     if len(several := [name for name in names if name in methods]) > 1:
         raise ValueError(f"{' and '.join(several)} are methods; name one of them.")
     for variant in sorted(filter(None, names), key=methods.__contains__):
@@ -76,6 +86,21 @@ def vary(
                 f"{', '.join(presets) or '(none)'}, the methods {', '.join(methods) or '(none)'}, "
                 f"and folder=PATH."
             )
+
+
+def _parted(variants: str, known: set[str]) -> list[str]:
+    """The variants; what follows "folder=PATH," and is not known belongs to the path.
+
+    >>> _parted("ipc10,folder=/cats,dogs,cda", {"ipc10", "cda"})
+    ['ipc10', 'folder=/cats,dogs', 'cda']
+    """
+    parted: list[str] = []
+    for part in variants.split(","):
+        if parted and parted[-1].startswith("folder=") and part not in known:
+            parted[-1] += f",{part}"
+        else:
+            parted.append(part)
+    return parted
 
 
 def _apply(method: Path, config: ml_collections.ConfigDict) -> None:
@@ -146,7 +171,12 @@ def _typed(name: str, value: Any, setting: Setting) -> Any:
             f"{name} must be of type {setting.kind.__name__}, but is {value!r} "
             f"({type(value).__name__})."
         )
-    return value
+    return _expanded(name, str(value)) if name in _PATHS else value
+
+
+def _expanded(name: str, text: str) -> str:
+    """A path as `paths.expand` has it; names on the Hugging Face Hub and the like stay."""
+    return text if text.startswith("hf:") else paths.expand(text, name)
 
 
 def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
@@ -158,5 +188,7 @@ def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
     if not good:
         raise UserError(f"{name} must be a tuple of {_PLURALS[element]}, not {value!r}.")
     if element is str and setting.split:  # a flag's a,b arrives as one string
-        return tuple(part.strip() for v in value for part in v.split(","))
+        value = tuple(part.strip() for v in value for part in v.split(","))
+    if name in _PATHS:
+        return tuple(_expanded(name, str(v)) for v in value)
     return tuple(element(v) for v in value)

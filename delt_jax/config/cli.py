@@ -3,18 +3,17 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from delt_jax.config import nearest
+from delt_jax.config import nearest, paths, sentences
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS
-from delt_jax.runtime import host_memory, signals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. configs/digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the run makes.")
@@ -39,9 +38,6 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.", 1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
-
-
-_T = TypeVar("_T")
 
 
 class ProcessFlags(NamedTuple):
@@ -76,17 +72,18 @@ def parse(arguments: Sequence[str]) -> Arguments:
     _check_file(arguments)
     try:
         rest = _parse_flags(arguments)
-    except Exception as e:  # flags and config files raise many types
-        raise UserError(sentence(e)) from e
+    except (Exception, SystemExit) as e:  # flags and config files raise many types
+        if isinstance(e, SystemExit) and not sentences.place(e):
+            raise  # of --help
+        raise UserError(sentences.sentence(e)) from e
     if len(rest) > 1:
         raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
     config = _load_config()
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
+    workdir = paths.expand(_WORKDIR.value, "--workdir")
     command = shlex.join(["python", "-m", "delt_jax.main", *arguments[1:]])
-    return Arguments(
-        config, _WORKDIR.value, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value
-    )
+    return Arguments(config, workdir, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value)
 
 
 def _job() -> ProcessFlags:
@@ -158,51 +155,6 @@ def _load_config() -> ml_collections.ConfigDict:
     except OSError as e:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"--config={path}: {e.__cause__}; configs/ has the recipes.") from e
-    except AttributeError as e:
+    except Exception as e:
         raise UserError("get_config() in the --config file returned no ConfigDict.") from e
     return config
-
-
-def sentence(error: BaseException) -> str:
-    """Says in one line, without a traceback, what a flag parser or a config file raised."""
-    text = str(error.args[0]) if error.args else type(error).__name__
-    unknown = re.search(r'Key "(\w+)" does not exist', text)
-    if unknown:
-        hint = nearest(unknown[1], list(SETTINGS))
-        return f"The --config file sets {unknown[1]!r}, but there is no such setting{hint}"
-    if "get_config() takes 0 positional arguments" in text:
-        return "This recipe has no variants; leave out the colon and what follows it."
-    if "Traceback (most recent call last)" in text:
-        text = "The --config file failed: " + text.strip().splitlines()[-1]
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def exit_status(parse: Callable[[], _T], run: Callable[[_T], bool]) -> int:
-    """Parses and runs a command, and turns bad input into one sentence on stderr.
-
-    Args:
-      parse: reads the command line.
-      run: does what it asks for, and returns whether all of that succeeded.
-
-    Returns:
-      0, 1 for bad input found while running or if something failed, 2 for bad flags, 130 for
-      Ctrl-C, 143 for SIGTERM.
-    """
-    try:
-        asked = parse()
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 2
-    host_memory.keep_freed()
-    try:
-        with signals.raising():
-            return 0 if run(asked) else 1
-    except UserError as e:
-        print(f"delt_jax: {e}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, signals.Terminated) as e:
-        print(
-            "delt_jax: stopped; finished work is kept, the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return 130 if isinstance(e, KeyboardInterrupt) else signals.SIGTERM_STATUS

@@ -5,6 +5,8 @@ import zlib
 import chex
 import jax
 
+IMPLEMENTATION = "threefry2x32"  # fixed: the environment may choose another for JAX's own keys
+
 
 def stream(seed: int, *names: str | int) -> chex.PRNGKey:
     """Derives a typed PRNG key from a seed and a path of names.
@@ -20,7 +22,7 @@ def stream(seed: int, *names: str | int) -> chex.PRNGKey:
     Returns:
       A scalar typed key (`jax.random.key`).
     """
-    return derive(jax.random.key(seed), *names)
+    return derive(jax.random.key(seed, impl=IMPLEMENTATION), *names)
 
 
 def derive(key: chex.PRNGKey, *names: str | int) -> chex.PRNGKey:

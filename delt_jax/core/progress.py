@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from delt_jax.core import stopping
+
 _SECONDS_BETWEEN_LINES = 15
 
 
@@ -43,7 +45,12 @@ class Progress:
             )
 
     def update(self, amount: int, **values: Any) -> None:
-        """Adds finished units, and figures to print beside them, by name."""
+        """Adds finished units, and figures to print beside them, by name.
+
+        Raises:
+          Stopped: if a signal has come: every update is a safe point, unless stopping is deferred.
+        """
+        stopping.check()
         if values:
             self._figures = _line(**values)
         self._done += amount

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.core.normalisation import Normalisation
-from delt_jax.data import in_memory
+from delt_jax.data import classes, in_memory
 from delt_jax.data.described import describe_source
 from delt_jax.data.in_memory import cache_in_memory
 from delt_jax.data.on_device import device_budget, put_on_device
@@ -46,14 +46,25 @@ def open_source(recipe: DataRecipe, cache: Path | None = None) -> Source:
       UserError: if the data are missing, damaged or do not fit the recipe.
     """
     source = _open(recipe, cache)
-    highest = int(max(source.train.labels.max(), source.test.labels.max()))
+    labels = np.concatenate([source.train.labels, source.test.labels])
+    highest = int(labels.max())
+    lowest = int(labels.min())
+    if lowest > 0:
+        raise UserError(
+            f"The labels of {source.name} go from {lowest} to {highest}, but classes count from 0; "
+            f"subtract {lowest} from every label."
+        )
     if highest >= len(source.class_names) or (
         recipe.class_names and highest + 1 != len(source.class_names)
     ):
         raise UserError(
             f"data.class_names has {len(source.class_names)} names, but the labels of "
-            f"{source.name} go from 0 to {highest}; name all classes in label order."
+            f"{source.name} go from 0 to {highest}; name all classes in label "
+            f"order{classes.comma_hint(source.class_names)}."
         )
+    classes.check_names(
+        source.class_names, "data.class_names" if recipe.class_names else source.name
+    )
     if len(recipe.mean) not in (0, source.channels):
         raise UserError(
             f"data.mean and data.std have {len(recipe.mean)} values, but the images have "

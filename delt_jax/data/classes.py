@@ -1,13 +1,22 @@
-"""Chooses classes and their order by the setting `data.classes`."""
+"""Names of classes: those that `data.classes` chooses, and what any of them must be."""
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from delt_jax.data.names import printable
 from delt_jax.errors import UserError
+from delt_jax.store import regular
 
+_MOST_BYTES = 2**26  # of a list of classes or files
+# Control characters, ends of lines, and bytes that were no UTF-8.
+_UNFIT = ("Cc", "Cs", "Zl", "Zp")
+_BYTE_ORDER_MARK = "\ufeff"
 _SHIPPED = ("imagenet", "imagenet100", "imagenet10", "imagenette", "imagewoof")
 
 
@@ -26,7 +35,7 @@ def wanted_classes(setting: str) -> tuple[str, ...]:
     if setting in _SHIPPED:
         return _parse(setting, shipped(setting))
     try:
-        text = Path(setting).read_text(encoding="utf-8-sig")
+        text = regular.read_bytes(setting, _MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as e:
         raise UserError(
             f"data.classes {setting!r} cannot be read ({e}); name a file with a class per line, or "
@@ -37,7 +46,8 @@ def wanted_classes(setting: str) -> tuple[str, ...]:
 
 def shipped(name: str) -> str:
     """Text of a list that comes with the package."""
-    return (resources.files("delt_jax.data") / "class_lists" / f"{name}.txt").read_text()
+    file = resources.files("delt_jax.data") / "class_lists" / f"{name}.txt"
+    return file.read_text(encoding="utf-8")
 
 
 def positions_in_imagenet(class_names: Sequence[str]) -> tuple[int, ...] | None:
@@ -68,6 +78,77 @@ def choose(found: Sequence[str], setting: str, where: str) -> tuple[str, ...]:
     return wanted or tuple(found)
 
 
+def check_names(names: Sequence[str], where: str) -> None:
+    """Checks class names of any source.
+
+    Raises:
+      UserError: if one is empty, is there twice, or holds control characters.
+    """
+    for i, name in enumerate(names):
+        unfit = [c for c in name if unicodedata.category(c) in _UNFIT or c == _BYTE_ORDER_MARK]
+        if not name.strip() or unfit:
+            what = f"holds the character U+{ord(unfit[0]):04X}" if unfit else "is empty"
+            raise UserError(
+                f"The name of class {i} in {where}, '{printable(name)}', {what}; give it a name "
+                f"of visible characters."
+            )
+    twice = [(name, count) for name, count in Counter(names).items() if count > 1]
+    if twice:
+        name, count = twice[0]
+        raise UserError(
+            f"{where} has the class name {name!r} {count} times; give each class a name of its own."
+        )
+
+
+def check_count(names: Sequence[str], count: int, where: str) -> None:
+    """Raises a UserError unless there is a name for each of the `count` classes of a folder."""
+    if len(names) != count:
+        raise UserError(
+            f"data.class_names has {len(names)} names, but {where} has {count} classes; leave it "
+            f"empty to take the folders' names{comma_hint(names)}."
+        )
+
+
+def comma_hint(names: Sequence[str]) -> str:
+    """End of a sentence on too few names: a flag's a,b is one name, as names may have commas."""
+    if len(names) != 1 or "," not in names[0]:
+        return ""
+    parted = ",".join(f"'{printable(part.strip())}'" for part in names[0].split(","))
+    return f', or write --config.data.class_names="({parted})", for a name may have a comma'
+
+
+def order_note(folders: Sequence[str], names: Sequence[str], where: str) -> list[str]:
+    """A sentence if numbered class folders, sorted by name, are not in the order of numbers.
+
+    Args:
+      folders: names of the class folders, in label order.
+      names: that the user gave the classes, in label order; may be empty.
+      where: the folder that holds them.
+    """
+    parts = [re.fullmatch(r"([^0-9]*)([0-9]+)([^0-9]*)", name) for name in folders]
+    numbers = [int(part[2]) for part in parts if part]
+    alike = {(part[1], part[3]) for part in parts if part}
+    if len(numbers) < len(folders) or len(alike) > 1 or numbers == sorted(numbers):
+        return []
+    named = [f"{f} is {n!r}" for f, n in zip(folders, names, strict=False)] or list(folders)
+    return [
+        f"the class folders in {where} are numbered but in the order of their names: "
+        f"{', '.join(named[:4])}, ...; data.classes takes another order"
+    ]
+
+
+def text_of(path: Path) -> str:
+    """Text of a file that comes with a data set.
+
+    Raises:
+      UserError: if it cannot be read or is not UTF-8.
+    """
+    try:
+        return regular.read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read ({e}); unpack the data set again.") from e
+
+
 def relabel(found: Sequence[str], chosen: Sequence[str]) -> np.ndarray:
     """New label of each class found, int32 [len(found)]; -1 for what was not chosen."""
     place = {name: i for i, name in enumerate(chosen)}
@@ -77,8 +158,9 @@ def relabel(found: Sequence[str], chosen: Sequence[str]) -> np.ndarray:
 def _parse(setting: str, text: str) -> tuple[str, ...]:
     lines = (line.strip() for line in text.splitlines())
     names = tuple(line for line in lines if line and not line.startswith("#"))
-    repeated = sorted({name for name in names if names.count(name) > 1}) if names else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if not names or repeated:
         problem = f"repeats the class {repeated[0]!r}" if repeated else "names no class"
         raise UserError(f"data.classes {setting} {problem}; give each class a line of its own.")
+    check_names(names, f"data.classes {setting}")
     return names

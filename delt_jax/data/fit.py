@@ -1,43 +1,66 @@
 """Decodes image files and fits them to uint8 [S, S, C]."""
 
-import io
-
 import numpy as np
 from PIL import Image, ImageOps
 
 from delt_jax.errors import UserError
+from delt_jax.store.pictures import UnreadableError, as_unreadable, load
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _GREY = ("1", "L", "LA", "I", "F")
+_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+_DEEPEST = 65535  # the highest value of 16 bits
+_TO_EIGHT_BITS = np.rint(np.arange(_DEEPEST + 1) / 257).astype(np.uint8)
+_ROWS = 256  # converted at a time, which bounds the memory
+_BITS_PER_SAMPLE = 258  # TIFF's tag
+# A scaled image of more pixels than this, and than as many squares of the size, is cropped before
+# it is scaled. Without that, a picture of 100000x1 px and 60 kB would take gigabytes.
+_SCALED_PIXELS, _SCALED_SQUARES = 2**24, 16
 
 
-class UnreadableError(Exception):
-    """The bytes are no readable image; the message is the reason, without a full stop."""
-
-
-def decode(content: bytes) -> Image.Image:
-    """Decodes a PNG, JPEG, WebP or BMP file by its content, not its name.
+def decode(content: bytes | UnreadableError, name: str = "") -> Image.Image:
+    """Decodes an image file by its content; see `delt_jax.store.pictures` for formats and limits.
 
     Takes the first frame of an animation, turns it upright by its EXIF orientation, and scales
     16-bit grey to 8 bits.
 
+    Args:
+      content: the file, or why it could not be read.
+      name: of the file.
+
     Raises:
-      UnreadableError: if the file is damaged or has another format.
+      UnreadableError: if the file is damaged, too large, or has another format.
     """
-    try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        image.load()
-        return _eight_bits(ImageOps.exif_transpose(image))
-    except Exception as e:  # Pillow raises a dozen types for damaged files
-        reason = "empty file" if not content else str(e).split("<_io")[0].strip(" .") or repr(e)
-        raise UnreadableError(reason) from e
+    if isinstance(content, UnreadableError):
+        raise content
+    image = load(content, name)
+    with as_unreadable():
+        if image.format == "TIFF" and _is_unscaled(image):
+            raise UnreadableError(
+                "whole numbers of unknown range or floating-point values; save 8 or 16 bits"
+            )
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):
+            return _eight_bits(image)
+        if image.mode in ("F", "LAB"):
+            raise UnreadableError(f"pixels of the kind {image.mode}; save it as RGB or grey")
+        return image if image.mode in (*_GREY, *_COLOUR) else image.convert("RGB")
+
+
+def _is_unscaled(image: Image.Image) -> bool:
+    """Whether the brightest value of a TIFF file cannot be known from its type."""
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+    return image.mode in ("I", "F") or (image.mode.startswith("I;16") and bits[0] != 16)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):  # "I;16" and its kin, or "I" with values of 16 bits
-        return image
-    values = np.clip(np.asarray(image, np.int64), 0, 65535)
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    """Scales grey of 16 bits, "I;16" and its kin or "I", to 8 bits."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > _DEEPEST:
+        raise UnreadableError(f"values from {values.min()} to {values.max()}; save 8 or 16 bits")
+    scaled = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), _ROWS):
+        scaled[row : row + _ROWS] = _TO_EIGHT_BITS[values[row : row + _ROWS]]
+    return Image.fromarray(scaled)
 
 
 def is_grey(mode: str) -> bool:
@@ -65,28 +88,41 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
             f'than data.image_size {size}; raise it or use data.fit "resize".'
         )
     if fit == "centre":
-        image = _shorter_side(image, size // 7 * 8 if size >= 56 else size)
+        wide = _shorter_side(image.size, size // 7 * 8 if size >= 56 else size)
         # Rounded to even at halves, as the usual evaluation of ImageNet does.
-        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        left, top = round((wide[0] - size) / 2), round((wide[1] - size) / 2)
     else:
+        wide = image.size
         if fit == "resize" and image.size != (size, size):
             scale = size / min(image.size)
             wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
-            image = image.resize(wide, Image.Resampling.BILINEAR)
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-    # Pillow fills a crop box that reaches outside the image with zeros, which is the padding.
-    image = image.crop((left, top, left + size, top + size))
+        left, top = (wide[0] - size) // 2, (wide[1] - size) // 2
+    image = _scaled_part(image, wide, (left, top, left + size, top + size))
     return np.asarray(image, np.uint8).reshape(size, size, channels)
 
 
-def _shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """Bilinear resize of the shorter side; the longer one is rounded down, as torchvision does."""
-    short, long = min(image.size), max(image.size)
+def _shorter_side(sides: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height with this shorter side; the longer is rounded down, as torchvision does."""
+    short, long = min(sides), max(sides)
     if short == side:
-        return image
+        return sides
     other = side * long // short
-    wide = (side, other) if image.width == short else (other, side)
-    return image.resize(wide, Image.Resampling.BILINEAR)
+    return (side, other) if sides[0] == short else (other, side)
+
+
+def _scaled_part(
+    image: Image.Image, wide: tuple[int, int], box: tuple[int, int, int, int]
+) -> Image.Image:
+    """Scales an image to `wide` and crops the box (left, top, right, bottom); zeros beyond."""
+    if wide != image.size:
+        side = box[2] - box[0]
+        if wide[0] * wide[1] > max(_SCALED_PIXELS, _SCALED_SQUARES * side**2):
+            across, down = image.width / wide[0], image.height / wide[1]
+            part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+            return image.resize((side, side), Image.Resampling.BILINEAR, part)
+        image = image.resize(wide, Image.Resampling.BILINEAR)
+    # Pillow fills a crop box that reaches outside the image with zeros, which is the padding.
+    return image.crop(box)
 
 
 def fit_arrays(pixels: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:

@@ -1,29 +1,39 @@
 """Image folders: a folder per class, with or without a test split; Tiny-ImageNet's layout too."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from delt_jax.data.classes import choose
-from delt_jax.data.fit import FORMATS, is_grey
-from delt_jax.data.names import Names
+from delt_jax.data.classes import check_count, choose, order_note, text_of, wanted_classes
+from delt_jax.data.fit import is_grey
+from delt_jax.data.listing import (
+    Found,
+    ImageFile,
+    by_ending,
+    count_files,
+    folder_at,
+    is_picture,
+    look,
+    pictures_below,
+    some,
+    together,
+)
+from delt_jax.data.names import Names, printable
 from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint, split_mask
+from delt_jax.data.splits import ANNOTATIONS, Layout, class_folders, find_splits, find_train
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import pictures, regular
 from delt_jax.store.identity import identity
+from delt_jax.store.pictures import UnreadableError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SIDES = (28, 32, 64, 128, 224)  # pixels: a size that is not set becomes the nearest of these
-_ENDINGS = tuple(os.fsencode(ending) for ending in ENDINGS)
-_TRAIN, _TESTS = "train", ("test", "val", "validation")
-_ANNOTATIONS = "val_annotations.txt"
 _SAMPLE = 200  # files whose headers are read to derive size and channels
 
 
@@ -39,48 +49,39 @@ class Files:
     root: bytes
     names: Names
 
-    def read(self, indices: np.ndarray) -> list[bytes]:
-        """Contents; empty where a file is gone, a broken link or not ours to read."""
+    def read(self, indices: np.ndarray) -> list[bytes | UnreadableError]:
+        """Contents; for what is gone, a broken link, no regular file or not ours to read, why."""
         return [self._content(int(i)) for i in indices]
 
-    def _content(self, i: int) -> bytes:
+    def _content(self, i: int) -> bytes | UnreadableError:
+        path = os.path.join(self.root, self.names.raw(i))
         try:
-            with open(os.path.join(self.root, self.names.raw(i)), "rb") as f:
-                return f.read()
-        except OSError:
-            return b""
-
-
-class _File(NamedTuple):
-    """A file: path below the root, class, and what changes when its content does."""
-
-    name: bytes
-    label: int
-    size: int
-    changed: int
+            return regular.read_bytes(path, pictures.MOST_BYTES)
+        except OSError as e:
+            return UnreadableError(e.strerror or repr(e))
 
 
 class _Listing(NamedTuple):
     """All image files of a folder, none of them opened.
 
     Attributes:
-      root: the folder.
-      train_root: folder of the training classes, `root` itself or its train/.
+      layout: folders of the splits.
       class_names: of the folders, in label order.
       train: files in the order of classes and names.
       test: likewise; empty where the training files are to be split.
+      notes: sentences on what is not used, and on what the user may not expect.
     """
 
-    root: Path
-    train_root: Path
+    layout: Layout
     class_names: tuple[str, ...]
-    train: list[_File]
-    test: list[_File]
+    train: list[ImageFile]
+    test: list[ImageFile]
+    notes: tuple[str, ...]
 
     def identity(self) -> str:
         """Hash of classes and files; every file counts with path, class, bytes and last change."""
 
-        def listed(files: Sequence[_File]) -> list[list[str | int]]:
+        def listed(files: Sequence[ImageFile]) -> list[list[str | int]]:
             return [[os.fsdecode(f.name), f.label, f.size, f.changed] for f in files]
 
         return identity(
@@ -95,21 +96,18 @@ class _Listing(NamedTuple):
 def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     """Opens the images below ``data.path``; reads no pixels unless files are to be checked.
 
-    ROOT/train/CLASS/* with ROOT/test, val or validation beside it, ROOT/train/CLASS/* or
-    ROOT/CLASS/* split by ``data.test_share``, or Tiny-ImageNet as it is published. Links are
+    ROOT/train/CLASS/** with ROOT/test, val or the like beside it, ROOT/train/CLASS/** or
+    ROOT/CLASS/** split by ``data.test_share``, or Tiny-ImageNet as it is published. Links are
     followed. Classes are in the order of their names, or of ``data.classes``.
 
     Raises:
       UserError: for anything that is not such a folder, naming the class or file.
     """
     listing = _list(recipe)
-    size, channels, derived = _derive(recipe, listing.root, listing.train)
+    root = listing.layout.root
+    size, channels, derived = _derive(recipe, root, listing.train)
     names = recipe.class_names or listing.class_names
-    if len(names) != len(listing.class_names):
-        raise UserError(
-            f"data.class_names has {len(names)} names, but {listing.train_root} has "
-            f"{len(listing.class_names)} classes; leave it empty to take the folders' names."
-        )
+    check_count(names, len(listing.class_names), str(listing.layout.train))
     everything = _examples(listing, recipe, size, channels)
     if listing.test:
         in_test = np.arange(len(everything)) >= len(listing.train)
@@ -122,7 +120,7 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     _check_split("training", train, listing)
     _check_split("test", test, listing)
     return Source(
-        name=listing.root.resolve().name,
+        name=printable(root.resolve().name),
         class_names=names,
         image_size=size,
         channels=channels,
@@ -140,7 +138,7 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
                 "readable": fingerprint(readable),
             }
         ),
-        notes=(*derived, *left_out),
+        notes=(*derived, *listing.notes, *left_out),
         found=found,
     )
 
@@ -151,24 +149,26 @@ def _list(recipe: DataRecipe) -> _Listing:
     Raises:
       UserError: if the folder is missing or a class has no folder or no files.
     """
-    root = Path(recipe.path)
-    if not recipe.path or not root.is_dir():
-        raise UserError(
-            f"data.path {recipe.path!r} is not a folder; set it to the folder that holds train/ "
-            f"and val/, or one folder per class."
-        )
-    train_root = root / _TRAIN if (root / _TRAIN).is_dir() else root
-    chosen = choose(_class_folders(train_root), recipe.classes, str(train_root))
+    what = "the folder that holds train/ and val/, or one folder per class"
+    root, wanted = folder_at(recipe.path, what), wanted_classes(recipe.classes)
+    train_root = find_train(root, wanted)
+    folders = class_folders(root, train_root, wanted)
+    chosen = choose(folders, recipe.classes, str(train_root))
     if len(chosen) < 2:
         raise UserError(
             f"{train_root} has {len(chosen)} class folders ({', '.join(chosen) or 'none'}); put "
             f"the images of each class into a folder of its own, two classes at least."
         )
-    train = [f for c, name in enumerate(chosen) for f in _files(root, train_root / name, c)]
-    _check_classes(train, chosen, str(train_root))
-    test_root = _test_root(root, chosen) if train_root != root else None
-    test = _test_files(root, test_root, chosen) if test_root else []
-    return _Listing(root, train_root, chosen, train, test)
+    layout = find_splits(root, train_root, chosen, wanted)
+    train = _class_files(root, train_root, chosen)
+    notes = [*layout.notes, *_unused(train_root, folders, chosen), *_notes(train_root, train)]
+    test = Found()
+    if layout.test:
+        test, more = _test_files(layout.test, layout, folders, chosen)
+        notes += [*more, *_notes(layout.test, test)]
+    if not recipe.classes:
+        notes += order_note(chosen, recipe.class_names, str(train_root))
+    return _Listing(layout, chosen, train.files, test.files, tuple(notes))
 
 
 def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -> EncodedExamples:
@@ -176,10 +176,10 @@ def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -
     listed = [*listing.train, *listing.test]
     names = Names.of(f.name for f in listed)
     return EncodedExamples(
-        encoded=Files(os.fsencode(listing.root), names),
+        encoded=Files(os.fsencode(listing.layout.root), names),
         labels=np.array([f.label for f in listed], np.int32),
         names=names,
-        where=f"{listing.root}/",
+        where=f"{listing.layout.root}/",
         image_size=size,
         channels=channels,
         fit=recipe.fit,
@@ -192,7 +192,7 @@ def _check_split(split: str, examples: EncodedExamples, listing: _Listing) -> No
     counts = np.bincount(examples.labels, minlength=len(listing.class_names))
     if not counts.all():
         raise UserError(
-            f"{listing.root} leaves no {split} image of class "
+            f"{listing.layout.root} leaves no {split} image of class "
             f"{listing.class_names[int(np.argmin(counts))]!r}; add images (two per class at least "
             f"where no test split is given)."
         )
@@ -208,115 +208,146 @@ def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
     )
 
 
-def _class_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones and macOS's."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as e:
-            raise UserError(
-                f"{folder} has a folder whose name is not UTF-8, "
-                f"{os.fsencode(name).decode('utf-8', 'backslashreplace')}; rename it."
-            ) from e
-    return [name for name in names if name != "__MACOSX"]
+def _class_files(root: Path, folder: Path, chosen: Sequence[str]) -> Found:
+    """All files of the classes.
 
-
-def _files(root: Path, folder: Path, label: int) -> Iterator[_File]:
-    """Image files right in a class folder, or in its images/, as Tiny-ImageNet has them."""
-    inner = folder / "images"
-    if inner.is_dir():
-        folder = inner
-    below = os.fsencode(folder.relative_to(root))
-    with os.scandir(os.fsencode(folder)) as entries:
-        listed = sorted(entries, key=lambda e: e.name)
-    for entry in listed:
-        if entry.name.startswith(b".") or not entry.name.lower().endswith(_ENDINGS):
-            continue
-        try:
-            about = entry.stat()
-            if not os.path.isdir(entry.path):
-                yield _File(
-                    os.path.join(below, entry.name), label, about.st_size, about.st_mtime_ns
-                )
-        except OSError:  # a broken link: listed, and unreadable like any damaged file
-            yield _File(os.path.join(below, entry.name), label, 0, 0)
-
-
-def _check_classes(files: Sequence[_File], chosen: Sequence[str], where: str) -> None:
-    """Raises a UserError if a class has no file."""
-    filled = {f.label for f in files}
-    empty = [name for c, name in enumerate(chosen) if c not in filled]
+    Raises:
+      UserError: if a class has no picture.
+    """
+    parts = [pictures_below(root, folder / name, c) for c, name in enumerate(chosen)]
+    empty = [name for name, part in zip(chosen, parts, strict=True) if not part.files]
     if empty:
-        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        others = together(part for part in parts if not part.files).others
+        holds = f" (but {by_ending(others)})" if others else ""
         raise UserError(
-            f"{where} has no images right in its class folder {', '.join(map(repr, empty[:3]))}"
-            f"{more}; add {', '.join(ENDINGS)} files or remove the folder."
+            f"{folder} has no images in its class folder {', '.join(map(repr, empty[:3]))}"
+            f"{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}{holds}; add .png, .jpg or "
+            f"other pictures that Pillow reads, or remove the folder."
         )
+    return together(parts)
 
 
-def _test_root(root: Path, chosen: Sequence[str]) -> Path | None:
-    """The test split beside train/; a folder without any class (Tiny-ImageNet's test/) is none."""
-    for name in _TESTS:
-        folder = root / name
-        if (folder / _ANNOTATIONS).is_file() or any((folder / c).is_dir() for c in chosen):
-            return folder
-    return None
+def _test_files(
+    folder: Path, layout: Layout, folders: Sequence[str], chosen: Sequence[str]
+) -> tuple[Found, list[str]]:
+    """Files of the test split, from class folders or Tiny-ImageNet's table, and notes."""
+    inside = look(folder)
+    if ANNOTATIONS in inside.files and chosen[0] not in inside.folders:
+        return _annotated(layout.root, folder, folders, chosen)
+    missing = [name for name in chosen if name not in inside.folders]
+    if missing:
+        raise UserError(
+            f"{folder} lacks the class folder {missing[0]!r} ({len(missing)} in all), which "
+            f"{layout.train} has; both splits need all classes."
+        )
+    notes = _unused(folder, [], [])
+    more = [name for name in inside.folders if name not in folders]
+    if more and layout.train != layout.root:
+        counted = [f"{name}/ ({count_files(folder / name)})" for name in more]
+        notes.append(
+            f"{folder} has folders that are no classes of {layout.train} and not used: "
+            f"{some(counted)}"
+        )
+    return _class_files(layout.root, folder, chosen), notes
 
 
-def _test_files(root: Path, folder: Path, chosen: Sequence[str]) -> list[_File]:
-    """Files of the test split, from class folders or Tiny-ImageNet's table."""
-    annotations = folder / _ANNOTATIONS
-    if annotations.is_file() and not (folder / chosen[0]).is_dir():
-        found = _annotated(root, folder, annotations, chosen)
-    else:
-        missing = [name for name in chosen if not (folder / name).is_dir()]
-        if missing:
-            raise UserError(
-                f"{folder} lacks the class folder {missing[0]!r} ({len(missing)} in all), which "
-                f"{root / _TRAIN} has; both splits need all classes."
-            )
-        found = [f for c, name in enumerate(chosen) for f in _files(root, folder / name, c)]
-    _check_classes(found, chosen, str(folder))
-    return found
-
-
-def _annotated(root: Path, folder: Path, annotations: Path, chosen: Sequence[str]) -> list[_File]:
-    """Tiny-ImageNet's val/images, whose classes stand in a table of file and wnid."""
-    place = {name: i for i, name in enumerate(chosen)}
-    rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+def _annotated(
+    root: Path, folder: Path, folders: Sequence[str], chosen: Sequence[str]
+) -> tuple[Found, list[str]]:
+    """Tiny-ImageNet's val/images, whose classes stand in a table of file and wnid; and notes."""
+    annotations = folder / ANNOTATIONS
+    rows = [line.split("\t") for line in text_of(annotations).splitlines() if line.strip()]
     wrong = next((i for i, row in enumerate(rows) if len(row) < 2), None)
     if wrong is not None:
         raise UserError(
             f"{annotations}, line {wrong + 1}, is not a file and a class parted by a tab; unpack "
             f"the data set again."
         )
-    classes = {os.fsencode(row[0]): place.get(row[1].strip(), -1) for row in rows}
-    found = []
-    for file in _files(root, folder, 0):
-        label = classes.get(os.path.basename(file.name), -1)
-        if label >= 0:
-            found.append(_File(file.name, label, file.size, file.changed))
-    return found
+    classes = {os.fsencode(row[0]): row[1].strip() for row in rows}
+    place = {name: i for i, name in enumerate(chosen)}
+    found = pictures_below(root, folder, 0)
+    listed = [(file, classes.get(os.path.basename(file.name))) for file in found.files]
+    counts = {
+        "pictures are not in it": sum(name is None for _, name in listed),
+        "of its files are missing": len(classes) - sum(name is not None for _, name in listed),
+        "of its files have a class without a folder": sum(
+            name is not None and name not in folders for _, name in listed
+        ),
+    }
+    notes = [f"{annotations}: {count} {what}" for what, count in counts.items() if count > 0]
+    files = [f._replace(label=place[name]) for f, name in listed if name in place]
+    filled = {file.label for file in files}
+    empty = [name for c, name in enumerate(chosen) if c not in filled]
+    if empty:
+        raise UserError(
+            f"{annotations} names no picture of the class {some(empty, 3)}; unpack the data set "
+            f"again."
+        )
+    found.others[".txt"] -= 1  # the table itself
+    return replace(found, files=files), notes
+
+
+def _unused(folder: Path, folders: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Sentences on what lies right in a folder of classes and is not used."""
+    inside, notes = look(folder), []
+    if len(folders) > len(chosen):
+        notes.append(
+            f"{len(folders) - len(chosen)} of {len(folders)} class folders in {folder} are not "
+            f"among data.classes and not used"
+        )
+    if inside.pictures:
+        notes.append(
+            f"{inside.pictures} pictures lie right in {folder}, in no class folder, and are not "
+            f"used"
+        )
+    others = len(inside.files) - inside.pictures
+    if others:
+        named = some([name for name in inside.files if not is_picture(name)])
+        notes.append(f"beside its class folders, {folder} has what is not used: {named}")
+    return notes
+
+
+def _notes(folder: Path, found: Found) -> list[str]:
+    """Sentences on files of the classes that were passed over or that the user may not expect."""
+    notes = []
+    if count := found.others.total():
+        notes.append(
+            f"{count} files below the class folders of {folder} are no pictures that can be read "
+            f"and not used: {by_ending(+found.others)}"
+        )
+    if found.nested:
+        first = printable(found.nested[0].name)
+        notes.append(
+            f"{len(found.nested)} of {len(found.files)} pictures below {folder} lie in subfolders "
+            f"of their class folders and are used as well, such as {first}"
+        )
+    if found.repeated:
+        notes.append(
+            f"{found.repeated} links below {folder} lead to folders that are read already or hold "
+            f"other classes, and are not followed"
+        )
+    return notes
 
 
 def _derive(
-    recipe: DataRecipe, root: Path, files: Sequence[_File]
+    recipe: DataRecipe, root: Path, files: Sequence[ImageFile]
 ) -> tuple[int, int, tuple[str, ...]]:
     """Size and channels as set, or from the headers of some files; and what was derived."""
     if recipe.image_size and recipe.channels:
         return recipe.image_size, recipe.channels, ()
     sides, grey = [], []
-    for i in sorted(set(np.linspace(0, len(files) - 1, _SAMPLE).astype(int).tolist())):
+    looked_at = sorted(set(np.linspace(0, len(files) - 1, _SAMPLE).astype(int).tolist()))
+    for i in looked_at:
+        path = os.path.join(os.fsencode(root), files[i].name)
         try:
-            path = os.path.join(os.fsencode(root), files[i].name)
-            with open(path, "rb") as f, Image.open(f, formats=FORMATS) as image:
+            with regular.open_file(path) as f:
+                image = pictures.open_picture(f, os.fsdecode(path))
                 sides.append(min(image.size))
                 grey.append(is_grey(image.mode))
-        except Exception:  # unreadable files are named when they are decoded
+        except (OSError, UnreadableError):  # unreadable files are named when they are decoded
             continue
     if not sides:
-        raise UserError(f"None of {_SAMPLE} files looked at in {root} is a readable image.")
+        raise UserError(f"None of {len(looked_at)} files looked at in {root} is a readable image.")
     median = float(np.median(sides))
     size = recipe.image_size or min(SIDES, key=lambda s: abs(np.log(s / median)))
     channels = recipe.channels or (1 if all(grey) else 3)

@@ -1,18 +1,27 @@
 """idx files, the format of MNIST and its relatives (Fashion-MNIST, KMNIST, EMNIST)."""
 
 import gzip
+import math
+import os
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from delt_jax.data.fit import fit_arrays
+from delt_jax.data.listing import folder_at
 from delt_jax.data.source import ArrayExamples, Source, fingerprint
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import regular
 
+MOST_BYTES = 2**34  # of one file, unpacked; all of it is held in memory
 _UNSIGNED_BYTE = 0x08
+_GZIP = b"\x1f\x8b"
+_MOST_PACKED = 1032  # bytes that a byte of gzip can stand for
+_MOST_AXES = 8
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -22,35 +31,68 @@ def read_idx(path: Path) -> np.ndarray:
       uint8 array of the shape in the file's header.
 
     Raises:
-      UserError: if the file cannot be read, is not idx, or holds fewer or more bytes than
-        its header says.
+      UserError: if the file cannot be read, is not idx, holds fewer or more bytes than its header
+        says, or more than `MOST_BYTES`.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with regular.open_file(path) as f:
+            size = os.fstat(f.fileno()).st_size
+            if f.read(2) == _GZIP:
+                f.seek(0)
+                with gzip.open(f) as unpacked:
+                    return _read(path, unpacked, None, size * _MOST_PACKED)
+            f.seek(0)
+            return _read(path, f, size, size)
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path} cannot be read ({e}); fetch the file again.") from e
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE:
+
+
+def _read(path: Path, f: IO[bytes] | gzip.GzipFile, size: int | None, possible: int) -> np.ndarray:
+    """Reads an idx file from its beginning.
+
+    Args:
+      path: for the sentences.
+      f: the content.
+      size: of the content in bytes, if that is known.
+      possible: bytes that the content cannot exceed.
+    """
+    start = f.read(4)
+    if (
+        len(start) < 4
+        or start[:2] != b"\0\0"
+        or start[2] != _UNSIGNED_BYTE
+        or start[3] > _MOST_AXES
+    ):
         raise UserError(f"{path} is not an idx file of bytes; point data.path at idx files.")
-    axes = content[3]
-    header = 4 + 4 * axes
-    if len(content) < header:
+    axes = start[3]
+    header = f.read(4 * axes)
+    if len(header) < 4 * axes:
         raise UserError(f"{path} ends inside its header; fetch the file again.")
-    shape = struct.unpack(f">{axes}I", content[4:header])
-    expected = header + int(np.prod(shape))
-    if len(content) != expected:
+    shape = struct.unpack(f">{axes}I", header)
+    body = math.prod(shape)
+    expected = len(start) + len(header) + body
+    if expected <= possible and expected > MOST_BYTES:
         raise UserError(
-            f"{path} holds {len(content)} bytes, but its header {shape} asks for {expected}: "
+            f"{path} is too large to be held in memory ({expected} bytes, more than {MOST_BYTES}); "
+            f"use a folder of images or TFDS."
+        )
+    # One byte more than wanted shows that there are too many.
+    content = f.read(body + 1) if expected <= possible else b""
+    if len(content) != body:
+        read = f"{len(start) + len(header) + len(content)}"
+        unknown = f"at most {possible}" if expected > possible else f"{read} or more"
+        holds = size or (read if len(content) < body and expected <= possible else unknown)
+        raise UserError(
+            f"{path} holds {holds} bytes, but its header {shape} asks for {expected}: "
             f"it is truncated or damaged; fetch the file again."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _find(folder: Path, stem: str) -> Path:
     dotted = stem.replace("-idx", ".idx")  # as some archives unpack
     for name in (stem, f"{stem}.gz", dotted, f"{dotted}.gz"):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     raise UserError(
         f"{folder}/{stem}[.gz] is missing; set data.path to the folder that holds the four idx "
@@ -67,7 +109,7 @@ def _read_split(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
             f"{images_path} {images.shape} and {labels_path} {labels.shape} do not belong "
             f"together: expected as many images (count, rows, columns) as labels (count)."
         )
-    if not len(labels):
+    if not images.size:
         raise UserError(f"{images_path} holds no images; fetch the file again.")
     return images, labels.astype(np.int32)
 
@@ -78,12 +120,7 @@ def open_idx(recipe: DataRecipe) -> Source:
     Raises:
       UserError: if a file is missing or damaged, or two files do not belong together.
     """
-    folder = Path(recipe.path)
-    if not recipe.path or not folder.is_dir():
-        raise UserError(
-            f"data.path {recipe.path!r} is not a folder; set it to the folder that holds the "
-            f"four idx files of the data set."
-        )
+    folder = folder_at(recipe.path, "the folder that holds the four idx files of the data set")
     splits, arrays = [], []
     for prefix in ("train", "t10k"):
         images, labels = _read_split(folder, prefix)

@@ -6,6 +6,12 @@ from typing import overload
 import numpy as np
 
 
+def printable(name: str | bytes) -> str:
+    """A name for a sentence: control characters and bytes that are not UTF-8 are escaped."""
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Names(Sequence[str]):
     """File names in one buffer: a million take megabytes and are pickled fast for a worker.
 

@@ -1,7 +1,5 @@
 """One .npz file of images and labels."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,8 @@ from delt_jax.data.fit import fit_arrays
 from delt_jax.data.source import ArrayExamples, Source, fingerprint, split_mask
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import npz
+from delt_jax.store.foreign import ForeignFileError, shown
 
 # Names in use for training images, their labels, test images, and their labels.
 _SPLIT = (
@@ -31,15 +31,18 @@ def open_npz(recipe: DataRecipe) -> Source:
       UserError: if the file is damaged or its arrays do not fit together.
     """
     path = Path(recipe.path)
-    arrays = _read(path)
-    names = next((n for n in (*_SPLIT, *_WHOLE) if all(k in arrays for k in n)), None)
-    if names is None:
-        raise UserError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}, but {_HOW}.")
+    names, arrays = _read(path)
     splits = {}
     for split, image_name, label_name in zip(
         ("train", "test"), names[::2], names[1::2], strict=False
     ):
         splits[split] = _check(path, image_name, arrays[image_name], label_name, arrays[label_name])
+    named = recipe.class_names or _stored_names(path, arrays) or ()
+    most = max(len(named), len(splits["train"][1]))
+    splits = {
+        split: (pixels, _as_int32(path, name, labels, most))
+        for name, (split, (pixels, labels)) in zip(names[1::2], splits.items(), strict=True)
+    }
     if "test" not in splits:
         pixels, labels = splits["train"]
         in_test = split_mask(labels, recipe.test_share, recipe.split_seed)
@@ -48,7 +51,7 @@ def open_npz(recipe: DataRecipe) -> Source:
         numbers = where
     else:
         numbers = {split: np.arange(len(labels)) for split, (_, labels) in splits.items()}
-    found = _class_names(path, arrays, recipe, splits)
+    found = _class_names(path, named, splits)
     chosen = choose(found, recipe.classes, str(path))
     to_new = relabel(found, chosen)
     made = {}
@@ -77,13 +80,18 @@ def open_npz(recipe: DataRecipe) -> Source:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Names of the images and labels, and these arrays with the class names; no others are read."""
     if path.suffix != ".npz" or not path.is_file():
         raise UserError(f"data.path {str(path)!r} is no .npz file; {_HOW}.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+        found = npz.names(path)
+        names = next((n for n in (*_SPLIT, *_WHOLE) if all(k in found for k in n)), None)
+        if names is None:
+            listed = shown(", ".join(sorted(found)), 400)
+            raise UserError(f"{path} holds {listed or 'nothing'}, but {_HOW}.")
+        return names, npz.read(path, (*names, "class_names"))
+    except (OSError, ForeignFileError) as e:
         raise UserError(f"{path} cannot be read ({e}); write it again with numpy.savez.") from e
 
 
@@ -95,6 +103,7 @@ def _check(
     good = (
         pixels.dtype == np.uint8
         and (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] in (1, 3)))
+        and pixels.size > 0
         and classes.ndim == 1
         and np.issubdtype(classes.dtype, np.integer)
         and len(pixels) == len(classes) > 0
@@ -105,19 +114,46 @@ def _check(
             f"{path}: {images} {pixels.dtype} {pixels.shape} and {labels} {classes.dtype} "
             f"{classes.shape} do not fit; {_HOW}."
         )
-    return pixels, classes.astype(np.int32)
+    return pixels, classes
 
 
-def _class_names(path: Path, arrays, recipe: DataRecipe, splits) -> tuple[str, ...]:
-    count = int(max(labels.max() for _, labels in splits.values())) + 1
-    stored = arrays.get("class_names")
-    if recipe.class_names or stored is None:
-        names = recipe.class_names or tuple(str(c) for c in range(count))
-    else:
-        names = tuple(str(name) for name in stored.reshape(-1))
-    if len(names) < count or len(set(names)) < len(names):
+def _as_int32(path: Path, label_name: str, labels: np.ndarray, most: int) -> np.ndarray:
+    """Labels int32; raises a UserError, before the cast, for one of `most` or more."""
+    if labels.max() >= most:
         raise UserError(
-            f"{path} has {count} classes and the class names {', '.join(names[:5])}, ...: "
+            f"{path}: {label_name} has the label {labels.max()}, but there are {most} training "
+            f"images or class names; labels count from 0, and every class has images."
+        )
+    return labels.astype(np.int32)
+
+
+def _stored_names(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
+    """Class names in the file; None if there are none."""
+    stored = arrays.get("class_names")
+    if stored is None:
+        return None
+    names: tuple[str, ...] = ()
+    if stored.ndim == 1 and stored.dtype.kind in "US":
+        try:
+            texts = stored if stored.dtype.kind == "U" else np.char.decode(stored, "utf-8")
+        except UnicodeDecodeError as e:
+            raise UserError(f"{path} has class_names that are not UTF-8 ({e}).") from e
+        names = tuple(str(name) for name in texts)
+    if not names or "" in names:
+        raise UserError(
+            f"{path} has class_names {stored.dtype} {stored.shape}; they must be text, one name "
+            f"that is not empty for each class."
+        )
+    return names
+
+
+def _class_names(path: Path, names: tuple[str, ...], splits) -> tuple[str, ...]:
+    count = int(max(labels.max() for _, labels in splits.values())) + 1
+    names = names or tuple(str(c) for c in range(count))
+    if len(names) < count or len(set(names)) < len(names):
+        listed = shown(", ".join(names[:5]), 200)
+        raise UserError(
+            f"{path} has {count} classes and the class names {listed}, ...: "
             f"{len(names)}, {len(set(names))} of them different; name each class once."
         )
     return names

@@ -6,6 +6,7 @@ import numpy as np
 
 from delt_jax.core.progress import progress
 from delt_jax.data import in_memory
+from delt_jax.data.names import printable
 from delt_jax.data.source import EncodedExamples, Readable
 from delt_jax.data.stream import batches
 
@@ -38,7 +39,8 @@ def leave_out(
     bad = np.flatnonzero(np.asarray(outcome) == 0)
     notes: tuple[str, ...] = ()
     if len(bad):
-        named = ", ".join(f"{examples.where}{examples.names[int(i)]}" for i in bad[:_NAMED])
+        names = (printable(examples.names[int(i)]) for i in bad[:_NAMED])
+        named = ", ".join(f"{examples.where}{name}" for name in names)
         more = ", ..." if len(bad) > _NAMED else ""
         notes = (f"{len(bad)} unreadable files are left out: {named}{more}",)
     return np.asarray(outcome) == 1, notes, {name: np.asarray(outcome)}

@@ -8,8 +8,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from delt_jax.data.fit import UnreadableError, decode, fit_image
+from delt_jax.data.fit import decode, fit_image
+from delt_jax.data.names import printable
 from delt_jax.errors import UserError
+from delt_jax.store.pictures import UnreadableError
 
 TEST_IMAGES = "test images"
 
@@ -92,8 +94,8 @@ class ArrayExamples:
 class Encoded(Protocol):
     """Image files by index, wherever they are stored."""
 
-    def read(self, indices: np.ndarray) -> Sequence[bytes]:
-        """Contents of the files; what cannot be read is empty."""
+    def read(self, indices: np.ndarray) -> Sequence[bytes | UnreadableError]:
+        """Contents of the files; for what cannot be read, why."""
         ...
 
 
@@ -131,11 +133,12 @@ class EncodedExamples:
         fitted = []
         for i, content in zip(indices, self.encoded.read(indices), strict=True):
             try:
-                image = decode(content)
+                image = decode(content, self.names[i])
             except UnreadableError as e:
                 raise UserError(
-                    f"{self.where}{self.names[i]} cannot be read as an image ({e}); mend or "
-                    f'remove it, or leave out all such files with data.unreadable "skip".'
+                    f"{self.where}{printable(self.names[i])} cannot be read as an image ({e}); "
+                    f"mend or remove it, or leave out all such files with data.unreadable "
+                    f'"skip".'
                 ) from e
             fitted.append(fit_image(image, self.image_size, self.channels, self.fit))
         return np.stack(fitted)
@@ -156,12 +159,15 @@ class Readable:
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """1 where the file decodes and 0 where not, uint8 [len(indices)]."""
-        return np.array([_decodes(c) for c in self.encoded.read(indices)], np.uint8)
+        contents = self.encoded.read(indices)
+        return np.array(
+            [_decodes(c, self.names[i]) for i, c in zip(indices, contents, strict=True)], np.uint8
+        )
 
 
-def _decodes(content: bytes) -> bool:
+def _decodes(content: bytes | UnreadableError, name: str) -> bool:
     try:
-        decode(content)
+        decode(content, name)
     except UnreadableError:
         return False
     return True

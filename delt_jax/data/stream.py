@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from delt_jax.core import stopping
 from delt_jax.data.source import Examples
 
 # Workers take seconds to start, so they only start where the rest would take longer than this.
@@ -34,6 +35,9 @@ def batches(
 
     Yields:
       Indices int [size] and pixels uint8 [size, S, S, C].
+
+    Raises:
+      Stopped: if a signal has come: after every batch is a safe point.
     """
     order = np.arange(len(examples)) if order is None else order
     if examples.workers:
@@ -50,6 +54,7 @@ def batches(
                 pixels = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
                 taken = min(size, ready)
                 yield order[start : start + taken], pixels[:taken]
+                stopping.check()
                 waiting = [pixels[taken:]]
                 start, ready = start + taken, ready - taken
 
@@ -123,8 +128,9 @@ def _decoded_ahead(examples: Examples, order: np.ndarray) -> Generator[np.ndarra
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves Ctrl-C to the reader, and ends the worker when the reader is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leaves signals to the reader, and ends the worker when the reader is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a group of processes gets them all together
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_reader, daemon=True).start()
 
 

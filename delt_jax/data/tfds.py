@@ -1,12 +1,15 @@
 """TensorFlow Datasets through `tfds.data_source`: random access, no TensorFlow at run time."""
 
 import importlib.util
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import naming
+from tensorflow_datasets.core.utils import file_utils
 
 from delt_jax.core.progress import progress
 from delt_jax.data import in_memory
@@ -17,10 +20,15 @@ from delt_jax.data.source import EncodedExamples, Source, fingerprint
 from delt_jax.data.stream import batches, worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import tfds_schema
+from delt_jax.store.foreign import ForeignFileError
 from delt_jax.store.identity import identity
 
 _BATCH = 1024
 _TESTS = ("test", "validation")
+_DATASET = re.compile(
+    r"(?P<name>[a-zA-Z]\w*)(/(?P<config>[\w+\-.]+))?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,11 @@ class _Labels:
         return len(self.labels)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        return np.array([r["label"] for r in self.records.records(indices)], np.int32)
+        labels = np.array([r["label"] for r in self.records.records(indices)])
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise UserError(f"{self.records.place} has labels that are no whole numbers.")
+        # Before the cast: one beyond int32 could wrap to the number of another class.
+        return np.clip(labels, -2, np.iinfo(np.int32).max).astype(np.int32)
 
 
 class _Dataset(NamedTuple):
@@ -189,6 +201,13 @@ def _open_split(dataset: _Dataset, name: str) -> _Split:
     recipe = dataset.recipe
     records = _open(dataset.builder, name, recipe.dataset)
     stored, file = _labels(dataset, name, records)
+    classes = len(dataset.new_labels)
+    odd = np.flatnonzero((stored < -1) | (stored >= classes))
+    if len(odd):
+        raise UserError(
+            f"{records.place} has the label {stored[odd[0]]} at record {odd[0]}, but {classes} "
+            f"classes; labels count from 0, and -1 hides one."
+        )
     labels = np.where(stored < 0, -1, dataset.new_labels[stored])
     where = np.flatnonzero((labels >= 0) | (stored < 0))
     examples = EncodedExamples(
@@ -244,6 +263,7 @@ def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
 def _builder(recipe: DataRecipe):
     """The builder of a prepared data set, and its image and label features."""
     how = _how(recipe.dataset)
+    _check_before_reading(recipe)
     try:
         builder = tfds.builder(recipe.dataset, data_dir=recipe.path or None)
     except Exception as e:  # tfds raises many types, and prints a page
@@ -268,6 +288,25 @@ def _builder(recipe: DataRecipe):
             f"{', '.join(f'{k} ({type(features[k]).__name__})' for k in sorted(features))}."
         )
     return builder, image, label
+
+
+def _check_before_reading(recipe: DataRecipe) -> None:
+    """Refuses names that TFDS would download code for, and metadata that would run some."""
+    parts = _DATASET.fullmatch(recipe.dataset)
+    if not parts or parts["config"] in (".", ".."):
+        raise UserError(
+            f"data.dataset {recipe.dataset!r} is no name of a data set; write name, name/config or "
+            f"name:1.0.0, without a namespace or arguments."
+        )
+    name = naming.camelcase_to_snakecase(parts["name"])
+    folders = [recipe.path] if recipe.path else file_utils.list_data_dirs()
+    for folder in folders:
+        try:
+            tfds_schema.check_all(Path(folder), name)
+        except ForeignFileError as e:
+            raise UserError(f"{e}.") from e
+        except OSError as e:
+            raise UserError(f"{e.filename or folder} cannot be read: {e.strerror or e}.") from e
 
 
 def _how(dataset: str) -> str:

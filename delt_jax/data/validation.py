@@ -17,6 +17,7 @@ from delt_jax.data.source import (
 )
 from delt_jax.errors import UserError
 from delt_jax.store.identity import identity
+from delt_jax.store.pictures import UnreadableError
 
 SCORED = "validation images, held out of training"  # value of `Source.scored`
 
@@ -33,8 +34,8 @@ class Part:
     whole: Encoded
     where: np.ndarray
 
-    def read(self, indices: np.ndarray) -> Sequence[bytes]:
-        """Contents of the files; what cannot be read is empty."""
+    def read(self, indices: np.ndarray) -> Sequence[bytes | UnreadableError]:
+        """Contents of the files; for what cannot be read, why."""
         return self.whole.read(self.where[indices])
 
 

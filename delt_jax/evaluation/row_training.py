@@ -13,7 +13,6 @@ from delt_jax.evaluation.score_store import PlannedScore, ScoreStore, make_score
 from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels.label_store import LabelStore
 from delt_jax.recipe import Recipe
-from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.log import MetricsLog
 from delt_jax.teachers.teacher import Teacher
@@ -55,7 +54,6 @@ def score_row(
     run: Evaluation,
     row: EvalRow,
     on_epochs: Callable[..., None],
-    deferred_signal: DeferredSignal,
 ) -> list[Score]:
     """The scores of a row of small sets: those that are there, and those that are trained now.
 
@@ -63,14 +61,13 @@ def score_row(
       run: what the rows share.
       row: of any set but all real images.
       on_epochs: told how many epochs of students are done, with figures to show as keywords.
-      deferred_signal: obeyed at the end of an epoch, once all students are saved.
     """
     planned = plan_scores(run, row)
     missing = [one for one in planned if not _is_finished(run, one)]
     epochs = resolve(run.recipe, run.source, row).epochs
     on_epochs(epochs * (len(planned) - len(missing)))
     if missing:
-        _train(run, missing, len(planned), on_epochs, deferred_signal)
+        _train(run, missing, len(planned), on_epochs)
     scores = [run.scores.read(one) for one in planned]
     for score in scores:
         run.log.write("evaluate", epochs, **score.as_dict())
@@ -148,7 +145,6 @@ def _train(
     missing: Sequence[PlannedScore],
     num_students: int,
     on_epochs: Callable[..., None],
-    deferred_signal: DeferredSignal,
 ) -> None:
     """Trains the missing students of a row of `num_students`, and stores their scores."""
     e, row = run.recipe.evaluate, missing[0].row
@@ -177,7 +173,7 @@ def _train(
         task,
         students,
         student_loop.resolve_students_per_device(program, e.seeds_at_once, num_students),
-        Saving(run.partial, 60 * e.save_minutes, deferred_signal),
+        Saving(run.partial, 60 * e.save_minutes),
         lambda epochs, loss: on_epochs(epochs, training=label, loss=loss),
     )
     for one, student, trained in zip(missing, students, results, strict=True):

@@ -25,6 +25,7 @@ class Format(NamedTuple):
       write: writes a set into an empty folder, or to the file; the last argument is the quality
         of JPEG, 0 for lossless.
       jpeg: whether the layout can store JPEG.
+      is_ours: of a single file: tells whether `write` made it.
     """
 
     suffix: str
@@ -32,13 +33,14 @@ class Format(NamedTuple):
     read: Callable[[Path], Stored]
     write: Callable[[Path, DistilledSet, int], None]
     jpeg: bool = False
+    is_ours: Callable[[Path], bool] = lambda path: False
 
 
 # In the order in which `find` asks. Class folders are last: they claim any folder of pictures.
 FORMATS = {
     "distilled": Format("", own.detect, own.read, own.write),
-    "npz": Format(".npz", npz.detect, npz.read, npz.write),
-    "pt": Format(".pt", pt.detect, pt.read, pt.write),
+    "npz": Format(".npz", npz.detect, npz.read, npz.write, is_ours=npz.is_ours),
+    "pt": Format(".pt", pt.detect, pt.read, pt.write, is_ours=pt.is_ours),
     "parquet": Format("", parquet.detect, parquet.read, parquet.write),
     "tfds": Format("", tfds_directory.detect, tfds_directory.read, tfds_directory.write),
     "new000": Format(
@@ -80,4 +82,6 @@ def load(
         stored = FORMATS[find(path)].read(path)
     except OSError as e:
         raise UserError(f"{e.filename or path} cannot be read: {e.strerror or e}.") from e
+    if stored.unnamed and not class_names:
+        raise UserError(stored.unnamed)
     return to_set(stored, str(path), class_names, mean, std)

@@ -15,7 +15,9 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
 from delt_jax.store import files, pictures
+from delt_jax.store.foreign import ForeignFileError, read_bytes
 
+_PICTURE_BYTES = 256 * 2**20  # of one file
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
 
@@ -34,18 +36,20 @@ def read(path: Path) -> Stored:
     """Reads a folder of class folders.
 
     Raises:
-      UserError: if a class is empty or left out, or a picture is damaged or of another size.
+      UserError: if a class is empty or there twice, or a picture is damaged or of another size.
     """
     folders = _folders(path)
     class_names, manifest = read_sidecar(path)
+    unnamed = ""
     if all(_NUMBERED.fullmatch(folder.name) for folder in folders):
         folders.sort(key=_number)
-        wrong = [folder for i, folder in enumerate(folders) if _number(folder) != i]
-        if wrong:
-            raise UserError(
-                f"{wrong[0]} is folder {folders.index(wrong[0])} in order; numbered class folders "
-                f"count from 0 without a gap, so a class is missing or there twice."
-            )
+        numbers = [_number(folder) for folder in folders]
+        if numbers == list(range(1, len(numbers) + 1)) and not class_names:
+            class_names = tuple(folder.name for folder in folders)
+        elif numbers != list(range(len(numbers))):
+            unnamed = _gap(folders, numbers)
+        if len(set(numbers)) < len(numbers) or (unnamed and class_names):
+            raise UserError(_gap(folders, numbers))
     elif not class_names:
         class_names = tuple(folder.name for folder in folders)
     paths, labels = [], []
@@ -55,13 +59,24 @@ def read(path: Path) -> Stored:
             raise UserError(f"{folder} has no pictures; every class needs some.")
         paths += members
         labels += [label] * len(members)
-    images = [pictures.decode(p.read_bytes(), str(p)) for p in paths]
+    images = [_decoded(p) for p in paths]
     return Stored(
         pictures.stack(images, [str(p) for p in paths]),
         np.array(labels),
         class_names,
         manifest,
         _read_soft_labels(path),
+        unnamed,
+    )
+
+
+def _gap(folders: list[Path], numbers: list[int]) -> str:
+    """A sentence on numbered folders, sorted, that do not count from 0."""
+    place = next(i for i, number in enumerate(numbers) if number != i)
+    return (
+        f"{folders[place]} is folder {place} in order; numbered class folders "
+        f"count from 0 without a gap, so a class is missing or there twice. If they are classes "
+        f"of a larger set, give class names, one for each folder in the order of the numbers."
     )
 
 
@@ -93,10 +108,20 @@ def _write(
     write_sidecar(folder, content)
 
 
+def _decoded(path: Path) -> np.ndarray:
+    try:
+        return pictures.decode(read_bytes(path, _PICTURE_BYTES), str(path))
+    except ForeignFileError as e:
+        raise UserError(f"{path} is no picture: {e}.") from e
+
+
 def _read_soft_labels(path: Path) -> np.ndarray | None:
     if not (path / _SOFT_LABELS).exists():
         return None
-    return read_arrays(path / _SOFT_LABELS).get("logits")
+    arrays = read_arrays(path / _SOFT_LABELS, ("logits",))
+    if "logits" not in arrays:
+        raise UserError(f"{path / _SOFT_LABELS} has no array logits; export again.")
+    return arrays["logits"]
 
 
 def _folders(path: Path) -> list[Path]:
@@ -105,7 +130,7 @@ def _folders(path: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     """Pictures of a class by the numbers in their names, so that id10 comes after id9."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+    found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.ENDINGS)
     return sorted((p for p in found if not p.name.startswith(".")), key=_natural)
 
 

@@ -1,16 +1,18 @@
 """One `.npz` file: images, labels, class names, manifest, soft labels."""
 
 import json
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.formats.stored import Stored, channels_last
-from delt_jax.store import files
+from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
+from delt_jax.store import files, npz
+from delt_jax.store.foreign import ForeignFileError, parse_json, shown
+
+_ARRAYS = ("images", "labels", "class_names", "manifest", "soft_labels")
 
 
 def detect(path: Path) -> bool:
@@ -24,20 +26,23 @@ def read(path: Path) -> Stored:
     Raises:
       UserError: if the file is damaged or has no images or labels.
     """
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, _ARRAYS)
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
-        raise UserError(
-            f"{path} has the arrays {', '.join(arrays) or 'none'} but no {' and '.join(missing)}."
-        )
+        found = shown(", ".join(names_of(path)), 400)
+        raise UserError(f"{path} has the arrays {found or 'none'} but no {' and '.join(missing)}.")
     try:
-        manifest = dict(json.loads(str(arrays.get("manifest", "{}"))))
-    except (ValueError, TypeError) as e:
+        manifest = as_manifest(parse_json(str(arrays.get("manifest", "{}"))))
+    except ForeignFileError as e:
         raise UserError(f"The manifest in {path} is not JSON ({e}); export again.") from e
+    try:
+        names = as_names(arrays.get("class_names", np.zeros(0, str)).tolist())
+    except ForeignFileError as e:
+        raise UserError(f"The class_names in {path} cannot be read: {e}; export again.") from e
     return Stored(
         channels_last(arrays["images"], False, str(path)),
         arrays["labels"],
-        tuple(str(name) for name in arrays.get("class_names", ())),
+        names,
         manifest,
         arrays.get("soft_labels"),
     )
@@ -57,17 +62,41 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
     )
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz`; pickled ones are refused.
+def is_ours(path: Path) -> bool:
+    """Whether `write` made this file, by the names of its arrays and its record."""
+    try:
+        found = set(npz.names(path))
+        if found not in (set(_ARRAYS), set(_ARRAYS) - {"soft_labels"}):
+            return False
+        record = npz.read(path, ("manifest",))["manifest"]
+        return record.shape == () and isinstance(parse_json(str(record)), dict)
+    except (OSError, ForeignFileError):
+        return False
+
+
+def names_of(path: Path) -> tuple[str, ...]:
+    """Names of the arrays of an `.npz`.
 
     Raises:
       UserError: if the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(
-            f"{path} cannot be read ({type(e).__name__}: {e}); it is damaged or no .npz of plain "
-            f"arrays."
-        ) from e
+        return npz.names(path)
+    except (OSError, ForeignFileError) as e:
+        raise _damaged(path, e) from e
+
+
+def read_arrays(path: Path, wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz`, or only those that are wanted; pickled ones are refused.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    try:
+        return npz.read(path, wanted)
+    except (OSError, ForeignFileError) as e:
+        raise _damaged(path, e) from e
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read ({error}); it is damaged or no .npz of plain arrays.")

@@ -12,9 +12,11 @@ import numpy as np
 
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.formats.stored import Stored, channels_last
+from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
 from delt_jax.store import files
+from delt_jax.store.foreign import ForeignFileError, parse_json, shown
 
+_ENTRIES = {"images", "labels", "class_names", "manifest", "soft_labels"}
 _MTT_IMAGES, _MTT_LABELS = "images_best.pt", "labels_best.pt"
 
 
@@ -40,19 +42,26 @@ def read(path: Path) -> Stored:
     wanted = ("images", "labels")
     missing = [name for name in wanted if not isinstance(content.get(name), np.ndarray)]
     if missing:
-        raise UserError(
-            f"{path} holds {', '.join(map(str, content)) or 'nothing'}, but no tensor called "
-            f"{' or '.join(missing)}."
-        )
+        listed = shown(", ".join(map(str, content)), 400) or "nothing"
+        raise UserError(f"{path} holds {listed}, but no tensor called {' or '.join(missing)}.")
     labels, soft = content["labels"], content.get("soft_labels")
+    if soft is not None and not isinstance(soft, np.ndarray):
+        raise UserError(f"{path} holds soft_labels that are no tensor.")
     if labels.ndim == 2 and labels.dtype.kind == "f":
-        labels, soft = labels.argmax(1), labels
+        labels, soft = _classes_of(labels, path), labels
     try:
-        names = tuple(map(str, content.get("class_names", ())))
-        manifest = dict(json.loads(content.get("manifest", "{}")))
-    except (ValueError, TypeError) as e:
+        names = as_names(content.get("class_names", ()))
+        manifest = as_manifest(parse_json(_text(content.get("manifest", "{}"))))
+    except ForeignFileError as e:
         raise UserError(f"The class_names or manifest in {path} cannot be read ({e}).") from e
     return Stored(channels_last(content["images"], True, str(path)), labels, names, manifest, soft)
+
+
+def _classes_of(logits: np.ndarray, path: Path) -> np.ndarray:
+    """The largest logit's class of each row, int64 [N]."""
+    if not logits.size or not np.isfinite(logits).all():
+        raise UserError(f"{path} has labels that are not finite; they must be classes or logits.")
+    return logits.argmax(1)
 
 
 def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
@@ -64,12 +73,7 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
       UserError: if torch is not installed.
     """
     del quality  # lossless
-    try:
-        import torch
-    except ImportError as e:
-        raise UserError(
-            "--to=pt needs PyTorch to write the file: pip install 'delt_jax[torch]'."
-        ) from e
+    torch = require_torch()
     values: dict[str, Any] = {
         "images": torch.from_numpy(np.moveaxis(content.images, 3, 1).copy()),
         "labels": torch.from_numpy(content.labels.astype(np.int64)),
@@ -83,18 +87,40 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
     files.write_bytes(path, buffer.getvalue())
 
 
+def require_torch() -> Any:
+    """The module torch; raises a UserError if it is not installed."""
+    try:
+        import torch
+    except ImportError as e:
+        raise UserError(
+            "--to=pt needs PyTorch to write the file: pip install 'delt_jax[torch]'."
+        ) from e
+    return torch
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `write` made this file, by the names in its dictionary and its record."""
+    from delt_jax.models import torch_archive  # imports JAX
+
+    try:
+        content = torch_archive.read(path).content
+        if not isinstance(content, dict) or set(content) | {"soft_labels"} != _ENTRIES:
+            return False
+        return isinstance(parse_json(_text(content["manifest"])), dict)
+    except (OSError, ForeignFileError):
+        return False
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ForeignFileError(f"the manifest is a {type(value).__name__}")
+    return value
+
+
 def _load(path: Path) -> Any:
     """Reads a file, with arrays in place of tensors."""
     from delt_jax.models import torch_files  # imports JAX
 
     if not path.is_file():
         raise UserError(f"There is no file {path}; images and labels lie beside each other.")
-    try:
-        return torch_files.read_pth(path)
-    except UserError:
-        raise
-    except Exception as e:  # a damaged file can fail anywhere in its reader
-        raise UserError(
-            f"{path} cannot be read ({type(e).__name__}: {e}); it is damaged, so make or download "
-            f"it again."
-        ) from e
+    return torch_files.read_pth(path)

@@ -1,6 +1,6 @@
 """Content of a layout as read, and the checks that turn it into a distilled set."""
 
-import json
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,11 @@ import numpy as np
 
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.store import files
+from delt_jax.store import files, foreign
+from delt_jax.store.foreign import ForeignFileError, shown
 
 SIDECAR = "delt_jax.json"
-_FORMAT = "delt_jax export, version 1"
+FORMAT = "delt_jax export, version 1"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Stored:
       class_names: in label order; empty if the layout has none.
       manifest: how the set was made; empty if that is unknown.
       soft_labels: logits [N, classes], if there are any.
+      unnamed: why the classes cannot be told apart unless the user names them; else empty.
     """
 
     images: np.ndarray
@@ -33,16 +35,31 @@ class Stored:
     class_names: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     soft_labels: np.ndarray | None = None
+    unnamed: str = ""
 
 
 def write_sidecar(folder: Path, content: DistilledSet) -> None:
-    """Writes the file for what pictures cannot say; it also marks the folder as an export."""
+    """Writes the file for what pictures cannot say, after all others of the folder.
+
+    It also lists these with their sizes and checksums, and so marks them as an export's.
+    """
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
     about = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "class_names": list(content.class_names),
         "manifest": content.manifest,
+        "files": {path.relative_to(folder).as_posix(): file_record(path) for path in written},
     }
     files.write_json(folder / SIDECAR, about)
+
+
+def file_record(path: Path) -> dict[str, Any] | None:
+    """Size and SHA-256 of a file, as sidecars list them; None for what is no regular file."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with open(path, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def read_sidecar(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -55,12 +72,30 @@ def read_sidecar(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     if not path.exists():
         return (), {}
     try:
-        about = json.loads(path.read_text())
-        if about["format"] != _FORMAT:
-            raise ValueError(f"its format is {about['format']!r}")
-        return tuple(map(str, about["class_names"])), dict(about["manifest"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{path} is damaged ({type(e).__name__}: {e}); export again.") from e
+        about = foreign.read_json(path)
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise ForeignFileError("it has another format")
+        return as_names(about.get("class_names")), as_manifest(about.get("manifest"))
+    except (OSError, ForeignFileError) as e:
+        raise UserError(f"{path} is damaged ({e}); export again.") from e
+
+
+def as_names(value: Any) -> tuple[str, ...]:
+    """Class names of a file, a list of texts.
+
+    Raises:
+      ForeignFileError: if it is anything else, or a name is empty.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
+        raise ForeignFileError("the class names are no list of texts")
+    return tuple(value)
+
+
+def as_manifest(value: Any) -> dict[str, Any]:
+    """The record of how a set was made, a dictionary; raises a ForeignFileError for all else."""
+    if not isinstance(value, dict):
+        raise ForeignFileError(f"the manifest is a {type(value).__name__}")
+    return value
 
 
 def channels_last(images: np.ndarray, first: bool, where: str) -> np.ndarray:
@@ -117,19 +152,14 @@ def to_set(
         raise UserError(f"The pixels in {where} are {images.dtype} beyond 0 to 255.")
     names = _names(tuple(class_names) or stored.class_names, labels, where)
     _check_balance(labels, names, where)
-    soft = None if stored.soft_labels is None else np.asarray(stored.soft_labels)
-    if soft is not None and soft.shape != (len(images), len(names)):
-        raise UserError(
-            f"The soft labels in {where} have the shape {soft.shape} instead of "
-            f"{(len(images), len(names))}, images and classes."
-        )
+    soft = _checked_soft_labels(stored.soft_labels, (len(images), len(names)), where)
     order = np.argsort(labels, kind="stable")
     return DistilledSet(
         images=np.ascontiguousarray(images[order], np.uint8),
         labels=labels[order].astype(np.int32),
         class_names=names,
         manifest=manifest,
-        soft_labels=None if soft is None else np.asarray(soft[order], np.float32),
+        soft_labels=None if soft is None else soft[order],
     )
 
 
@@ -150,7 +180,36 @@ def _checked_labels(stored: np.ndarray, num_images: int, where: str) -> np.ndarr
             f"{where} has {num_images} images but labels of shape {labels.shape} and type "
             f"{labels.dtype}; expected one whole number per image."
         )
+    if labels.max(initial=0) > np.iinfo(np.int32).max:  # before the cast, which could wrap
+        raise UserError(
+            f"{where} has the label {labels.max()}, but {num_images} images; labels count from 0, "
+            f"and every class has images."
+        )
     return labels.astype(np.int64)
+
+
+def _checked_soft_labels(
+    stored: np.ndarray | None, shape: tuple[int, int], where: str
+) -> np.ndarray | None:
+    """Soft labels float32 [N, classes]."""
+    if stored is None:
+        return None
+    soft = np.asarray(stored)
+    if soft.shape != shape:
+        raise UserError(
+            f"The soft labels in {where} have the shape {soft.shape} instead of "
+            f"{shape}, images and classes."
+        )
+    if soft.dtype.kind not in "fiuV":  # V is bfloat16
+        raise UserError(f"The soft labels in {where} are {soft.dtype}; they must be numbers.")
+    soft = soft.astype(np.float32)
+    if not np.isfinite(soft).all():
+        row = int(np.argmin(np.isfinite(soft).all(1)))
+        raise UserError(
+            f"The soft labels in {where} are not finite for image {row}; make them again, or "
+            f"leave them out."
+        )
+    return soft
 
 
 def _check_balance(labels: np.ndarray, names: tuple[str, ...], where: str) -> None:
@@ -159,9 +218,9 @@ def _check_balance(labels: np.ndarray, names: tuple[str, ...], where: str) -> No
     if counts.min() != counts.max():
         few, many = int(counts.argmin()), int(counts.argmax())
         raise UserError(
-            f"{where} has {counts[many]} images of class {many} ({names[many]}) but "
-            f"{counts[few]} of class {few} ({names[few]}); a distilled set has as many of every "
-            f"class."
+            f"{where} has {counts[many]} images of class {many} ({shown(names[many])}) but "
+            f"{counts[few]} of class {few} ({shown(names[few])}); a distilled set has as many of "
+            f"every class."
         )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
-from delt_jax.store import pictures
+from delt_jax.store import pictures, tfds_schema
+from delt_jax.store.foreign import ForeignFileError
 
 _NAME = "distilled_set"
 _SHARD = 10_000  # images per file
@@ -28,6 +29,10 @@ def read(path: Path) -> Stored:
     Raises:
       UserError: if it is damaged, in another file format, or has other features.
     """
+    try:
+        tfds_schema.check(path)
+    except ForeignFileError as e:
+        raise UserError(f"{path} is not a readable TFDS directory: {e}.") from e
     import tensorflow_datasets as tfds  # takes seconds
 
     skip = {"image": tfds.decode.SkipDecoding()}
@@ -45,9 +50,17 @@ def read(path: Path) -> Stored:
     if missing:
         raise UserError(f"{path} has no examples with the features {' and '.join(missing)}.")
     names = [f"{path}, example {i}" for i in range(len(examples))]
+    if not all(isinstance(e["image"], bytes) and np.ndim(e["label"]) == 0 for e in examples):
+        raise UserError(f"{path} has no feature image of pictures and label of one class each.")
     images = [pictures.decode(e["image"], n) for e, n in zip(examples, names, strict=True)]
     class_names, manifest = read_sidecar(path)
-    soft = np.stack([e["soft_label"] for e in examples]) if "soft_label" in examples[0] else None
+    soft = None
+    if "soft_label" in examples[0]:
+        rows = [np.asarray(e["soft_label"]) for e in examples]
+        odd = next((i for i, row in enumerate(rows) if row.shape != rows[0].shape), None)
+        if odd is not None:
+            raise UserError(f"{names[odd]} has another number of soft labels than {names[0]}.")
+        soft = np.stack(rows)
     return Stored(
         pictures.stack(images, names),
         np.array([e["label"] for e in examples]),

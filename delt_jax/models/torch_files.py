@@ -1,79 +1,68 @@
 """Files of torch weights: `.safetensors`, `.pth` without torch, and names on the Hugging Face Hub.
 
-A `.pth` file is a zip archive of one pickle and the bytes of its tensors. A pickle can call
-any function, so `_TensorsOnly` reads it, which knows the few names that tensors need and refuses
-all others.
+What a file is, its content says, not its ending. The pickle of a `.pth` file could call any
+function; `torch_pickle` reads it as data.
 """
 
-import collections
-import io
-import math
-import pickle
-import zipfile
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
 from delt_jax.errors import UserError
+from delt_jax.models import state_dicts, torch_archive
+from delt_jax.models.torch_objects import Placeholder, RefusedPickleError, Tensor
 from delt_jax.store import files
+from delt_jax.store.foreign import ForeignFileError, check_size, shown
 
 HUB = "hf:"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_WRAPPERS = ("model", "state_dict")
-_PREFIX = "module."  # of torch's DataParallel
-_STORAGES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": jnp.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+_TIMES_SHARED = 4  # tensors that are tied share their numbers, but few do
+_NAME = 500  # letters in the name of a tensor
+_HEADER_BYTES = 100_000_000  # of a .safetensors file, as its library allows
 
 
-def read(source: str | Path) -> dict[str, np.ndarray]:
+def read(
+    source: str | Path, say: Callable[[str], None] = lambda line: None
+) -> dict[str, np.ndarray]:
     """Reads a state dict.
 
     Args:
-      source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, or
-        `hf:owner/name` (optionally `hf:owner/name/file`) on the Hugging Face Hub.
+      source: path of a file that torch.save or safetensors wrote, or `hf:owner/name` (optionally
+        `hf:owner/name/file`) on the Hugging Face Hub.
+      say: told in a line if the file has several state dicts and one was chosen.
 
     Returns:
-      Arrays by torch's names, unwrapped from {"model": ...} or {"state_dict": ...} and
-      without `module.` prefixes.
+      Arrays by torch's names, read-only, without wrappers such as {"state_dict": ...} and
+      prefixes such as `module.`; see `state_dicts`.
 
     Raises:
-      UserError: if the file is missing, damaged, or holds anything but tensors.
+      UserError: if the file is missing, damaged, holds anything but tensors as its weights, or
+        weights that are not finite.
     """
     path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source)
     if not path.is_file():
         raise UserError(f"There is no weight file {path}; check the path.")
     try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.numpy.load_file(path)
-        elif path.suffix in (".pth", ".pt", ".bin"):
-            content = read_pth(path)
-        else:
-            raise UserError(
-                f"{path} ends in {path.suffix or 'nothing'}; weights are read from .safetensors, "
-                f".pth, .pt and .bin files."
-            )
-    except UserError:
-        raise
+        arrays, note = _read(path)
+    except RefusedPickleError as e:
+        raise _refusal(path, e) from e
     except Exception as e:  # a damaged file can fail anywhere in its readers
-        raise UserError(
-            f"The weights {path} cannot be read ({type(e).__name__}: {e}); the file is damaged, "
-            f"so make or download it again."
-        ) from e
-    return _unwrapped(content, path)
+        raise UserError(_unreadable(path, e)) from e
+    if note:
+        say(f"  {path.name}: {note}")
+    for name, array in arrays.items():
+        if shown(name, _NAME) != name:
+            raise UserError(f"{path} has a tensor called {shown(name)!r}, which torch never does.")
+        if array.dtype.kind in "fV" and not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(
+                f"{path} has numbers in {name} that are not finite, so its training failed; take "
+                f"an earlier checkpoint."
+            )
+    return arrays
 
 
 def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
@@ -82,114 +71,85 @@ def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
     files.write_bytes(path, safetensors.numpy.save(contiguous, metadata={"format": "pt"}))
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
-    """Takes the state dict out of its wrapper and checks that it holds only arrays."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"{path} holds a {type(content).__name__} without tensors instead of a state dict; "
-            f"save model.state_dict()."
-        )
-    strangers = [str(k) for k, v in content.items() if not isinstance(v, np.ndarray)]
-    if strangers:
-        raise UserError(
-            f"{path} is no state dict: {', '.join(strangers)} are not tensors; save "
-            f'model.state_dict(), or {{"state_dict": ...}} around it.'
-        )
-    state = {str(name).removeprefix(_PREFIX): array for name, array in content.items()}
-    if len(state) != len(content):
-        raise UserError(f"{path} holds some tensors twice, with and without {_PREFIX!r}.")
-    return state
-
-
 def read_pth(path: Path) -> Any:
-    """Reads the content of a `.pth` file, with arrays in place of tensors."""
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is not a zip archive, so it was saved by a PyTorch before 1.6 or is damaged; "
-            f"load it with torch once and save it again, best as .safetensors."
-        )
-    with zipfile.ZipFile(path) as archive:
-        pickles = [n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise UserError(f"{path} is a zip archive, but none of PyTorch's; it has no data.pkl.")
-        folder = pickles[0].removesuffix("data.pkl")
-        order = "byteorder"
-        big = folder + order in archive.namelist() and archive.read(folder + order) == b"big"
-        with archive.open(pickles[0]) as f:
-            return _TensorsOnly(io.BytesIO(f.read()), path, archive, folder, big).load()
+    """Reads the content of a file that torch.save wrote, with arrays in place of tensors.
+
+    Returns:
+      A dictionary or list with plain data and read-only arrays, or one array.
+
+    Raises:
+      UserError: if it is damaged, or holds anything but tensors and plain data.
+    """
+    try:
+        opened = torch_archive.read(path)
+        content = opened.content
+        if isinstance(content, dict):
+            return {name: _plain(value, opened) for name, value in content.items()}
+        if isinstance(content, list | tuple):
+            return [_plain(value, opened) for value in content]
+        return _plain(content, opened)
+    except RefusedPickleError as e:
+        raise _refusal(path, e) from e
+    except (ForeignFileError, OSError) as e:
+        raise UserError(_unreadable(path, e)) from e
 
 
-class _TensorsOnly(pickle.Unpickler):
-    """Reads dictionaries of tensors; imports and calls nothing that a pickle names."""
-
-    def __init__(
-        self, pickled: io.BytesIO, path: Path, archive: zipfile.ZipFile, folder: str, big: bool
-    ):
-        super().__init__(pickled)
-        self._path = path
-        self._archive = archive
-        self._folder = folder
-        self._order = ">" if big else "<"
-        self._storages: dict[str, np.ndarray] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Our stand-ins for the few names that tensors need; raises a UserError for others."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuilder()
-        if module == "torch" and name in _STORAGES:
-            # A string has no attributes that a pickle could set, and cannot be called.
-            return name
-        raise UserError(
-            f"{self._path} is refused: its pickle refers to {module}.{name}, and only tensors are "
-            f"read; save model.state_dict() alone, best as .safetensors."
-        )
-
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        """The numbers of a storage, an array [count]."""
-        match pid:
-            case ("storage", str(kind), str(key), _, int(count)) if kind in _STORAGES:
-                pass
-            case _:
-                raise UserError(f"{self._path} is refused: it holds a storage that is unknown.")
-        if key not in self._storages:
-            content = self._archive.read(f"{self._folder}data/{key}")
-            dtype = np.dtype(_STORAGES[kind])
-            if len(content) != count * dtype.itemsize:
-                raise UserError(f"{self._path} is damaged: storage {key} has the wrong length.")
-            array = np.frombuffer(content, dtype)
-            self._storages[key] = array if self._order == "<" else array.byteswap()
-        return self._storages[key]
+def _plain(value: Any, opened: torch_archive.TorchFile) -> Any:
+    if isinstance(value, Placeholder):
+        raise RefusedPickleError(value.name)
+    return opened.array(value) if isinstance(value, Tensor) else value
 
 
-def _rebuilder() -> Callable[..., np.ndarray]:
-    """Makes a new function each time: a pickle may set attributes on what it calls."""
+def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Arrays of the state dict of a file, and a note on a choice that was made."""
+    if _is_safetensors(path):
+        check_size("it", path.stat().st_size)
+        return state_dicts.find(safetensors.numpy.load_file(path))
+    opened = torch_archive.read(path)
+    state, note = state_dicts.find(opened.content)
+    arrays = {name: opened.array(tensor) for name, tensor in state.items()}
+    claimed = sum(array.nbytes for array in arrays.values())
+    if claimed > _TIMES_SHARED * opened.bytes_read():
+        raise ForeignFileError(f"its tensors claim {claimed} bytes by sharing the same numbers")
+    return arrays, note
 
-    def rebuild(storage, offset, size, stride, *unused):
-        """Copies a torch tensor out of its storage, a one-dimensional array.
 
-        torch also passes requires_grad, hooks and metadata, which do not matter here.
-        """
-        del unused
-        shape, steps = (tuple(int(n) for n in numbers) for numbers in (size, stride))
-        if len(shape) != len(steps) or min((offset, *shape, *steps)) < 0:
-            raise ValueError(f"a tensor of size {shape} and stride {steps}")
-        last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
-        elements = math.prod(shape)
-        # Checked here because as_strided would read any memory it is told to.
-        if elements and (last >= len(storage) or elements > len(storage)):
-            raise ValueError(f"a tensor of size {shape} reaches beyond its storage")
-        if not elements:
-            return np.zeros(shape, storage.dtype)
-        strides = [step * storage.itemsize for step in steps]
-        return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides).copy()
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with the length of a header, and the header.
 
-    return rebuild
+    Raises:
+      ForeignFileError: if the header is longer than the file or than a header may be.
+    """
+    with open(path, "rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(0)
+        start = f.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" and 1 < length <= min(size - 8, _HEADER_BYTES):
+        return True
+    if path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80\2")):
+        raise ForeignFileError(f"its header claims {length} of {size} bytes")
+    return False
+
+
+def _refusal(path: Path, refused: RefusedPickleError) -> UserError:
+    return UserError(
+        f"{path} is refused: its pickle refers to {refused}, and only tensors are "
+        f"read; save model.state_dict() alone, best as .safetensors."
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """A sentence for a file without weights, or a damaged one."""
+    reason = shown((str(error).strip().splitlines() or [""])[0], 300)
+    if isinstance(error, ForeignFileError):
+        if reason.startswith(("holds ", "is ")):
+            return f"{path} {reason}."
+        return f"The weights {path} cannot be read: {reason}; the file is damaged or not torch's."
+    return (
+        f"The weights {path} cannot be read ({type(error).__name__}: {reason}); the file is "
+        f"damaged, so make or download it again."
+    )
 
 
 def _from_hub(source: str) -> Path:

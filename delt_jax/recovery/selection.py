@@ -80,5 +80,5 @@ def check_class_sizes(labels: np.ndarray, ipc: int, class_names: tuple[str, ...]
     if counts[smallest] < ipc:
         raise UserError(
             f"ipc is {ipc}, but class {class_names[smallest]!r} has only {counts[smallest]} "
-            f"training images; lower ipc or add images."
+            f"training images; {'lower ipc or add images' if counts[smallest] else 'add some'}."
         )

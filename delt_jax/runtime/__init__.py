@@ -1,4 +1,4 @@
-"""The machine: devices, processes, signals, the compile cache, memory and profiles.
+"""The machine: devices, numbers, processes, the compile cache, memory and profiles.
 
 May import `core`.
 """

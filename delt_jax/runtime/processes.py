@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from delt_jax.core import stopping
 from delt_jax.errors import UserError
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -92,6 +93,7 @@ def wait_until(done: Callable[[], bool], seconds: float | None = None) -> bool:
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
+        stopping.check()
         try:
             if done():
                 return True

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.evaluation import kept_students, score_store
@@ -21,7 +22,6 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
-from delt_jax.runtime import signals
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir, changes
@@ -124,10 +124,10 @@ def _score_rows(run: Evaluation) -> list[Score]:
     students_per_row = e.seeds * max(1, len(e.learning_rates))
     total = sum(students_per_row * resolve(run.recipe, run.source, row).epochs for row in small)
     scores = []
-    with progress(total, "evaluate", "epoch") as bar, signals.deferred() as deferred_signal:
+    with progress(total, "evaluate", "epoch") as bar:
         for row in small:
-            scores += score_row(run, row, bar.update, deferred_signal)
-            deferred_signal.leave_if_asked()
+            scores += score_row(run, row, bar.update)
+            stopping.check()
     scores += [score_ceiling(run, row) for row in rows if row.image_set == "full"]
     return scores
 

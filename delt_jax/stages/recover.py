@@ -8,6 +8,7 @@ import numpy as np
 
 from delt_jax import terms
 from delt_jax.augment import crop
+from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -22,7 +23,6 @@ from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
-from delt_jax.runtime import signals
 from delt_jax.store import artefact, files
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
@@ -221,11 +221,8 @@ def finish(task: RecoveryTask, indices: list[int], plan: ExecutionPlan) -> None:
             f"done, {begun} begun"
         )
     left = sum(task.schedule[i].image_iterations_after(s) for i, s in steps.items())
-    with (
-        progress(left, "recover", "image-iteration") as bar,
-        signals.deferred() as deferred_signal,
-    ):
-        driver.finish(task, remaining, plan, bar, deferred_signal)
+    with progress(left, "recover", "image-iteration") as bar, stopping.deferred():
+        driver.finish(task, remaining, plan, bar)
 
 
 def _described(teacher: Teacher) -> dict[str, Any]:

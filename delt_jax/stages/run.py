@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import ml_collections
 
-from delt_jax.config import cli, from_config
+from delt_jax.config import cli, from_config, paths
+from delt_jax.core import stopping
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe
 
@@ -41,31 +42,44 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
+      Stopped: at a safe point after SIGTERM or Ctrl-C; a KeyboardInterrupt.
     """
     # Imported here so that a mistyped flag is answered at once.
+    from delt_jax.runtime import environment
+
+    environment.import_jax()
+    from delt_jax.runtime import numerics
+
+    with stopping.listening(), numerics.fixed():
+        _run(cli.Arguments(config, workdir, list(stages), dry_run, job, command, verify))
+
+
+def _run(asked: cli.Arguments) -> None:
     from delt_jax.config import derive
-    from delt_jax.runtime import compile_cache
+    from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import pipeline, plan
     from delt_jax.store.workdir import WorkDir
 
-    recipe = from_config(config)
+    recipe, stages = from_config(asked.config), asked.stages
+    workdir = paths.expand(asked.workdir, "--workdir")
     compile_cache.use()
-    hosts.start(*job)
-    folder = WorkDir(workdir, command)
+    hosts.start(*asked.job)
+    environment.check_devices()
+    folder = WorkDir(workdir, asked.command)
     folder.check()
     pipeline.chosen(stages, recipe, folder)
-    source = open_data(recipe.data, folder.path / "cache", dry_run)
+    source = open_data(recipe.data, folder.path / "cache", asked.dry_run)
     recipe, derived = derive.complete(recipe, source)
     pipeline.check(recipe, source)
     pipeline.check_imported(stages, recipe, source, folder)
-    if dry_run:
-        lines = plan.describe(recipe, source, folder, stages, verify)
+    if asked.dry_run:
+        lines = plan.describe(recipe, source, folder, stages, asked.verify)
         print("\n".join([*lines, *source.notes, *derived]))
     elif hosts.index():
         _run_beside(recipe, source, folder, stages)
     else:
-        _run_first(recipe, source, folder, stages, derived, verify)
+        _run_first(recipe, source, folder, stages, derived, asked.verify)
 
 
 def _run_first(

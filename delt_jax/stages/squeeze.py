@@ -247,7 +247,7 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
         )
     spec = spec_of(recipe, source)
     normalisation = measure_normalisation(recipe.data, source)
-    state = torch_files.read(weights)
+    state = torch_files.read(weights, say)
     classes = recipe.teacher.head_classes or _imagenet_rows(state, spec, source)
     variables = torch_weights.from_torch(state, spec, classes)
     measured = teacher_lib.accuracy(models.create(spec), variables, normalisation, source.test)

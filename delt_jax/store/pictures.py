@@ -1,14 +1,110 @@
-"""Encodes pixels as PNG or JPEG, and decodes pictures."""
+"""Decodes pictures of many formats within limits, and encodes pixels as PNG or JPEG.
 
+All pictures of strangers come through `load`, so the formats and limits stand here alone.
+"""
+
+import contextlib
+import importlib.util
 import io
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from delt_jax.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MOST_PIXELS = 178_956_970  # of one picture; beyond, Pillow speaks of a decompression bomb
+MOST_BYTES = 2**30  # of one file
+
+# Pillow's name of a format, and the endings of its files. Left out are formats whose readers need
+# another program or library (EPS, WMF, PDF, HDF5, FITS, ...), videos, and text (XPM, XBM).
+_BY_CONTENT = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "AVIF": (".avif", ".avifs"),
+    "QOI": (".qoi",),
+    "PSD": (".psd",),
+    "ICO": (".ico",),
+    "DDS": (".dds",),
+    "SUN": (".ras",),
+}
+# Their first bytes prove too little, so these are tried only on files that are named so.
+_BY_ENDING = {
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "PCX": (".pcx",),
+    "DIB": (".dib",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+}
+if importlib.util.find_spec("PIL._avif") is None:  # an older Pillow, or one built without it
+    del _BY_CONTENT["AVIF"]
+ENDINGS = {
+    ending: name for name, endings in (_BY_CONTENT | _BY_ENDING).items() for ending in endings
+}
+_DEEP = ("I", "F")  # first letters of the modes with more than 8 bits per channel
+
+
+class UnreadableError(Exception):
+    """The bytes are no readable picture; the message is the reason, without a full stop."""
+
+
+@contextlib.contextmanager
+def as_unreadable() -> Iterator[None]:
+    """Turns whatever Pillow raises inside into an `UnreadableError`; silences its warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except UnreadableError:
+            raise
+        except Image.DecompressionBombError as e:
+            raise UnreadableError(f"more than {MOST_PIXELS} px") from e
+        except Exception as e:  # Pillow raises a dozen types for damaged files
+            reason = " ".join(str(e).split("<_io")[0].split()).strip(" .") or repr(e)
+            raise UnreadableError(reason[:200]) from e
+
+
+def open_picture(content: IO[bytes], name: str = "") -> Image.Image:
+    """Opens a picture by its content and reads its header; decodes no pixels.
+
+    Args:
+      content: the file, open.
+      name: of the file; formats without a signature are tried only for their own endings.
+
+    Raises:
+      UnreadableError: if it has no format of `ENDINGS`, no pixels, or too many of them.
+    """
+    weak = ENDINGS.get(os.path.splitext(name)[1].lower(), "")
+    formats = (*_BY_CONTENT, *((weak,) if weak in _BY_ENDING else ()))
+    with as_unreadable():
+        image = Image.open(content, formats=formats)
+        if image.width * image.height > MOST_PIXELS:
+            raise UnreadableError(f"{image.width}x{image.height} px, more than {MOST_PIXELS}")
+        if not image.width or not image.height:
+            raise UnreadableError(f"{image.width}x{image.height} px")
+    return image
+
+
+def load(content: bytes, name: str = "") -> Image.Image:
+    """Decodes the first frame of a picture, within the limits of `open_picture`.
+
+    Raises:
+      UnreadableError: if it is damaged, too large, or has another format.
+    """
+    if not content:
+        raise UnreadableError("empty file")
+    image = open_picture(io.BytesIO(content), name)
+    with as_unreadable():
+        image.load()
+    return image
 
 
 def encode(pixels: np.ndarray, quality: int = 0) -> bytes:
@@ -31,19 +127,20 @@ def decode(content: bytes, where: str) -> np.ndarray:
     """Decodes one image to uint8 [H, W, 1] if it is grey, else [H, W, 3].
 
     Raises:
-      UserError: naming `where`, if the picture is damaged or has more than 8 bits per channel.
+      UserError: naming `where`, if the picture is damaged, has more than `MOST_PIXELS`, or more
+        than 8 bits per channel.
     """
     try:
-        picture = Image.open(io.BytesIO(content))
-        if picture.mode[0] in "IF":
+        picture = load(content, where)
+        if picture.mode.startswith(_DEEP):
             raise UserError(
                 f"{where} has more than 8 bits per channel; save it as an 8-bit PNG or JPEG."
             )
-        pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
-    except UserError:
-        raise
-    except Exception as e:  # Pillow's readers raise many types
-        raise UserError(f"{where} is no picture, or damaged ({type(e).__name__}: {e}).") from e
+        with as_unreadable():
+            grey = picture.mode in ("1", "L", "LA")
+            pixels = np.asarray(picture.convert("L" if grey else "RGB"))
+    except UnreadableError as e:
+        raise UserError(f"{where} is no picture, or damaged ({e}).") from e
     return pixels.reshape(*pixels.shape[:2], -1)
 
 

@@ -3,7 +3,7 @@
 import functools
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from delt_jax import models
 from delt_jax.augment import crop
-from delt_jax.core import checks, keys
+from delt_jax.core import checks, keys, stopping
 from delt_jax.core import losses as losses_lib
 from delt_jax.core.progress import progress, say
-from delt_jax.data import Examples, Normalisation, Source, batches, measure_normalisation
+from delt_jax.data import Normalisation, Source, batches, measure_normalisation
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store import checkpoint
@@ -112,24 +112,37 @@ def train(
         keys.stream(recipe.seed, *_streams(name), "init"),
         (spec.image_size, spec.image_size, spec.channels),
     )
-    state, first_epoch = _resume(partial, state)
-    saved = time.monotonic()
-    per_epoch = steps * batch_size
-    total, done = settings.epochs * per_epoch, first_epoch * per_epoch
-    with progress(total, output.stage, "image", done) as bar:
-        for epoch in range(first_epoch, settings.epochs):
+    state, place = _resume(partial, state)
+    saver = _Saver(partial / _CHECKPOINT)
+    total, done = settings.epochs * steps, place.epoch * steps + place.step
+    with (
+        progress(total * batch_size, output.stage, "image", done * batch_size) as bar,
+        stopping.deferred(),  # the saver saves before it obeys
+    ):
+        for epoch in range(place.epoch, settings.epochs):
             order = epoch_order(recipe.seed, name, epoch, len(source.train), batch_size)
             epoch_key = keys.stream(recipe.seed, *_streams(name), epoch)
-            state, loss = _run_epoch(program, state, source.train, order, epoch_key, bar.update)
-            output.log.write(output.stage, epoch + 1, model=spec.name, train_loss=loss)
-            bar.update(0, loss=loss)
-            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                checkpoint.save(partial / _CHECKPOINT, state, epoch=epoch + 1)
-                saved = time.monotonic()
+            losses = list(place.losses)
+            rest = order[place.step :].reshape(-1)
+            for indices, pixels in batches(source.train, batch_size, rest):
+                key = jax.random.fold_in(epoch_key, len(losses))
+                state, loss = _step(program, state, pixels, source.train.labels[indices], key)
+                losses.append(loss)  # stays on the device, so that the next step need not wait
+                bar.update(batch_size)
+                saver.save_if_due(state, _Place(epoch, len(losses), losses))
+            place = _Place(epoch + 1, 0, [])
+            mean = float(np.mean(np.asarray(jax.device_get(losses), np.float32)))
+            output.log.write(output.stage, epoch + 1, model=spec.name, train_loss=mean)
+            bar.update(0, loss=mean)
+            saver.save_if_due(state, place)
     variables = jax.tree.map(np.asarray, state.variables)
     checks.finite(variables, f"{spec.name}'s training diverged; lower teacher.learning_rate.")
     model, normalisation = program.trainer.model, program.normalisation
-    return variables, teacher_lib.accuracy(model, variables, normalisation, source.test)
+    try:
+        return variables, teacher_lib.accuracy(model, variables, normalisation, source.test)
+    except stopping.Stopped:
+        saver.save(state, place)
+        raise
 
 
 def epoch_order(seed: int, name: str, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
@@ -168,46 +181,56 @@ def _program(recipe: Recipe, source: Source, spec: ModelSpec, steps: int) -> Rea
     )
 
 
-def _run_epoch(
-    program: RealImagesProgram,
-    state: TrainState,
-    examples: Examples,
-    order: np.ndarray,
-    epoch_key: chex.PRNGKey,
-    on_images: Callable[[int], None],
-) -> tuple[TrainState, float]:
-    """Trains on all batches of an epoch; also returns the mean of their losses.
-
-    Args:
-      program: what is compiled.
-      state: before the epoch; it is donated.
-      examples: the training images.
-      order: indices of the images, int [steps, batch_size].
-      epoch_key: every step folds its number into it.
-      on_images: told the number of images of every batch.
-    """
-    losses, batch_size = [], order.shape[1]
-    for step, (indices, pixels) in enumerate(batches(examples, batch_size, order.reshape(-1))):
-        key = jax.random.fold_in(epoch_key, step)
-        state, loss = _step(program, state, pixels, examples.labels[indices], key)
-        losses.append(loss)  # stays on the device, so that the next step need not wait
-        on_images(batch_size)
-    return state, float(np.mean(jax.device_get(losses)))
-
-
 def _streams(name: str) -> tuple[str, ...]:
     """Path of a training's random numbers; the first teacher has no name in it."""
     return ("squeeze", name) if name else ("squeeze",)
 
 
-def _resume(partial: Path, state):
-    """The state and the epochs of the checkpoint; `state` and 0 where there is none to be used."""
+class _Place(NamedTuple):
+    """How far a training has come.
+
+    Attributes:
+      epoch: the one that comes next, or is under way.
+      step: of that epoch, which comes next.
+      losses: of the epoch's steps so far, floats or arrays on the device.
+    """
+
+    epoch: int
+    step: int
+    losses: Sequence[Any]
+
+
+class _Saver:
+    """Saves a training every so often, and before it obeys a signal."""
+
+    def __init__(self, path: Path):
+        """Counts the time from now on."""
+        self._path, self._saved = path, time.monotonic()
+
+    def save_if_due(self, state: TrainState, place: _Place) -> None:
+        """Saves when it is time or a signal has come, which is then obeyed."""
+        due = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        if due or stopping.requested():
+            self.save(state, place)
+            stopping.leave()
+
+    def save(self, state: TrainState, place: _Place) -> None:
+        """Saves now."""
+        losses = [float(loss) for loss in jax.device_get(list(place.losses))]
+        checkpoint.save(self._path, state, epoch=place.epoch, step=place.step, losses=losses)
+        self._saved = time.monotonic()
+
+
+def _resume(partial: Path, state: TrainState) -> tuple[TrainState, _Place]:
+    """The state and place of the checkpoint; the given state and 0 where none can be used."""
     try:
         restored, scalars = checkpoint.restore(partial / _CHECKPOINT, state)
     except FileNotFoundError:
-        return state, 0
+        return state, _Place(0, 0, [])
     except CorruptCheckpoint as e:
         say(f"  {e.path} is damaged ({e.reason}); its training starts anew")
-        return state, 0
-    say(f"  training goes on after epoch {scalars['epoch']}")
-    return restored, scalars["epoch"]
+        return state, _Place(0, 0, [])
+    epoch, step = scalars["epoch"], scalars.get("step", 0)
+    within = f" and {step} steps" if step else ""
+    say(f"  training goes on after epoch {epoch}{within}")
+    return restored, _Place(epoch, step, scalars.get("losses", []))

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from delt_jax import models
-from delt_jax.core import keys
+from delt_jax.core import keys, stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Examples
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.compact import Compact
 from delt_jax.runtime import devices
-from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.teachers import teacher as teacher_lib
@@ -81,12 +80,10 @@ class Saving(NamedTuple):
     Attributes:
       folder: existing folder of their checkpoints.
       seconds: between two saves.
-      deferred_signal: a signal that has come is obeyed at the end of an epoch, once all is saved.
     """
 
     folder: Path
     seconds: float
-    deferred_signal: DeferredSignal
 
 
 @dataclass(frozen=True)
@@ -164,6 +161,9 @@ def train(
 
     Returns:
       One `Trained` for each student, in order.
+
+    Raises:
+      Stopped: after a signal, at the end of an epoch, once all students are saved.
     """
     restored = [_restored(task.program, student, saving.folder) for student in students]
     for state in restored:
@@ -175,14 +175,15 @@ def train(
         num_devices = min(most_devices, -(-len(alike) // students_per_device))
         layout = _Layout(task.program, num_devices, students_per_device)
         for group in devices.device_groups(alike, num_devices * students_per_device):
-            results = _train_group(
-                task,
-                [students[i] for i in group],
-                [restored[i] for i in group],
-                layout,
-                saving,
-                on_epochs,
-            )
+            with stopping.deferred():  # unfinished students are saved first
+                results = _train_group(
+                    task,
+                    [students[i] for i in group],
+                    [restored[i] for i in group],
+                    layout,
+                    saving,
+                    on_epochs,
+                )
             done |= dict(zip(group, results, strict=True))
     return [done[i] for i in range(len(students))]
 
@@ -303,11 +304,13 @@ def _train_group(
             for i in range(count):
                 logits[i], accuracy = _evaluate(task, layout.to_host(states, i))
                 histories[i].append((done, accuracy))
-        due = time.monotonic() - saved > saving.seconds
-        if done < protocol.epochs and (due or saving.deferred_signal.asked):
+        due = done < protocol.epochs and time.monotonic() - saved > saving.seconds
+        if due or stopping.requested():  # also after the last epoch: other students may be left
             save(done)
             saved = time.monotonic()
-            saving.deferred_signal.leave_if_asked()
+            stopping.leave()
+    if restored[0].epoch == protocol.epochs:  # stopped between its last epoch and its score
+        logits = [_evaluate(task, layout.to_host(states, i))[0] for i in range(count)]
     variables = [student_step.scored_variables(layout.to_host(states, i)) for i in range(count)]
     return [Trained(histories[i], variables[i], logits[i], seconds(i)) for i in range(count)]
 

@@ -270,7 +270,9 @@ def test_a_class_of_unreadable_files_is_named(pets):
 def test_an_empty_class_is_named(pets):
     (pets / "emu").mkdir()
     (pets / "emu/readme.txt").write_text("soon")
-    with pytest.raises(UserError, match="no images right in its class folder 'emu'; add"):
+    with pytest.raises(
+        UserError, match=r"no images in its class folder 'emu' \(but 1 \.txt\); add"
+    ):
         open_folder(pets)
 
 

@@ -1,14 +1,21 @@
 """npz files, and the class lists that come with the package."""
 
+import contextlib
+import io
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forged_npz import FORGED
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from delt_jax.data import Source, open_source
 from delt_jax.data.classes import positions_in_imagenet, wanted_classes
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.store import foreign
 
 
 def arrays(count=10, shape=(8, 8, 3), classes=2) -> dict[str, np.ndarray]:
@@ -68,6 +75,20 @@ def test_npz_with_two_splits_and_names(tmp_path, keys):
         ({"labels": np.arange(10) / 2}, "labels float64"),
         ({"class_names": np.array(["a"])}, "2 classes and the class names a"),
         ({"class_names": np.array(["a", "a"])}, "name each class once"),
+        ({"labels": np.arange(10) == 1}, "labels bool"),
+        ({"labels": np.array(list("0101010101"))}, "labels <U1"),
+        ({"labels": np.arange(10) + 2**32}, "has the label 4294967305, but there are 10 training"),
+        ({"labels": np.arange(10, dtype=np.uint64) + 2**63}, "has the label 9223372036854775817"),
+        ({"labels": np.array([0] * 9 + [10**9])}, "has the label 1000000000, but there are 10"),
+        ({"labels": np.array([0] * 9 + [np.nan])}, "labels float64"),
+        ({"images": np.zeros((10, 8, 0), np.uint8)}, "do not fit"),
+        ({"images": np.zeros((10, 8, 8, 2), np.uint8)}, "do not fit"),
+        ({"images": np.full((10, 8, 8), np.nan)}, "images float64 .* do not fit"),
+        ({"class_names": np.array([1, 2])}, "class_names int64 .* must be text"),
+        ({"class_names": np.array([["a", "b"]])}, "must be text"),
+        ({"class_names": np.array(["a", ""])}, "not empty for each class"),
+        ({"class_names": np.array([b"a", b"\xff"])}, "not UTF-8"),
+        ({"class_names": np.array([], str)}, "must be text"),
         ({"labels": np.array([{}] * 10)}, "cannot be read"),  # an object array stays pickled
     ],
 )
@@ -84,6 +105,63 @@ def test_npz_that_is_none(tmp_path):
     for path, sentence in (("cut.npz", "cannot be read"), ("none.npz", r"is no \.npz file")):
         with pytest.raises(UserError, match=sentence):
             open_source(DataRecipe(name="npz", path=str(tmp_path / path)))
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_forged_archives(tmp_path, kind):
+    path = tmp_path / "set.npz"
+    FORGED[kind](path)
+    with pytest.raises(UserError, match=r"set\.npz cannot be read \(.*numpy\.savez") as e:
+        open_source(DataRecipe(name="npz", path=str(path)))
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 500
+
+
+def test_arrays_beyond_memory_are_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "available_bytes", lambda: 2000)
+    with pytest.raises(UserError, match=r"claims 2[0-9]+ bytes, more than the 1600 that memory"):
+        open_npz(tmp_path, arrays())
+
+
+def test_memory_that_is_left(monkeypatch):
+    free = foreign.available_bytes()
+    assert 2**20 < free < 2**60
+    limit = free // 2 + 2**40
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    assert foreign.available_bytes() <= limit
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**20, 2**20))
+    assert foreign.available_bytes() == 0  # this process has more than a MiB
+
+
+def test_other_arrays_of_the_file_are_not_read(tmp_path):
+    source = open_npz(tmp_path, arrays() | {"paths": np.array([{}])})
+    assert len(source.train) == 8
+
+
+def test_arrays_in_any_order_and_byte_order(tmp_path):
+    plain = open_npz(tmp_path, arrays())
+    changed = arrays()
+    changed["images"] = np.asfortranarray(changed["images"])
+    changed["labels"] = changed["labels"].astype(">u2")
+    changed["class_names"] = np.array([b"0", b"1"])
+    other = open_npz(tmp_path, changed)
+    assert other.fingerprint == plain.fingerprint
+    assert other.class_names == ("0", "1")
+
+
+@settings(max_examples=80, deadline=None)
+@given(cut=st.floats(0.3, 1), flips=st.lists(
+    st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=4))  # fmt: skip
+def test_damaged_archives_end_in_a_sentence(tmp_path_factory, cut, flips):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays())
+    content = bytearray(buffer.getvalue())
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.mktemp("damaged") / "set.npz"
+    path.write_bytes(content[: int(cut * len(content))])
+    with contextlib.suppress(UserError):  # anything else fails the test
+        open_source(DataRecipe(name="npz", path=str(path)))
 
 
 # --- class lists ---

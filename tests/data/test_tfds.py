@@ -15,6 +15,7 @@ from PIL import Image
 from tfds_sets import NAMES, examples, features, pixels_of, prepare, tfds
 
 from delt_jax.data import Source, batches, cache_in_memory, measure_normalisation, open_source
+from delt_jax.data import tfds as tfds_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 
@@ -308,3 +309,98 @@ def test_16_bit_images_are_refused(tmp_path):
     prepare(tmp_path, "deep", wanted, splits)
     with pytest.raises(UserError, match=r"image \(8 bits\)"):
         open_tfds(tmp_path, "deep")
+
+
+@pytest.mark.parametrize("label", [3, 99, -2, 2**32 + 1, 2**40])
+def test_labels_without_a_class(tmp_path, monkeypatch, label):
+    splits = {"train": examples(range(9)), "test": examples(range(9, 14))}
+    prepare(tmp_path, "tiny_odd", features(), splits)
+    read = tfds_source.Records.records
+
+    def with_odd_label(records, indices):
+        found = read(records, indices)
+        return [e | {"label": np.int64(label)} if e["label"] == 2 else e for e in found]
+
+    # TFDS itself writes only labels that have a class.
+    monkeypatch.setattr(tfds_source.Records, "records", with_odd_label)
+    with pytest.raises(UserError, match=r"has the label -?[0-9]+ at record [0-9], but 3 classes"):
+        open_tfds(tmp_path, "tiny_odd")
+
+
+# --- metadata that would run code ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "huggingface:mnist",
+        "kaggle:my_set",
+        "my_namespace:tiny_animals",
+        "tiny_animals/..",
+        "../tiny_animals",
+        "tiny_animals/a=1",
+        "runs.theirs",
+        "./script.py",
+        "tiny animals",
+        "tiny_animals:1",
+        "a" * 3 + "\n",
+    ],
+)
+def test_names_that_tfds_would_look_up_elsewhere(prepared, name):
+    with pytest.raises(UserError, match="is no name of a data set; write name"):
+        open_tfds(prepared, name)
+
+
+@pytest.mark.parametrize("name", ["tiny_animals", "TinyAnimals", "tiny_animals:1.0.0"])
+def test_names_of_prepared_sets(prepared, name):
+    assert len(open_tfds(prepared, name).train) == 9
+
+
+@pytest.mark.parametrize("feature", ["runs.evil.Feature", "os.path", "tensorflow_datasets.evil.X"])
+@pytest.mark.parametrize("place", ["1.0.0", "config/1.0.0"])
+def test_no_class_that_metadata_name_is_imported(prepared, tmp_path, monkeypatch, feature, place):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/evil.py").write_text("open('ran', 'w')\nclass Feature: pass")
+    shutil.copytree(
+        prepared / "tiny_animals/1.0.0", tmp_path / f"data/tiny_animals/{place}", dirs_exist_ok=True
+    )
+    path = tmp_path / f"data/tiny_animals/{place}/features.json"
+    about = json.loads(path.read_text())
+    about["featuresDict"]["features"]["image"]["pythonClassName"] = feature
+    path.write_text(json.dumps(about))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"features\.json is refused: it names the class") as e:
+        open_tfds(tmp_path / "data")
+    assert feature in str(e.value)
+    assert not (tmp_path / "ran").exists()
+    assert "runs" not in sys.modules
+
+
+@pytest.mark.parametrize("default", ["../../elsewhere", "..", "a/b", 3, ["a"], ""])
+def test_a_default_configuration_leads_nowhere_else(prepared, tmp_path, default):
+    shutil.copytree(prepared, tmp_path / "data")
+    common = tmp_path / "data/tiny_animals/.config/metadata.json"
+    common.parent.mkdir()
+    common.write_text(json.dumps({"default_config_name": default}))
+    with pytest.raises(UserError, match=r"metadata\.json is refused: its default configuration"):
+        open_tfds(tmp_path / "data")
+
+
+def test_a_script_beside_the_data_does_not_run(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared, tmp_path / "data")
+    for name in ("tiny_animals.py", "tiny_animals/tiny_animals.py", "tiny_animals/builder.py"):
+        (tmp_path / "data" / name).write_text("raise SystemExit('ran')")
+    monkeypatch.chdir(tmp_path / "data")
+    monkeypatch.syspath_prepend(tmp_path / "data")
+    assert len(open_tfds(tmp_path / "data").train) == 9
+
+
+def test_examples_that_no_file_could_hold(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    path = tmp_path / "data/tiny_animals/1.0.0/dataset_info.json"
+    about = json.loads(path.read_text())
+    about["splits"][0]["shardLengths"] = [str(10**12)]
+    path.write_text(json.dumps(about))
+    with pytest.raises(UserError, match="claims 1000000000000 examples"):
+        open_tfds(tmp_path / "data")

@@ -197,3 +197,18 @@ def test_a_checkpoint_that_runs_code(tmp_path, capsys):
         "only tensors are read; save model.state_dict() alone",
     )
     assert not victim.exists()
+
+
+def test_a_checkpoint_of_a_tool_gives_the_teacher_of_its_moving_average(trained, tmp_path, capsys):
+    state = torch_files.read(trained / teacher_lib.WEIGHTS)
+    files = {name: tmp_path / f"{name}.pth" for name in ("plain", "average")}
+    write_pth_of(files["plain"], {f"model.{k}": v for k, v in state.items()})
+    keys = {f"model.{k}": v * 0 for k, v in state.items()}
+    write_pth_of(files["average"], keys | {f"ema_model.module.{k}": v for k, v in state.items()})
+    for name, path in files.items():
+        path = path.rename(tmp_path / f"{name}.ckpt")  # the ending does not matter
+        assert command(tmp_path / name, f"{WEIGHTS}{path}", *constants(trained)) == 0
+        made = teacher_lib.load(tmp_path / name / "teacher")
+        assert made.hash == teacher_lib.describe(trained).hash
+        said = "average.ckpt: the moving average of the weights (ema_model) is taken"
+        assert (said in capsys.readouterr().out) == (name == "average")

@@ -11,6 +11,7 @@ from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import main, models
+from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
@@ -21,8 +22,7 @@ from delt_jax.recovery.run import checkpoint, driver, execution, memory
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import make_schedule
 from delt_jax.recovery.types import TeacherVariables
-from delt_jax.runtime import devices, signals
-from delt_jax.runtime.signals import Terminated
+from delt_jax.runtime import devices
 from delt_jax.stages import plan, recover
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
@@ -53,9 +53,9 @@ def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
     whole, begun, monkeypatch, capsys, before, after
 ):
     monkeypatch.setattr(devices, "device_count", lambda: before)
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, 3)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(begun)
     assert len(list((begun / "distilled.partial").glob("state_*"))) == min(before, 5)
     monkeypatch.setattr(devices, "device_count", lambda: after)
@@ -89,9 +89,9 @@ def test_round_ends_are_kept(whole, begun, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, capsys, damage):
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, 3)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(begun)
     arrays = (begun / "distilled.partial/state_000002/arrays").rglob("*")
     path = max((p for p in arrays if p.is_file()), key=lambda p: p.stat().st_size)
@@ -106,9 +106,9 @@ def test_damaged_state_is_dropped_with_a_sentence(whole, begun, monkeypatch, cap
 
 
 def test_other_settings_drop_what_was_kept(begun, monkeypatch):
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, 3)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(begun)
     calls = stop_after(monkeypatch, 10**6)
     recovered(begun, **{"recover.learning_rate": 0.1})
@@ -148,9 +148,9 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
         "chunk_steps": 1,
     }
     shutil.rmtree(begun / "distilled")
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, 1)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(begun, **changes)
     monkeypatch.setattr(devices, "device_count", lambda: 8)
     chex.assert_trees_all_equal(recovered(begun), images)  # the setting is no longer asked for

@@ -17,6 +17,7 @@ from delt_jax import config as config_lib
 from delt_jax import main, models
 from delt_jax.augment import crop
 from delt_jax.core import losses as losses_lib
+from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
@@ -26,8 +27,7 @@ from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.schedule import make_schedule
-from delt_jax.runtime import devices, signals
-from delt_jax.runtime.signals import Terminated
+from delt_jax.runtime import devices
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
 
@@ -174,9 +174,9 @@ def test_an_interrupted_recovery_finds_the_same_weights_again(
 ):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     monkeypatch.setattr(devices, "device_count", lambda: 8)
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, 3)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(folder, **CHANGES)
     assert checkpoint.step_of(folder / "distilled.partial", 0) == 3
     monkeypatch.setattr(devices, "device_count", lambda: 1)

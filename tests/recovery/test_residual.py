@@ -17,6 +17,7 @@ from test_step import BATCH, FULL, MODEL, SIZE, make_inputs, make_state, teacher
 from tiny_run import losses_of, manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
+from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
@@ -27,8 +28,7 @@ from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.types import Clock, TeacherVariables
-from delt_jax.runtime import devices, signals
-from delt_jax.runtime.signals import Terminated
+from delt_jax.runtime import devices
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
@@ -238,9 +238,9 @@ def test_the_first_block_is_as_without(whole, tiny_ranked, tmp_path):
 def test_a_kill_and_more_devices_change_nothing(whole, tiny_ranked, tmp_path, monkeypatch, step):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     monkeypatch.setattr(devices, "device_count", lambda: 8)
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, step)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(folder, **CHANGES)
     assert checkpoint.step_of(folder / "distilled.partial", 0) == step
     images = recovered(folder, **CHANGES)

@@ -18,6 +18,7 @@ from delt_jax import models, terms
 from delt_jax.augment import crop
 from delt_jax.core import losses as losses_lib
 from delt_jax.core.losses import Moments
+from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
@@ -28,8 +29,7 @@ from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables, TermInputs
-from delt_jax.runtime import devices, signals
-from delt_jax.runtime.signals import Terminated
+from delt_jax.runtime import devices
 from delt_jax.stages import recover
 from delt_jax.store import workdir
 from delt_jax.store.checkpoint import CorruptCheckpoint
@@ -252,9 +252,9 @@ def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
     images = recovered(undisturbed, **IN_TURN)
     assert manifest(undisturbed)["other_teachers"][0]["hash"] == "second"
     monkeypatch.setattr(devices, "device_count", lambda: 8)
-    with signals.raising(), monkeypatch.context() as m:
+    with monkeypatch.context() as m:
         stop_after(m, 3)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             recovered(in_turn, **IN_TURN)
     assert len(list((in_turn / "distilled.partial").glob("state_*"))) == 5
     monkeypatch.setattr(devices, "device_count", lambda: 1)

@@ -1,12 +1,14 @@
 """A training on real images that was killed: it goes on from its checkpoint, or starts over."""
 
 import itertools
+import signal
 import types
 
 import pytest
 from tiny_run import read_json, tiny
 
 from delt_jax import main
+from delt_jax.core import stopping
 from delt_jax.store.log import MetricsLog
 from delt_jax.training import real_images
 
@@ -56,3 +58,37 @@ def test_a_killed_training_ends_in_the_same_teacher(whole, tmp_path, monkeypatch
         2 if kind == "whole" else 4
     )
     assert not partial.exists()
+
+
+def test_a_stopped_epoch_goes_on_within_it(whole, tmp_path, monkeypatch, capsys):
+    batches, read = real_images.batches, []
+
+    def stopped_in_the_fourth(*arguments):
+        for batch in batches(*arguments):
+            read.append(batch)
+            if len(read) == 4:
+                stopping.request(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(real_images, "batches", stopped_in_the_fourth)
+    with pytest.raises(stopping.Stopped):
+        squeeze(tmp_path / "run")
+    assert len(read) == 4
+    assert squeeze(tmp_path / "run") == whole
+    assert "training goes on after epoch 0 and 4 steps" in capsys.readouterr().out
+    assert len(read) == EPOCHS * (1258 // 128)  # no step of digits' 1258 images was done twice
+
+
+def test_a_signal_during_the_last_evaluation_keeps_the_training(whole, tmp_path, monkeypatch):
+    accuracy = real_images.teacher_lib.accuracy
+
+    def stopped(*arguments):
+        stopping.request(signal.SIGTERM)
+        return accuracy(*arguments)
+
+    with monkeypatch.context() as m:
+        m.setattr(real_images.teacher_lib, "accuracy", stopped)
+        with pytest.raises(stopping.Stopped):
+            squeeze(tmp_path / "run")
+    monkeypatch.setattr(real_images, "batches", None)  # nothing is left to train on
+    assert squeeze(tmp_path / "run") == whole

@@ -18,7 +18,6 @@ from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
-from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_loop, student_step
 from delt_jax.training.protocols import Protocol
@@ -84,7 +83,7 @@ def train(folder, program=PROGRAM, count=3, per_device=1, own=False, stored=None
         task(program, own, stored),
         students(count, own),
         per_device,
-        Saving(folder, 1e9, DeferredSignal()),
+        Saving(folder, 1e9),
         lambda epochs, loss: None,
     )
 

@@ -1,6 +1,7 @@
 """Training students: bit for bit the same whatever stops it, however many devices."""
 
 import shutil
+import signal
 from dataclasses import replace
 
 import chex
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from test_student_loop import PROGRAM, SPEC, students, task, train
 
-from delt_jax.runtime.signals import DeferredSignal, Terminated
+from delt_jax.core import stopping
 from delt_jax.training import student_loop
 from delt_jax.training.student_loop import Saving
 
@@ -20,28 +21,19 @@ def assert_same(ours, theirs):
         np.testing.assert_array_equal(a.logits, b.logits)
 
 
-class StopAfter(DeferredSignal):
-    """SIGTERM arrives in the n-th epoch."""
-
-    def __init__(self, epochs):
-        super().__init__()
-        self.left = epochs
-
-    def count(self, epochs, loss):
-        self.left -= epochs > 0
-        if self.left == 0:
-            self.asked = Terminated()
-
-
 def stopped(folder, epochs, program=PROGRAM, count=3, own=False):
-    deferred_signal = StopAfter(epochs)
-    with pytest.raises(Terminated):
+    """Trains until SIGTERM arrives in the n-th epoch."""
+    left = epochs
+
+    def on_epochs(number, loss):
+        nonlocal left
+        left -= number > 0
+        if left == 0:
+            stopping.request(signal.SIGTERM)
+
+    with pytest.raises(stopping.Stopped), stopping.listening():
         student_loop.train(
-            task(program, own),
-            students(count, own),
-            1,
-            Saving(folder, 1e9, deferred_signal),
-            deferred_signal.count,
+            task(program, own), students(count, own), 1, Saving(folder, 1e9), on_epochs
         )
 
 

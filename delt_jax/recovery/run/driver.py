@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from delt_jax.core import checks
+from delt_jax.core import checks, stopping
 from delt_jax.core.progress import Progress, say
 from delt_jax.errors import UserError
 from delt_jax.recovery import perturbation
@@ -27,7 +27,6 @@ from delt_jax.recovery.types import Losses
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.profiling import Profile
-from delt_jax.runtime.signals import DeferredSignal
 from delt_jax.store import files
 from delt_jax.store.checkpoint import CorruptCheckpoint
 
@@ -42,7 +41,6 @@ class Session:
       task: the recovery.
       plan: how it runs.
       bar: shows progress and losses.
-      deferred_signal: asks to save and leave.
       writer: one thread, which writes checkpoints while the devices work.
       profile: traces the first compiled calls, if asked for.
     """
@@ -50,7 +48,6 @@ class Session:
     task: RecoveryTask
     plan: ExecutionPlan
     bar: Progress
-    deferred_signal: DeferredSignal
     writer: ThreadPoolExecutor
     profile: Profile
 
@@ -60,7 +57,6 @@ def finish(
     indices: Sequence[int],
     plan: ExecutionPlan,
     bar: Progress,
-    deferred_signal: DeferredSignal,
 ) -> None:
     """Recovers those of some batches that are not finished yet, from their checkpoints.
 
@@ -74,13 +70,14 @@ def finish(
         return [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
 
     with ThreadPoolExecutor(1) as writer:
-        session = Session(task, plan, bar, deferred_signal, writer, profile)
+        session = Session(task, plan, bar, writer, profile)
         try:
             while left := remaining():
                 try:
                     batches_per_device = session.plan.batches_per_device
                     for group, num_devices in device_groups(task, left, batches_per_device):
                         DeviceGroup(session, group, num_devices).run()
+                        stopping.leave()
                 except CorruptCheckpoint as e:
                     checkpoint.drop(e)
                 except jax.errors.JaxRuntimeError as e:
@@ -200,10 +197,10 @@ class DeviceGroup:
 
     def _save_if_due(self, round_ends: bool) -> None:
         """Saves when it is time; leaves the process where a signal asked for it."""
-        if self._session.deferred_signal.asked is not None:
+        if stopping.requested():
             self._save()
             self._wait_for_writer()
-            self._session.deferred_signal.leave_if_asked()
+            stopping.leave()
         since = time.monotonic() - self._saved
         if since >= 60 * self._task.recipe.save_minutes or (
             round_ends and since >= SECONDS_BETWEEN_SAVES

@@ -1,0 +1,115 @@
+"""Commands do the same whatever the user's environment says, or answer in a sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from delt_jax import compare, export, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(module, *flags, **environment):
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", f"delt_jax.{module}", *flags],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def called(capsys):
+    """A command in this process, which costs no start."""
+
+    def call(module, *flags):
+        status = module.main([f"delt_jax.{module.__name__}", *flags])
+        out, errors = capsys.readouterr()
+        return subprocess.CompletedProcess(flags, status, out, errors)
+
+    return call
+
+
+def refused(done, *words):
+    """Asserts one sentence and no traceback."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode in (1, 2), done.stderr
+    assert len([line for line in lines if line.startswith("delt_jax: ")]) == 1
+    assert "Traceback" not in done.stderr
+    assert all(word in lines[-1] for word in words), lines
+
+
+PLAN = (f"--config={ROOT}/configs/digits.py", "--workdir=never_made", "--dry_run")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("JAX_PLATFORMS", "cuda", ("JAX_PLATFORMS='cuda'", "unset it")),
+        ("JAX_PLATFORMS", "nonsense", ("'nonsense'", "unset it")),
+        ("JAX_ENABLE_X64", "maybe", ("'maybe'", "JAX_ENABLE_X64", "unset")),
+    ],
+)
+def test_an_environment_that_jax_cannot_start_in(name, value, words):
+    refused(run("main", *PLAN, **{name: value}), *words)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://b/r", "https://a.b/c"])
+def test_urls_are_no_paths(called, path):
+    for done in (
+        called(main, PLAN[0], f"--workdir={path}", "--dry_run"),
+        called(main, *PLAN, f"--config.data.path={path}"),
+        called(main, *PLAN, f"--config.evaluate.scores_folder={path}"),
+        called(compare, f"--configs={ROOT}/configs/digits.py", f"--workdir={path}", "--dry_run"),
+        called(export, "--to=npz", f"--out={path}", "runs/digits"),
+        called(export, "--to=npz", path),
+    ):
+        refused(done, f"{path} is a URL", "local path")
+    assert not (ROOT / path.partition("/")[0]).exists()
+
+
+def test_a_home_folder_is_expanded(called, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = called(main, PLAN[0], "--workdir=~/run", "--dry_run")
+    assert f"Plan for {tmp_path}/run" in done.stdout
+    refused(called(main, PLAN[0], "--workdir=~nobody_here/run"), "no such user")
+    assert not (ROOT / "~").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\nb", os.fsdecode(b"\xff\xfe")])
+def test_names_that_cannot_be_files(called, name):
+    refused(called(main, PLAN[0], f"--workdir={name}"), "--workdir")
+    refused(called(main, *PLAN, f"--config.data.path={name}"), "data.path")
+    refused(called(export, "--to=npz", name), "The path")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("config.recover.iterationz = 3", ("line 4", "'iterationz'", "recover.iterations")),
+        ("import sys; sys.exit(0)", ("line 4", "ends the program")),
+        ("1 / 0", ("line 4", "ZeroDivisionError")),
+        ("int('x')", ("line 4", "ValueError")),
+        ("open('/nowhere')", ("/nowhere",)),
+        ("config = (", ("line", "SyntaxError")),
+        ("return 5", ("returned no ConfigDict",)),
+        ("raise RuntimeError", ("line 4", "RuntimeError")),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_its_line(called, tmp_path, body, words):
+    file = tmp_path / "recipe.py"
+    file.write_text(
+        "from delt_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        f"    {body}\n"
+        "    return config\n"
+    )
+    done = called(main, f"--config={file}", "--workdir=never_made")
+    refused(done, *words)
+    assert "line" not in words[0] or f"{file}, line" in done.stderr
