@@ -62,11 +62,10 @@ def _run(asked: cli.Arguments) -> None:
     from delt_jax.store.workdir import WorkDir
 
     recipe, stages = from_config(asked.config), asked.stages
-    workdir = paths.expand(asked.workdir, "--workdir")
     compile_cache.use()
     hosts.start(*asked.job)
     environment.check_devices()
-    folder = WorkDir(workdir, asked.command)
+    folder = WorkDir(paths.expand(asked.workdir, "--workdir"), asked.command)
     folder.check()
     pipeline.chosen(stages, recipe, folder)
     source = open_data(recipe.data, folder.path / "cache", asked.dry_run)
