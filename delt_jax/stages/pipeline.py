@@ -149,6 +149,9 @@ def status(
     if differ:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         return True, f"redone because {'; '.join(differ[:3])}{more}"
+    other = artefact.other_random_numbers(manifest)
+    if other:
+        return True, f"redone because {other}"
     is_listed = artefact.lists_files(manifest)
     folder = workdir.path / "distilled"
     if stage.name == "recover" and not is_listed and not distilled.is_whole(folder, manifest):

@@ -15,6 +15,7 @@ from delt_jax import models
 from delt_jax.data import Examples, Normalisation, Source, batches
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.recipe import units
 from delt_jax.store import artefact
 from delt_jax.store.checkpoint import tree_hash as variables_hash
 from delt_jax.store.schema import mismatch
@@ -287,8 +288,8 @@ def _described(manifest: Any, folder: Path) -> Teacher:
         if wrong:
             raise ValueError(wrong)
         mean, std = (tuple(map(float, manifest["normalisation"][k])) for k in ("mean", "std"))
-        if wrong := units.problem(mean, std):
-            raise UserError(f"{folder}/manifest.json: {wrong}.")
+        if problem := units.problem(mean, std):
+            raise UserError(f"{folder}/manifest.json: {problem}.")
         return Teacher(
             spec=ModelSpec(**manifest["spec"]),
             variables={},
