@@ -11,17 +11,8 @@ from delt_jax.recovery.schedule import check_rounds
 _LARGEST, _SMALLEST = 3.4028235e38, 1.1754944e-38
 _SEEDS = ("seed", "data.split_seed")  # have their own largest value
 _LONGEST = 4000  # characters of a text
-_LONGEST_NAME = 255  # bytes of a file's name
 _ANY_CHARACTER = ("data.class_names",)
 _CONSTANTS = ("data.mean", "data.std")
-_PATHS = (
-    "data.path",
-    "data.classes",
-    "teacher.weights",
-    "teacher.others",
-    "relabel.teachers",
-    "evaluate.scores_folder",
-)
 # Rows of the table of scores: one that is there twice would count its students twice.
 _DISTINCT = (
     "evaluate.students",
@@ -95,11 +86,6 @@ def _problem_of_text(name: str, text: str) -> str | None:
         return f"holds {text!a}, which UTF-8 cannot write; rename it"
     if "\0" in text or (name not in _ANY_CHARACTER and any(c < 32 or c == 127 for c in encoded)):
         return f"holds a control character: {text!a}"
-    if name in _PATHS and (long := [p for p in encoded.split(b"/") if len(p) > _LONGEST_NAME]):
-        return (
-            f"names a file or folder of {len(long[0])} bytes, but no file system takes more than "
-            f"{_LONGEST_NAME}"
-        )
     return None
 
 
