@@ -153,7 +153,9 @@ def _write(options: ExportOptions, content: DistilledSet) -> str:
     if not layout.suffix:
         with files.replacing_folder(out) as folder:
             layout.write(folder, content, options.quality)
-            return loss_line(content, formats.load(folder), options.quality)
+            line = loss_line(content, formats.load(folder), options.quality)
+            stopping.check()  # the last moment in which nothing is written
+            return line
     # Written to a folder beside the target, so that a file appears only after it was read back.
     folder = out.with_name(f".{out.name}.new")
     with files.disk_errors_as_user_errors(folder):
@@ -163,6 +165,7 @@ def _write(options: ExportOptions, content: DistilledSet) -> str:
         path = folder / f"set{layout.suffix}"
         layout.write(path, content, options.quality)
         line = loss_line(content, formats.load(path), options.quality)
+        stopping.check()
         with files.disk_errors_as_user_errors(out):
             path.replace(out)
         return line

@@ -36,7 +36,7 @@ class MetricsLog:
         with files.disk_errors_as_user_errors(self._path):
             whole = not self._path.exists() or not self._path.stat().st_size
             whole = whole or self._path.read_bytes().endswith(b"\n")
-            self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
             if not whole:  # a killed run can leave half a line
                 self._file.write("\n")
 

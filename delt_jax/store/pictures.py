@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from delt_jax.core import stopping
 from delt_jax.errors import UserError
 
 MOST_PIXELS = 178_956_970  # of one picture; beyond, Pillow speaks of a decompression bomb
@@ -113,7 +114,11 @@ def encode(pixels: np.ndarray, quality: int = 0) -> bytes:
     Args:
       pixels: uint8 [H, W, C], C 1 or 3.
       quality: 1 to 100 for JPEG (4:2:0 chroma, lossy), 0 for PNG.
+
+    Raises:
+      Stopped: if a signal has come: sets of pictures appear as a whole or not at all.
     """
+    stopping.check()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     buffer = io.BytesIO()
     if quality:

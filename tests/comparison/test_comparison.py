@@ -31,7 +31,7 @@ from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.stages import squeeze
-from delt_jax.store import files
+from delt_jax.store import files, locks
 from delt_jax.store.workdir import WorkDir
 
 TINY = """
@@ -327,6 +327,16 @@ def test_only_what_was_made_from_the_same_inputs_is_shared(tmp_path):
     assert sorted(p.name for p in ours.path.iterdir() if p.name != ".lock") == [
         *("cache", "config.json", "metrics.jsonl", "teacher"),
     ]
+
+
+def test_a_second_comparison_on_a_folder_is_one_sentence(tmp_path, capsys):
+    lock = locks.take(tmp_path / ".lock")
+    flags = [f"--configs={ROOT}/configs/digits.py", f"--workdir={tmp_path}"]
+    with lock:
+        assert compare.main(["compare", *flags]) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith(f"delt_jax: Another comparison is at work in {tmp_path}")
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.fixture(scope="module")

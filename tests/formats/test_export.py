@@ -464,6 +464,23 @@ def test_a_file_of_names_without_names(tmp_path, names):
         export.run(options(source, "folder", tmp_path / "out", class_names=path))
 
 
+@pytest.mark.parametrize("to", ["folder", "npz", "parquet", "distilled"])
+def test_a_stop_while_writing_leaves_what_was_there(tmp_path, monkeypatch, capsys, to):
+    source = written(tmp_path, make_set(), "folder")
+    before, save = files_of(tmp_path), Image.Image.save
+
+    def stopped(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", stopped)
+    if to == "npz":  # has no pictures
+        monkeypatch.setattr(np, "savez_compressed", lambda f, **a: os.kill(os.getpid(), 15))
+    flags = [f"--to={to}", f"--out={tmp_path / 'out'}{'.npz' if to == 'npz' else ''}"]
+    assert export.main(["export", *flags, str(source)]) == 143
+    assert files_of(tmp_path) == before
+
+
 def test_a_stop_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
     def stop(parsed):
         os.kill(os.getpid(), signal.SIGINT)

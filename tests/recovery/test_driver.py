@@ -73,6 +73,17 @@ def test_terminated_in_a_batch_and_gone_on_with_elsewhere(
             chex.assert_trees_all_equal(new[name], old[name])
 
 
+def test_a_signal_in_the_last_call_is_obeyed_and_nothing_is_lost(whole, begun, monkeypatch):
+    with monkeypatch.context() as m:
+        stop_after(m, 4)  # the calls that the whole recovery takes
+        with pytest.raises(Stopped):
+            recovered(begun)
+    assert len(list((begun / "distilled.partial").glob("batch_*"))) == 5
+    monkeypatch.setattr(driver, "compile_chunk", None)  # nothing is left to compute
+    images = recovered(begun)
+    chex.assert_trees_all_equal(images, distilled.read(whole / "distilled").images)
+
+
 def test_round_ends_are_kept(whole, begun, monkeypatch):
     monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0)
     with monkeypatch.context() as m:
