@@ -39,7 +39,7 @@ from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import DataRecipe, flatten
 from delt_jax.recovery import schedule
 from delt_jax.runtime import compile_cache, devices, host_memory
-from delt_jax.stages import pipeline, recover
+from delt_jax.stages import checks, recover
 from delt_jax.store import files
 from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir
@@ -132,7 +132,7 @@ def cell_of(
             sources[recipe.data] = single.open_data(recipe.data, workdir / "cache", options.dry_run)
         source = sources[recipe.data]
         recipe, _ = derive.complete(recipe, source)
-        pipeline.check(recipe, source)
+        checks.check(recipe, source)
     except UserError as e:
         raise UserError(f"{trial.name}: {e}") from e
     if not recipe.data.validation_share:

@@ -14,12 +14,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
 from delt_jax.config import command, paths, sentences
 from delt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from delt_jax.comparison.cells import Cell
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
 _CONFIGS = flags.DEFINE_string(
@@ -114,7 +117,7 @@ def split_configs(text: str) -> tuple[str, ...]:
 
 
 def _numbers(values: Sequence[str]) -> tuple[int, ...]:
-    wrong = [value for value in values if not re.fullmatch(r"\d+", value.strip())]
+    wrong = [value for value in values if not re.fullmatch(r"[0-9]{1,9}", value.strip())]
     if wrong or not values:
         raise UserError(
             f"--ipc takes whole numbers with commas between, such as 1,10,50, not "
@@ -138,17 +141,26 @@ def run(options: CompareOptions) -> list[str]:
 
     environment.import_jax()
     from delt_jax.comparison import cells as grid
-    from delt_jax.core.progress import say
-    from delt_jax.runtime import compile_cache
+    from delt_jax.runtime import compile_cache, numerics
 
     compile_cache.use()
     environment.check_devices()
-    grid.check(options.folder)
-    cells = grid.plan(*options[:4], options.dry_run)
-    if options.dry_run:
-        print("\n".join(grid.describe(cells)))
-        return []
-    grid.mark(options.folder, cells, options.command)
+    with stopping.listening(), numerics.fixed():
+        grid.check(options.folder)
+        cells = grid.plan(*options[:4], options.dry_run)
+        if options.dry_run:
+            print("\n".join(grid.describe(cells)))
+            return []
+        with grid.locked(options.folder):
+            grid.mark(options.folder, cells, options.command)
+            return _run_cells(options, cells)
+
+
+def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:
+    """Runs the cells that are not finished; returns the names of those that failed."""
+    from delt_jax.comparison import cells as grid
+    from delt_jax.core.progress import say
+
     failed, written = [], 0
     for number, cell in enumerate(cells, 1):
         head = f"cell {number} of {len(cells)}, {cell.name}"

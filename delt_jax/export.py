@@ -24,11 +24,11 @@ import delt_jax
 from delt_jax import formats
 from delt_jax.config import command, paths
 from delt_jax.core.progress import say
+from delt_jax.data.classes import check_names
 from delt_jax.errors import UserError
 from delt_jax.formats import ownership, pt
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.store import files, foreign
-from delt_jax.store.foreign import ForeignFileError
+from delt_jax.store import files, regular
 
 _NAMES_BYTES = 16 * 2**20  # of a file of class names
 
@@ -192,26 +192,18 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
 def _read_names(path: Path) -> tuple[str, ...]:
     """Class names from a text file in UTF-8, one a line."""
     try:
-        text = foreign.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
+        text = regular.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise UserError(
             f"--class_names={path} cannot be read: it is no text in UTF-8 ({e.reason} at byte "
             f"{e.start}); save it as UTF-8."
         ) from e
-    except (OSError, ForeignFileError, ValueError) as e:
+    except (OSError, ValueError) as e:
         raise UserError(f"--class_names={path} cannot be read: {e}.") from e
     names = tuple(line.strip() for line in text.splitlines())
     if not names or "" in names:
         raise UserError(f"--class_names={path} is empty or has an empty line; one name a line.")
-    if "\0" in text:
-        raise UserError(f"--class_names={path} is no text file; one name a line.")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise UserError(
-                f"--class_names={path} has the name {name!r} twice; name each class once."
-            )
-        seen.add(name)
+    check_names(names, f"--class_names={path}")
     return names
 
 

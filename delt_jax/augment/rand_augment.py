@@ -124,12 +124,12 @@ def parse(text: str) -> Policy:
 
 
 def _understood(name: str, value: float) -> bool:
-    whole = value % 1 == 0
+    whole = value % 1 == 0 and value < 2**24  # float32 holds each of these
     drawable = sum(weight > 0 for weight in _WEIGHTS)
     limits = {
         "m": whole,
         "n": whole and 1 <= value <= drawable,
-        "mstd": True,
+        "mstd": value < 2**24 or value == float("inf"),
         "mmax": whole and value > 0,
         "inc": value in (0, 1),
         "p": value <= 1,

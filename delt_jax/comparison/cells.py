@@ -1,8 +1,8 @@
 """The cells of a comparison: each runs one recipe at one number of images per class."""
 
-import json
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from delt_jax.recovery.selection import random_images
 from delt_jax.reporting import tables
 from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
-from delt_jax.stages import pipeline, recover, report, squeeze
+from delt_jax.stages import checks, pipeline, recover, report, room, squeeze
 from delt_jax.stages import run as run_lib
-from delt_jax.store import artefact, files
+from delt_jax.store import artefact, files, locks
 from delt_jax.store.identity import identity
 from delt_jax.store.workdir import WorkDir
 
 CELLS, SCORES, FIGURES = "cells", "scores", "figures"  # folders
-MARKER = "comparison.json"
+MARKER, LOCK = "comparison.json", ".lock"
 _FORMAT = "delt_jax comparison, version 1"
 _SHOWN = 3  # images of a class on a sheet
 
@@ -136,8 +136,10 @@ def plan(
         recipe, _ = derive.complete(recipe, source)
         if not ipc:
             return planned(config, recipe.ipc)
-        pipeline.check(recipe, source)
-        pipeline.check_imported((), recipe, source, run)
+        checks.check(recipe, source)
+        checks.check_imported((), recipe, source, run)
+        checks.check_places(recipe, source, run)
+        room.check(recipe, source, run)
         return Cell(method, arguments, recipe, source, run)
 
     for ipc in ipcs:
@@ -160,10 +162,10 @@ def check(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir {folder} is a file; choose a folder.")
     try:
-        ours = json.loads((folder / MARKER).read_text())["format"] == _FORMAT
+        ours = files.read_object(folder / MARKER)["format"] == _FORMAT
     except FileNotFoundError:
         # A comparison that was killed in its first moment leaves these; anyone may take them.
-        unborn = (CELLS, f".{MARKER}.tmp")
+        unborn = (CELLS, LOCK, f".{MARKER}.tmp")
         ours = not folder.exists() or all(path.name in unborn for path in folder.iterdir())
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
@@ -172,6 +174,25 @@ def check(folder: Path) -> None:
             f"--workdir {folder} holds files that are not a comparison's (no valid {MARKER}); "
             f"choose a new or empty folder."
         )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A context in which this process alone works on a comparison, whose folder it makes.
+
+    Raises:
+      UserError: if another process does, or the folder cannot be written.
+    """
+    with files.disk_errors_as_user_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = locks.take(folder / LOCK)
+    except locks.LockHeldElsewhere as e:
+        raise UserError(
+            f"Another comparison is at work in {folder}; wait for it or choose another --workdir."
+        ) from e
+    with lock:
+        yield
 
 
 def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:

@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from delt_jax.reporting.figures import enlarged, figure_png, image_png
+from delt_jax.reporting.words import all_charted, all_printed, charted, printed
 
 _CELL = 56  # pixels of a small image on a sheet
 _PAPER, _INK, _GRID = "#ffffff", "#222222", "#dddddd"
 _MARKERS = "osD^v<>ph*PX"
 _LEGEND_LINE = 0.19  # inches
 _NAMED_CLASSES = 40  # so many names fit under a chart
+_LONG = 100  # characters of a recipe's name, whose end tells it from others
 
 Curve = Sequence[tuple[float, float, float]]  # x, mean, standard deviation of each point
 
@@ -53,11 +55,12 @@ def accuracy_chart(
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     head = shared_head([name for name in names if name not in baselines])
-    labels = [name.replace(head, "") for name in names]
+    labels = [charted(name.replace(head, ""), _LONG) for name in names]
     height = max(3.6, _LEGEND_LINE * len(names) + 0.3)
     figure = Figure(figsize=(1.5 + 3.6 * len(panels), height), facecolor=_PAPER)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     values = sorted({x for lines in panels.values() for line in lines.values() for x, _, _ in line})
+    known = {}
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for name, line in lines.items():
             x, mean, std = zip(*line, strict=True)
@@ -65,7 +68,7 @@ def accuracy_chart(
             if len(set(x)) == 1:  # points above one another
                 dashes = ""
             style = _style(names.index(name))
-            ax.errorbar(x, mean, std, label=name, linestyle=dashes, capsize=2, lw=1.2, **style)
+            known[name] = ax.errorbar(x, mean, std, linestyle=dashes, capsize=2, lw=1.2, **style)
         if values[0] > 0:
             ax.set_xscale("log")
         elif values[-1] > 0:
@@ -78,15 +81,10 @@ def accuracy_chart(
             ax.set_xticks(values, [_short(x) for x in values])
             ax.minorticks_off()
         ax.tick_params(labelsize=8)
-        ax.set_title(title, fontsize=10)
+        ax.set_title(charted(title, _LONG), fontsize=10)
         ax.set_xlabel(xlabel, fontsize=9)
         ax.grid(color=_GRID, linewidth=0.5)
     axes[0].set_ylabel("accuracy after the last epoch", fontsize=9)
-    known = {
-        label: handle
-        for ax in axes
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
     axes[-1].legend(
         [known[n] for n in names], labels, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
     )
@@ -113,7 +111,7 @@ def diversity_chart(
     for ax, (title, sets) in zip(axes, panels.items(), strict=True):
         order = np.argsort(-next(iter(sets.values())), kind="stable") if many else places
         for name, values in sets.items():
-            label = f"{name.replace(head, '')} (mean {np.nanmean(values):.3f})"
+            label = f"{charted(name.replace(head, ''), _LONG)} (mean {np.nanmean(values):.3f})"
             if name == "real":
                 ax.bar(places, values[order], 0.8, color=_GRID, label=label, zorder=0)
                 continue
@@ -125,14 +123,14 @@ def diversity_chart(
                 ax.plot(left, values, label=label, linestyle="", **style)
         lowest = min(float(np.nanmin(values)) for values in sets.values())
         ax.set_ylim(max(0.0, lowest - 0.1), 1)
-        ax.set_title(title, fontsize=10)
+        ax.set_title(charted(title, _LONG), fontsize=10)
         ax.set_ylabel("cosine similarity", fontsize=9)
         ax.tick_params(labelsize=8)
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     if many:
         axes[-1].set_xlabel("classes in descending order of the first")
     else:
-        axes[-1].set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+        axes[-1].set_xticks(places, all_charted(class_names), rotation=30, ha="right", fontsize=8)
     return figure_png(figure)
 
 
@@ -147,8 +145,9 @@ def side_by_side(rows: Mapping[str, np.ndarray], class_names: Sequence[str]) -> 
     cell, gap, between = size * max(1, _CELL // size), 2, 10
     font = ImageFont.load_default(13)
     head = shared_head([name for name in rows if name != "real"])
-    rows = {name.replace(head, ""): images for name, images in rows.items()}
-    margin = 12 + max(int(font.getlength(name)) for name in rows)
+    names = [printed(name.replace(head, ""), _LONG) for name in rows]
+    class_names = all_printed(class_names)
+    margin = 12 + max(int(font.getlength(name)) for name in names)
     step = max(
         count * (cell + gap) + between,
         *(int(font.getlength(name)) + between for name in class_names),
@@ -162,7 +161,7 @@ def side_by_side(rows: Mapping[str, np.ndarray], class_names: Sequence[str]) -> 
             pen.text((margin + c * step, 4), name, fill=_INK, font=font)
         else:
             pen.text((middle, 4), name, fill=_INK, font=font, anchor="mt")
-    for r, (name, images) in enumerate(rows.items()):
+    for r, (name, images) in enumerate(zip(names, rows.values(), strict=True)):
         y = top + r * (cell + gap + 4)
         pen.text((4, y + cell // 2), name, fill=_INK, font=font, anchor="lm")
         for c in range(classes):

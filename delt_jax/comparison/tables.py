@@ -166,6 +166,7 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
                 *tables.protocols(rows),
                 f"{named} in %, mean ± sample standard deviation.",
                 *filter(None, [kinds, unfinished]),
+                *_warnings(cells),
             ],
             accuracy,
             [],
@@ -173,6 +174,15 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
         *([side_by_side] if side_by_side.table.body else []),
         Section("Synthesis", synthesis, _synthesis(cells), []),
         Section("Commands", ["What makes each cell again."], commands, []),
+    ]
+
+
+def _warnings(cells: Sequence[CellResult]) -> list[str]:
+    """What stages of the cells warned of; those of older versions have kept nothing."""
+    return [
+        f"Warning, {cell.name}, {warning['stage']}: {warning['sentence']}"
+        for cell in cells
+        for warning in cell.summary.get("warnings", ())
     ]
 
 

@@ -4,8 +4,23 @@ import math
 from typing import Any
 
 from delt_jax.errors import UserError
-from delt_jax.recipe import SETTINGS, DataRecipe, Recipe, RecoverRecipe, flatten
+from delt_jax.recipe import SETTINGS, DataRecipe, Recipe, RecoverRecipe, flatten, units
 from delt_jax.recovery.schedule import check_rounds
+
+# Of float32, which everything is computed in; below the smallest, processors take 0.
+_LARGEST, _SMALLEST = 3.4028235e38, 1.1754944e-38
+_SEEDS = ("seed", "data.split_seed")  # have their own largest value
+_LONGEST = 4000  # characters of a text
+_ANY_CHARACTER = ("data.class_names",)
+_CONSTANTS = ("data.mean", "data.std")
+# Rows of the table of scores: one that is there twice would count its students twice.
+_DISTINCT = (
+    "evaluate.students",
+    "evaluate.images",
+    "evaluate.regimes",
+    "evaluate.learning_rates",
+    "evaluate.smaller",
+)
 
 
 def validate(recipe: Recipe) -> None:
@@ -23,13 +38,55 @@ def validate(recipe: Recipe) -> None:
 
 
 def _check_value(name: str, value: Any) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, float) and not math.isfinite(number):
-            raise UserError(f"{name} must be finite, not {number}.")
+    for each in value if isinstance(value, tuple) else (value,):
+        problem = _problem_of_type(name, each)
+        if problem:
+            raise UserError(f"{name} {problem}.")
+    if name in _CONSTANTS and (high := units.too_large(value)):
+        raise UserError(f"{name} {high}.")
     allowed = SETTINGS[name].allowed
     problem = None if value is None or allowed is None else allowed.problem(value)
+    problem = problem or _problem_of_precision(name, value)
     if problem:
         raise UserError(f"{name} {problem}.")
+    if name in _DISTINCT:
+        twice = next((each for each in value if value.count(each) > 1), None)
+        if twice is not None:
+            raise UserError(f"{name} lists {twice!r} more than once; list it once.")
+
+
+def _problem_of_type(name: str, value: Any) -> str | None:
+    """What no setting of a value's type may have, as "must be finite, not nan"."""
+    if isinstance(value, str):
+        return _problem_of_text(name, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be finite, not {value}"
+    if isinstance(value, float) and abs(value) > _LARGEST:
+        return f"must be a number that float32 can hold, at most {_LARGEST:.4g}, not {value:g}"
+    return None
+
+
+def _problem_of_precision(name: str, value: Any) -> str | None:
+    """Says that a number is beyond the 32 bits in which devices count and compute."""
+    for each in value if isinstance(value, tuple) else (value,):
+        if type(each) is int and each >= 2**31 and name not in _SEEDS:
+            return f"must be at most {2**31 - 1}, not {each}"
+        if isinstance(each, float) and 0 < abs(each) < _SMALLEST:
+            return f"must be 0 or at least {_SMALLEST:.4g}, which float32 can hold, not {each:g}"
+    return None
+
+
+def _problem_of_text(name: str, text: str) -> str | None:
+    """What no text may hold, as "holds a control character"; names of classes may have any."""
+    if len(text) > _LONGEST:
+        return f"has {len(text):,} characters; at most {_LONGEST:,} are taken"
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return f"holds {text!a}, which UTF-8 cannot write; rename it"
+    if "\0" in text or (name not in _ANY_CHARACTER and any(c < 32 or c == 127 for c in encoded)):
+        return f"holds a control character: {text!a}"
+    return None
 
 
 def _check_data(data: DataRecipe) -> None:

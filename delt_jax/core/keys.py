@@ -5,7 +5,10 @@ import zlib
 import chex
 import jax
 
-IMPLEMENTATION = "threefry2x32"  # fixed: the environment may choose another for JAX's own keys
+IMPLEMENTATION = "threefry2x32"
+# What decides which numbers a key gives. JAX's environment variables can change both, so
+# `runtime.numerics` fixes them for every run, and every manifest records them.
+RANDOM_NUMBERS = {"implementation": IMPLEMENTATION, "jax_threefry_partitionable": True}
 
 
 def stream(seed: int, *names: str | int) -> chex.PRNGKey:

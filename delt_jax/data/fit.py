@@ -4,8 +4,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from delt_jax.errors import UserError
+from delt_jax.runtime import host_memory
 from delt_jax.store.pictures import UnreadableError, as_unreadable, load
 
+_LARGEST_SCALE = 64  # times as wide as the images that a source keeps in memory
 _GREY = ("1", "L", "LA", "I", "F")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 _DEEPEST = 65535  # the highest value of 16 bits
@@ -125,6 +127,22 @@ def _scaled_part(
     return image.crop(box)
 
 
+def _check_enlarged(pixels: np.ndarray, size: int, channels: int) -> None:
+    """Raises a UserError if images that lie in memory would outgrow themselves or the machine."""
+    side = min(pixels.shape[1:3])
+    if size > _LARGEST_SCALE * side:
+        raise UserError(
+            f"data.image_size {size} is more than {_LARGEST_SCALE} times the {side} px of the "
+            f"images; set it to {_LARGEST_SCALE * side} or less."
+        )
+    needed, free = 2 * len(pixels) * size**2 * channels, host_memory.available()
+    if free is not None and needed > free:
+        raise UserError(
+            f"data.image_size {size} makes {needed / 2**30:.1f} GiB of the {len(pixels):,} images, "
+            f"which are kept in memory, but only {free / 2**30:.1f} GiB are free; set it lower."
+        )
+
+
 def fit_arrays(pixels: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
     """`fit_image` for a stack uint8 [N, H, W] or [N, H, W, C]; returns uint8 [N, S, S, C]."""
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
@@ -133,4 +151,5 @@ def fit_arrays(pixels: np.ndarray, size: int, channels: int, fit: str) -> np.nda
     same = pixels.shape[1:3] == (size or pixels.shape[1],) * 2 and channels in (0, native)
     if same and not (fit == "centre" and pixels.shape[1] >= 56):
         return pixels.reshape(*pixels.shape[:3], native)
+    _check_enlarged(pixels, size or pixels.shape[1], channels or native)
     return np.stack([fit_image(Image.fromarray(p), size, channels, fit) for p in pixels])

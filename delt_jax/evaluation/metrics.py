@@ -232,7 +232,12 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) ->
       logits: float [N, C], N above 0.
       labels: int [N].
       bins: number of bins, each open below and closed above.
+
+    Returns:
+      The error; NaN if an output is not finite.
     """
+    if not np.isfinite(logits).all():  # of a student that diverged
+        return float("nan")
     probabilities = softmax(np.asarray(logits, np.float64), axis=1)
     confidence = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == labels

@@ -14,7 +14,7 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store.identity import identity, versions
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import real_images
+from delt_jax.training import real_images, state
 from delt_jax.training.real_images import TrainingOutput
 from delt_jax.training.student_loop import Trained
 
@@ -58,7 +58,8 @@ def _score_id(run: Evaluation, spec: ModelSpec) -> str:
         "data": run.source.fingerprint,
         "teacher": run.teachers[0].hash if _is_teacher(run, spec) else None,
     }
-    return identity(depends_on | versions({f"model.{spec.name}": models.version(spec.name)}))
+    parts = {f"model.{spec.name}": models.version(spec.name), "training.teacher": state.VERSION}
+    return identity(depends_on | versions(parts))
 
 
 def _is_teacher(run: Evaluation, spec: ModelSpec) -> bool:

@@ -17,6 +17,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.selection import random_images, select
 from delt_jax.store import files
+from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -24,7 +25,7 @@ from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_step import LabelledImages
 
-_CORESETS: dict[str, Callable[..., np.ndarray]] = {
+CORESETS: dict[str, Callable[..., np.ndarray]] = {
     "herding": coresets.herding,
     "kmeans": coresets.kmeans,
 }
@@ -110,6 +111,8 @@ class TrainingSets:
             ranking = ranking_store.read(self.workdir.path, self.teachers[0].hash)
             return select(ranking, self.recipe.select.rule, ipc, classes, self.recipe.seed)
         depends_on = f"{name}-{self.teachers[0].hash}-{self.source.fingerprint}-{ipc}"
+        made_by = versions({f"coreset.{name}": coresets.VERSION})
+        depends_on = "-".join([depends_on, *map(str, made_by.values())])
         path = self.workdir.path / "cache" / f"{depends_on}.npz"
         return files.cached_npz(path, lambda: {"indices": self._coreset(name, ipc)})["indices"]
 
@@ -123,7 +126,7 @@ class TrainingSets:
                     self.teachers[0], self.source.train, members
                 )
                 # As if there were no other class.
-                found = _CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
+                found = CORESETS[name](features, np.zeros(len(members), int), ipc, 1)
                 rows.append(members[found[0]])
                 bar.update(len(members))
         return np.stack(rows)

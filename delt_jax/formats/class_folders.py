@@ -14,10 +14,8 @@ from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
 from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
-from delt_jax.store import files, pictures
-from delt_jax.store.foreign import ForeignFileError, read_bytes
+from delt_jax.store import files, pictures, regular
 
-_PICTURE_BYTES = 256 * 2**20  # of one file
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
 
@@ -110,9 +108,9 @@ def _write(
 
 def _decoded(path: Path) -> np.ndarray:
     try:
-        return pictures.decode(read_bytes(path, _PICTURE_BYTES), str(path))
-    except ForeignFileError as e:
-        raise UserError(f"{path} is no picture: {e}.") from e
+        return pictures.decode(regular.read_bytes(path, pictures.MOST_BYTES), str(path))
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}.") from e
 
 
 def _read_soft_labels(path: Path) -> np.ndarray | None:

@@ -13,6 +13,8 @@ import numpy as np
 
 from delt_jax.errors import UserError
 
+VERSION = 1  # part of identities; raise it when results change
+
 
 class Compact(NamedTuple):
     """Soft labels of N images.

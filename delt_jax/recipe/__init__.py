@@ -39,13 +39,13 @@ class Recipe:
         0,
         "Root of all random draws.",
         affects=("teacher", "images", "labels", "scores"),
-        allowed=at_least(0),
+        allowed=at_least(0, most=2**32 - 1),
     )
     ipc: int = setting(
         10,
         "Distilled images per class. 0 derives it from the smallest class.",
         affects=("images", "labels", "scores"),
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**6),
     )
     tensorboard: bool = setting(
         False,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from delt_jax.recipe.fields import above, at_least, one_of, setting, within
+from delt_jax.recipe.units import LEAST_STD
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class DataRecipe:
         "Side in pixels that images are brought to. 0 keeps the source's; for a folder it derives "
         "28, 32, 64, 128 or 224.",
         affects="data",
-        allowed=at_least(0),
+        allowed=at_least(0, most=4096),
     )
     channels: int = setting(
         0,
@@ -64,12 +65,13 @@ class DataRecipe:
         "Mean of each channel, for pixels in [0, 1], by which images are normalised. Empty "
         "measures it on the training set; a teacher taken from a folder brings its own.",
         affects=("teacher", "scores"),
+        allowed=within(0, 1, "[]"),
     )
     std: tuple[float, ...] = setting(
         (),
         "Standard deviation of each channel, beside the mean.",
         affects=("teacher", "scores"),
-        allowed=above(0),
+        allowed=above(0, least=LEAST_STD, most=1),
     )
     class_names: tuple[str, ...] = setting(
         (),
@@ -96,7 +98,7 @@ class DataRecipe:
         0,
         "Seed of the drawn test and validation images.",
         affects="data",
-        allowed=at_least(0),
+        allowed=at_least(0, most=2**32 - 1),
     )
     memory_mib: int = setting(
         640,
@@ -110,7 +112,7 @@ class DataRecipe:
         "Processes that decode images. 0 decodes in the run's own process, -1 takes one per core, "
         "at most 16.",
         affects="speed",
-        allowed=at_least(-1),
+        allowed=at_least(-1, most=256),
     )
     unreadable: str = setting(
         "stop",
@@ -124,11 +126,11 @@ class DataRecipe:
         "Published number of training images, for a dry run where the data are not at hand "
         "(`classes` must be set). 0 requires the data.",
         affects="dry run",
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**8),
     )
     test_images: int = setting(
         0,
         "Published number of test images, for the same.",
         affects="dry run",
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**8),
     )

@@ -35,13 +35,13 @@ class RelabelRecipe:
         None,
         "Parameter of the Beta distribution that the share of an image in a mix is drawn from.",
         affects=_VIEWS,
-        allowed=above(0),
+        allowed=above(0, least=1e-3, most=1e6),
     )
     temperature: float | None = setting(
         None,
         "Temperature T by which the logits of teacher and student are divided.",
         affects=_VIEWS,
-        allowed=above(0),
+        allowed=above(0, least=1e-3, most=1e6),
     )
     shuffle: int | None = setting(
         None,
@@ -66,7 +66,7 @@ class RelabelRecipe:
         'Epochs of views that the "stored" regime labels once and students repeat. 0 labels as '
         "many as a student trains.",
         affects=_VIEWS,
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**6),
     )
     top_k: int = setting(
         0,
@@ -105,7 +105,7 @@ class EvaluateRecipe:
         0,
         "Channels of the students' first stage. 0 takes the paper's own width.",
         affects="scores",
-        allowed=at_least(0),
+        allowed=at_least(0, most=2**16),
     )
     images: tuple[str, ...] = setting(
         ("recovered", "random", "selected"),
@@ -126,13 +126,13 @@ class EvaluateRecipe:
         3,
         "Independent students of each row of the table; the spread is over these.",
         affects="scores",
-        allowed=at_least(1),
+        allowed=at_least(1, most=10**4),
     )
     epochs: int | None = setting(
         None,
         "Epochs of training. 0 derives them from the number of distilled images.",
         affects=_VIEWS,
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**6),
     )
     batch_size: int | None = setting(
         None,
@@ -220,13 +220,13 @@ class EvaluateRecipe:
         "Students of a row that train together on a device. 0 takes all of them if they are small "
         "and the device is an accelerator, else 1.",
         affects="speed",
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**4),
     )
     save_minutes: float = setting(
         5.0,
         "Minutes between saves of unfinished students.",
         affects="speed",
-        allowed=above(0),
+        allowed=above(0, most=10**6),
     )
     accumulate: int | None = setting(
         None, "Batches per gradient step.", affects="scores", allowed=at_least(1)
@@ -235,7 +235,7 @@ class EvaluateRecipe:
         1,
         "Devices that share a student's batches; their gradients are averaged.",
         affects="scores",
-        allowed=at_least(1),
+        allowed=at_least(1, most=10**4),
     )
     batch_norm: str = setting(
         "own",

@@ -9,7 +9,7 @@ docs/settings.md is printed from it.
 import dataclasses
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, get_args, get_origin
 
 # What a setting can affect. Results made with another value are made again; so are all results
@@ -70,12 +70,20 @@ class SomeOf:
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers between two limits; of a tuple, each of its numbers."""
+    """Numbers between two limits; of a tuple, each of its numbers.
+
+    Attributes:
+      low, high: the limits that the meaning of a setting has.
+      with_low, with_high: whether they are allowed themselves.
+      least, most: limits within these, beyond which nothing is computed rightly or at all.
+    """
 
     low: float
     high: float = math.inf
     with_low: bool = True
     with_high: bool = True
+    least: float = -math.inf
+    most: float = math.inf
 
     def __contains__(self, number: float) -> bool:
         """Whether a number lies within the limits."""
@@ -85,15 +93,25 @@ class Interval:
 
     def __str__(self) -> str:
         """In words where there is one limit, else as mathematics writes intervals."""
+        if not math.isinf(self.least):
+            return f"from {self.least:g} to {self.most:g}"
         if math.isinf(self.high):
-            return f"at least {self.low}" if self.with_low else f"above {self.low}"
+            words = f"at least {self.low}" if self.with_low else f"above {self.low}"
+            return words if math.isinf(self.most) else f"{words}, at most {self.most}"
         return f"in {'(['[self.with_low]}{self.low}, {self.high}{')]'[self.with_high]}"
 
     def problem(self, value: Any) -> str | None:
         """Names the limits and the first number that exceeds them."""
         numbers = value if isinstance(value, tuple) else (value,)
-        outside = next((number for number in numbers if number not in self), None)
-        return None if outside is None else f"must be {self}, not {outside}"
+        meant = replace(self, least=-math.inf, most=math.inf)
+        for number in numbers:
+            if number not in meant:
+                return f"must be {meant}, not {number}"
+            if number < self.least:
+                return f"must be at least {self.least:g}, not {number}"
+            if number > self.most:
+                return f"must be at most {self.most}, not {number}"
+        return None
 
 
 def one_of(*choices: Any) -> OneOf:
@@ -106,14 +124,14 @@ def some_of(*choices: Any) -> SomeOf:
     return SomeOf(choices)
 
 
-def at_least(low: float) -> Interval:
-    """Allows `low` and larger numbers."""
-    return Interval(low)
+def at_least(low: float, most: float = math.inf) -> Interval:
+    """Allows `low` and larger numbers, up to `most`."""
+    return Interval(low, most=most)
 
 
-def above(low: float) -> Interval:
-    """Allows numbers larger than `low`."""
-    return Interval(low, with_low=False)
+def above(low: float, least: float = -math.inf, most: float = math.inf) -> Interval:
+    """Allows numbers larger than `low`, from `least` to `most`."""
+    return Interval(low, with_low=False, least=least, most=most)
 
 
 def within(low: float, high: float, ends: str) -> Interval:

@@ -41,7 +41,7 @@ class SelectRecipe:
         5,
         "Crops of each of these images, of which the best counts.",
         affects="images",
-        allowed=at_least(1),
+        allowed=at_least(1, most=10**4),
     )
 
 
@@ -155,13 +155,13 @@ class RecoverRecipe:
         "Batches that a device optimises at once. 0 takes 1 on CPU, elsewhere a power of two that "
         "fits the memory. It can change the last bits of the images.",
         affects="speed",
-        allowed=at_least(0),
+        allowed=at_least(0, most=1024),
     )
     save_minutes: float = setting(
         5.0,
         "Minutes between saves of unfinished batches, beside the saves at round ends.",
         affects="speed",
-        allowed=above(0),
+        allowed=above(0, most=10**6),
     )
     terms: tuple[str, ...] = setting(
         (),
@@ -205,7 +205,7 @@ class RecoverRecipe:
         12,
         "Steps in which it moves, each of length rho / steps.",
         affects="images",
-        allowed=at_least(1),
+        allowed=at_least(1, most=10**6),
     )
     residual: float = setting(
         0.0,

@@ -18,13 +18,13 @@ class TeacherRecipe:
         0,
         "Channels of the first stage. 0 takes the paper's own width.",
         affects="teacher",
-        allowed=at_least(0),
+        allowed=at_least(0, most=2**16),
     )
     epochs: int = setting(
         60,
         "Epochs of training. 0 derives them from the number of training images.",
         affects="teacher",
-        allowed=at_least(0),
+        allowed=at_least(0, most=10**6),
     )
     batch_size: int = setting(
         128, "Real images per gradient step.", affects="teacher", allowed=at_least(2)
@@ -74,4 +74,6 @@ class TeacherRecipe:
         affects="teacher",
         allowed=at_least(0),
     )
-    momentum: float = setting(0.9, "Momentum of SGD.", affects="teacher", allowed=at_least(0))
+    momentum: float = setting(
+        0.9, "Momentum of SGD.", affects="teacher", allowed=at_least(0, most=1)
+    )

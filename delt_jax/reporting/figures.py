@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Losses
+from delt_jax.reporting.words import all_charted, all_printed, charted, missing_glyphs_unsaid
 
 SHEET_CLASSES, SHEET_COLUMNS = 10, 10  # classes on a sheet, and images of each, at most
 _CELL = 56  # pixels to which small images are enlarged on a sheet
@@ -36,7 +37,8 @@ def image_png(image: Image.Image) -> bytes:
 def figure_png(figure: Figure) -> bytes:
     """The chart as a PNG file; equal charts give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    with missing_glyphs_unsaid():
+        figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -95,6 +97,7 @@ def _paired(
       beneath: [classes][n] words below the pairs, or none.
     """
     classes, count, size = below.shape[:3]
+    class_names = all_printed(class_names)
     scale = max(1, _CELL // size)
     cell, gap = size * scale, 4
     font = ImageFont.load_default(13)
@@ -184,7 +187,7 @@ def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[st
             label=f"{name} (mean {np.nanmean(values):.3f})",
             color=COLOURS[name],
         )
-    ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+    ax.set_xticks(places, all_charted(class_names), rotation=30, ha="right", fontsize=8)
     ax.set_ylabel("cosine similarity")
     lowest = np.nanmin([np.nanmin(v) for v in similarity.values()])
     ax.set_ylim(max(0.0, lowest - 0.1) if np.isfinite(lowest) else 0, 1)
@@ -218,7 +221,7 @@ def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str
     if many:
         ax.set_xlabel("classes in descending order of the first")
     else:
-        ax.set_xticks(places, class_names, rotation=30, ha="right", fontsize=8)
+        ax.set_xticks(places, all_charted(class_names), rotation=30, ha="right", fontsize=8)
     ax.set_ylim(0, 1)
     ax.set_ylabel("accuracy")
     ax.legend(fontsize=8, **_BESIDE)
@@ -239,8 +242,9 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
     drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = np.arange(len(class_names))
     if len(class_names) <= _NAMED_CLASSES:
-        ax.set_xticks(places, class_names, rotation=45, ha="right", fontsize=8)
-        ax.set_yticks(places, class_names, fontsize=8)
+        names = all_charted(class_names)
+        ax.set_xticks(places, names, rotation=45, ha="right", fontsize=8)
+        ax.set_yticks(places, names, fontsize=8)
     if len(class_names) <= _COUNTED_CLASSES:
         for c in range(len(shares)):
             for answer in range(len(shares)):
@@ -263,7 +267,7 @@ def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
     ax = figure.subplots()
     for name, points in lines.items():
         ipcs, means, stds = zip(*points, strict=True)
-        ax.errorbar(ipcs, means, stds, label=name, marker="o", markersize=4, capsize=3)
+        ax.errorbar(ipcs, means, stds, label=charted(name), marker="o", markersize=4, capsize=3)
     ax.set_xscale("log")
     ticks = sorted({point[0] for points in lines.values() for point in points})
     ax.set_xticks(ticks, [str(t) for t in ticks])

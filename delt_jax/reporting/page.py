@@ -17,6 +17,7 @@ td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; 
 img { max-width: 100%; }
 figure { margin: 1.5rem 0; }
 figcaption { color: #555; }
+.warning { border: 2px solid #d55e00; padding: .3rem 1rem; margin: 1rem 0; }
 pre { overflow-x: auto; line-height: 1.15; }"""
 # Titles and captions of the pictures of scores, in the order of the page.
 _SCORE_CHARTS = {
@@ -56,6 +57,7 @@ def page(
         f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % of the "
         f"{html.escape(summary['scored_on'])}; {html.escape(_others(summary))}"
         f"{html.escape(_making(summary))}; {spent}.</p>",
+        *_warnings(summary),
         *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
         *map(section, sections),
         *(
@@ -79,6 +81,15 @@ def document(title: str, parts: Sequence[str]) -> str:
 {body}
 </body></html>
 """
+
+
+def _warnings(summary: Mapping[str, Any]) -> list[str]:
+    """A box with what stages warned of; none where they did not."""
+    lines = [
+        f"<p>{html.escape(warning['stage'])}: {html.escape(warning['sentence'])}</p>"
+        for warning in summary.get("warnings", ())
+    ]
+    return [f'<div class="warning"><p><b>Warnings</b></p>{"".join(lines)}</div>'] if lines else []
 
 
 def _others(summary: Mapping[str, Any]) -> str:

@@ -12,8 +12,6 @@ import jax
 
 from delt_jax.core import keys
 
-RANDOM_NUMBERS = {"implementation": keys.IMPLEMENTATION, "jax_threefry_partitionable": True}
-
 
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
@@ -23,7 +21,7 @@ def fixed() -> Iterator[None]:
     try:
         with (
             jax.default_prng_impl(keys.IMPLEMENTATION),
-            jax.threefry_partitionable(RANDOM_NUMBERS["jax_threefry_partitionable"]),
+            jax.threefry_partitionable(True),
             jax.enable_x64(False),
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),

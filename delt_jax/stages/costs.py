@@ -12,7 +12,7 @@ from delt_jax.augment import crop
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import Recipe
-from delt_jax.recovery.program import step_settings
+from delt_jax.recovery.program import StepSettings, step_settings
 from delt_jax.recovery.step import loss as recover_loss
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -42,6 +42,7 @@ class ModelCost:
     forward_flops: float
 
 
+@functools.lru_cache(maxsize=64)
 def model_cost(spec: ModelSpec) -> ModelCost:
     """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
     model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
@@ -57,12 +58,16 @@ def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:
     They are the teacher's, five copies of the images (pixels, gradient, Adam's two moments, view)
     and whatever the forward pass keeps for the backward pass.
     """
+    return _step_memory(step_settings(recipe.recover, recipe.data.flip), spec, batch)
+
+
+@functools.lru_cache(maxsize=64)
+def _step_memory(settings: StepSettings, spec: ModelSpec, batch: int) -> int:
     model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
     images = jax.ShapeDtypeStruct(
         (batch, spec.image_size, spec.image_size, spec.channels), jnp.float32
     )
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    settings = step_settings(recipe.recover, recipe.data.flip)
 
     def residuals(variables, images, labels):
         view = crop.full_view(spec.image_size)

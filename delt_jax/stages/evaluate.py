@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from delt_jax import models
 from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
-from delt_jax.evaluation import kept_students, score_store
+from delt_jax.evaluation import coresets, failed_training, kept_students, score_store, training_sets
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
 from delt_jax.evaluation.row_training import Evaluation, score_row
@@ -23,9 +24,11 @@ from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.store import artefact, files
-from delt_jax.store.identity import identity
+from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
+from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
+from delt_jax.training import protocols, state
 
 ARTEFACT = "evaluation"
 MANIFEST = f"{ARTEFACT}/manifest.json"
@@ -54,6 +57,7 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
     if "full" in recipe.evaluate.images:
         settings |= {f"teacher.{k}": v for k, v in training_settings(recipe).items()}
         settings |= {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
+    settings |= versions(_parts(recipe, source, workdir))
     return settings | {
         "seed": recipe.seed,
         "select.rule": recipe.select.rule,
@@ -63,6 +67,25 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
         "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
+
+
+def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:
+    """Versions of the named parts that make sets, labels and students."""
+    teachers = [workdir.needed("teacher/manifest.json", "squeeze")]
+    if recipe.relabel.ensemble:
+        teachers += teacher_lib.manifests_of_others(workdir.path / "teacher")
+    parts = teacher_lib.parts(teachers)
+    parts |= {f"model.{name}": models.version(name) for name in recipe.evaluate.students}
+    for row in rows_of(recipe, recipe.ipc):
+        if row.image_set == "full":
+            parts["training.teacher"] = state.VERSION
+            continue
+        protocol = resolve(recipe, source, row)
+        parts |= {f"protocol.{protocol.name}": protocols.version(protocol.name)}
+        parts |= protocol.views.versions()
+        if row.image_set in training_sets.CORESETS:
+            parts[f"coreset.{row.image_set}"] = coresets.VERSION
+    return parts
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
@@ -80,8 +103,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     scores = _score_rows(evaluation)
     _write(evaluation, workdir, scores)
     files.delete_folder(evaluation.partial)
-    for row in aggregate(scores):
+    rows = aggregate(scores)
+    for row in rows:
         say(f"  {row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}: {row.text()}")
+    failed_training.told(failed_training.of_rows(rows, source))
 
 
 def _open(
@@ -138,6 +163,7 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
     more = [{"hash": other.hash, "accuracy": other.accuracy} for other in others]
     manifest = {
         "inputs": run.inputs,
+        "warnings": failed_training.of_rows(rows, run.source),
         "command": workdir.command,
         "protocols": list(dict.fromkeys(row.protocol for row in rows)),
         "teacher": {"hash": teacher.hash, "accuracy": teacher.accuracy},

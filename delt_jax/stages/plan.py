@@ -9,7 +9,7 @@ import jax
 
 from delt_jax.data import Source
 from delt_jax.evaluation import rows
-from delt_jax.labels import label_store, labelling
+from delt_jax.labels import labelling
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images, schedule
@@ -17,7 +17,7 @@ from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import memory
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
-from delt_jax.stages import pipeline, recover, relabel, squeeze
+from delt_jax.stages import pipeline, recover, relabel, room, squeeze
 from delt_jax.stages.costs import ModelCost, amount, hours, model_cost, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
@@ -107,7 +107,7 @@ def describe(
         "",
         memory_line(recipe, [t.spec for t in _in_recovery(recipe, teachers)], batches),
         *([] if stored is None else [relabel.size_line(stored)]),
-        f"disk: about {amount(_disk(recipe, source, teachers, students, len(batches)), 'B')}",
+        room.plan_line(recipe, source),
         "",
         *hours(spent),
     ]
@@ -259,30 +259,6 @@ def _evaluate_lines(
             what = f"{student.name} on all real images"
             lines.append(PlanLine("evaluate", student.cost.parameters, flops, what))
     return lines
-
-
-def _disk(
-    recipe: Recipe,
-    source: Source,
-    teachers: Sequence[_Teacher],
-    students: Sequence[_Student],
-    num_batches: int,
-) -> int:
-    """Bytes of everything in the work directory."""
-    num_classes = len(source.class_names)
-    num_images = num_classes * recipe.ipc
-    stored = relabel.plan_of(recipe, source)
-    pixels = source.image_size**2 * source.channels
-    trained = sum(s.cost.parameters * s.per_row * len(s.rows) for s in students)
-    return (
-        num_images * (pixels + 500)  # PNGs of optimised pixels hardly compress
-        + 16 * num_batches * recipe.recover.iterations  # four losses, float32
-        + 4 * num_images * num_classes  # soft labels of the unchanged images, float32
-        + (0 if stored is None else label_store.stored_bytes(stored))
-        + 4 * sum(teacher.cost.parameters for teacher in teachers)
-        + 4 * trained * recipe.evaluate.keep_students
-        + 60 * len(source.train)  # ranking, a line of text each
-    )
 
 
 def schedule_lines(recipe: Recipe, batches: Sequence[BatchSchedule]) -> list[str]:

@@ -8,19 +8,23 @@ from scipy.special import softmax
 
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source, batches
+from delt_jax.evaluation import failed_training
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking as store
 from delt_jax.recovery.selection import Ranking
+from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the ranking."""
+    teacher = workdir.needed("teacher/manifest.json", "squeeze")
     return {
         "data": source.fingerprint,
         "class_names": source.class_names,
-        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "teacher": teacher["hash"],
+        **versions(teacher_lib.parts([teacher])),
     }
 
 
@@ -41,6 +45,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             probabilities[indices] = softmax(logits, axis=1)[rows, labels[indices]]
             bar.update(len(indices))
     teacher_lib.check_classes(teacher, answers, labels)
+    doubts = failed_training.of_probabilities(probabilities)
     store.write(
         workdir.path,
         Ranking(labels, probabilities),
@@ -48,8 +53,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         source.class_names,
         {
             "inputs": inputs(recipe, source, workdir),
+            "warnings": doubts,
             "seconds": round(time.perf_counter() - started, 1),
         },
     )
     workdir.log.write("rank", len(labels), mean_probability=float(probabilities.mean()))
     say(f"  ranked {len(labels)} training images; mean p(true class) {probabilities.mean():.3f}")
+    failed_training.told(doubts)

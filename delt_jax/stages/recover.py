@@ -1,5 +1,6 @@
 """Stage 3, recover: optimises the images, in independent batches side by side."""
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.evaluation import failed_training
 from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe, affecting
-from delt_jax.recovery import initial_images
+from delt_jax.recovery import initial_images, step
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, driver, execution, salvage
@@ -23,7 +25,7 @@ from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import processes as hosts
-from delt_jax.store import artefact, files
+from delt_jax.store import artefact, files, part_sources
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -40,10 +42,13 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if not recipe.recover.residual:
         del settings["recover.residual_rounds"]  # nothing reads it
     ranking = workdir.needed(ranking_store.MANIFEST, "rank")
-    settings |= initial_images.settings(recipe) | versions(_parts(recipe))
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
+    asked = [teacher]
     if recipe.recover.round_robin:
         settings["other_teachers"] = [other["hash"] for other in teacher.get("others", [])]
+        asked += teacher_lib.manifests_of_others(workdir.path / "teacher")
+    settings |= initial_images.settings(recipe)
+    settings |= versions(_parts(recipe) | teacher_lib.parts(asked))
     return settings | {
         "seed": recipe.seed,
         "ipc": recipe.ipc,
@@ -59,6 +64,8 @@ def _parts(recipe: Recipe) -> dict[str, int]:
     """Versions of the named parts that make the images, beside the teachers' own."""
     chosen = recipe.select.start
     parts = {f"start.{chosen}": initial_images.version(chosen), "augment.crop": crop.VERSION}
+    if recipe.recover.iterations:
+        parts["recovery.step"] = step.VERSION
     for name, _ in terms.asked(recipe.recover.terms):
         parts[f"term.{name}"] = terms.find(name).version
     return parts
@@ -67,7 +74,7 @@ def _parts(recipe: Recipe) -> dict[str, int]:
 def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
     """The run's EarlyLate schedule, batch by batch."""
     r = recipe.recover
-    return make_schedule(
+    return _schedule(
         num_classes,
         recipe.ipc,
         r.iterations,
@@ -76,6 +83,9 @@ def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
         class_iterations(recipe, num_classes),
         r.layout,
     )
+
+
+_schedule = functools.lru_cache(maxsize=2)(make_schedule)  # that of a million images takes seconds
 
 
 def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
@@ -159,10 +169,15 @@ def task_of(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> 
     teachers = (teacher, *_other_teachers(recipe, source, workdir, teacher))
     settings = step_settings(recipe.recover, recipe.data.flip)
     chosen = [terms.find(name) for name, _ in settings.terms]
-    cache = workdir.path / "cache"
+    # Constants that an edited term has cached are its own, never those of the released one.
+    edited = part_sources.changed(f"term.{name}" for name, _ in settings.terms)
+    caches = [workdir.path / "cache" / edited.get(f"term.{name}", "") for name, _ in settings.terms]
 
     def constants(teacher):
-        return tuple(term.prepare(teacher, source, recipe, cache) for term in chosen)
+        return tuple(
+            term.prepare(teacher, source, recipe, cache)
+            for term, cache in zip(chosen, caches, strict=True)
+        )
 
     return RecoveryTask(
         recipe=recipe.recover,
@@ -276,8 +291,10 @@ def _assemble(
     size, channels = source.image_size, source.channels
     finished = _read_finished(task, (num_images, size, size, channels))
     paid = cost(schedule, recipe.recover.iterations)
+    doubts = _doubts(task, finished)
     manifest = {
         "inputs": stage_inputs,
+        "warnings": doubts,
         "storage": recipe.recover.storage,
         "class_names": list(source.class_names),
         "ipc": recipe.ipc,
@@ -315,3 +332,18 @@ def _assemble(
         f"  recovered {num_images} images in {finished.seconds:.0f} s: {paid.image_iterations} "
         f"image-iterations ({paid.fraction:.2%} of full optimisation), {rate:.0f} per second"
     )
+    failed_training.told(doubts)
+
+
+def _doubts(task: RecoveryTask, finished: _Finished) -> list[str]:
+    """Sentences on losses and pixels of a recovery that failed without an error."""
+    if not task.recipe.iterations:
+        return []
+    ends = [batch.iterations for batch in task.schedule]
+    curves = [curve[:end] for curve, end in zip(finished.losses.loss, ends, strict=True)]
+    some = failed_training.sampled(len(finished.pixels))
+    starts = task.starts.pixels([int(i) for i in some])
+    return [
+        *failed_training.of_losses(curves),
+        *failed_training.of_images(finished.pixels[some], starts),
+    ]

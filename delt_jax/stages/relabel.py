@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from delt_jax import models
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.evaluation import failed_training
 from delt_jax.formats import distilled
-from delt_jax.labels import label_store, labelling, soft_labels
+from delt_jax.labels import compact, label_store, labelling, soft_labels
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
@@ -47,18 +49,25 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 def _label_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Settings and hashes that the soft labels depend on."""
+    teacher = workdir.needed("teacher/manifest.json", "squeeze")
+    parts = teacher_lib.parts([teacher])
     stage_inputs = {
         "class_names": source.class_names,
-        "teacher": workdir.needed("teacher/manifest.json", "squeeze")["hash"],
+        "teacher": teacher["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
     if recipe.relabel.teachers:
         more = labelling.described(recipe.relabel.teachers, source)
         stage_inputs["relabel.teachers"] = [teacher.hash for teacher in more]
+        parts |= {f"model.{t.spec.name}": models.version(t.spec.name) for t in more}
     stage_inputs |= labelling.ensemble_inputs(recipe, workdir)
+    if recipe.relabel.ensemble:
+        parts |= teacher_lib.parts(teacher_lib.manifests_of_others(workdir.path / "teacher"))
+    stage_inputs |= versions(parts)
     plan = plan_of(recipe, source)
     if plan is not None:
-        settings = plan.as_dict() | versions(plan.views.versions())
+        settings = plan.as_dict()
+        settings |= versions(plan.views.versions() | {"labels.compact": compact.VERSION})
         del settings["trained_epochs"]  # only the size of the naive store depends on it
         stage_inputs |= {f"{_STORED}{name}": value for name, value in settings.items()}
     return stage_inputs
@@ -68,9 +77,12 @@ def plan_of(recipe: Recipe, source: Source) -> LabelPlan | None:
     """Which views get stored labels; None where no student learns in the regime "stored"."""
     if "stored" not in recipe.evaluate.regimes:
         return None
+    return protocols.label_plan(recipe, _first_student(recipe, source))
+
+
+def _first_student(recipe: Recipe, source: Source) -> EvalSetting:
     student = recipe.evaluate.students[0]
-    setting = EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
-    return protocols.label_plan(recipe, setting)
+    return EvalSetting(student, len(source.class_names), recipe.ipc, source.image_size)
 
 
 def size_line(plan: LabelPlan) -> str:
@@ -105,8 +117,13 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         _label_epochs(EpochLabeller(teachers, synthetic.images, plan), plan, partial)
     logits = labelling.fixed_logits(teachers, synthetic.images)
     agreement = float((logits.argmax(-1) == synthetic.labels).mean())
+    theirs = teachers[len(teachers) - len(r.teachers) :]  # squeeze has judged the run's own
+    doubts = [each for t in theirs for each in failed_training.of_teacher(t, source)]
+    temperature = protocols.resolve(recipe, _first_student(recipe, source)).temperature
+    doubts += failed_training.of_labels(logits, synthetic.labels, temperature)
     manifest = {
         "inputs": stage_inputs,
+        "warnings": doubts,
         "class_names": list(source.class_names),
         "teacher": {"hash": teachers[0].hash, "accuracy": teachers[0].accuracy},
         "more_teachers": [{"hash": t.hash, "accuracy": t.accuracy} for t in teachers[1:]],
@@ -127,6 +144,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         else f"the mean of {len(teachers)} teachers agrees"
     )
     say(f"  labelled {len(logits)} images; {who} with {agreement:.1%} of the classes")
+    failed_training.told(doubts)
     figures: dict[str, float] = {"teacher_accuracy_on_distilled": agreement}
     if plan is not None:
         size = (workdir.path / ARTEFACT / label_store.FILE).stat().st_size

@@ -16,6 +16,7 @@ from delt_jax.evaluation import dd_ranking, metrics, score_store
 from delt_jax.evaluation.metrics import Score, ScoreRow, or_none, within_class_similarity
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
+from delt_jax.labels import soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery.initial_images import recorded
 from delt_jax.recovery.schedule import BatchSchedule, join_rounds, make_schedule
@@ -57,6 +58,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
     teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
     rows = _rows(workdir, evaluation)
+    doubts = _warnings(workdir)
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts)
@@ -67,6 +69,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         pictures |= _optimisation_charts(workdir, synthetic)
     pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
     summary = _summary(workdir, teacher, synthetic, evaluation, similarity)
+    summary["warnings"] = doubts
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
     lists = {"scores.csv": tables.as_csv(rows)}
@@ -81,6 +84,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
     manifest = {
         "inputs": inputs(recipe, source, workdir),
+        "warnings": [],
         "seconds": round(time.perf_counter() - started, 1),
     }
     # First the summary: the folder's manifest lists it, too, and comes last.
@@ -93,7 +97,27 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     _, *more = tables.sections(rows, robust, ranks, scored=scored)
     for line in ["", *_paragraph(tables.as_text(more)), *tables.last_lines(rows, scored)]:
         say(line)
+    for doubt in doubts:
+        say(f"warning of {doubt['stage']}: {doubt['sentence']}")
     say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
+
+
+def _warnings(workdir: WorkDir) -> list[dict[str, str]]:
+    """What stages warned of, in their order; those of older versions have kept nothing."""
+    first = workdir.manifest("teacher/manifest.json") or {}
+    folders = [f"{other['folder']}/manifest.json" for other in first.get("others", ())]
+    manifests = [
+        *(("squeeze", name) for name in ("teacher/manifest.json", *folders)),
+        ("rank", "ranking.json"),
+        ("recover", "distilled/manifest.json"),
+        ("relabel", f"{soft_labels.FOLDER}/manifest.json"),
+        ("evaluate", "evaluation/manifest.json"),
+    ]
+    return [
+        {"stage": stage, "sentence": str(sentence)}
+        for stage, name in manifests
+        for sentence in (workdir.manifest(name) or {}).get("warnings", ())
+    ]
 
 
 def _paragraph(lines: list[str]) -> list[str]:

@@ -58,7 +58,7 @@ def _run(asked: cli.Arguments) -> None:
     from delt_jax.config import derive
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
-    from delt_jax.stages import pipeline, plan
+    from delt_jax.stages import checks, pipeline, plan, room
     from delt_jax.store.workdir import WorkDir
 
     recipe, stages = from_config(asked.config), asked.stages
@@ -70,15 +70,17 @@ def _run(asked: cli.Arguments) -> None:
     pipeline.chosen(stages, recipe, folder)
     source = open_data(recipe.data, folder.path / "cache", asked.dry_run)
     recipe, derived = derive.complete(recipe, source)
-    pipeline.check(recipe, source)
-    pipeline.check_imported(stages, recipe, source, folder)
+    checks.check(recipe, source, stages)
+    checks.check_imported(stages, recipe, source, folder)
+    checks.check_places(recipe, source, folder, stages)
+    scarce = room.check(recipe, source, folder, stages)
     if asked.dry_run:
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
-        print("\n".join([*lines, *source.notes, *derived]))
+        print("\n".join([*lines, *source.notes, *derived, *scarce]))
     elif hosts.index():
         _run_beside(recipe, source, folder, stages)
     else:
-        _run_first(recipe, source, folder, stages, derived, asked.verify)
+        _run_first(recipe, source, folder, stages, [*derived, *scarce], asked.verify)
 
 
 def _run_first(
@@ -86,7 +88,7 @@ def _run_first(
     source: "Source",
     folder: "WorkDir",
     stages: Sequence[str],
-    derived: Sequence[str],
+    notes: Sequence[str],
     verify: bool,
 ) -> None:
     """Runs the stages in the first process of a job, or the only one."""
@@ -99,7 +101,7 @@ def _run_first(
     try:
         source = data.cache_in_memory(source, recipe.data.memory_mib, folder.path / "cache")
         source = data.put_on_device(source, data.device_budget())
-        for note in (*source.notes, *derived):
+        for note in (*source.notes, *notes):
             say(note)
         pipeline.run(recipe, source, folder, stages, verify)
         # The other processes cannot go on without the first, so it waits for them before it ends.

@@ -9,6 +9,7 @@ from delt_jax.core.progress import say
 from delt_jax.data import Source, measure_normalisation
 from delt_jax.data.classes import positions_in_imagenet
 from delt_jax.errors import DamagedArtefact, UserError
+from delt_jax.evaluation import failed_training
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.store import artefact, files
@@ -17,7 +18,7 @@ from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.training import real_images
+from delt_jax.training import real_images, state
 from delt_jax.training.real_images import TrainingOutput
 
 ARTEFACT = "teacher"
@@ -37,6 +38,41 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
         source.channels,
         recipe.teacher.width,
     )
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Raises a UserError unless `teacher.weights` can be a teacher's, by what needs no reading."""
+    weights = recipe.teacher.weights
+    if not weights:
+        return
+    is_on_hub = weights.startswith(torch_files.HUB)
+    if not is_on_hub and not Path(weights).exists():
+        raise UserError(
+            f"teacher.weights {weights} does not exist; name a teacher's folder, a file of "
+            f"weights, or hf:owner/name."
+        )
+    if (is_on_hub or not Path(weights).is_dir()) and not recipe.data.mean:
+        raise _without_constants(weights)
+
+
+def _without_constants(weights: str) -> UserError:
+    return UserError(
+        f"{weights} does not say how its images were normalised; set data.mean and data.std "
+        f"to what it was trained with."
+    )
+
+
+def check_readable(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Raises a UserError for imported weights that are damaged; those taken before are not read."""
+    alone = [recipe, *ensemble.recipes(recipe).values()]
+    for one, (folder, own) in zip(alone, parts(recipe, source).items(), strict=True):
+        weights = one.teacher.weights
+        if not weights or weights.startswith(torch_files.HUB) or is_made(workdir, folder, own):
+            continue
+        if Path(weights).is_dir():
+            teacher_lib.check_fits(teacher_lib.load(Path(weights)), source)
+        else:
+            torch_files.read(weights)
 
 
 def check_head_classes(recipe: Recipe, source: Source) -> None:
@@ -122,7 +158,8 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
     if weights and Path(weights).is_dir():
-        return data | {"teacher.weights": teacher_lib.describe(Path(weights)).hash}
+        described = teacher_lib.describe(Path(weights))
+        return data | {"teacher.weights": described.hash} | _version_of(described.spec.name)
     if weights:
         architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
@@ -137,10 +174,11 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     del settings["teacher.head_classes"]  # only weights that are imported have those
     del settings[_OTHERS]
     settings |= {"seed": recipe.seed, "data.flip": recipe.data.flip}
-    return data | constants | settings | _version_of(recipe.teacher.model)
+    made_by = versions({"training.teacher": state.VERSION}) | _version_of(recipe.teacher.model)
+    return data | constants | settings | made_by
 
 
-def _version_of(model: str) -> dict[str, int]:
+def _version_of(model: str) -> dict[str, int | str]:
     return versions({f"model.{model}": models.version(model)})
 
 
@@ -217,13 +255,21 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
         teacher_lib.check_against(teacher, source, say)
     else:
         teacher = _from_torch(recipe, source)
-    manifest = {**target.manifest, "seconds": round(time.perf_counter() - started, 1)}
+    doubts = failed_training.of_teacher(teacher, source)
+    if recipe.teacher.weights or recipe.data.mean:  # else they are measured on these data
+        doubts += failed_training.of_constants(teacher.normalisation, source)
+    manifest = {
+        **target.manifest,
+        "warnings": doubts,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     with artefact.replacing(workdir.path / target.folder) as new:
         teacher_lib.save(new, teacher, manifest)
     files.delete_folder(workdir.path / f"{target.folder}.partial")
     workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=teacher.accuracy)
     name, count = teacher.spec.name, len(source.test)
     say(f"  {name} teacher: {teacher.accuracy:.2%} of {count} {source.scored}")
+    failed_training.told(doubts)
 
 
 def _trained(
@@ -241,10 +287,7 @@ def _from_torch(recipe: Recipe, source: Source) -> Teacher:
     """A teacher from a file of weights under torch's names, measured on the full test set."""
     weights = recipe.teacher.weights
     if not recipe.data.mean:
-        raise UserError(
-            f"{weights} does not say how its images were normalised; set data.mean and data.std "
-            f"to what it was trained with."
-        )
+        raise _without_constants(weights)
     spec = spec_of(recipe, source)
     normalisation = measure_normalisation(recipe.data, source)
     state = torch_files.read(weights, say)

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from delt_jax.core import keys
 from delt_jax.errors import DamagedArtefact
 from delt_jax.store import files
 from delt_jax.store.schema import mismatch
 
-_FILES, _CHECKSUM = "files", "checksum"
+_FILES, _CHECKSUM, _RANDOM = "files", "checksum", "random_numbers"
 _TEXTS = [str]
 _CONSTANTS = {"mean": [float], "std": [float]}
 TEACHER = {
@@ -84,12 +85,12 @@ def seal(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path] | No
 
     Args:
       path: of the manifest.
-      manifest: without `files` and `checksum`.
+      manifest: without `files`, `checksum` and `random_numbers`.
       parts: files of the artefact by path relative to the manifest's folder, where they will be
         once it has its name; by default those `below` it.
     """
     parts = below(path.parent) if parts is None else parts
-    content = files.as_json(unsealed(manifest))
+    content = files.as_json(unsealed(manifest)) | {_RANDOM: keys.RANDOM_NUMBERS}
     content[_FILES] = {name: _described(part) for name, part in sorted(parts.items())}
     files.write_json(path, with_checksum(content))
 
@@ -119,7 +120,7 @@ def below(folder: Path) -> dict[str, Path]:
 
 def unsealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without the entries that `seal` adds, which are true of one folder only."""
-    return {name: v for name, v in manifest.items() if name not in (_FILES, _CHECKSUM)}
+    return {name: v for name, v in manifest.items() if name not in (_FILES, _CHECKSUM, _RANDOM)}
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def read(path: Path, kind: str = "", stage: str = "") -> dict[str, Any]:
 def read_unchecked(path: Path, stage: str = "") -> Any:
     """Reads any JSON; raises as `read` does."""
     try:
-        return files.parse_json(files.read_bounded(path))
+        return files.parse_json(path)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise FileNotFoundError(path) from e
     except (OSError, ValueError) as e:
@@ -200,6 +201,13 @@ def damage(path: Path, manifest: Mapping[str, Any], contents: bool = False) -> s
     listed = manifest.get(_FILES, {})
     faults = (_fault(_place(path.parent, name), of, contents) for name, of in listed.items())
     return next(filter(None, faults), "")
+
+
+def other_random_numbers(manifest: Mapping[str, Any]) -> str:
+    """Says so if an artefact was made with other random numbers than runs have; else empty."""
+    made_with = manifest.get(_RANDOM, keys.RANDOM_NUMBERS)
+    same = made_with == keys.RANDOM_NUMBERS
+    return "" if same else f"its random numbers were {made_with}, are {keys.RANDOM_NUMBERS}"
 
 
 def lists_files(manifest: Mapping[str, Any]) -> bool:

@@ -13,9 +13,9 @@ from typing import IO, Any
 import numpy as np
 
 from delt_jax.errors import DamagedArtefact, UserError
+from delt_jax.store import foreign
 
 _MOST_JSON_BYTES = 2**30  # a manifest that lists a million images has a tenth of it
-_MOST_JSON_LEVELS = 50  # ours have eight
 _CHECKSUM = "sha256 of the other arrays"
 
 
@@ -196,13 +196,13 @@ def as_json(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON, within the limits of `parse_json`.
+    """Reads JSON that a stage wrote, within the limits of `foreign.parse_json`.
 
     Raises:
       UserError: if the file is missing or damaged.
     """
     try:
-        return parse_json(read_bounded(path))
+        return parse_json(path)
     except FileNotFoundError as e:
         raise UserError(f"{path} is missing; run the stage that makes it.") from e
     except (OSError, ValueError) as e:
@@ -210,57 +210,21 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object, within the limits of `parse_json`.
+    """Reads a JSON file that holds an object.
 
     Raises:
       OSError: if it is missing or cannot be read.
       ValueError: if it is damaged or holds something else.
     """
-    content = parse_json(read_bounded(path))
+    content = parse_json(path)
     if not isinstance(content, dict):
         raise ValueError("it holds no object")
     return content
 
 
-def read_bounded(path: Path) -> bytes:
-    """Content of a file of at most 1 GiB; raises a ValueError for a larger one, or for no file."""
-    status = path.stat()
-    if not path.is_file():
-        raise ValueError("it is no file")
-    if status.st_size > _MOST_JSON_BYTES:
-        raise ValueError(f"it has {status.st_size:,} bytes")
-    return path.read_bytes()
-
-
-def parse_json(content: bytes | str) -> Any:
-    """Parses UTF-8 JSON that may come from anywhere.
-
-    Raises:
-      ValueError: if it is none, is larger than 1 GiB, or nested deeper than 50 levels.
-    """
-    if len(content) > _MOST_JSON_BYTES:
-        raise ValueError(f"it has {len(content):,} bytes")
-    text = content if isinstance(content, str) else content.decode("utf-8")
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        value = None
-        shallow = False
-    else:
-        shallow = _is_shallow(value, _MOST_JSON_LEVELS)
-    if not shallow:
-        raise ValueError(f"it is nested deeper than {_MOST_JSON_LEVELS} levels")
-    return value
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
-    """Whether lists and dictionaries within each other have at most so many levels."""
-    if not isinstance(value, dict | list):
-        return True
-    inner = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(
-        _is_shallow(v, levels - 1) for v in inner if isinstance(v, dict | list)
-    )
+def parse_json(path: Path) -> Any:
+    """Reads JSON of a stage; raises an OSError or ValueError that says what is wrong with it."""
+    return foreign.read_json(path, _MOST_JSON_BYTES)
 
 
 @contextlib.contextmanager

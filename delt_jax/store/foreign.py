@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from delt_jax.store import regular
+
 _MIB = 2**20
 _JSON_BYTES = 64 * _MIB  # class names and the record of a set take far less
 _JSON_DEPTH = 64
@@ -41,71 +43,49 @@ def check_size(what: str, size: int) -> None:
         )
 
 
-def parse_json(content: str | bytes) -> Any:
-    """Parses JSON of others.
+def parse_json(content: str | bytes, most: int = _JSON_BYTES) -> Any:
+    """Parses JSON that may come from anywhere; the one reader of it.
+
+    Args:
+      content: text, or UTF-8 with or without a byte order mark.
+      most: bytes or characters that are parsed.
 
     Raises:
-      ForeignFileError: if it is no JSON, larger than 64 MiB, or nested more than 64 deep.
+      ForeignFileError: if it is no JSON, larger, or nested more than 64 deep.
     """
-    if len(content) > _JSON_BYTES:
-        raise ForeignFileError(f"its JSON has {len(content)} bytes, more than {_JSON_BYTES}")
+    if len(content) > most:
+        raise ForeignFileError(f"its JSON has {len(content)} bytes, more than {most}")
     try:
-        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        _check_depth(text)
-        return json.loads(text)
-    except ForeignFileError:
-        raise
-    except (ValueError, RecursionError) as e:
+        value = json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+    except RecursionError:
+        is_shallow = False
+    except ValueError as e:
         raise ForeignFileError(f"it is not JSON ({e})") from e
+    else:
+        is_shallow = _is_shallow(value, _JSON_DEPTH)
+    if not is_shallow:
+        raise ForeignFileError(f"its JSON is nested more than {_JSON_DEPTH} deep")
+    return value
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file of others; see `parse_json`.
-
-    Raises:
-      ForeignFileError: also if it is no regular file.
-      OSError: if it cannot be read.
-    """
-    return parse_json(read_bytes(path, _JSON_BYTES))
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """Reads a regular file of at most `most` bytes.
+def read_json(path: Path, most: int = _JSON_BYTES) -> Any:
+    """Reads a JSON file; see `parse_json`.
 
     Raises:
-      ForeignFileError: if it is larger, or a folder, pipe or device.
-      OSError: if it cannot be read.
+      ForeignFileError: as `parse_json` does.
+      OSError: if it cannot be read, is no regular file, or is larger.
     """
-    size = path.stat().st_size
-    if not path.is_file():
-        raise ForeignFileError("it is no regular file")
-    if size > most:
-        raise ForeignFileError(f"it has {size} bytes, more than {most}")
-    with open(path, "rb") as f:
-        return f.read(most)
+    return parse_json(regular.read_bytes(path, most), most)
 
 
-def _check_depth(text: str) -> None:
-    """Raises a ForeignFileError where brackets outside strings are nested too deep."""
-    depth, in_string, escaped = 0, False, False
-    if text.count("[") + text.count("{") <= _JSON_DEPTH:
-        return
-    for character in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
-            depth += 1
-            if depth > _JSON_DEPTH:
-                raise ForeignFileError(f"its JSON is nested more than {_JSON_DEPTH} deep")
-        elif character in "]}":
-            depth -= 1
+def _is_shallow(value: Any, levels: int) -> bool:
+    """Whether lists and dictionaries within each other have at most so many levels."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(
+        _is_shallow(v, levels - 1) for v in inner if isinstance(v, dict | list)
+    )
 
 
 def _free_memory() -> int:

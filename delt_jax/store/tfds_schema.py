@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from delt_jax.store.foreign import ForeignFileError, parse_json, read_bytes, read_json
+from delt_jax.store import regular
+from delt_jax.store.foreign import ForeignFileError, parse_json, read_json
 
 _FEATURES = "tensorflow_datasets.core.features."
 _CLASSES = frozenset(
@@ -44,7 +45,7 @@ def check(folder: Path) -> None:
             continue
         try:
             if path.suffix == ".txt":
-                read_bytes(path, _TEXT_BYTES)
+                regular.read_bytes(path, _TEXT_BYTES)
                 continue
             content = read_json(path)
             if not isinstance(content, dict):

@@ -9,6 +9,7 @@ from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.teachers import teacher as teacher_lib
 
+_WIDEST = 2**16  # channels, as of teacher.width
 FOLDER = "teachers"  # in a work directory; holds one folder per teacher
 
 
@@ -37,7 +38,7 @@ def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
     model, colon, width = entry.partition(":")
     if model in models.NAMES and not colon:
         return replace(plain, model=model, width=0), model
-    if model in models.NAMES and width.isdecimal() and int(width):
+    if model in models.NAMES and width.isdecimal() and 0 < int(width[:9]) <= _WIDEST:
         return replace(plain, model=model, width=int(width)), f"{model}_{int(width)}"
     if entry and Path(entry).is_dir():
         try:

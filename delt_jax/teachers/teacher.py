@@ -15,6 +15,7 @@ from delt_jax import models
 from delt_jax.data import Examples, Normalisation, Source, batches
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.recipe import units
 from delt_jax.store import artefact
 from delt_jax.store.checkpoint import tree_hash as variables_hash
 from delt_jax.store.schema import mismatch
@@ -286,12 +287,13 @@ def _described(manifest: Any, folder: Path) -> Teacher:
     try:
         if wrong:
             raise ValueError(wrong)
+        mean, std = (tuple(map(float, manifest["normalisation"][k])) for k in ("mean", "std"))
+        if problem := units.problem(mean, std):
+            raise UserError(f"{folder}/manifest.json: {problem}.")
         return Teacher(
             spec=ModelSpec(**manifest["spec"]),
             variables={},
-            normalisation=Normalisation(
-                *(tuple(manifest["normalisation"][k]) for k in ("mean", "std"))
-            ),
+            normalisation=Normalisation(mean, std),
             class_names=tuple(manifest["class_names"]),
             accuracy=float(manifest["accuracy"]),
             hash=manifest["hash"],
@@ -342,6 +344,24 @@ def load_others(folder: Path) -> tuple[Teacher, ...]:
     return tuple(loaded)
 
 
+def manifests_of_others(folder: Path) -> list[dict[str, Any]]:
+    """Manifests of the run's other teachers, those that are there; see `load_others`."""
+    found = []
+    for entry in read_manifest(folder).get("others", ()):
+        try:
+            found.append(read_manifest(folder.parent / entry["folder"]))
+        except UserError:  # the squeeze stage makes it again
+            continue
+    return found
+
+
+def parts(manifests: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Versions of the architectures of saved teachers, by the name of the part."""
+    names = (manifest.get("spec", {}).get("name") for manifest in manifests)
+    return {f"model.{name}": models.version(name) for name in names if name}
+
+
+@functools.lru_cache(maxsize=64)
 def init_shapes(spec: ModelSpec) -> dict[str, Any]:
     """Shapes of a model's variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
     model = models.create(spec)

@@ -100,7 +100,7 @@ def asked(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
             weight = float(written) if equals else 1.0
         except ValueError:
             weight = math.nan
-        if not (math.isfinite(weight) and weight > 0):
+        if not 1e-37 <= weight <= 1e37:  # others are 0 or infinite in float32
             raise UserError(
                 f"recover.terms has {entry!r}, whose weight must be a finite number above 0; write "
                 f"name=weight, or the name alone for weight 1."

@@ -125,17 +125,22 @@ def resolve_students_per_device(program: StudentProgram, asked: int, num_student
 
 def check(program: StudentProgram) -> None:
     """Raises a UserError unless the program's devices can share its batches evenly."""
-    rest = program.count % program.batch
-    for batch in (program.batch, rest) if program.devices > 1 else ():
-        if batch % program.devices:
+    check_sharing(program.devices, program.batch, program.count)
+
+
+def check_sharing(num_devices: int, batch_size: int, count: int) -> None:
+    """Raises a UserError unless devices can share all batches of `count` images evenly."""
+    rest = count % batch_size
+    for batch in (batch_size, rest) if num_devices > 1 else ():
+        if batch % num_devices:
             raise UserError(
-                f"evaluate.devices_per_student is {program.devices}, which does not divide a batch "
+                f"evaluate.devices_per_student is {num_devices}, which does not divide a batch "
                 f"of {batch} images; set evaluate.batch_size to a multiple of it that divides "
-                f"{program.count}."
+                f"{count}."
             )
-    if program.devices > devices.device_count():
+    if num_devices > devices.device_count():
         raise UserError(
-            f"evaluate.devices_per_student is {program.devices}, but there are only "
+            f"evaluate.devices_per_student is {num_devices}, but there are only "
             f"{devices.device_count()} devices."
         )
 

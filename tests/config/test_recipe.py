@@ -92,7 +92,7 @@ def test_missing_settings_keep_their_defaults():
 def test_a_changed_setting_arrives(name, value):
     config = changed(name, value)
     if name == "data.mean":
-        config.data.std = (1.0, 2.0)
+        config.data.std = (0.5, 0.25)
     flat = flatten(from_config(config))
     assert flat[name] == value
     rest = set(DEFAULTS) - {name, "data.std"}
@@ -176,7 +176,7 @@ def test_a_config_must_be_a_config_dict():
 @pytest.mark.parametrize(
     ("name", "value", "becomes"),
     [
-        ("data.mean", [0, 1.5], (0.0, 1.5)),
+        ("data.mean", [0, 0.5], (0.0, 0.5)),
         ("data.class_names", ["cat", "dog"], ("cat", "dog")),
         ("evaluate.students", ["conv3"], ("conv3",)),
     ],
@@ -350,3 +350,63 @@ def test_flatten_covers_every_field_once():
         for part in name.split("."):
             node = getattr(node, part)
         assert node == value
+
+
+# --- units and precision ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"data__mean": (77.97,), "data__std": (95.9,)},
+            r"data.mean .* pixels in \[0, 1\], but hol",
+        ),
+        ({"data__mean": (0.3,), "data__std": (95.9,)}, "data.std .* holds 95.9; divide .* by 255"),
+        (
+            {"data__mean": (0.4, 123.675), "data__std": (0.2, 0.2)},
+            "data.mean .* holds 123.675; div",
+        ),
+        ({"data__mean": (-0.1,), "data__std": (0.5,)}, r"data.mean must be in \[0, 1\], not -0.1"),
+        ({"data__mean": (0.1,), "data__std": (-0.5,)}, "data.std must be above 0, not -0.5"),
+        (
+            {"data__mean": (0.1,), "data__std": (1e-7,)},
+            "data.std must be at least 1e-06, not 1e-07",
+        ),
+        (
+            {"relabel__temperature": 1e-300},
+            "relabel.temperature must be at least 0.001, not 1e-300",
+        ),
+        ({"relabel__temperature": 1e300}, "must be a number that float32 can hold"),
+        ({"evaluate__weight_decay": 1e308}, "evaluate.weight_decay must be a number that float32"),
+        ({"evaluate__learning_rates": (1e-45,)}, "must be 0 or at least 1.175e-38, which float32"),
+        ({"seed": 2**32}, "seed must be at most 4294967295, not 4294967296"),
+        ({"evaluate__batch_size": 2**31}, "evaluate.batch_size must be at most 2147483647"),
+        ({"evaluate__students": ("conv3", "conv3")}, "lists 'conv3' more than once; list it once"),
+        ({"evaluate__learning_rates": (0.1, 0.1)}, "lists 0.1 more than once"),
+        ({"evaluate__images": ("random", "random")}, "lists 'random' more than once"),
+        ({"data__dataset": "a\0b"}, r"data.dataset holds a control character: 'a\\x00b'"),
+        ({"data__dataset": "\udcff"}, "which UTF-8 cannot write"),
+        ({"data__class_names": ("x" * 4001,)}, "has 4,001 characters; at most 4,000"),
+        ({"recover__terms": ("class_bn=1e308",)}, "whose weight must be a finite number above 0"),
+    ],
+)
+def test_values_that_would_be_computed_wrongly(changes, sentence):
+    config = default_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    with pytest.raises(UserError, match=sentence):
+        from_config(config)
+
+
+def test_values_at_the_limits_are_taken():
+    config = default_config()
+    limits = {
+        "seed": 2**32 - 1,
+        "data.mean": (0.0, 1.0),
+        "data.std": (1e-6, 1.0),
+        "evaluate.weight_decay": 3e38,
+        "data.class_names": ("two\nlines", "tab\t"),
+    }
+    config.update_from_flattened_dict(limits)
+    flat = flatten(from_config(config))
+    assert {name: flat[name] for name in limits} == limits

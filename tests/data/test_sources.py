@@ -23,7 +23,7 @@ from delt_jax.data.classes import wanted_classes
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import ranking
-from delt_jax.stages import costs, pipeline, plan, rank, squeeze
+from delt_jax.stages import checks, costs, pipeline, plan, rank, squeeze
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -265,7 +265,7 @@ def test_the_published_recipe_needs_no_data_to_be_planned(tmp_path):
     (path,) = [p for p in CONFIGS if p.stem == "imagenet"]
     recipe = from_config(get_config(path)[0])
     described = describe_source(recipe.data)
-    pipeline.check(recipe, described)
+    checks.check(recipe, described)
     text = "\n".join(plan.describe(recipe, described, WorkDir(tmp_path / "run")))
     assert "1281167 training and 50000 test images of 1000 classes, 224 px" in text
     assert "115,500,000 image-iterations = 57.75%" in text

@@ -346,7 +346,7 @@ def test_sidecars_that_are_no_json(tmp_path, content):
 def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path):
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "a/0.png")
-    refuse(tmp_path, "no regular file")
+    refuse(tmp_path, "a named pipe, not a file")
 
 
 def test_soft_labels_of_a_folder(tmp_path):

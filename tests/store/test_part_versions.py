@@ -1,104 +1,54 @@
 """A named part of a run whose source has changed needs a new version, or a word that it does not.
 
-`part_versions.json` records version and source of every part. After a change, either raise the
-part's version, if it gives other results, or leave it, if the results stay the same; then run
-`python tests/store/test_part_versions.py` and commit the new record with the change.
+`delt_jax/store/part_versions.json` records version and source of every part. After a change, either
+raise the part's version, if it gives other results, or leave it, if the results stay the same; then
+run `python tests/store/test_part_versions.py` and commit the new record with the change.
 """
 
-import ast
-import hashlib
-import importlib
-import inspect
 import json
-import sys
+import shutil
 from pathlib import Path
 
-RECORD = Path(__file__).parent / "part_versions.json"
-_NETWORKS = {
-    "alexnet": ("alexnet",),
-    "conv": ("convnet",),
-    "efficientnet": ("efficientnet", "inverted_residual"),
-    "mobilenet": ("mobilenet", "inverted_residual"),
-    "resnet": ("resnet",),
-    "shufflenet": ("shufflenet",),
-    "swin": ("swin",),
-    "vgg": ("vgg",),
-    "vit": ("vit",),
-}
-_NOT_CODE = ("ctx", "kind", "type_comment", "type_params")
-_OF_TERMS = ("teachers.statistics_matching", "teachers.layer_statistics")
+import pytest
+
+from delt_jax.store import part_sources
+from delt_jax.store.identity import versions
 
 
-def parts() -> dict[str, tuple[int, tuple[str, ...]]]:
-    """Version and modules of every named part."""
+def parts() -> dict[str, int]:
+    """Version of every named part."""
     from delt_jax import models, terms
     from delt_jax.augment import crop, mix, rand_augment, shuffle
+    from delt_jax.evaluation import coresets, training_sets
+    from delt_jax.labels import compact
     from delt_jax.recipe import choices
-    from delt_jax.recovery import initial_images
-    from delt_jax.training import protocols
+    from delt_jax.recovery import initial_images, step
+    from delt_jax.training import protocols, state
 
-    found = {}
-    for name in terms.names():
-        found[f"term.{name}"] = (terms.find(name).version, (f"terms.{name}", *_OF_TERMS))
-    for name in choices("select.start"):
-        more = {"real": ("recovery.selection",), "rded": ("recovery.mosaics",)}.get(name, ())
-        found[f"start.{name}"] = (initial_images.version(name), ("recovery.initial_images", *more))
-    for name in protocols.NAMES:
-        found[f"protocol.{name}"] = (
-            protocols.version(name),
-            ("training.protocols", "training.student_step"),
-        )
-    for name in models.NAMES:
-        files = next(f for prefix, f in _NETWORKS.items() if name.startswith(prefix))
-        modules = (*files, "layers", "norm")
-        found[f"model.{name}"] = (models.version(name), tuple(f"models.{m}" for m in modules))
-    found["augment.crop"] = (crop.VERSION, ("augment.crop",))
-    operations = ("rand_augment", "affine", "enhance", "tables", "chosen")
-    modules = tuple(f"augment.{name}" for name in operations)
-    found["augment.rand_augment"] = (rand_augment.VERSION, modules)
-    found["augment.shuffle"] = (shuffle.VERSION, ("augment.shuffle",))
-    for name in ("cutmix", "mixup"):
-        found[f"augment.{name}"] = (mix.VERSION, ("augment.mix",))
-    return found
-
-
-def record() -> dict[str, list]:
-    """Versions and hashes of the sources as they are now."""
-    return {
-        name: [version, hashlib.sha256("".join(map(code, modules)).encode()).hexdigest()[:16]]
-        for name, (version, modules) in parts().items()
+    found = {f"term.{name}": terms.find(name).version for name in terms.names()}
+    found |= {f"start.{name}": initial_images.version(name) for name in choices("select.start")}
+    found |= {f"protocol.{name}": protocols.version(name) for name in protocols.NAMES}
+    found |= {f"model.{name}": models.version(name) for name in models.NAMES}
+    found |= {f"coreset.{name}": coresets.VERSION for name in training_sets.CORESETS}
+    return found | {
+        "augment.crop": crop.VERSION,
+        "augment.rand_augment": rand_augment.VERSION,
+        "augment.shuffle": shuffle.VERSION,
+        "augment.cutmix": mix.VERSION,
+        "augment.mixup": mix.VERSION,
+        "recovery.step": step.VERSION,
+        "training.teacher": state.VERSION,
+        "labels.compact": compact.VERSION,
     }
 
 
-def code(module: str) -> str:
-    """The statements of a module that compute: no imports, docstrings, comments or layout."""
-    tree = ast.parse(inspect.getsource(importlib.import_module(f"delt_jax.{module}")))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [statement for statement in body if not _is_silent(statement)]
-    return dump(tree)
-
-
-def dump(node) -> str:
-    """Syntax as text, the same from every version of Python, unlike that of `ast.dump`."""
-    if isinstance(node, list):
-        return f"[{','.join(map(dump, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = [(name, value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE]
-    filled = [f"{name}={dump(value)}" for name, value in fields if value not in (None, [])]
-    return f"{type(node).__name__}({','.join(filled)})"
-
-
-def _is_silent(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return True
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+def record() -> dict[str, list]:
+    """Versions and digests of the sources as they are now."""
+    return {name: [version, part_sources.digest(name)] for name, version in parts().items()}
 
 
 def test_changed_parts_have_new_versions():
-    recorded, now = json.loads(RECORD.read_text()), record()
+    recorded, now = part_sources.record(), record()
     assert now.keys() == recorded.keys(), "parts have come or gone: " + __doc__
     for name, (version, digest) in now.items():
         before = recorded[name]
@@ -106,11 +56,91 @@ def test_changed_parts_have_new_versions():
         assert (version, digest) == tuple(before), f"{name} has changed. {__doc__}"
 
 
-def test_every_statement_that_computes_counts(tmp_path):
-    assert code("augment.mix") != code("augment.shuffle")
-    assert "VERSION" in code("augment.mix")
+def test_every_statement_that_computes_counts():
+    assert part_sources.statements("augment/mix") != part_sources.statements("augment/shuffle")
+    assert "VERSION" in part_sources.statements("augment/mix")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package whose files may be edited; its digests are not kept."""
+    folder = tmp_path / "delt_jax"
+    source = Path(part_sources.__file__).parents[1]
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(f"{part_sources.__name__}._PACKAGE", folder)
+    forget()
+    yield folder
+    forget()
+
+
+def forget():
+    part_sources.digest.cache_clear()
+    part_sources.statements.cache_clear()
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
+    forget()
+
+
+def test_released_sources_add_nothing(package):
+    assert versions(parts()) == {}
+
+
+def test_layout_and_words_add_nothing(package):
+    edit(package / "terms/class_bn.py", "import optax\n", "import optax\n\n# A word.\n")
+    assert versions({"term.class_bn": 1}) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "other"),
+    [
+        ("terms/barycentre.py", "term.barycentre", "term.class_bn"),
+        ("teachers/statistics_matching.py", "term.global_statistics", "start.real"),
+        ("recovery/step.py", "recovery.step", "training.teacher"),
+        ("recovery/selection.py", "start.real", "start.noise"),
+        ("training/student_step.py", "protocol.delt", "recovery.step"),
+        ("models/convnet.py", "model.conv3", "model.vgg11"),
+        ("augment/tables.py", "augment.rand_augment", "augment.crop"),
+        ("labels/compact.py", "labels.compact", "augment.crop"),
+        ("evaluation/coresets.py", "coreset.kmeans", "start.real"),
+    ],
+)
+def test_an_edited_source_is_part_of_what_is_made(package, file, name, other):
+    with open(package / file, "a", encoding="utf-8") as f:
+        f.write("\nMORE = 1\n")
+    forget()
+    added = versions({name: 1, other: 1})
+    assert added.keys() == {f"source of {name}"}
+    edit(package / file, "MORE = 1", "MORE = 2")
+    assert versions({name: 1})[f"source of {name}"] != added[f"source of {name}"]
+
+
+def test_parts_that_were_never_released_carry_their_source(package):
+    (package / "terms/mine.py").write_text("from delt_jax.terms import helper\nTERM = helper.x\n")
+    (package / "terms/helper.py").write_text("from . import deeper\nx = deeper.x\n")
+    (package / "terms/deeper.py").write_text("x = 1\n")
+    before = versions({"term.mine": 1})
+    assert before.keys() == {"source of term.mine"}
+    edit(package / "terms/deeper.py", "x = 1", "x = 2")
+    assert versions({"term.mine": 1}) != before
+    assert versions({"model.mine": 1}).keys() == {"source of model.mine"}
+
+
+def test_a_part_without_source_has_its_version(package):
+    (package / "terms/barycentre.py").unlink()
+    forget()
+    assert versions({"term.barycentre": 1}) == {}
+    assert versions({"term.barycentre": 2}) == {"version of term.barycentre": 2}
+
+
+def test_a_source_that_is_being_edited_counts_too(package):
+    edit(package / "terms/class_bn.py", "import optax", "import optax (")
+    assert versions({"term.class_bn": 1}).keys() == {"source of term.class_bn"}
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    RECORD.write_text(json.dumps(record(), indent=1) + "\n")
+    text = json.dumps(record(), indent=1) + "\n"
+    part_sources.RECORD.write_text(text, encoding="utf-8")

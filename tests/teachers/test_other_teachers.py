@@ -14,7 +14,7 @@ from delt_jax.comparison import reuse
 from delt_jax.data import Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
-from delt_jax.stages import pipeline, squeeze
+from delt_jax.stages import checks, pipeline, squeeze
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
@@ -125,7 +125,7 @@ def test_what_cannot_be_a_teacher_is_refused_before_anything_runs(
 ):
     monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(UserError, match=message):
-        pipeline.check(with_others(entry), source)
+        checks.check(with_others(entry), source)
 
 
 def test_an_architecture_without_statistics_is_refused(source):

@@ -309,3 +309,26 @@ def test_init_shapes_are_those_of_a_trained_teacher(trained):
     chex.assert_trees_all_equal_shapes_and_dtypes(
         teacher_lib.init_shapes(trained.spec), trained.variables
     )
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        (
+            [123.675],
+            [58.395],
+            r"mean must be that of pixels in \[0, 1\], but holds 123.675; divide",
+        ),
+        ([0.4], [58.395], "std must be that of pixels .* holds 58.395"),
+        ([-2.0], [0.5], "mean must be that of pixels .* holds -2"),
+        ([0.5], [0.0], "std must be at least 1e-06, but holds 0"),
+        ([float("nan")], [0.5], "holds nan"),
+    ],
+)
+def test_constants_of_a_folder_are_those_of_pixels_up_to_1(mean, std, words, trained, tmp_path):
+    teacher_lib.save(tmp_path, trained, {"inputs": {}})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["normalisation"] = {"mean": mean, "std": std}
+    files.write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(UserError, match=words):
+        teacher_lib.describe(tmp_path)

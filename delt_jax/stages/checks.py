@@ -1,0 +1,217 @@
+"""All that can be known to fail before the first stage runs: settings against data and machine."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from delt_jax import models
+from delt_jax.augment import rand_augment
+from delt_jax.data import Source
+from delt_jax.errors import UserError
+from delt_jax.evaluation import rows
+from delt_jax.labels import labelling
+from delt_jax.recipe import Recipe
+from delt_jax.recovery import initial_images
+from delt_jax.recovery.selection import check_class_sizes
+from delt_jax.stages import recover, squeeze
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.training import student_loop
+from delt_jax.training.protocols import Protocol
+
+_MOST_PLACES = 4 * 10**6  # images times rounds of a schedule, which is laid out in memory
+_INT32 = 2**31  # numbers on devices lie below
+
+
+def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
+    """Checks the recipe against the data before anything runs.
+
+    Args:
+      recipe: complete (see `delt_jax.config.derive`).
+      source: the data, perhaps only described.
+      names: of the stages that will run; all if empty. What only other stages read may be wrong.
+
+    Raises:
+      UserError: naming what cannot work.
+    """
+    squeeze.check_weights(recipe)
+    squeeze.check_head_classes(recipe, source)
+    squeeze.check_others(recipe, source)
+    labelling.described(recipe.relabel.teachers, source)
+    _check_class_sizes(recipe, source, names)
+    if len(source.test) == 0:
+        raise UserError(f"{source.name} has no test images, so nothing could be scored.")
+    _check_sides(recipe, source)
+    initial_images.check(recipe, source)
+    _check_schedule(recipe, source)
+    squeeze.check_norm(squeeze.spec_of(recipe, source))
+    if not names or "evaluate" in names:
+        _check_students(recipe, source)
+
+
+def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> None:
+    """Raises a UserError if a class has fewer real images than are taken of it."""
+    needed = recipe.select.start == "real"
+    if not names or "evaluate" in names:
+        real = set(recipe.evaluate.images) - {"recovered", "full"}
+        needed = needed or bool(real)
+    check_class_sizes(source.train.labels, recipe.ipc if needed else 1, source.class_names)
+
+
+def _check_sides(recipe: Recipe, source: Source) -> None:
+    """Checks what is measured in pixels against the images' side."""
+    size = source.image_size
+    for name, pixels in (
+        ("teacher.crop_padding", recipe.teacher.crop_padding),
+        ("recover.jitter", recipe.recover.jitter),
+    ):
+        if pixels >= size:
+            raise UserError(
+                f"{name} ({pixels}) must be below the images' side, which is {size} px."
+            )
+
+
+def _check_schedule(recipe: Recipe, source: Source) -> None:
+    """Checks that the schedule can be laid out, and lays it out."""
+    r, num_images = recipe.recover, len(source.class_names) * recipe.ipc
+    rounds = r.iterations // (r.round_iterations or max(r.iterations, 1))
+    if max(rounds, 1) * num_images > _MOST_PLACES:
+        raise UserError(
+            f"{num_images:,} images (ipc {recipe.ipc}) in {rounds:,} rounds are more than a "
+            f"schedule can hold, which is {_MOST_PLACES:,} images times rounds; lower ipc or raise "
+            f"recover.round_iterations."
+        )
+    if r.residual and r.iterations * r.residual_rounds >= _INT32:
+        raise UserError(
+            f"recover.residual_rounds ({r.residual_rounds}) times recover.iterations "
+            f"({r.iterations}) must be below {_INT32}; lower one of them."
+        )
+    recover.schedule_of(recipe, len(source.class_names))
+
+
+def _check_students(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError for a student that takes no such images, views or batches."""
+    for name in recipe.evaluate.students:
+        if recipe.evaluate.students.count(name) > 1:
+            raise UserError(f"evaluate.students lists {name!r} more than once; list it once.")
+        models.create(rows.student_spec(recipe, name, source))
+    for row in rows.rows_of(recipe, recipe.ipc):
+        if row.image_set == "full":
+            continue
+        num_images = len(source.class_names) * row.ipc
+        protocol = rows.resolve(recipe, source, row)
+        batch = protocol.batch_size
+        _check_views(protocol, source.image_size)
+        if num_images > batch and num_images % batch == 1:
+            raise UserError(
+                f"Batches of {batch} leave a last one of a single image of the {num_images}, on "
+                f"which BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or "
+                f"{batch + 1}."
+            )
+        student_loop.check_sharing(recipe.evaluate.devices_per_student, batch, num_images)
+        _check_steps(protocol, num_images)
+
+
+def _check_views(protocol: Protocol, size: int) -> None:
+    """Checks the augmentations of a protocol against the images' side."""
+    if protocol.views.rand_augment:
+        rand_augment.parse(protocol.views.rand_augment)
+    if protocol.views.shuffle > size:
+        raise UserError(
+            f"relabel.shuffle ({protocol.views.shuffle}) cuts a view into more strips than its "
+            f"{size} pixels; set it to {size} or less."
+        )
+
+
+def _check_steps(protocol: Protocol, num_images: int) -> None:
+    """Raises a UserError unless a training takes a gradient step, and counts its steps in int32."""
+    batches = protocol.epochs * -(-num_images // protocol.batch_size)
+    if batches < protocol.accumulate:
+        raise UserError(
+            f"evaluate.accumulate is {protocol.accumulate}, but a student sees only {batches} "
+            f"batches in all, so it would never take a gradient step; lower it."
+        )
+    if batches >= _INT32:
+        raise UserError(
+            f"evaluate.epochs is {protocol.epochs}, which makes {batches:,} batches; fewer than "
+            f"{_INT32:,} can be counted."
+        )
+
+
+def check_places(
+    recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()
+) -> None:
+    """Checks that files to be read are whole, and that folders to be written to can be.
+
+    Args:
+      recipe: complete.
+      source: the data.
+      workdir: may not exist yet.
+      names: of the stages that will run; all if empty.
+
+    Raises:
+      UserError: naming the file or folder.
+    """
+    check_writable("--workdir", workdir.path)
+    scores = recipe.evaluate.scores_folder
+    if scores and (not names or "evaluate" in names):
+        check_writable("evaluate.scores_folder", Path(scores).absolute())
+    if not names or "squeeze" in names:
+        squeeze.check_readable(recipe, source, workdir)
+    if not names or "relabel" in names or "evaluate" in names:
+        for folder in recipe.relabel.teachers:
+            weights = Path(folder) / teacher_lib.WEIGHTS
+            if not os.access(weights, os.R_OK):
+                raise UserError(f"relabel.teachers names {folder}, but {weights} cannot be read.")
+
+
+def check_writable(name: str, path: Path) -> None:
+    """Raises a UserError unless a folder can be written to, or made where it does not exist.
+
+    Args:
+      name: of the setting, for the sentence.
+      path: absolute.
+    """
+    existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    where = f"{name} {path}" if existing == path else f"{name} {path} lies in {existing}, which"
+    if not existing.is_dir():
+        raise UserError(f"{where} is no folder; choose another folder.")
+    flags = os.statvfs(existing).f_flag
+    if flags & os.ST_RDONLY or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{where} cannot be written to; choose another folder.")
+
+
+def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Checks a set that was brought into the work directory against recipe and data.
+
+    Raises:
+      UserError: if the chosen stages would replace it, or it does not fit.
+    """
+    manifest = workdir.manifest("distilled/manifest.json")
+    if manifest is None or "imported" not in manifest:
+        return
+    folder = workdir.path / "distilled"
+    if not names or "recover" in names:
+        raise UserError(
+            f"{folder} was imported and the recover stage would replace it; name other stages, "
+            f"such as --stages=squeeze,relabel,evaluate,report, or choose another --workdir."
+        )
+    shape = (manifest["image_size"], manifest["channels"])
+    if shape != (source.image_size, source.channels):
+        raise UserError(
+            f"The images in {folder} are {shape[0]} px of {shape[1]} channels, but the data are "
+            f"{source.image_size} px of {source.channels}; set data.image_size and data.channels."
+        )
+    if manifest["ipc"] != recipe.ipc:
+        raise UserError(
+            f"{folder} has {manifest['ipc']} images per class, but ipc is {recipe.ipc}; add "
+            f"--config.ipc={manifest['ipc']}."
+        )
+    class_names = tuple(manifest["class_names"])
+    numbers = tuple(map(str, range(len(source.class_names))))
+    if class_names == numbers != source.class_names:
+        raise UserError(
+            f"The classes in {folder} are only numbered; import it again with --class_names=FILE, "
+            f"which lists their names in the order of its labels, one a line."
+        )
+    teacher_lib.check_class_names("The distilled set", class_names, source)

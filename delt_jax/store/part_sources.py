@@ -1,0 +1,212 @@
+"""Sources of a run's named parts: what a set was made from includes the code that made it.
+
+`part_versions.json` records version and source of every part as released. A part whose source is
+another one now, or that the record does not know, brings a digest of its source into the inputs of
+what it makes; so an edited part is never taken for the released one.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+RECORD = Path(__file__).parent / "part_versions.json"
+_PACKAGE = Path(__file__).parents[1]
+_NETWORKS = {
+    "alexnet": ("alexnet",),
+    "conv": ("convnet",),
+    "efficientnet": ("efficientnet", "inverted_residual"),
+    "mobilenet": ("mobilenet", "inverted_residual"),
+    "resnet": ("resnet",),
+    "shufflenet": ("shufflenet",),
+    "swin": ("swin",),
+    "vgg": ("vgg",),
+    "vit": ("vit",),
+}
+_STARTS = {"real": ("recovery/selection",), "rded": ("recovery/mosaics",)}
+_AUGMENTATIONS = {
+    "rand_augment": ("rand_augment", "affine", "enhance", "tables", "chosen"),
+    "cutmix": ("mix",),
+    "mixup": ("mix",),
+}
+# Parts that are there whatever they are called in a recipe.
+_ALWAYS = {
+    "recovery.step": (
+        "recovery/step",
+        "recovery/residual",
+        "recovery/perturbation",
+        "recovery/schedule",
+        "models/tap",
+        "core/losses",
+        "core/normalisation",
+    ),
+    "training.teacher": (
+        "training/real_images",
+        "training/state",
+        "augment/crop",
+        "core/losses",
+        "core/normalisation",
+    ),
+    "labels.compact": ("labels/compact",),
+    "coreset.herding": ("evaluation/coresets",),
+    "coreset.kmeans": ("evaluation/coresets",),
+}
+_OF_PROTOCOLS = (
+    "training/protocols",
+    "training/student_step",
+    "training/state",
+    "labels/compact",
+    "core/losses",
+    "core/normalisation",
+)
+_OF_TERMS = ("teachers/statistics_matching", "teachers/layer_statistics")
+_NOT_CODE = ("ctx", "kind", "type_comment", "type_params")
+
+
+def changed(names: Iterable[str]) -> dict[str, str]:
+    """Digests of the sources that are not the recorded ones, by the part's name.
+
+    A part whose source cannot be read has only its version, and is left out.
+
+    Args:
+      names: of parts, e.g. "term.barycentre".
+    """
+    now = {name: digest(name) for name in names}
+    recorded = record()
+    return {
+        name: source
+        for name, source in now.items()
+        if source and (name not in recorded or source != recorded[name][1])
+    }
+
+
+@functools.cache
+def record() -> dict[str, list]:
+    """Version and digest of every part as released; empty where the record is gone."""
+    try:
+        return json.loads(RECORD.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+
+
+@functools.cache
+def digest(name: str) -> str:
+    """Digest of a part's source as it is now; empty if it cannot be read."""
+    try:
+        code = "".join(map(statements, modules(name)))
+    except OSError:
+        return ""
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def modules(name: str) -> tuple[str, ...]:
+    """The modules that a part is made of, as paths below the package without their ending.
+
+    >>> modules("augment.mixup")
+    ('augment/mix',)
+    """
+    if name in _ALWAYS:
+        return _ALWAYS[name]
+    kind, _, own = name.partition(".")
+    if kind == "term":
+        return (*_with_siblings(f"terms/{own}"), *_OF_TERMS)
+    if kind == "start":
+        return ("recovery/initial_images", *_STARTS.get(own, ()))
+    if kind == "protocol":
+        return _OF_PROTOCOLS
+    if kind == "model":
+        files = next((f for begin, f in _NETWORKS.items() if own.startswith(begin)), None)
+        if files is None:  # a network that is not ours may be defined anywhere among them
+            return ("models",)
+        return tuple(f"models/{file}" for file in (*files, "layers", "norm"))
+    return tuple(f"augment/{module}" for module in _AUGMENTATIONS.get(own, (own,)))
+
+
+def _with_siblings(module: str) -> tuple[str, ...]:
+    """A module and the modules of its folder that it imports, and those that they import."""
+    folder, found, left = module.rpartition("/")[0], [], [module]
+    package = "delt_jax." + folder.replace("/", ".")
+    while left:
+        found.append(left.pop(0))
+        for file in _files(found[-1]):
+            for sibling in _imported(file, package):
+                path = f"{folder}/{sibling}"
+                if path not in (*found, *left) and _exists(path):
+                    left.append(path)
+    return tuple(found)
+
+
+def _imported(file: Path, package: str) -> list[str]:
+    """Names that a file imports from a package, whether by its full name or relatively."""
+    names: list[str] = []
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [a.name.removeprefix(f"{package}.") for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == package):
+            names += [(node.module or "").split(".")[0]] if node.level and node.module else []
+            names += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            names.append((node.module or "").removeprefix(f"{package}."))
+    return [name.split(".")[0] for name in names if name]
+
+
+def _exists(module: str) -> bool:
+    return (_PACKAGE / f"{module}.py").is_file() or (_PACKAGE / module).is_dir()
+
+
+def _files(module: str) -> list[Path]:
+    """Source files of a module, or of all modules of a package.
+
+    Raises:
+      OSError: if there is none.
+    """
+    folder = _PACKAGE / module
+    found = sorted(folder.rglob("*.py")) if folder.is_dir() else [_PACKAGE / f"{module}.py"]
+    if not found:
+        raise FileNotFoundError(folder)
+    return found
+
+
+@functools.cache
+def statements(module: str) -> str:
+    """The statements of a module that compute: no imports, docstrings, comments or layout.
+
+    Raises:
+      OSError: if there is no source.
+    """
+    return "".join(_code(file.read_bytes()) for file in _files(module))
+
+
+def _code(source: bytes) -> str:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # changed since it was imported; every byte counts
+        return source.hex()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [s for s in body if not _is_silent(s)]  # type: ignore[attr-defined]
+    return dump(tree)
+
+
+def dump(node: object) -> str:
+    """Syntax as text, the same from every version of Python, unlike that of `ast.dump`."""
+    if isinstance(node, list):
+        return f"[{','.join(map(dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE]
+    filled = [f"{name}={dump(value)}" for name, value in fields if value not in (None, [])]
+    return f"{type(node).__name__}({','.join(filled)})"
+
+
+def _is_silent(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return True
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
