@@ -44,6 +44,7 @@ _EXPORTS = (
     "formats/test_stored.py",
     "formats/test_export.py",
     "formats/test_hostile_sets.py",
+    "formats/test_ownership.py",
     "formats/test_imported_sets.py",
 )
 
