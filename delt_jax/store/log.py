@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from delt_jax.errors import UserError
-from delt_jax.store import files
+from delt_jax.store import files, regular
 
 
 class MetricsLog:
@@ -34,8 +34,11 @@ class MetricsLog:
                 self._writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
         self._path = folder / "metrics.jsonl"
         with files.disk_errors_as_user_errors(self._path):
-            whole = not self._path.exists() or not self._path.stat().st_size
-            whole = whole or self._path.read_bytes().endswith(b"\n")
+            whole = True
+            if self._path.exists():
+                with regular.open_file(self._path) as f:
+                    content = f.read()
+                whole = not content or content.endswith(b"\n")
             self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
             if not whole:  # a killed run can leave half a line
                 self._file.write("\n")

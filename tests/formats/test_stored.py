@@ -434,3 +434,21 @@ def test_named_classes_count_from_0(tmp_path):
         formats.load(tmp_path)
     (tmp_path / SIDECAR).unlink()
     assert formats.load(tmp_path).class_names == ("1", "2")
+
+
+@pytest.mark.parametrize("layout", ["tfds", "parquet", "folder", "new000", "distilled"])
+def test_a_pipe_among_the_files_of_a_set_is_told(tmp_path, layout):
+    """Each file in turn; opening one for good would wait for a writer that never comes."""
+    import os
+
+    formats.FORMATS[layout].write(tmp_path, a_set(soft=False), 0)
+    unread = ("README.md", SIDECAR) if layout == "parquet" else ()
+    for path in sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.name not in unread):
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(UserError):
+            formats.load(tmp_path)
+        path.unlink()
+        path.write_bytes(content)
+    formats.load(tmp_path)
