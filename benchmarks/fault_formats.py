@@ -1,5 +1,6 @@
 """Damage of archives, arrays, pictures, pickles and tables, seeded; see fault_changes.py."""
 
+import functools
 import io
 import random
 import re
@@ -85,6 +86,7 @@ def damage_npy(content: bytes, draw: random.Random) -> tuple[bytes, str]:
     return content[:8] + struct.pack("<H", len(encoded)) + encoded + values, way
 
 
+@functools.cache  # large ones take a second
 def png(width: int, height: int, grey: bytes | None = None) -> bytes:
     """A grey PNG that claims a size; its checksums are right whatever the rows are."""
 
@@ -93,7 +95,7 @@ def png(width: int, height: int, grey: bytes | None = None) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress((b"\0" + bytes(width)) * height if grey is None else grey, 9)
+    rows = zlib.compress((b"\0" + bytes(width)) * height if grey is None else grey, 1)
     signature = b"\x89PNG\r\n\x1a\n"
     return signature + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
