@@ -110,6 +110,9 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         ([], ["--config is missing"]),
         ([CONFIG], ["--workdir is missing"]),
         (["--config=configs/digit.py"], ["configs/digit.py", "no such file"]),
+        (["--config=/dev/full"], ["/dev/full", "no such file"]),  # it has no end
+        (["--config=configs"], ["configs", "no such file"]),
+        (["--config=" + "x/" * 2100], ["no such file"]),
         ([CONFIG, "--config.recover.iteratons=5"], ["did you mean recover.iterations?"]),
         ([CONFIG, "--config.recover.iterations=many"], ["recover.iterations", "'many'"]),
         ([CONFIG, "--config.recover.iterations=1.5"], ["recover.iterations"]),
