@@ -1,6 +1,7 @@
 """Metrics over time: a line of JSON each, and TensorBoard events on request."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,11 @@ class MetricsLog:
                 self._writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
         self._path = folder / "metrics.jsonl"
         with files.disk_errors_as_user_errors(self._path):
-            whole = True
-            if self._path.exists():
+            whole = not self._path.exists() or not self._path.stat().st_size
+            if not whole:
                 with regular.open_file(self._path) as f:
-                    content = f.read()
-                whole = not content or content.endswith(b"\n")
-            self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
+                    whole = f.read().endswith(b"\n")
+            self._file = open(self._path, "a", opener=_at_once)  # noqa: SIM115 (as long as the run)
             if not whole:  # a killed run can leave half a line
                 self._file.write("\n")
 
@@ -63,3 +63,8 @@ class MetricsLog:
                 self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file, or raises an OSError where it is a pipe that nobody reads."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)

@@ -118,6 +118,8 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         ([CONFIG, "--config.recover.iterations=1.5"], ["recover.iterations"]),
         ([CONFIG, "--workdri=x"], ["workdri"]),
         ([CONFIG, "digits"], ["Unexpected argument 'digits'"]),
+        ([CONFIG, "--stages=a\nb"], ["a b"]),  # in one line
+        ([f"{CONFIG}:a\nb\x1b[31m"], ["a"]),
     ],
 )
 def test_bad_flags(arguments, words):
