@@ -44,6 +44,7 @@ _EXPORTS = (
     "formats/test_stored.py",
     "formats/test_export.py",
     "formats/test_hostile_sets.py",
+    "formats/test_ownership.py",
     "formats/test_imported_sets.py",
 )
 
@@ -52,7 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "augment/crop.py": ("augment/test_augment.py",),
     "augment/mix.py": ("augment/test_augment_views.py",),
     "augment/tables.py": ("augment/test_augment_operations.py", "augment/test_augment_policies.py"),
-    "comparison/tables.py": ("comparison/test_tables.py",),
+    "comparison/tables.py": ("comparison/test_comparison_tables.py",),
     "config/derive.py": ("config/test_derive.py",),
     "evaluation/dd_ranking.py": ("evaluation/test_dd_ranking.py",),
     "evaluation/metrics.py": ("evaluation/test_metrics.py",),

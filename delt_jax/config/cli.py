@@ -1,10 +1,10 @@
 """Parses the command line, and turns each mistake in it into one sentence."""
 
+import os
 import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
@@ -139,7 +139,7 @@ def _check_file(arguments: Sequence[str]) -> None:
     """Raises a UserError if the --config file is missing, which overrides of it would hide."""
     for argument in arguments:
         match = re.match(r"--?config=([^:]*)", argument)
-        if match and not Path(match[1]).exists():
+        if match and not os.path.isfile(match[1]):
             raise UserError(
                 f"--config={match[1]}: there is no such file; configs/ has the recipes."
             )

@@ -78,4 +78,7 @@ def _bug(error: Exception) -> str:
 
 
 def _say(sentence: str) -> None:
-    print(f"delt_jax: {sentence}", file=sys.stderr)
+    """Prints it in one line, whatever names of the user it quotes."""
+    line = " ".join(sentence.splitlines())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    print(f"delt_jax: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ import numpy as np
 from delt_jax.core.progress import progress
 from delt_jax.data.source import EncodedExamples, Examples, Source
 from delt_jax.data.stream import batches
-from delt_jax.store import files
+from delt_jax.store import files, regular
 
 _BATCH = 256
 _MARK = b"sha256: "  # before the digest, at the end of a file
@@ -125,7 +125,7 @@ def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     Reads the whole file once, about a second for each GiB.
     """
     try:
-        with open(path, "rb") as f:
+        with regular.open_file(path) as f:
             f.seek(-len(_MARK) - hashlib.sha256().digest_size, 2)
             ending = f.read()
         array = np.load(path, mmap_mode="r", allow_pickle=False)

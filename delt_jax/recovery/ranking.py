@@ -10,7 +10,7 @@ import numpy as np
 
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recovery.selection import Ranking
-from delt_jax.store import artefact, files
+from delt_jax.store import artefact, files, regular
 
 TABLE = "ranking.csv"
 MANIFEST = "ranking.json"
@@ -60,7 +60,8 @@ def read(folder: Path, teacher_hash: str) -> Ranking:
     if manifest["inputs"]["teacher"] != teacher_hash:
         raise UserError(f"{folder / TABLE} is another teacher's; run the rank stage again.")
     try:
-        content = (folder / TABLE).read_bytes()
+        with regular.open_file(folder / TABLE) as f:
+            content = f.read()
     except OSError as e:
         why = "is missing" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
         raise DamagedArtefact(folder / TABLE, f"{folder / TABLE} {why}", "rank") from e

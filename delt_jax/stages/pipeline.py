@@ -13,7 +13,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.runtime import processes as hosts
 from delt_jax.stages import evaluate, rank, recover, relabel, report, squeeze
-from delt_jax.store import artefact
+from delt_jax.store import artefact, regular
 from delt_jax.store.workdir import WorkDir, changes
 
 
@@ -266,7 +266,8 @@ def _with_advice(
 def _is_imported(workdir: WorkDir) -> bool:
     """Whether the set in the work directory was imported, even where its manifest is damaged."""
     try:
-        return b'"imported"' in (workdir.path / "distilled/manifest.json").read_bytes()
+        with regular.open_file(workdir.path / "distilled/manifest.json") as f:
+            return b'"imported"' in f.read()
     except OSError:
         return False
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from delt_jax.errors import DamagedArtefact, UserError
-from delt_jax.store import foreign
+from delt_jax.store import foreign, regular
 
 _MOST_JSON_BYTES = 2**30  # a manifest that lists a million images has a tenth of it
 _CHECKSUM = "sha256 of the other arrays"
@@ -186,7 +186,7 @@ def _arrays_checksum(arrays: dict[str, np.ndarray]) -> str:
 
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file's content, which is read piece by piece."""
-    with open(path, "rb") as f:
+    with regular.open_file(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 

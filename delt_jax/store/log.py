@@ -1,12 +1,13 @@
 """Metrics over time: a line of JSON each, and TensorBoard events on request."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from delt_jax.errors import UserError
-from delt_jax.store import files
+from delt_jax.store import files, regular
 
 
 class MetricsLog:
@@ -35,8 +36,12 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl"
         with files.disk_errors_as_user_errors(self._path):
             whole = not self._path.exists() or not self._path.stat().st_size
-            whole = whole or self._path.read_bytes().endswith(b"\n")
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+            if not whole:
+                with regular.open_file(self._path) as f:
+                    whole = f.read().endswith(b"\n")
+            self._file = open(  # noqa: SIM115 (open as long as the run)
+                self._path, "a", encoding="utf-8", opener=_at_once
+            )
             if not whole:  # a killed run can leave half a line
                 self._file.write("\n")
 
@@ -60,3 +65,8 @@ class MetricsLog:
                 self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file, or raises an OSError where it is a pipe that nobody reads."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)

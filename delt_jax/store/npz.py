@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from delt_jax.store import zips
+from delt_jax.store import regular, zips
 from delt_jax.store.foreign import ForeignFileError, check_size
 
 _HEADER = 64 * 1024  # bytes in front of an array's numbers
@@ -51,7 +51,7 @@ def read(path: Path, wanted: Sequence[str] | None = None) -> dict[str, np.ndarra
 
 
 def _check_magic(path: Path) -> None:
-    with open(path, "rb") as f:
+    with regular.open_file(path) as f:
         if f.read(6) == b"\x93NUMPY":
             raise ForeignFileError("it is an .npy file, a single array, under another name")
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from typing import IO
+from io import BufferedReader
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -14,7 +14,7 @@ _KINDS = (
 )
 
 
-def open_file(path: str | bytes | os.PathLike) -> IO[bytes]:
+def open_file(path: str | bytes | os.PathLike) -> BufferedReader:
     """Opens a file to read its bytes; follows links, and never waits for another process.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from delt_jax.store import regular
 from delt_jax.store.foreign import ForeignFileError, check_size
 
 _MIB = 2**20
@@ -106,7 +107,7 @@ def read(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 def _check_directory(path: Path) -> None:
     """Raises a ForeignFileError if the list of members would fill memory."""
-    with open(path, "rb") as f:
+    with regular.open_file(path) as f:
         length = f.seek(0, os.SEEK_END)
         f.seek(max(length - 66 * 1024, 0))
         tail = f.read()

@@ -110,11 +110,16 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         ([], ["--config is missing"]),
         ([CONFIG], ["--workdir is missing"]),
         (["--config=configs/digit.py"], ["configs/digit.py", "no such file"]),
+        (["--config=/dev/full"], ["/dev/full", "no such file"]),  # it has no end
+        (["--config=configs"], ["configs", "no such file"]),
+        (["--config=" + "x/" * 2100], ["no such file"]),
         ([CONFIG, "--config.recover.iteratons=5"], ["did you mean recover.iterations?"]),
         ([CONFIG, "--config.recover.iterations=many"], ["recover.iterations", "'many'"]),
         ([CONFIG, "--config.recover.iterations=1.5"], ["recover.iterations"]),
         ([CONFIG, "--workdri=x"], ["workdri"]),
         ([CONFIG, "digits"], ["Unexpected argument 'digits'"]),
+        ([CONFIG, "--stages=a\nb"], ["a b"]),  # in one line
+        ([f"{CONFIG}:a\nb\x1b[31m"], ["a"]),
     ],
 )
 def test_bad_flags(arguments, words):

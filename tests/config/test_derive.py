@@ -69,11 +69,11 @@ def test_a_last_class_without_training_images_counts():
     ],
 )
 def test_networks_by_the_side(side, model):
-    made, notes = completed(source(side=side), evaluate__students=("", "vgg11", ""))
+    made, notes = completed(source(side=side), evaluate__students=("vgg11", ""))
     assert made.teacher.model == model
-    assert made.evaluate.students == (model, "vgg11", model)
+    assert made.evaluate.students == ("vgg11", model)
     assert f"teacher.model {model}: the images have {side} px" in notes
-    assert f"evaluate.students {model},vgg11,{model}: like the teacher" in notes
+    assert f"evaluate.students vgg11,{model}: like the teacher" in notes
     own, _ = completed(source(side=side), teacher__model="alexnet")
     assert own.evaluate.students == ("alexnet",)
 

@@ -260,7 +260,7 @@ def test_calibration_errors_of_modest_and_of_sure_models_bin_by_bin():
 def test_bins_are_closed_above():
     """A confidence of exactly 1/2 belongs to the lower of two bins, with those below it."""
     logits = np.concatenate([of_confidence(0.5, 0.75), np.zeros((1, 2))])
-    three = np.concatenate([logits, -np.inf * np.ones((3, 1))], axis=1)
+    three = np.concatenate([logits, np.full((3, 1), -1000.0)], axis=1)
     three[1] = np.log([0.4, 0.3, 0.3])
     labels = np.array([1, 0, 1])
     # Lower bin: 0.5, 0.4 and 0.5 with one hit in three.

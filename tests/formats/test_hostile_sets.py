@@ -386,12 +386,12 @@ def test_a_file_of_names_as_editors_write_it(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"ant\nant\n", "has the name 'ant' twice"),
+        (b"ant\nant\n", "has the class name 'ant' 2 times"),
         (b"ant\n", "has the label 1, but 2 images and 1 class names"),
         (b"ant\nbee\ncat\n", r"0 of class 2 \(cat\)"),
         ("ä\nb\n".encode("latin-1"), "no text in UTF-8"),
         ("ant\nbee\n".encode("utf-16"), "no text in UTF-8"),
-        (b"ant\0\nbee", "no text file"),
+        (b"ant\0\nbee", r"holds the character U\+0000"),
         (b"\n", "is empty or has an empty line"),
         (b"", "is empty or has an empty line"),
     ],

@@ -286,7 +286,7 @@ def test_other_manifests_are_refused(tmp_path, wrong):
 def test_an_imported_set_says_what_it_is(tmp_path):
     own.write(tmp_path, a_set(imported={"layout": "npz"}, seed=3), 0)
     manifest = files.read_json(tmp_path / "manifest.json")
-    assert {k: v for k, v in manifest.items() if k != "hash"} == {
+    expected = {
         "imported": {"layout": "npz"},
         "seed": 3,
         "inputs": {"imported": {"layout": "npz"}},
@@ -296,6 +296,7 @@ def test_an_imported_set_says_what_it_is(tmp_path):
         "image_size": 2,
         "channels": 1,
     }
+    assert {name: manifest[name] for name in expected} == expected
     wide = DistilledSet(np.zeros((2, 2, 3, 1), np.uint8), np.arange(2), ("a", "b"), {})
     with pytest.raises(UserError, match="3x2 px, and the stages take square ones"):
         own.write(tmp_path, wide, 0)
@@ -410,3 +411,44 @@ def test_size_categories_of_the_hub(tmp_path, monkeypatch, count, category):
     )
     formats.FORMATS["parquet"].write(tmp_path, content, 0)
     assert f"- {category}\n" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_parquet_column_is_there_once(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    formats.FORMATS["parquet"].write(tmp_path, a_set(), 0)
+    (path,) = tmp_path.glob("data/*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("label", pa.array([0, 0, 0, 1, 1, 1])), path)
+    with pytest.raises(UserError):
+        formats.load(path)
+
+
+def test_named_classes_count_from_0(tmp_path):
+    """Folders 1 and 2 alone are classes of those names; a list of names has no place for them."""
+    formats.FORMATS["folder"].write(tmp_path, a_set(), 0)
+    (tmp_path / "00001").rename(tmp_path / "2")
+    (tmp_path / "00000").rename(tmp_path / "1")
+    with pytest.raises(UserError):
+        formats.load(tmp_path)
+    (tmp_path / SIDECAR).unlink()
+    assert formats.load(tmp_path).class_names == ("1", "2")
+
+
+@pytest.mark.parametrize("layout", ["tfds", "parquet", "folder", "new000", "distilled"])
+def test_a_pipe_among_the_files_of_a_set_is_told(tmp_path, layout):
+    """Each file in turn; opening one for good would wait for a writer that never comes."""
+    import os
+
+    formats.FORMATS[layout].write(tmp_path, a_set(soft=False), 0)
+    unread = ("README.md", SIDECAR) if layout == "parquet" else ()
+    for path in sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.name not in unread):
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(UserError):
+            formats.load(tmp_path)
+        path.unlink()
+        path.write_bytes(content)
+    formats.load(tmp_path)

@@ -804,3 +804,20 @@ def test_clearing_what_is_not_there_is_no_error(tmp_path):
     with files.replacing_folder(tmp_path / "artefact"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["artefact"]
+
+
+# --- pipes where files were: nothing waits for their other end ---
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    pipe = tmp_path / "file"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"is damaged \(.*a named pipe, not a file"):
+        files.read_json(pipe)
+    with pytest.raises(UserError, match="missing or damaged"):
+        files.read_npz(pipe, "recover")
+    with pytest.raises(OSError, match="a named pipe, not a file"):
+        files.file_checksum(pipe)
+    (tmp_path / "metrics.jsonl").symlink_to("file")
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
+        MetricsLog(tmp_path, tensorboard=False)
