@@ -99,10 +99,19 @@ EQUAL: dict[str, dict[str, str]] = {
     "formats/own.py": _lossless("folder"),
     "formats/parquet.py": _lossless("folder"),
     "formats/pt.py": _lossless("path"),
-    "formats/tfds_directory.py": _lossless("folder"),
+    "formats/class_folders.py": {
+        "(-1, p)  ->  (1, p)": "text is only compared with text, and numbers with numbers",
+    },
+    "formats/tfds_directory.py": {
+        **_lossless("folder"),
+        "examples[0]  ->  examples[-1]": "TFDS gives every example the same features",
+    },
     "labels/compact.py": {
         "jnp.asarray(compact.classes, jnp.int32)  ->  jnp.asarray(compact.classes)": "JAX takes "
         "unsigned indices, too",
+    },
+    "labels/label_store.py": {
+        "digests[:plan.epochs]  ->  digests[:]": "what the file does not hold has no checksum",
     },
     "recovery/selection.py": {
         "n + 1  ->  n + 2": "offsets beyond the class are left out",

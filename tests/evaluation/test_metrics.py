@@ -298,3 +298,8 @@ def test_a_row_says_last_and_best_with_their_own_spreads():
     assert row.text() == "last 50.0 ± 70.7 %, best 50.0 ± 35.4 %"
     (single,) = metrics.aggregate([a_score(last=0.12345, best=0.23456)])
     assert single.text() == "last 12.3 ± 0.0 %, best 23.5 ± 0.0 %"
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_one_output_that_is_no_number_leaves_no_calibration(odd):
+    assert np.isnan(metrics.calibration_error(np.array([[odd, 0.0], [1.0, 0.0]]), np.array([0, 0])))

@@ -297,6 +297,10 @@ def test_an_imported_set_says_what_it_is(tmp_path):
         "channels": 1,
     }
     assert {name: manifest[name] for name in expected} == expected
+    (tmp_path / "bare").mkdir()
+    own.write(tmp_path / "bare", a_set(), 0)
+    bare = files.read_json(tmp_path / "bare/manifest.json")
+    assert (bare["imported"], bare["inputs"]) == ({}, {"imported": {}})
     wide = DistilledSet(np.zeros((2, 2, 3, 1), np.uint8), np.arange(2), ("a", "b"), {})
     with pytest.raises(UserError, match="3x2 px, and the stages take square ones"):
         own.write(tmp_path, wide, 0)
@@ -402,6 +406,7 @@ def test_an_npz_to_the_letter(tmp_path):
         (10_000, "10K<n<100K"),
         (99_999, "10K<n<100K"),
         (100_000, "100K<n<1M"),
+        (600_000, "100K<n<1M"),
     ],
 )
 def test_size_categories_of_the_hub(tmp_path, monkeypatch, count, category):
@@ -421,8 +426,15 @@ def test_a_parquet_column_is_there_once(tmp_path):
     (path,) = tmp_path.glob("data/*.parquet")
     table = pq.read_table(path)
     pq.write_table(table.append_column("label", pa.array([0, 0, 0, 1, 1, 1])), path)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="has the column label twice"):
         formats.load(path)
+
+
+def test_new000_is_of_folders_that_are_all_called_so(tmp_path):
+    formats.FORMATS["new000"].write(tmp_path, a_set(soft=False), 0)
+    assert formats.find(tmp_path) == "new000"
+    (tmp_path / "new000").rename(tmp_path / "cats")
+    assert formats.find(tmp_path) == "folder"
 
 
 def test_named_classes_count_from_0(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch_pickles import Attack
 
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.formats import distilled
@@ -821,3 +822,31 @@ def test_a_pipe_is_no_file(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("file")
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
         MetricsLog(tmp_path, tensorboard=False)
+
+
+def test_objects_in_an_npz_are_never_unpickled(tmp_path):
+    path, touched = tmp_path / "a.npz", tmp_path / "touched"
+    np.savez(path, a=np.array([Attack(touched)], dtype=object))
+    with pytest.raises(UserError, match="missing or damaged"):
+        files.read_npz(path, "recover")
+    assert not touched.exists()
+
+
+def test_what_can_be_replaced(tmp_path, monkeypatch):
+    folder, file, link = tmp_path / "folder", tmp_path / "file", tmp_path / "link"
+    files.check_replaceable(folder)  # not there yet
+    folder.mkdir()
+    file.touch()
+    link.symlink_to(folder)
+    files.check_replaceable(folder)
+    files.check_replaceable(link)
+    with pytest.raises(UserError, match="is a file where a folder belongs"):
+        files.check_replaceable(file)
+    link.unlink()
+    link.symlink_to("link")
+    with pytest.raises(UserError, match="leads nowhere"):
+        files.check_replaceable(link)
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(UserError, match="a disk is mounted at"):
+        files.check_replaceable(folder)
+    files.check_replaceable(tmp_path / "not there")
