@@ -123,6 +123,15 @@ EQUAL: dict[str, dict[str, str]] = {
     "store/files.py": {
         "np.load(path, allow_pickle=False)  ->  np.load(path)": "False is numpy's default",
     },
+    "training/protocols.py": {
+        f"{views}  ->  {views.replace('True', 'False')}": "data.flip takes the place of a "
+        "protocol's flip"
+        for views in (
+            "ViewSpec('rand-m6-n2-mstd1.0', 1, 0.25, True, 'cutmix', 1.0)",
+            "ViewSpec('', factor, 1 / factor, True, 'cutmix', 1.0)",
+            "ViewSpec('', 1, 0.08, True, 'cutmix', 1.0)",
+        )
+    },
 }
 
 

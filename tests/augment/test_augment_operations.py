@@ -192,3 +192,51 @@ def test_luminance_is_pillows():
 def test_color_leaves_greys_as_they_are():
     images = samples(28, 1)
     np.testing.assert_array_equal(ours(images, "color", [0.1] * 10), images)
+
+
+def test_autocontrast_by_hand():
+    """Levels 10 to 20 are stretched to 0 to 255, rounding down; what lies outside is cut."""
+    counts = np.zeros((1, 1, 256), np.int32)
+    counts[0, 0, [10, 14, 20]] = (3, 1, 2)
+    table = np.asarray(tables.autocontrast(jnp.asarray(counts)))[0, 0]
+    assert table[[9, 10, 11, 15, 19, 20, 21, 255]].tolist() == [0, 0, 25, 127, 229, 255, 255, 255]
+    flat = np.zeros((1, 1, 256), np.int32)
+    flat[0, 0, 7] = 9
+    assert np.asarray(tables.autocontrast(jnp.asarray(flat)))[0, 0].tolist() == list(range(256))
+
+
+def test_equalize_by_hand():
+    """Steps of (1020 - 255) // 255 = 3 pixels: (3 // 2 + pixels below) // 3 for each level."""
+    counts = np.zeros((1, 1, 256), np.int32)
+    counts[0, 0, [2, 5, 9]] = (300, 465, 255)
+    table = np.asarray(tables.equalize(jnp.asarray(counts)))[0, 0]
+    assert table[[0, 2, 3, 5, 6, 9, 10, 255]].tolist() == [0, 0, 100, 100, 255, 255, 255, 255]
+    few = np.zeros((1, 1, 256), np.int32)
+    few[0, 0, [2, 9]] = (200, 300)  # no step of a whole pixel
+    assert np.asarray(tables.equalize(jnp.asarray(few)))[0, 0].tolist() == list(range(256))
+
+
+def test_tables_by_hand():
+    levels = np.arange(256)
+    np.testing.assert_array_equal(tables.invert(), levels[::-1])
+    np.testing.assert_array_equal(tables.posterize(jnp.array(3)), levels & 0b11100000)
+    np.testing.assert_array_equal(tables.posterize(jnp.array(8)), levels)
+    np.testing.assert_array_equal(tables.posterize(jnp.array(0)), 0 * levels)
+    solarized = np.asarray(tables.solarize(jnp.array([0, 128, 256])))
+    assert solarized[:, [0, 127, 128, 255]].tolist() == [
+        [255, 128, 127, 0],
+        [0, 127, 127, 0],
+        [0, 127, 128, 255],
+    ]
+    added = np.asarray(tables.solarize_add(jnp.array([0, 110, 200])))
+    assert added[:, [0, 55, 56, 127, 128, 255]].tolist() == [
+        [0, 55, 56, 127, 128, 255],
+        [110, 165, 166, 237, 128, 255],
+        [200, 255, 255, 255, 128, 255],
+    ]
+    blended = np.asarray(tables.blend(jnp.array([100, 0, 100]), jnp.array([0.0, 1.5, 0.5])))
+    assert blended[:, [0, 101, 170, 255]].tolist() == [
+        [100, 100, 100, 100],
+        [0, 151, 255, 255],
+        [50, 100, 135, 177],
+    ]

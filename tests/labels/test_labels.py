@@ -388,6 +388,33 @@ def test_the_first_and_the_last_epoch_are_checked(tmp_path):
             store.read(epoch + 4)
 
 
+@pytest.mark.parametrize("checksums", [3, 5])
+def test_there_is_a_checksum_for_every_epoch(tmp_path, checksums):
+    plan, epoch = plan_with(), bytes(330)
+    digests = label_store.write(tmp_path, [epoch] * 4)
+    known = (digests * 2)[:checksums]
+    manifest = {"distilled": "d1", "class_names": list(NAMES[10])}
+    manifest["stored"] = label_store.describe(plan, known, ["t1"])
+    soft_labels.write(tmp_path, np.zeros((30, 10), np.float32), manifest)
+    with pytest.raises(UserError, match="has 1320 bytes where its manifest promises 1320"):
+        label_store.open_store(tmp_path, "d1", NAMES[10])
+
+
+def test_epochs_that_are_intact_are_found_one_by_one(tmp_path):
+    plan = plan_with()
+    epochs = [bytes([i]) * 330 for i in range(4)]
+    digests = label_store.write(tmp_path, epochs)
+    path = tmp_path / "views.bin"
+    assert list(label_store.intact_epochs(path, plan, digests)) == list(enumerate(epochs))
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1  # in the third
+    path.write_bytes(content[:-1])  # and the last is cut
+    found = [number for number, _ in label_store.intact_epochs(path, plan, digests)]
+    assert found == [0, 1]
+    path.unlink()
+    assert list(label_store.intact_epochs(path, plan, digests)) == []
+
+
 def test_of_many_other_names_three_are_told(tmp_path):
     stored(tmp_path, plan_with())
     others = [f"other {i}" for i in range(10)]
