@@ -206,7 +206,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as e:
         raise UserError(f"{path} is missing; run the stage that makes it.") from e
     except (OSError, ValueError) as e:
-        raise UserError(f"{path} is damaged ({e}); delete it and run its stage again.") from e
+        wrong = getattr(e, "strerror", None) or e
+        raise UserError(f"{path} is damaged ({wrong}); delete it and run its stage again.") from e
 
 
 def read_object(path: Path) -> dict[str, Any]:

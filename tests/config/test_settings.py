@@ -140,7 +140,15 @@ def test_a_teacher_is_made_whatever_settings_came_later(tmp_path):
     held = as_json(inputs) | {"teacher.others": ["conv3 0123"]}
     del held["teacher.momentum"]
     (tmp_path / "teacher").mkdir()
-    files.write_json(tmp_path / "teacher/manifest.json", {"inputs": held})
+    manifest = {
+        "inputs": held,
+        "hash": "0",
+        "spec": {"name": "conv3", "num_classes": 10, "image_size": 8, "channels": 1},
+        "normalisation": {"mean": [0.5], "std": [0.5]},
+        "class_names": [str(i) for i in range(10)],
+        "accuracy": 0.9,
+    }
+    files.write_json(tmp_path / "teacher/manifest.json", manifest)
     assert squeeze.is_made(WorkDir(tmp_path), "teacher", inputs)
     assert not squeeze.is_made(WorkDir(tmp_path), "teacher", inputs | {"teacher.momentum": 0.5})
     assert not squeeze.is_made(WorkDir(tmp_path), "teachers/conv3", inputs)

@@ -18,6 +18,14 @@ from delt_jax.core.stopping import Stopped
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def default_interrupt():
+    """Ctrl-C as a terminal has it; a job in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stopped(work):
     """The status with which some work leaves."""
     with pytest.raises(Stopped) as left, stopping.listening():

@@ -483,11 +483,11 @@ def test_a_stop_while_writing_leaves_what_was_there(tmp_path, monkeypatch, capsy
 
 def test_a_stop_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
     def stop(parsed):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         stopping.check()
 
     monkeypatch.setattr(export, "run", stop)
     monkeypatch.setattr(export, "parse", lambda argv: None)
-    assert export.main(["export"]) == 130
+    assert export.main(["export"]) == 143
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("delt_jax: stopped; what was not finished was removed")

@@ -38,9 +38,14 @@ def made(tiny_ranked):
     folder = tiny_ranked.parent / "described"
     if not folder.exists():
         shutil.copytree(tiny_ranked, folder)
-        for name in ("distilled", "soft_labels"):
+        common = {"inputs": {}, "hash": "0", "class_names": ["0", "1"]}
+        own = {
+            "distilled": {"ipc": 1, "storage": "png"},
+            "soft_labels": {"distilled": "0", "bytes": 0},
+        }
+        for name, entries in own.items():
             (folder / name).mkdir()
-            files.write_json(folder / name / "manifest.json", {"inputs": {}, "hash": "0"})
+            files.write_json(folder / name / "manifest.json", common | entries)
     config = tiny(**{"recover.terms": ("class_bn=10",), "evaluate.images": ("recovered", "kmeans")})
     recipe = from_config(config)
     source = open_source(recipe.data)

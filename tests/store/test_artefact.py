@@ -105,14 +105,14 @@ def test_what_is_no_manifest_is_damaged(tmp_path, content):
 @pytest.mark.parametrize("act", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero")])
 def test_a_manifest_that_is_no_file(tmp_path, act):
     act(tmp_path / "manifest.json")
-    with pytest.raises(DamagedArtefact, match="it is no file"):
+    with pytest.raises(DamagedArtefact, match=", not a file"):
         artefact.read(tmp_path / "manifest.json")
 
 
 def test_a_huge_file_is_not_read(tmp_path):
     with open(tmp_path / "huge.json", "wb") as f:
         f.truncate(2**40)
-    with pytest.raises(UserError, match="has 1,099,511,627,776 bytes"):
+    with pytest.raises(UserError, match="1099511627776 bytes, more than"):
         files.read_json(tmp_path / "huge.json")
 
 
