@@ -165,6 +165,8 @@ def _is_left(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True  # a docstring
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "shown":
+        return True  # how much of somebody's text a sentence quotes
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         called = node.value.func
         name = getattr(called, "attr", getattr(called, "id", ""))

@@ -243,3 +243,16 @@ def test_what_moves_into_a_grey_view_has_the_mean_level():
     seen = epoch(jax.random.key(0), images, spec, 40, normalisation=normalisation).images
     corners = seen[:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
     assert (np.abs(corners) < 0.02).any(1).mean() > 0.5  # the mean is zero once normalised
+
+
+def test_cutmix_takes_pixels_and_mixup_blends_them():
+    keys = jax.random.split(jax.random.key(3), 16)
+    black, white = jnp.zeros((16, 8, 8, 1)), jnp.ones((16, 8, 8, 1))
+    cut, share = (np.asarray(v) for v in mix.random_mix(keys, black, white, "cutmix", 1.0))
+    assert set(np.unique(cut)) == {0.0, 1.0}
+    np.testing.assert_allclose(1 - cut.mean((1, 2, 3)), share, atol=1e-6)
+    blended, weight = (np.asarray(v) for v in mix.random_mix(keys, black, white, "mixup", 1.0))
+    np.testing.assert_allclose(
+        blended, np.broadcast_to(1 - weight[:, None, None, None], blended.shape)
+    )
+    assert len(np.unique(weight)) == 16

@@ -72,6 +72,7 @@ def test_changes_by_hand(source, kind, expected):
         "def f(a: 'x < 1' = None) -> 'int < 2':\n    pass",
         "@g(1)\ndef f():\n    pass",
         "print(a + 1)",
+        "told = shown(names, 400)",
         "VERSION = 1",
         "import a",
         "zip(a, strict=True)",

@@ -256,6 +256,7 @@ def test_diversity_is_of_cells_with_the_same_classes(monkeypatch):
         cell("f", 10, [], class_names=["dog", "cat"]),
     ]
     panels, _ = drawn(monkeypatch, cells)["diversity"]
+    assert list(panels) == ["IPC 2", "IPC 10"]
     assert {name: list(panel) for name, panel in panels.items()} == {
         "IPC 2": ["real", "d"],
         "IPC 10": ["real", "a", "e"],

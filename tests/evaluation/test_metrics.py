@@ -303,3 +303,10 @@ def test_a_row_says_last_and_best_with_their_own_spreads():
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_one_output_that_is_no_number_leaves_no_calibration(odd):
     assert np.isnan(metrics.calibration_error(np.array([[odd, 0.0], [1.0, 0.0]]), np.array([0, 0])))
+
+
+def test_a_confidence_of_one_shares_the_last_bin():
+    """Of fifteen: 1 and 0.95 are in it together, and one of two is right."""
+    logits = np.array([[1000.0, 0.0], [np.log(19.0), 0.0]])
+    ours = metrics.calibration_error(logits, np.array([1, 0]))
+    assert ours == pytest.approx((1.95 - 1) / 2)

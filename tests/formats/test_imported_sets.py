@@ -277,6 +277,13 @@ def test_channels_come_first_in_torch_and_last_in_numpy(tmp_path):
     assert delt_jax.load(tmp_path / "x.npz").images.shape == (2, 1, 5, 3)
 
 
+def test_float_labels_of_torch_are_logits_only_in_rows(tmp_path):
+    pixels = np.zeros((2, 1, 4, 5), np.uint8)
+    path = write_pt(tmp_path / "x.pt", images=pixels, labels=np.array([0, 1], np.float32))
+    with pytest.raises(UserError, match="expected one whole number per image"):
+        delt_jax.load(path)
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_sets_of_trajectory_matching(tmp_path, learned):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 4, 4), np.uint8)

@@ -464,3 +464,35 @@ def test_a_pipe_among_the_files_of_a_set_is_told(tmp_path, layout):
         path.unlink()
         path.write_bytes(content)
     formats.load(tmp_path)
+
+
+def test_features_of_a_tfds_directory(tmp_path):
+    content = DistilledSet(
+        np.zeros((4, 5, 6, 3), np.uint8),
+        np.repeat(np.arange(2, dtype=np.int32), 2),
+        ("a", "b"),
+        {},
+        np.zeros((4, 2), np.float32),
+    )
+    formats.FORMATS["tfds"].write(tmp_path, content, 0)
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(tmp_path).info
+    assert info.features["image"].shape == (5, 6, 3)
+    assert info.features["soft_label"].shape == (2,)
+    assert info.features["label"].names == ["a", "b"]
+    assert info.splits["train"].num_examples == 4
+
+
+def test_labels_of_a_parquet_file_are_classes(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    formats.FORMATS["parquet"].write(tmp_path, a_set(ipc=1), 0)
+    (path,) = tmp_path.glob("data/*.parquet")
+    table = pq.read_table(path)
+    at = table.column_names.index("label")
+    for label in (-1, 2**31, 2**32 + 1):
+        pq.write_table(table.set_column(at, "label", pa.array([0, label])), path)
+        with pytest.raises(UserError, match=f"row 1 has the label {label}; labels count from 0"):
+            formats.load(path)

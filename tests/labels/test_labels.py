@@ -400,6 +400,17 @@ def test_there_is_a_checksum_for_every_epoch(tmp_path, checksums):
         label_store.open_store(tmp_path, "d1", NAMES[10])
 
 
+def test_labels_of_no_epoch_are_none(tmp_path):
+    plan = plan_with(epochs=0)
+    assert label_store.write(tmp_path, []) == []
+    manifest = {"distilled": "d1", "class_names": list(NAMES[10])}
+    manifest["stored"] = label_store.describe(plan_with(), [], ["t1"])
+    manifest["stored"]["plan"] = plan.as_dict()
+    soft_labels.write(tmp_path, np.zeros((30, 10), np.float32), manifest)
+    with pytest.raises(UserError, match="epochs is 0"):
+        label_store.open_store(tmp_path, "d1", NAMES[10])
+
+
 def test_epochs_that_are_intact_are_found_one_by_one(tmp_path):
     plan = plan_with()
     epochs = [bytes([i]) * 330 for i in range(4)]

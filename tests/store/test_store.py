@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -850,3 +851,36 @@ def test_what_can_be_replaced(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a disk is mounted at"):
         files.check_replaceable(folder)
     files.check_replaceable(tmp_path / "not there")
+
+
+def test_a_link_is_deleted_with_what_it_leads_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a").write_text("1")
+    (tmp_path / "link").symlink_to("disk")
+    files.delete_folder(tmp_path / "link")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_are_deleted_by_their_age(tmp_path):
+    for name, age in ((".old.tmp", 100), (".young.tmp", 10), ("a.tmp", 100), (".kept", 100)):
+        (tmp_path / name).touch()
+        written = time.time() - age
+        os.utime(tmp_path / name, (written, written))
+    (tmp_path / ".link.tmp").symlink_to("nowhere")
+    files.clear_temporaries(tmp_path, 50)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".kept", ".young.tmp", "a.tmp"]
+    (tmp_path / ".now.tmp").touch()
+    files.clear_temporaries(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".kept", "a.tmp"]
+    files.clear_temporaries(tmp_path / "missing")
+
+
+def test_leftovers_of_one_folder(tmp_path):
+    for name in (".a.tmp", ".a.new", ".a.old", ".b.tmp", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    files.clear_leftovers(tmp_path / "a")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.tmp", "a"]
+    (tmp_path / "a").rename(tmp_path / ".a.old")
+    files.clear_leftovers(tmp_path / "a")  # nothing has taken its place
+    assert content_of(tmp_path) == {".b.tmp/x": b".b.tmp", "a/x": b"a"}
