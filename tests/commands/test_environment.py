@@ -1,6 +1,7 @@
 """Commands do the same whatever the user's environment says, or answer in a sentence."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,56 @@ def test_a_config_file_that_fails_is_named_with_its_line(called, tmp_path, body,
     done = called(main, f"--config={file}", "--workdir=never_made")
     refused(done, *words)
     assert "line" not in words[0] or f"{file}, line" in done.stderr
+
+
+SLOW_IMPORT = """
+import sys, time
+print("importing", flush=True)
+time.sleep(1)
+sys.path.remove({folder!r})
+del sys.modules["absl"]
+import absl
+"""
+
+
+@pytest.mark.parametrize("module", ["main", "compare", "export"])
+def test_a_signal_while_a_command_starts_is_obeyed(tmp_path, module):
+    (tmp_path / "absl.py").write_text(SLOW_IMPORT.format(folder=str(tmp_path)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"delt_jax.{module}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("delt_jax: stopped")
+
+
+def test_nothing_is_imported_before_a_command_listens():
+    script = (
+        "import sys; before = set(sys.modules); import delt_jax; print(set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "{'delt_jax'}\n"
+
+
+def test_a_bug_is_one_sentence_and_a_file(called, monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise KeyError("nobody thought of this")
+
+    monkeypatch.setattr(main, "run", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    done = called(main, *PLAN)
+    assert done.returncode == 70
+    (line,) = done.stderr.splitlines()
+    (report,) = tmp_path.iterdir()
+    assert "This is a bug of delt_jax: KeyError" in line
+    assert line.endswith(f"please report it with {report}.")
+    assert "nobody thought of this" in report.read_text()
