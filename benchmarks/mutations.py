@@ -90,6 +90,10 @@ EQUAL: dict[str, dict[str, str]] = {
         "draws[_BOX_DRAWS] < 0.5  ->  draws[_BOX_DRAWS] <= 0.5": "a draw of exactly 1/2 comes once "
         "in eight million",
     },
+    "augment/mix.py": {
+        "inside.mean((-2, -1), dtype=jnp.float32)  ->  inside.mean((-2, -1))": "float32 is what "
+        "JAX gives a mean of truth values",
+    },
     "config/derive.py": {
         "_STUDENT_IMAGES = 10000  ->  _STUDENT_IMAGES = 9999": "within 100 to 300 epochs both "
         "round to the same for every number of images",

@@ -311,3 +311,14 @@ def test_a_cell_is_read_from_its_folder(tmp_path, stored):
     assert (read.method, read.name, read.summary) == ("own", "own-ipc4", ONE.summary)
     assert read.label_bytes == {"fixed": 55} | ({"stored": 77} if stored else {})
     assert (read.ipc, read.scored_on) == (4, "test images")
+
+
+def test_a_class_of_a_single_image_has_no_similarity(monkeypatch):
+    """None in the file, and no number in the chart."""
+    per_class = {"real": [None, 0.5], "start": [None, None], "recovered": [0.25, None]}
+    one = cell("own", 4, [row("recovered", 4, "a")], similarity_per_class=per_class)
+    panels, _ = drawn(monkeypatch, [one])["diversity"]
+    for values in panels["IPC 4"].values():
+        assert values.dtype == float
+    np.testing.assert_array_equal(panels["IPC 4"]["real"], [np.nan, 0.5])
+    np.testing.assert_array_equal(panels["IPC 4"]["own"], [0.25, np.nan])

@@ -183,6 +183,9 @@ def test_shards_that_disagree(tmp_path):
     soft = table([0, 1], soft_label=[[0.0, 1.0], [1.0, 0.0]])
     folder = write_shards(tmp_path, soft, table([0, 1]))
     refuse(folder, "only one has the column soft_label")
+    wider = table([0, 1], soft_label=[[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
+    pq.write_table(wider, folder / "data/train-00001-of-00002.parquet")
+    refuse(folder, "train-00001-of-00002.parquet has another number of soft labels a row")
     pq.write_table(pa.table({"image": [1]}), folder / "data/train-00001-of-00002.parquet")
     refuse(folder, "train-00001-of-00002.parquet has the columns image but no label")
 

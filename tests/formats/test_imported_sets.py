@@ -277,6 +277,15 @@ def test_channels_come_first_in_torch_and_last_in_numpy(tmp_path):
     assert delt_jax.load(tmp_path / "x.npz").images.shape == (2, 1, 5, 3)
 
 
+def test_logits_of_no_class_and_files_of_nothing(tmp_path):
+    pixels = np.zeros((2, 1, 4, 5), np.uint8)
+    path = write_pt(tmp_path / "x.pt", images=pixels, labels=np.zeros((2, 0), np.float32))
+    with pytest.raises(UserError, match="must be classes or logits"):
+        delt_jax.load(path)
+    with pytest.raises(UserError, match="holds nothing, but no tensor called images or labels"):
+        delt_jax.load(write_pt(tmp_path / "y.pt"))
+
+
 def test_float_labels_of_torch_are_logits_only_in_rows(tmp_path):
     pixels = np.zeros((2, 1, 4, 5), np.uint8)
     path = write_pt(tmp_path / "x.pt", images=pixels, labels=np.array([0, 1], np.float32))
