@@ -74,6 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "store/files.py": ("store/test_store.py",),
     "training/protocols.py": ("training/test_protocols.py",),
 }
+_REASON = "(str(e).strip().splitlines() or [''])[0]"
 
 
 def _lossless(path: str) -> dict[str, str]:
@@ -115,6 +116,10 @@ EQUAL: dict[str, dict[str, str]] = {
         **_lossless("folder"),
         "_SHARD = 10000  ->  _SHARD = 10001": "no reader depends on the size of a shard",
         "_SHARD = 10000  ->  _SHARD = 9999": "no reader depends on the size of a shard",
+        **{
+            f"{_REASON}[:120]  ->  {_REASON}[:{end}]": "how much of a reason a sentence quotes"
+            for end in ("119", "121", "")
+        },
         "examples[0]  ->  examples[-1]": "TFDS gives every example the same features",
     },
     "labels/compact.py": {

@@ -282,6 +282,10 @@ def test_logits_of_no_class_and_files_of_nothing(tmp_path):
     path = write_pt(tmp_path / "x.pt", images=pixels, labels=np.zeros((2, 0), np.float32))
     with pytest.raises(UserError, match="must be classes or logits"):
         delt_jax.load(path)
+    odd = np.array([[0, np.nan], [1, 0]], np.float32)
+    path = write_pt(tmp_path / "x.pt", images=pixels, labels=odd)
+    with pytest.raises(UserError, match="must be classes or logits"):
+        delt_jax.load(path)
     with pytest.raises(UserError, match="holds nothing, but no tensor called images or labels"):
         delt_jax.load(write_pt(tmp_path / "y.pt"))
 
