@@ -496,3 +496,12 @@ def test_labels_of_a_parquet_file_are_classes(tmp_path):
         pq.write_table(table.set_column(at, "label", pa.array([0, label])), path)
         with pytest.raises(UserError, match=f"row 1 has the label {label}; labels count from 0"):
             formats.load(path)
+
+
+@pytest.mark.parametrize("missing", ["dataset_info.json", "features.json"])
+def test_a_tfds_directory_has_both_of_its_files(tmp_path, missing):
+    formats.FORMATS["tfds"].write(tmp_path, a_set(soft=False), 0)
+    assert formats.find(tmp_path) == "tfds"
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match="is no distilled set that is understood"):
+        formats.find(tmp_path)
