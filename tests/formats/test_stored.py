@@ -505,3 +505,10 @@ def test_a_tfds_directory_has_both_of_its_files(tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match="is no distilled set that is understood"):
         formats.find(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "npz", "parquet"])
+def test_a_folder_with_the_name_of_a_file_is_a_folder(tmp_path, ending):
+    formats.FORMATS["folder"].write(tmp_path, a_set(soft=False), 0)
+    path = tmp_path.rename(tmp_path.with_name(f"set.{ending}"))
+    assert formats.find(path) == "folder"
