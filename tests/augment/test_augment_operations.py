@@ -211,6 +211,9 @@ def test_equalize_by_hand():
     counts[0, 0, [2, 5, 9]] = (300, 465, 255)
     table = np.asarray(tables.equalize(jnp.asarray(counts)))[0, 0]
     assert table[[0, 2, 3, 5, 6, 9, 10, 255]].tolist() == [0, 0, 100, 100, 255, 255, 255, 255]
+    counts[0, 0, 12] = 1  # alone at the top, so the step is (1021 - 1) // 255 = 4 pixels
+    table = np.asarray(tables.equalize(jnp.asarray(counts)))[0, 0]
+    assert table[[2, 3, 6, 10, 12]].tolist() == [0, 75, 191, 255, 255]
     few = np.zeros((1, 1, 256), np.int32)
     few[0, 0, [2, 9]] = (200, 300)  # no step of a whole pixel
     assert np.asarray(tables.equalize(jnp.asarray(few)))[0, 0].tolist() == list(range(256))

@@ -277,6 +277,13 @@ def test_channels_come_first_in_torch_and_last_in_numpy(tmp_path):
     assert delt_jax.load(tmp_path / "x.npz").images.shape == (2, 1, 5, 3)
 
 
+def test_whole_numbers_in_rows_are_no_labels(tmp_path):
+    pixels = np.zeros((2, 1, 4, 5), np.uint8)
+    path = write_pt(tmp_path / "x.pt", images=pixels, labels=np.eye(2, dtype=np.int64))
+    with pytest.raises(UserError, match="expected one whole number per image"):
+        delt_jax.load(path)
+
+
 def test_logits_of_no_class_and_files_of_nothing(tmp_path):
     pixels = np.zeros((2, 1, 4, 5), np.uint8)
     path = write_pt(tmp_path / "x.pt", images=pixels, labels=np.zeros((2, 0), np.float32))

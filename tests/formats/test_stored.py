@@ -512,3 +512,17 @@ def test_a_folder_with_the_name_of_a_file_is_a_folder(tmp_path, ending):
     formats.FORMATS["folder"].write(tmp_path, a_set(soft=False), 0)
     path = tmp_path.rename(tmp_path.with_name(f"set.{ending}"))
     assert formats.find(path) == "folder"
+
+
+@pytest.mark.parametrize("layout", ["folder", "new000"])
+def test_pictures_are_lossless_unless_asked_otherwise(tmp_path, layout):
+    formats.FORMATS[layout].write(tmp_path, a_set(soft=False))
+    assert {p.suffix for p in tmp_path.rglob("*.*") if p.name != SIDECAR} == {".png"}
+
+
+def test_what_tfds_says_of_a_directory_is_quoted(tmp_path):
+    formats.FORMATS["tfds"].write(tmp_path, a_set(soft=False), 0)
+    (shard,) = tmp_path.glob("*array_record*")
+    shard.write_bytes(b"no record")
+    with pytest.raises(UserError, match=r"with a train split in array_record \(\w+: \S.*\);"):
+        formats.load(tmp_path)
