@@ -526,3 +526,50 @@ def test_what_tfds_says_of_a_directory_is_quoted(tmp_path):
     shard.write_bytes(b"no record")
     with pytest.raises(UserError, match=r"with a train split in array_record \(\w+: \S.*\);"):
         formats.load(tmp_path)
+
+
+def test_intact_images_are_read_and_others_are_not(tmp_path):
+    content = a_set(soft=False)
+    own.write(tmp_path, content, 0)
+    manifest = distilled.read_manifest(tmp_path)
+    read = distilled.read_intact(tmp_path, manifest, [4, 1])
+    np.testing.assert_array_equal(read, content.images[[4, 1]], strict=True)
+    lossy = manifest | {"storage": "jpeg75"}
+    assert distilled.read_intact(tmp_path, lossy, [4, 1]) is None
+    path = distilled.path_of(tmp_path, 1, manifest)
+    assert path == tmp_path / "images/00000/00001.png"
+    path.write_bytes(distilled.path_of(tmp_path, 2, manifest).read_bytes())
+    assert distilled.read_intact(tmp_path, manifest, [4, 1]) is None
+    assert distilled.read_intact(tmp_path, manifest, [4]) is not None
+    unknown = {k: v for k, v in manifest.items() if k != "files"}
+    assert distilled.read_intact(tmp_path, unknown, [4]) is None
+
+
+def test_two_folders_of_one_number_are_no_classes(tmp_path):
+    formats.FORMATS["folder"].write(tmp_path, a_set(soft=False), 0)
+    (tmp_path / SIDECAR).unlink()
+    (tmp_path / "00001").rename(tmp_path / "0")
+    for names in ((), ("a", "b")):
+        with pytest.raises(UserError):
+            formats.load(tmp_path, class_names=names)
+
+
+@pytest.mark.parametrize("odd", ["image", "label"])
+def test_features_of_other_kinds_are_told(tmp_path, odd):
+    from tfds_sets import pixels_of, png, prepare, tfds
+
+    shape = (4, 4, 3)
+    features = {
+        "image": tfds.features.Image(shape=shape),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+    examples = [{"image": png(pixels_of(n, shape)), "label": n} for n in (0, 1)]
+    if odd == "image":
+        features["image"] = tfds.features.Tensor(shape=shape, dtype=np.uint8)
+        examples = [e | {"image": pixels_of(e["label"], shape)} for e in examples]
+    else:
+        features["label"] = tfds.features.Tensor(shape=(2,), dtype=np.int64)
+        examples = [e | {"label": np.array([0, 1])} for e in examples]
+    prepare(tmp_path, "odd", features, {"train": examples})
+    with pytest.raises(UserError, match="no feature image of pictures and label of one class each"):
+        formats.load(tmp_path / "odd/1.0.0")

@@ -400,6 +400,23 @@ def test_there_is_a_checksum_for_every_epoch(tmp_path, checksums):
         label_store.open_store(tmp_path, "d1", NAMES[10])
 
 
+@pytest.mark.parametrize("name", ["epochs", "images", "num_classes", "group_size"])
+def test_plans_have_one_of_everything_at_least(name):
+    stored = plan_with().as_dict()
+    assert LabelPlan.from_dict(stored | {name: 1}).as_dict() == stored | {name: 1}
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"{name} is {wrong}"):
+            LabelPlan.from_dict(stored | {name: wrong})
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_plans_have_a_temperature_above_0(temperature):
+    stored = plan_with().as_dict()
+    assert LabelPlan.from_dict(stored | {"temperature": 1e-3}).temperature == 1e-3
+    with pytest.raises(ValueError, match="temperature is"):
+        LabelPlan.from_dict(stored | {"temperature": temperature})
+
+
 def test_labels_of_no_epoch_are_none(tmp_path):
     plan = plan_with(epochs=0)
     assert label_store.write(tmp_path, []) == []
