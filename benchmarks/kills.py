@@ -5,8 +5,8 @@
 A kill (SIGKILL) hits a new run once; the same command finishes it. A signal (SIGTERM and SIGINT in
 turn) hits a run, an export or a comparison; the command starts again and is hit again, until it
 ends before its signal. A signal is lost if its command ends with another status than 143 or 130.
-Every finished work directory must hold the same files with the same content, but for the log and
-the times and dates that `TIMES` names. Prints a line for each stop and ends with status 1 if
+Every finished folder must hold the same files with the same content, but for the log, the times
+that `TIMES` names and the dates of pages. Prints a line for each stop and ends with status 1 if
 anything differs or is lost.
 
 All runs have one virtual CPU device: XLA's rounding on a CPU depends on the threads of a device, so
@@ -15,6 +15,7 @@ in tests/recovery.
 """
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -53,9 +54,19 @@ SETTINGS = {
     "evaluate.keep_students": True,
     "evaluate.save_minutes": 0.004,
 }
-LOGS = ("metrics.jsonl", ".lock")
+# The page of a comparison has the figures of comparison.csv and comparison.md.
+LOGS = ("metrics.jsonl", ".lock", "comparison.html")
 # Keys of JSON files and of arrays that hold times; a checksum of a file with times depends on them.
-TIMES = ("seconds", "cost_seconds", "made", "command", "sha256", "bytes", "checksum")
+TIMES = (
+    "seconds",
+    "cost_seconds",
+    "recover_seconds",
+    "made",
+    "command",
+    "sha256",
+    "bytes",
+    "checksum",
+)
 WAIT = 600  # seconds after which a command counts as hanging
 
 
@@ -131,10 +142,28 @@ def content(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {n: arrays[n].tobytes() for n in arrays.files if n not in TIMES}
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8", newline="") as f:
+            return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)]
+    if path.name == "comparison.md":
+        return _without_column(path.read_text("utf-8"), "seconds")
     if path.suffix == ".html":
         # Durations, the date and the machine stand in one table and one line.
         return re.sub(r"\d+(\.\d+)? (s|min|h)\b|\d{4}-\d\d-\d\d", "", path.read_text("utf-8"))
     return path.read_bytes()
+
+
+def _without_column(text: str, name: str) -> list[list[str]]:
+    """Cells of a text's lines but for one column of its tables."""
+    lines, left_out = [], -1
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 2 and not left_out > 0:
+            left_out = cells.index(name) if name in cells else -1
+        elif len(cells) <= 2:
+            left_out = -1
+        lines.append([c for i, c in enumerate(cells) if i != left_out and set(c) != {"-"}])
+    return lines
 
 
 def _timeless(value: Any) -> Any:

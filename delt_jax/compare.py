@@ -113,7 +113,8 @@ def split_configs(text: str) -> tuple[str, ...]:
             configs[-1] += f",{part}"
     if not configs:
         raise UserError("--configs is missing; try --configs=configs/digits.py.")
-    return tuple(configs)
+    parted = (config.partition(":") for config in configs)
+    return tuple(paths.expand(file, "--configs") + "".join(rest) for file, *rest in parted)
 
 
 def _numbers(values: Sequence[str]) -> tuple[int, ...]:

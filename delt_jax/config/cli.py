@@ -68,6 +68,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
       UserError: one sentence about the first thing that is wrong.
     """
     app.define_help_flags()
+    arguments = [_with_home(argument) for argument in arguments]
     _check_overrides(arguments)
     _check_file(arguments)
     try:
@@ -124,6 +125,12 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
         return flags.FLAGS(sys.argv)
     finally:
         sys.argv = original
+
+
+def _with_home(argument: str) -> str:
+    """An argument whose --config file, if it is one, has its `~` expanded."""
+    match = re.fullmatch(r"(--?config=)(~[^:]*)(.*)", argument, re.DOTALL)
+    return match[1] + paths.expand(match[2], "--config") + match[3] if match else argument
 
 
 def _check_overrides(arguments: Sequence[str]) -> None:

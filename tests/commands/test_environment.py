@@ -78,6 +78,11 @@ def test_a_home_folder_is_expanded(called, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     done = called(main, PLAN[0], "--workdir=~/run", "--dry_run")
     assert f"Plan for {tmp_path}/run" in done.stdout
+    recipe = tmp_path / "digits.py"
+    recipe.write_text("from delt_jax.config import default_config as get_config\n")
+    done = called(main, "--config=~/digits.py", "--workdir=~/run", "--dry_run")
+    assert f"Plan for {tmp_path}/run" in done.stdout
+    assert compare.split_configs("~/digits.py:a,b") == (f"{recipe}:a,b",)
     refused(called(main, PLAN[0], "--workdir=~nobody_here/run"), "no such user")
     assert not (ROOT / "~").exists()
 
