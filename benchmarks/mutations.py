@@ -94,6 +94,7 @@ EQUAL: dict[str, dict[str, str]] = {
         "in eight million",
     },
     "augment/mix.py": {
+        "images.shape[1]  ->  images.shape[2]": "views are square",
         "inside.mean((-2, -1), dtype=jnp.float32)  ->  inside.mean((-2, -1))": "float32 is what "
         "JAX gives a mean of truth values",
     },
