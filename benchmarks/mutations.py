@@ -94,6 +94,7 @@ EQUAL: dict[str, dict[str, str]] = {
         "in eight million",
     },
     "augment/mix.py": {
+        "images.shape[1]  ->  images.shape[2]": "views are square",
         "inside.mean((-2, -1), dtype=jnp.float32)  ->  inside.mean((-2, -1))": "float32 is what "
         "JAX gives a mean of truth values",
     },
@@ -117,6 +118,9 @@ EQUAL: dict[str, dict[str, str]] = {
     "formats/own.py": _lossless("folder"),
     "formats/parquet.py": {
         **_lossless("folder"),
+        "file.iter_batches(batch_size=_BATCH, columns=columns)  ->  "
+        "file.iter_batches(columns=columns)": "only memory depends on the size of a batch",
+        "shards[0]  ->  shards[-1]": "some shard differs from the last if one does from the first",
         f"mine is not None and theirs is not None and ({_WIDTHS})  ->  mine is not None and "
         f"{_WIDTHS}": "where one is missing, the lines above have said so",
         f"mine is not None and theirs is not None and ({_WIDTHS})  ->  theirs is not None and "

@@ -256,3 +256,8 @@ def test_a_view_is_flipped_and_not_rolled_unless_asked_otherwise():
     drawn = jax.vmap(lambda k: crop.random_view(k, 8, 0.5))(keys)
     assert (drawn.roll == 0).all()
     assert drawn.flip.any()
+
+
+def test_a_box_has_a_pixel_at_least():
+    assert (draw_boxes((1, 1), 0.05, 500) == (0, 0, 1, 1)).all()
+    assert (draw_boxes((2, 1), 0.05, 500)[:, 2:] >= 1).all()

@@ -573,3 +573,30 @@ def test_features_of_other_kinds_are_told(tmp_path, odd):
     prepare(tmp_path, "odd", features, {"train": examples})
     with pytest.raises(UserError, match="no feature image of pictures and label of one class each"):
         formats.load(tmp_path / "odd/1.0.0")
+
+
+def test_one_grey_level_beyond_is_clipped():
+    """Levels -1, 0, 255 and 256 of four images."""
+    floats = images(-1.0, 0.0, 255.0, 256.0, dtype=np.float64)
+    made = to_set(Stored(floats, np.arange(4)), "x", mean=[0.0], std=[1 / 255])
+    assert levels(made) == [0, 0, 255, 255]
+    assert made.manifest["clipped"] == 0.5
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_the_card_tells_of_soft_labels_where_there_are_some(tmp_path, soft):
+    formats.FORMATS["parquet"].write(tmp_path, a_set(soft=soft), 0)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert ("`soft_label` holds a teacher's logits" in card) == soft
+    assert ("name: soft_label" in card) == soft
+
+
+def test_pictures_of_parquet_are_bytes(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images_ = pa.array([{"path": "a.png"}, {"path": "b.png"}])
+    pq.write_table(pa.table({"image": images_, "label": [0, 1]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError) as error:
+        formats.load(tmp_path / "x.parquet")
+    assert "cannot be read" not in str(error.value)
