@@ -95,6 +95,8 @@ EQUAL: dict[str, dict[str, str]] = {
     },
     "augment/mix.py": {
         "images.shape[1]  ->  images.shape[2]": "views are square",
+        "low[1]  ->  low[2]": "JAX takes the last one for an index beyond it",
+        "high[1]  ->  high[2]": "JAX takes the last one for an index beyond it",
         "inside.mean((-2, -1), dtype=jnp.float32)  ->  inside.mean((-2, -1))": "float32 is what "
         "JAX gives a mean of truth values",
     },
