@@ -326,7 +326,6 @@ def run(argv: Sequence[str]) -> None:
     if options.dry_run:
         print("\n".join(describe(options, cells)))
         return
-    host_memory.keep_freed()
     results, order = begin(options), list(STAGES)
     for name in options.stages:
         stage, names = STAGES[name], list(trials)
@@ -339,6 +338,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    host_memory.keep_freed()  # before the thread that listens
     try:
         with stopping.listening():
             run(sys.argv[1:])

@@ -28,6 +28,7 @@ def exit_status(parse: Callable[[], _T], run: Callable[[_T], bool], stopped: str
       0, 1 for bad input found while running or if something failed, 2 for bad flags, 130 for
       Ctrl-C, 143 for SIGTERM, 70 for a bug, whose traceback is in a file.
     """
+    host_memory.keep_freed()  # before the thread that listens, and all others
     with output.unfailing():
         try:
             with stopping.listening():
@@ -44,7 +45,6 @@ def _status(parse: Callable[[], _T], run: Callable[[_T], bool]) -> int:
     except UserError as e:
         _say(str(e))
         return 2
-    host_memory.keep_freed()
     try:
         return 0 if run(asked) else 1
     except UserError as e:

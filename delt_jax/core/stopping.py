@@ -96,6 +96,7 @@ def listening() -> Iterator[None]:
         yield
         return
     listener = _process.listener or _Listener()
+    listener.watch()
     _process.listener, _process.is_listening = listener, True
     try:
         yield
@@ -110,7 +111,8 @@ def listening() -> Iterator[None]:
 def listen() -> None:
     """Notes SIGTERM and SIGINT from here on, until a `listening` ends; for a command's first line.
 
-    What comes after that ends the process by the signal's default action.
+    What comes after that ends the process by the signal's default action. No thread is started
+    yet, because settings of the allocator must come before all threads.
     """
     if _process.listener is None and _in_main_thread():
         _process.listener = _Listener(signal.SIG_DFL)
@@ -137,9 +139,12 @@ class _Listener:
         os.set_blocking(self._write_end, False)
         self._fd_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
         for number in self._mine:
             signal.signal(number, _note)
+
+    def watch(self) -> None:
+        """Starts the thread, which also hears of signals that came before."""
+        self._thread.start()
 
     def close(self) -> None:
         """Ends handling, and waits until what has come is noted."""
