@@ -19,6 +19,26 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+_shown: list["Progress"] = []  # bars of work under way, the innermost last
+
+
+@contextlib.contextmanager
+def pause(why: str) -> Iterator[None]:
+    """A context in which the work under way waits for something; no rate or ETA counts it.
+
+    Args:
+      why: what it waits for, as a participle: "compiling".
+    """
+    started = time.monotonic()
+    for bar in _shown:
+        bar.say_pause(why)
+    try:
+        yield
+    finally:
+        for bar in _shown:
+            bar.leave_out(time.monotonic() - started)
+
+
 class Progress:
     """Work done out of a total, with rate, ETA and the latest figures.
 
@@ -31,6 +51,7 @@ class Progress:
         self._first = self._done = done
         self._started = self._printed = time.monotonic()
         self._figures = ""
+        self._told_pause = False
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -69,6 +90,22 @@ class Progress:
                 flush=True,
             )
 
+    def say_pause(self, why: str) -> None:
+        """Shows why nothing is done now."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(why, refresh=True)
+        elif not self._told_pause or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._told_pause, self._printed = True, time.monotonic()
+            share = self._done / max(self._total, 1)
+            print(f"{self._name} {share:4.0%}  {why}", file=sys.stderr, flush=True)
+
+    def leave_out(self, seconds: float) -> None:
+        """Does not count seconds that went by until now."""
+        self._started += seconds
+        if self._bar is not None:
+            self._bar.start_t += seconds
+            self._bar.last_print_t += seconds
+
     def close(self) -> None:
         """Removes the bar from the terminal."""
         if self._bar is not None:
@@ -79,9 +116,11 @@ class Progress:
 def progress(total: int, name: str, unit: str, done: int = 0) -> Iterator[Progress]:
     """A `Progress` that is closed however the work ends."""
     bar = Progress(total, name, unit, done)
+    _shown.append(bar)
     try:
         yield bar
     finally:
+        _shown.remove(bar)
         bar.close()
 
 

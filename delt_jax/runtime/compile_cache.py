@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 
+from delt_jax.runtime import programs
+
 
 def use() -> None:
     """Caches programs that take a second or more to compile, in the user's cache folder.
@@ -22,6 +24,7 @@ def free() -> None:
     On a CPU a program takes hundreds of memory mappings, one with several teachers thousands, and
     Linux gives a process 65,530 (vm.max_map_count): a process of many runs would die compiling.
     """
+    programs.free_all()
     jax.clear_caches()
 
 

@@ -1,0 +1,82 @@
+"""Compiled programs: made ahead in threads where they are sure to be needed, waited for elsewhere.
+
+XLA compiles outside Python's lock, so a program can be compiled while the stage before still runs,
+and several side by side.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from delt_jax.core import progress
+from delt_jax.runtime import numerics
+
+_MOST_THREADS = 8
+
+
+class Program:
+    """A function of arrays that is compiled once, for the shapes that it is first given."""
+
+    def __init__(self, function: Any):
+        """Takes what `jax.jit` or `jax.pmap` returned."""
+        self._function = function
+        self._lock = threading.Lock()
+        self._future: Future | None = None
+        self._compiled: Callable[..., Any] | None = None
+        _all.add(self)
+
+    def prepare(self, *arguments: Any) -> None:
+        """Begins to compile in a thread.
+
+        Args:
+          *arguments: as of the call to come; `jax.ShapeDtypeStruct` may stand for arrays.
+        """
+        with self._lock:
+            if self._future is None:
+                self._future = _threads().submit(self._compile, arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Runs the program; waits until it is compiled, and shows that to the user."""
+        if self._compiled is None:
+            with progress.pause("compiling"):
+                with self._lock:
+                    if self._future is None:
+                        self._future = Future()
+                        self._future.set_result(self._compile(arguments))
+                self._compiled = self._future.result()
+        return self._compiled(*arguments)
+
+    def _compile(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        with numerics.fixed():  # which is a thread's own
+            return self._function.lower(*arguments).compile()
+
+    def free(self) -> None:
+        """Forgets what was compiled; a later call compiles again."""
+        with self._lock:
+            self._future = self._compiled = None
+
+
+_all: weakref.WeakSet[Program] = weakref.WeakSet()
+_pool: list[ThreadPoolExecutor] = []
+
+
+def _threads() -> ThreadPoolExecutor:
+    if not _pool:
+        count = min(_MOST_THREADS, os.cpu_count() or 1)
+        _pool.append(ThreadPoolExecutor(count, thread_name_prefix="compile"))
+    return _pool[0]
+
+
+def free_all() -> None:
+    """Frees every program."""
+    for program in list(_all):
+        program.free()
+
+
+def cancel() -> None:
+    """Drops programs that no thread compiles yet; for the end of a run."""
+    if _pool:
+        _pool.pop().shutdown(wait=False, cancel_futures=True)
