@@ -13,6 +13,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from delt_jax.augment.crop import Precision
+
 Stem = Literal["plain", "blocks", "aligned_blocks"]
 View = Literal["HIGHEST", "HIGH", "BF16_BF16_F32_X3"]
 Pool = Literal["plain", "indexed"]
@@ -35,6 +37,13 @@ class Forms:
     stem: Stem = "plain"
     view: View = "HIGHEST"
     pool: Pool = "plain"
+
+    @property
+    def view_precision(self) -> Precision:
+        """`view` as `delt_jax.augment.crop.view_images` takes it."""
+        if self.view in jax.lax.Precision.__members__:
+            return jax.lax.Precision[self.view]
+        return jax.lax.DotAlgorithmPreset[self.view]
 
 
 PLAIN = Forms()

@@ -78,16 +78,16 @@ def _with_places(
     pads = ((0, 0, 0), (padding, padding, 0), (padding, padding, 0), (0, 0, 0))
     padded = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), pads)
     height, width = ((length - size) // stride * stride + 1 for length in padded.shape[1:3])
-    best = places = None
-    for row in range(size):
-        for column in range(size):
-            value = padded[:, row : row + height : stride, column : column + width : stride]
-            place = _place(row, column, size, stride)
-            if best is None:
-                best, places = value, jnp.full(value.shape, place)
-            else:
-                places = jnp.where(value > best, place, places)
-                best = jnp.maximum(best, value)
+
+    def values(row: int, column: int) -> chex.Array:
+        return padded[:, row : row + height : stride, column : column + width : stride]
+
+    best = values(0, 0)
+    places = jnp.full(best.shape, _place(0, 0, size, stride))
+    for row, column in list(np.ndindex(size, size))[1:]:
+        value = values(row, column)
+        places = jnp.where(value > best, _place(row, column, size, stride), places)
+        best = jnp.maximum(best, value)
     return best, places
 
 
