@@ -42,7 +42,9 @@ def indexed_max_pool(x: chex.Array, size: int, stride: int, padding: int) -> che
 
 def _forward(x: chex.Array, size: int, stride: int, padding: int):
     pooled, places = _with_places(x, size, stride, padding)
-    return pooled, (places, x.shape[1:3])
+    # Else a GPU's compiler might search again for the places, four times for every pixel, rather
+    # than keep a byte; that of a CPU always does.
+    return pooled, (jax.lax.optimization_barrier(places), x.shape[1:3])
 
 
 def _backward(size: int, stride: int, padding: int, kept, gradient: chex.Array):
