@@ -1,6 +1,5 @@
 """The sides that train_eval_speed.py times: the same weights, images and recipe for each."""
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,17 +16,17 @@ import torch_training
 import torch_views
 
 from delt_jax import models
-from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
+from delt_jax.augment.drawing import Wanted
 from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import EvaluateRecipe, Recipe
-from delt_jax.training import protocols, student_loop, student_step
+from delt_jax.training import protocols, student_layout, student_loop, student_step
 from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_loop import Saving, Student, StudentTask
-from delt_jax.training.student_step import LabelledImages, StudentProgram
+from delt_jax.training.student_program import LabelledImages, StudentProgram
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TESTED = 20  # images that our side is scored on after the last epoch, which is not timed
@@ -93,12 +92,11 @@ class Ours:
         self._problem = problem
         program, images = problem.program, problem.images
         test = ArrayExamples(images.pixels[:_TESTED], images.labels[:_TESTED], [""] * _TESTED)
-        self._task = StudentTask(program, (problem.teacher,), images, None, test)
+        self._task = StudentTask(program, (problem.teacher,), None, test)
         self._students = [
-            Student(f"student{seed}", (0, seed), problem.learning_rate, None)
+            Student(f"student{seed}", (0, seed), problem.learning_rate, images)
             for seed in range(students)
         ]
-        self._pixels = jnp.asarray(images.pixels)
 
     def run(self) -> float:
         """Images per second of a training, from the end of its first epoch on."""
@@ -110,7 +108,7 @@ class Ours:
 
         students = self._students
         saving = Saving(Path("never_written"), float("inf"))
-        student_loop.train(self._task, students, len(students), saving, on_epochs)
+        list(student_loop.train(self._task, students, len(students), saving, on_epochs))
         # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
         # of the epoch before it.
         epochs = len(ends) - (1 if jax.default_backend() == "cpu" else 2)
@@ -128,10 +126,13 @@ class Ours:
         return _timed(draw) / epochs
 
     def _draw(self, epoch: int) -> None:
-        program, key = self._problem.program, keys.stream(0, "views", epoch)
-        plan = _plan(key, program.count, program.group_size)
-        batches = [_views(key, self._pixels, plan, start, program) for start in program.starts]
-        jax.block_until_ready(batches)
+        program, key = self._problem.program, keys.stream(0, "views")
+        layout = student_layout.of(program, 1, 1)
+        wanted = Wanted(layout.jobs([key]), layout.jobs([self._problem.images.pixels]), None)
+        for span in layout.spans:
+            asked = wanted._replace(positions=layout.positions(span))
+            draw = layout.draw(wanted.pixels.shape[2:], len(span))
+            jax.block_until_ready(draw((), asked, np.int32(epoch)))
 
     def loss(self, views: np.ndarray) -> float:
         """KL of the first student, as it begins, on normalised views [B, S, S, C]."""
@@ -143,17 +144,6 @@ class Ours:
         return float(
             losses_lib.kl_divergence(logits, jax.nn.softmax(taught / temperature), temperature)
         )
-
-
-_plan = jax.jit(plan_epoch, static_argnums=(1, 2))
-
-
-@functools.partial(jax.jit, static_argnames="program")
-def _views(key, pixels, plan, start, program: StudentProgram):
-    """The first batch's size of mixed views, from a position of the epoch on."""
-    aligned = program.batch % program.group_size == 0
-    drawing = ViewProgram(program.protocol.views, program.normalisation, aligned)
-    return student_views(key, pixels, plan, start, program.batch, drawing)
 
 
 def _fresh(problem: Problem):

@@ -55,6 +55,8 @@ _ALWAYS = {
 }
 _OF_PROTOCOLS = (
     "training/protocols",
+    "training/student_program",
+    "training/student_labels",
     "training/student_step",
     "training/state",
     "labels/compact",
