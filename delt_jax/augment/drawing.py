@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     partners: chex.Array
 
 
-class Layout(NamedTuple):
+class JobLayout(NamedTuple):
     """Where jobs run side by side; static.
 
     Attributes:
@@ -80,7 +80,7 @@ def compiled(
     group_size: int,
     shape: tuple[int, ...],
     count: int,
-    layout: Layout,
+    layout: JobLayout,
 ) -> Program:
     """A program ``draw((), wanted, epoch) -> Drawn`` for jobs side by side.
 

@@ -215,11 +215,11 @@ def _train(
         lambda epochs, loss: on_epochs(epochs, training=label, loss=loss),
     )
     for position, trained in results:
-        _store(run, jobs[position], trained)
+        store(run, jobs[position], trained)
         student_loop.delete(run.partial, students[position])
 
 
-def _store(run: Evaluation, job: _Job, trained: Trained) -> None:
+def store(run: Evaluation, job: _Job, trained: Trained) -> None:
     """Stores the score of a student, and its weights where they are kept."""
     for one in job.planned if run.keep_students else ():
         score = make_score(one, trained, run.source)

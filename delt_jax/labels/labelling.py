@@ -191,7 +191,7 @@ class EpochLabeller:
     def _draw(self, epoch: int, positions: range) -> Drawn:
         """Views of some positions of a labelled epoch, with leading axes [1, 1]."""
         plan, shape = self._program.plan, self._pixels.shape[2:]
-        layout = drawing.Layout(unroll=jax.default_backend() == "cpu")
+        layout = drawing.JobLayout(unroll=jax.default_backend() == "cpu")
         program = drawing.compiled(self._views, plan.group_size, shape, len(positions), layout)
         wanted = Wanted(self._key, self._pixels, np.array(positions, np.int32)[None, None])
         return program((), wanted, np.int32(epoch % plan.epochs))

@@ -26,7 +26,7 @@ def on_cpu() -> bool:
 
 
 @dataclass(frozen=True)
-class Layout:
+class StudentLayout:
     """Where the students of a group are: each on one device, or one on several.
 
     Jobs are students, or the shares of the one student whose batches are shared.
@@ -52,13 +52,13 @@ class Layout:
         return 1 if self.is_shared else self.num_devices * self.per_device
 
     @property
-    def of_jobs(self) -> drawing.Layout:
+    def of_jobs(self) -> drawing.JobLayout:
         """The layout of drawing and labelling.
 
         vmap turns convolutions with different weights into grouped ones, which XLA's CPU backend
         is slow at; and shares must not depend on how many of them a device has.
         """
-        return drawing.Layout(self.num_devices, self.per_device, on_cpu() or self.is_shared)
+        return drawing.JobLayout(self.num_devices, self.per_device, on_cpu() or self.is_shared)
 
     @property
     def spans(self) -> list[range]:
@@ -131,19 +131,19 @@ class Layout:
         return _learn(program, self.batch, count, self.of_jobs)
 
 
-def of(program: StudentProgram, num_students: int, students_per_device: int) -> Layout:
+def of(program: StudentProgram, num_students: int, students_per_device: int) -> StudentLayout:
     """The layout of so many students, or of one whose batches are shared."""
     if program.devices > 1:
         fitting = [n for n in range(1, program.devices + 1) if program.devices % n == 0]
         num_devices = max(n for n in fitting if n <= devices.device_count())
-        return Layout(program, num_devices, program.devices // num_devices)
+        return StudentLayout(program, num_devices, program.devices // num_devices)
     num_devices = min(devices.device_count(), -(-num_students // students_per_device))
-    return Layout(program, num_devices, students_per_device)
+    return StudentLayout(program, num_devices, students_per_device)
 
 
 @functools.lru_cache(maxsize=32)
 def _label(
-    program: LabelProgram, shape: tuple[int, ...], count: int, layout: drawing.Layout
+    program: LabelProgram, shape: tuple[int, ...], count: int, layout: drawing.JobLayout
 ) -> Program:
     del shape, count  # they only tell programs apart
 
@@ -156,7 +156,7 @@ def _label(
 
 @functools.lru_cache(maxsize=32)
 def _learn(
-    program: LearnProgram, batch: int, count: int, layout: drawing.Layout
+    program: LearnProgram, batch: int, count: int, layout: drawing.JobLayout
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     del count
     if program.shares > 1:
@@ -175,7 +175,7 @@ class _SharedLearning:
     for bit the same on any number of devices.
     """
 
-    def __init__(self, program: LearnProgram, layout: drawing.Layout):
+    def __init__(self, program: LearnProgram, layout: drawing.JobLayout):
         """Takes what is learnt, and where."""
         number = layout.num_devices
 

@@ -29,7 +29,7 @@ from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_checkpoint, student_layout, student_step
 from delt_jax.training.student_checkpoint import TrainingCheckpoint
 from delt_jax.training.student_labels import LabelInputs
-from delt_jax.training.student_layout import Layout
+from delt_jax.training.student_layout import StudentLayout
 from delt_jax.training.student_program import LabelledImages, StudentProgram
 from delt_jax.training.student_step import Lesson, Own
 
@@ -189,7 +189,7 @@ class _Group:
         task: StudentTask,
         students: Sequence[Student],
         restored: Sequence[TrainingCheckpoint],
-        layout: Layout,
+        layout: StudentLayout,
         saving: Saving,
     ):
         """Brings students, which have come equally far, to the devices, with sets and teachers."""

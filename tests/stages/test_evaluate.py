@@ -114,7 +114,7 @@ def test_a_student_finished_before_a_kill_has_its_weights(
     labelled, tmp_path, monkeypatch, before, trained_again
 ):
     folder = shutil.copytree(labelled, tmp_path / "run")
-    real, stored = student_jobs._store, []
+    real, stored = student_jobs.store, []
 
     def killed_before_the_third(*args):
         if len(stored) == 2:
@@ -122,11 +122,11 @@ def test_a_student_finished_before_a_kill_has_its_weights(
         stored.append(args)
         real(*args)
 
-    monkeypatch.setattr(student_jobs, "_store", killed_before_the_third)
+    monkeypatch.setattr(student_jobs, "store", killed_before_the_third)
     with pytest.raises(KeyboardInterrupt):
         evaluate(folder, before)
     stored.clear()
-    monkeypatch.setattr(student_jobs, "_store", lambda *a: (stored.append(a), real(*a)))
+    monkeypatch.setattr(student_jobs, "store", lambda *a: (stored.append(a), real(*a)))
     evaluate(folder, True)
     assert len(stored) == 2 + trained_again
     assert kept(folder) == sorted(NAMES)

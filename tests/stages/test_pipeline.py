@@ -200,7 +200,7 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
     before = read_json(copy / "evaluation/scores.json")
     shutil.rmtree(copy / "evaluation")
     shutil.rmtree(copy / "scores")
-    real, trained = student_jobs._store, []
+    real, trained = student_jobs.store, []
 
     def killed_after_the_sixth(*args):
         if len(trained) == 6:
@@ -209,11 +209,11 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
         real(*args)
 
     config = tiny()
-    monkeypatch.setattr(student_jobs, "_store", killed_after_the_sixth)
+    monkeypatch.setattr(student_jobs, "store", killed_after_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, str(copy), ["evaluate"])
     trained.clear()
-    monkeypatch.setattr(student_jobs, "_store", lambda *a: (trained.append(a), real(*a)))
+    monkeypatch.setattr(student_jobs, "store", lambda *a: (trained.append(a), real(*a)))
     main.run(config, str(copy), ["evaluate"])
     assert len(trained) == len([s for s in before if s["images"] != "full"]) - 6
     after = read_json(copy / "evaluation/scores.json")

@@ -202,7 +202,7 @@ def test_views_come_again_after_the_labelled_epochs(tmp_path, monkeypatch):
     program, drawn = replace(PROGRAM, plan=label_plan(epochs=2), regime="stored"), []
     labels = compact.Compact(np.ones((COUNT, 3), np.float16), None)
     program = replace(program, plan=replace(program.plan, top_k=0))
-    real = student_layout.Layout.draw
+    real = student_layout.StudentLayout.draw
 
     def draw(layout, *arguments):
         def call(nothing, wanted, epoch):
@@ -211,7 +211,7 @@ def test_views_come_again_after_the_labelled_epochs(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(student_layout.Layout, "draw", draw)
+    monkeypatch.setattr(student_layout.StudentLayout, "draw", draw)
     train(tmp_path, program, count=1, stored=lambda epoch: labels)
     chex.assert_trees_all_equal(drawn[0], drawn[2])
     assert not np.array_equal(drawn[0].own, drawn[1].own)
