@@ -18,9 +18,10 @@ from delt_jax.recovery.run import memory
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
 from delt_jax.stages import pipeline, recover, relabel, room, squeeze
-from delt_jax.stages.costs import ModelCost, amount, hours, model_cost, recover_memory
+from delt_jax.stages.costs import amount, hours, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
+from delt_jax.teachers.cost import ModelCost, model_cost
 
 _BACKWARD = 3  # FLOPs of a forward and a backward pass, in forward passes
 

@@ -201,7 +201,7 @@ def test_without_a_residual_there_is_nothing_of_it(monkeypatch):
         step = functools.partial(recovery_step.update, program)
         return jax.make_jaxpr(step)(make_state(), inputs, FULL, teachers())
 
-    assert len(jax.tree.leaves(make_inputs())) == 7  # no starts
+    assert len(jax.tree.leaves(make_inputs())) == 8  # no starts
     mixed = traced(make_inputs()._replace(starts=make_state().images))
     monkeypatch.setattr(residual, "mix", None)
     monkeypatch.setattr(residual, "age", None)
