@@ -175,9 +175,10 @@ def make_schedule(  # noqa: PLR0913 (the plain numbers that describe a set; call
     check_rounds(iterations, round_iterations)
     batches = LAYOUTS[layout](num_classes, ipc, batch_size)
     if not iterations:
+        never = [(0,) * len(b) for b in batches]
         return tuple(
-            BatchSchedule(tuple(b), tuple(i // ipc for i in b), *[(0,) * len(b)] * 2, 0, rounds=())
-            for b in batches
+            BatchSchedule(tuple(b), tuple(i // ipc for i in b), zeros, zeros, 0, rounds=())
+            for b, zeros in zip(batches, never, strict=True)
         )
     round_iterations = round_iterations or iterations
     budgets = tuple(class_iterations) or (iterations,) * num_classes

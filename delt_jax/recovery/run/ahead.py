@@ -20,12 +20,12 @@ class Start(NamedTuple):
     """Where batches that run side by side begin.
 
     Attributes:
-      index: of one of them.
+      batch: index of one of them.
       step: iterations that they have behind them.
       num_devices: that they run on.
     """
 
-    index: int
+    batch: int
     step: int
     num_devices: int
 
@@ -100,9 +100,9 @@ def begin(
     count, spec = chunks.views_at_once(plan.chunk_steps), outline.specs[0]
     prepared = set()
     for start in starts:
-        batch_size = len(outline.schedule[start.index].indices)
+        batch_size = len(outline.schedule[start.batch].indices)
         layout = start.num_devices, plan.batches_per_device
-        for program in programs(outline, plan, start.index, start.step):
+        for program in programs(outline, plan, start.batch, start.step):
             if (program, layout, batch_size) in prepared:
                 continue
             prepared.add((program, layout, batch_size))

@@ -111,7 +111,7 @@ def _halved(plan: ExecutionPlan, error: Exception) -> ExecutionPlan:
 
 
 class DrawnViews:
-    """The views of batches side by side, drawn for many iterations at once."""
+    """The views of batches side by side, drawn for many iterations at once, which go on."""
 
     def __init__(
         self,
@@ -122,14 +122,15 @@ class DrawnViews:
     ):
         """Takes the batches' inputs, with leading axes of `layout`; draws nothing yet."""
         self._count = chunks.views_at_once(plan.chunk_steps)
+        self._drawn: Views | None = None
         self._layout, self._inputs = layout, inputs._replace(starts=None)
         size, batch_size = task.teacher.spec.image_size, inputs.labels.shape[-1]
         self._draw = chunks.compile_views(task.settings, size, self._count, layout, batch_size)
-        self._first, self._drawn = -self._count, None
+        self._first = 0
 
     def of(self, step: int, steps: int) -> Views:
         """Views on the devices, among them those of `steps` iterations from `step` on."""
-        if not self._first <= step <= step + steps <= self._first + self._count:
+        if self._drawn is None or step + steps > self._first + self._count:
             num_devices, batches_per_device = self._layout
             firsts = [np.int32(step)] * (num_devices * batches_per_device)
             self._drawn = self._draw(devices.stack_jobs(firsts, *self._layout), self._inputs, ())

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 
@@ -20,6 +21,7 @@ from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.cost import model_cost
 
 _PASSES = 2.0  # forward, and backward to the images
+_WORTH = 0.9  # masks cost a little themselves
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Speed:
 
     Attributes:
       program_seconds: to compile a step, whatever the network.
-      layer_seconds: to compile a step, for each of its convolutions and matrices.
+      layer_seconds: to compile a step, for each of its convolutions and matrices besides.
       flops: floating-point operations per second that a step reaches.
     """
 
@@ -37,8 +39,9 @@ class Speed:
     flops: float
 
 
-_ACCELERATOR = Speed(3.0, 1.0, 5e13)
-SPEEDS = {"cpu": Speed(0.6, 0.25, 1e11), "gpu": _ACCELERATOR, "tpu": _ACCELERATOR}
+# Hosts of accelerators have many cores, which compile side by side.
+_ACCELERATOR = Speed(2.0, 0.5, 5e13)
+SPEEDS = {"cpu": Speed(1.5, 0.15, 1e11), "gpu": _ACCELERATOR, "tpu": _ACCELERATOR}
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,11 @@ def choose(
       price: of programs and image-iterations.
 
     Returns:
-      Sizes, ascending, the last one enough for every round; () if one exact program for every set
-      of active images costs no more.
+      Sizes, ascending, the last one enough for every round; () unless they clearly cost less than
+      one exact program for every set of active images.
     """
     work: dict[int, dict[int, _Work]] = defaultdict(lambda: defaultdict(_Work))
-    exact = set()
+    exact: set[tuple[Any, ...]] = set()
     for batch in schedule:
         for rnd in batch.rounds:
             kinds, size = calls(rnd, chunk_steps, teachers), len(batch.indices)
@@ -146,7 +149,7 @@ def choose(
     if len(exact) < 2:
         return ()
     seconds, sizes = _cheapest(work, price)
-    return () if len(exact) * price.program <= seconds else sizes
+    return sizes if seconds < _WORTH * len(exact) * price.program else ()
 
 
 def _cheapest(work: dict[int, dict[int, _Work]], price: Price) -> tuple[float, tuple[int, ...]]:
@@ -159,7 +162,8 @@ def _cheapest(work: dict[int, dict[int, _Work]], price: Price) -> tuple[float, t
     needs = sorted(work)
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]  # of the rounds that need least
     for last, size in enumerate(needs):
-        options, programs, wasted = [], set(), 0
+        options, wasted = [], 0
+        programs: set[tuple[Any, ...]] = set()
         for first in range(last, -1, -1):  # the rounds from here on run with this size
             for batch_size, entry in work[needs[first]].items():
                 programs.update((batch_size, kind) for kind in entry.kinds)
