@@ -156,6 +156,7 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
         "dtype": "float32",
         "batches_per_device": [2],
         "chunk_steps": 1,
+        "sizes": [6],
     }
     shutil.rmtree(begun / "distilled")
     with monkeypatch.context() as m:
@@ -170,10 +171,10 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
 def test_out_of_memory_halves_the_batches(whole, begun, monkeypatch, capsys):
     real = driver.compile_chunk
 
-    def too_small(program, num_devices, batches_per_device):
+    def too_small(program, num_devices, batches_per_device, batch_size):
         if batches_per_device > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return real(program, num_devices, batches_per_device)
+        return real(program, num_devices, batches_per_device, batch_size)
 
     monkeypatch.setattr(driver, "compile_chunk", too_small)
     images = recovered(begun, **{"recover.batches_per_device": 4})
@@ -279,6 +280,6 @@ def test_choices_of_an_accelerator(monkeypatch):
         recipe = RecoverRecipe(**changes)
         return execution.choose(recipe, Outline(SETTINGS, (SPEC,), BATCHES))
 
-    assert chosen() == execution.ExecutionPlan("float32", 4, 50)
+    assert chosen() == execution.ExecutionPlan("float32", 4, 50, (50,))
     asked = chosen(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
-    assert asked == execution.ExecutionPlan("bfloat16", 3, 7)
+    assert asked == execution.ExecutionPlan("bfloat16", 3, 7, (50,))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import MODEL, SETTINGS, SIZE, normal, variables
+from test_step import MODEL, SETTINGS, SIZE, arrays, normal, variables
 
 from delt_jax import models
 from delt_jax.models import ModelSpec
@@ -112,9 +112,7 @@ def test_what_waits_neither_changes_nor_matters():
     view = views_lib.draw_view(state.step, inputs, SETTINGS, SIZE)
     program = StepProgram((MODEL,), SETTINGS, 6, masked=True)
     update = jax.jit(functools.partial(recovery_step.update, program))
-    other = state.replace(
-        images=state.images + garbage, mu=state.mu + garbage, nu=state.nu + garbage
-    )
+    other = state.replace(**{name: x + garbage for name, x in arrays(state).items()})
     ours, theirs = (update(s, inputs, view, teachers()[:1]) for s in (state, other))
     chex.assert_trees_all_equal(ours[1:], theirs[1:])
     for name in ("images", "mu", "nu"):
