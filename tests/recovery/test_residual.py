@@ -228,7 +228,7 @@ def test_the_first_block_is_as_without(whole, tiny_ranked, tmp_path):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     images = recovered(folder)
     ours, plain = losses_of(whole)["loss"], losses_of(folder)["loss"]
-    chex.assert_trees_all_equal(ours[:, :2], plain[:, :2])
+    chex.assert_trees_all_close(ours[:, :2], plain[:, :2], rtol=1e-5)  # other programs
     assert (ours[:, 2:] != plain[:, 2:]).all()
     assert (images != distilled.read(whole / "distilled").images).any()
     assert manifest(whole)["inputs"]["recover.residual"] == 0.5
