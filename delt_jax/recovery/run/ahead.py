@@ -15,6 +15,8 @@ from delt_jax.recovery.types import TeacherVariables
 from delt_jax.runtime import devices
 from delt_jax.teachers import teacher as teacher_lib
 
+_MOST = 64
+
 
 class Start(NamedTuple):
     """Where batches that run side by side begin.
@@ -89,7 +91,10 @@ def begin(
     starts: Iterable[Start],
     teachers: Sequence[TeacherVariables],
 ) -> None:
-    """Begins to compile all programs that some groups of batches need, in the order of their use.
+    """Begins to compile the programs that some groups of batches need, in the order of their use.
+
+    At most 64 of them: class budgets with extra terms need hundreds, which are compiled as they are
+    called.
 
     Args:
       outline: of the recovery.
@@ -97,21 +102,33 @@ def begin(
       starts: of the groups.
       teachers: variables and constants, arrays or shapes.
     """
-    count, spec = chunks.views_at_once(plan.chunk_steps), outline.specs[0]
-    prepared = set()
-    for start in starts:
+    begun = 0
+    distinct = {(outline.likeness(s.batch), s.step, s.num_devices): s for s in starts}
+    for start in distinct.values():
         batch_size = len(outline.schedule[start.batch].indices)
         layout = start.num_devices, plan.batches_per_device
-        for program in programs(outline, plan, start.batch, start.step):
-            if (program, layout, batch_size) in prepared:
-                continue
-            prepared.add((program, layout, batch_size))
-            draw = chunks.compile_views(
-                outline.settings, spec.image_size, count, layout, batch_size
-            )
-            draw.prepare(*_of_views(outline, spec, batch_size, layout))
-            chunk = chunks.compile_chunk(program, *layout, batch_size)
-            chunk.prepare(*shapes.of_chunk(program, spec, teachers, batch_size, count, layout))
+        needed = programs(outline, plan, start.batch, start.step)[: _MOST - begun]
+        begun += len(needed)
+        if needed:
+            _begin(needed, outline.specs[0], teachers, batch_size, layout, plan.chunk_steps)
+
+
+def _begin(
+    needed: Sequence[StepProgram],
+    spec: ModelSpec,
+    teachers: Sequence[TeacherVariables],
+    batch_size: int,
+    layout: tuple[int, int],
+    chunk_steps: int,
+) -> None:
+    """Begins to compile the programs of batches side by side, and the drawing of their views."""
+    count, settings = chunks.views_at_once(chunk_steps), needed[0].settings
+    draw = chunks.compile_views(settings, spec.image_size, count, layout, batch_size)
+    inputs = shapes.of_inputs(settings, spec, batch_size)._replace(starts=None)
+    draw.prepare(jax.ShapeDtypeStruct(layout, jnp.int32), shapes.of_tree(inputs, layout), ())
+    arguments = shapes.of_chunk(settings, spec, teachers, batch_size, count, layout)
+    for program in needed:
+        chunks.compile_chunk(program, *layout, batch_size).prepare(*arguments)
 
 
 def programs(outline: Outline, plan: ExecutionPlan, index: int, step: int = 0) -> list[StepProgram]:
@@ -121,8 +138,3 @@ def programs(outline: Outline, plan: ExecutionPlan, index: int, step: int = 0) -
         for steps, first in sizes.calls(rnd, plan.chunk_steps, len(outline.specs), step):
             found.append(outline.program(index, rnd, plan, steps, first))
     return list(dict.fromkeys(found))
-
-
-def _of_views(outline: Outline, spec: ModelSpec, batch_size: int, layout: tuple[int, int]) -> Any:
-    inputs = shapes.of_inputs(outline.settings, spec, batch_size)._replace(starts=None)
-    return jax.ShapeDtypeStruct(layout, jnp.int32), shapes.of_tree(inputs, layout), ()

@@ -56,28 +56,35 @@ def choose(
     """
     if not recipe.iterations:
         return ExecutionPlan("float32", 1, 1)
-    backend, num_teachers = jax.default_backend(), len(outline.specs)
-    steps = recipe.chunk_steps or _CHUNK_STEPS.get(backend, 0)
-    if not steps:  # whole rounds of the teachers, so that all calls are one program
-        steps = -(-_CHUNK_STEPS_ELSEWHERE // num_teachers) * num_teachers
-    sizes = padded_sizes(outline, steps)
+    sizes = padded_sizes(recipe, outline)
     batches_per_device = recipe.batches_per_device or 1
-    if not recipe.batches_per_device and backend != "cpu":
+    if not recipe.batches_per_device and jax.default_backend() != "cpu":
         specs = [replace(spec, dtype=recipe.dtype) for spec in outline.specs]
         peaks = memory.peak_bytes(outline.settings, specs, outline.schedule, teachers, sizes)
         batches_per_device = max(peaks)
+    steps = _chunk_steps(recipe, outline)
     return ExecutionPlan(recipe.dtype, batches_per_device, steps, sizes)
 
 
-def padded_sizes(outline: Outline, chunk_steps: int) -> tuple[int, ...]:
+def _chunk_steps(recipe: RecoverRecipe, outline: Outline) -> int:
+    """Iterations per compiled call."""
+    steps = recipe.chunk_steps or _CHUNK_STEPS.get(jax.default_backend(), 0)
+    if steps:
+        return steps
+    teachers = len(outline.specs)  # whole rounds of them, so that all calls are one program
+    return -(-_CHUNK_STEPS_ELSEWHERE // teachers) * teachers
+
+
+def padded_sizes(recipe: RecoverRecipe, outline: Outline) -> tuple[int, ...]:
     """Sizes of masked programs, where they cost less than exact ones on this kind of backend.
 
     () with extra terms or perturbation, which read the active images themselves.
     """
-    if outline.settings.terms or outline.settings.perturbation:
+    if not recipe.iterations or outline.settings.terms or outline.settings.perturbation:
         return ()
-    price = sizes_lib.price(outline.specs, chunk_steps, jax.default_backend())
-    return sizes_lib.choose(outline.schedule, chunk_steps, len(outline.specs), price)
+    steps = _chunk_steps(recipe, outline)
+    price = sizes_lib.price(outline.specs, steps, jax.default_backend())
+    return sizes_lib.choose(outline.schedule, steps, len(outline.specs), price)
 
 
 def checked(plan: ExecutionPlan, task: RecoveryTask) -> ExecutionPlan:

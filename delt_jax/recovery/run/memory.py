@@ -40,7 +40,7 @@ def of_chunk(
 
     count = chunks.views_at_once(program.steps)
     states, (inputs, views), teachers = shapes.of_chunk(
-        program, spec, (teacher,), batch_size, count, (batches_per_device,)
+        program.settings, spec, (teacher,), batch_size, count, (batches_per_device,)
     )
     jobs = inputs._replace(params=None), views  # those that vary would be grouped convolutions
 

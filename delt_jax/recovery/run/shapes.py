@@ -10,7 +10,7 @@ from delt_jax.core import keys
 from delt_jax.models import ModelSpec
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery import views
-from delt_jax.recovery.program import StepProgram, StepSettings
+from delt_jax.recovery.program import StepSettings
 from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
 
 
@@ -31,7 +31,7 @@ def of_inputs(settings: StepSettings, spec: ModelSpec, batch_size: int) -> Batch
 
 
 def of_chunk(
-    program: StepProgram,
+    settings: StepSettings,
     spec: ModelSpec,
     teachers: Sequence[TeacherVariables],
     batch_size: int,
@@ -41,14 +41,13 @@ def of_chunk(
     """Arguments of a compiled chunk: states, (inputs, views), teachers.
 
     Args:
-      program: of the chunk.
-      spec: of one of its teachers.
+      settings: of the steps.
+      spec: of one of the teachers.
       teachers: variables and constants, arrays or shapes.
       batch_size: images of a batch.
       count: of views that are drawn at once.
       lead: leading axes, of batches, of states, inputs and views.
     """
-    settings = program.settings
     images, scalar = _images(spec, batch_size), _array((), jnp.int32)
     term_state = jax.eval_shape(lambda: recovery_step.init_term_state(settings, teachers))
     state = RecoverState(scalar, images, images, images, term_state)
