@@ -22,6 +22,7 @@ from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Active, BatchInputs, RecoverState, TeacherVariables
+from delt_jax.recovery.views import draw_views
 from delt_jax.runtime import devices
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
@@ -65,22 +66,26 @@ class Ours:
         self._variables = jax.tree.map(jnp.asarray, problem.variables)
         self._teachers = (TeacherVariables(self._variables),)
         self._settings = step_settings(problem.recipe, flip=True)
+        self._lead = (batches,) if batches > 1 else ()
         self._compiled = functools.lru_cache(maxsize=None)(self._compile)
+        self._compiled_views = functools.lru_cache(maxsize=None)(self._compile_views)
         self._chunk_steps = 1 if jax.default_backend() == "cpu" else 50
 
     def prepare(self, batch: BatchSchedule) -> Callable[[], None]:
         """One recovery of so many batches, ready to be run, once: its state is donated."""
         inputs, states = self._trees(batch)
         states, inputs = devices.stack_jobs([states], 1), devices.stack_jobs([inputs], 1)
+        start = devices.stack_jobs([np.zeros(self._lead, np.int32)], 1)
+        draw = self._compiled_views(batch.iterations)
         jax.block_until_ready((states, inputs))
 
         def run() -> None:
-            state = states
+            state, jobs = states, (inputs, draw(start, inputs, ()))
             for rnd in batch.rounds:
                 active = active_of(rnd.active)
                 for first in range(0, rnd.iterations, self._chunk_steps):
                     steps = min(self._chunk_steps, rnd.iterations - first)
-                    state, _ = self._compiled(active, steps)(state, inputs, self._teachers)
+                    state, _ = self._compiled(active, steps)(state, jobs, self._teachers)
             jax.block_until_ready(state)
 
         return run
@@ -89,7 +94,8 @@ class Ours:
         """Operations and bytes of an image-iteration of all images, as XLA counts them."""
         inputs, states = self._trees(batch)
         one_step = jax.jit(self._chunk(len(batch.indices), 1))
-        lowered = one_step.lower(states, inputs, self._teachers)
+        views = jax.eval_shape(self._drawing(1), jnp.zeros(self._lead, jnp.int32), inputs, ())
+        lowered = one_step.lower(states, (inputs, views), self._teachers)
         images = self._batches * len(batch.indices)
         counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
         assert counted is not None
@@ -114,6 +120,7 @@ class Ours:
                 labels=jnp.array(batch.labels, jnp.int32),
                 ranks=jnp.zeros(len(batch.labels), jnp.int32),
                 start_iterations=jnp.array(batch.start_iterations, jnp.int32),
+                end_iterations=jnp.array(batch.end_iterations, jnp.int32),
                 iterations=jnp.int32(batch.iterations),
                 key=keys.stream(0, "recover", i),
                 low=jnp.full(channels, -_BOUND),
@@ -129,11 +136,25 @@ class Ours:
 
     def _chunk(self, active: Active, steps: int) -> Callable[..., Any]:
         program = StepProgram((self._model,), self._settings, active, steps)
-        chunk = functools.partial(recovery_step.run_chunk, program)
+
+        def chunk(state, inputs_and_views, teachers):
+            return recovery_step.run_chunk(program, state, *inputs_and_views, teachers)
+
         return jax.vmap(chunk, in_axes=(0, 0, None)) if self._batches > 1 else chunk
+
+    def _drawing(self, count: int) -> Callable[..., Any]:
+        size = self._problem.spec.image_size
+
+        def draw(first, inputs, _):
+            return draw_views(first, inputs, self._settings, size, count)
+
+        return jax.vmap(draw, in_axes=(0, 0, None)) if self._batches > 1 else draw
 
     def _compile(self, active: Active, steps: int) -> Callable[..., Any]:
         return devices.map_jobs(self._chunk(active, steps), 1)
+
+    def _compile_views(self, count: int) -> Callable[..., Any]:
+        return devices.map_jobs(self._drawing(count), 1)
 
 
 class Rival:

@@ -35,6 +35,8 @@ _AUGMENTATIONS = {
 _ALWAYS = {
     "recovery.step": (
         "recovery/step",
+        "recovery/active",
+        "recovery/views",
         "recovery/residual",
         "recovery/perturbation",
         "recovery/schedule",
