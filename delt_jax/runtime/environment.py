@@ -43,12 +43,12 @@ def backend(asked: str, installed: Collection[str], present: Collection[str]) ->
 
 def expected_backend() -> str:
     """As `backend`, for this machine; imports nothing and starts no thread."""
-    hidden = {"gpu"} if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else set()
-    return backend(
-        os.environ.get("JAX_PLATFORMS", ""),
-        {name for name, packages in _PLUGINS.items() if any(map(importlib.util.find_spec, packages))},
-        {name for name, paths in _DEVICE_FILES.items() if any(map(glob.glob, paths))} - hidden,
-    )
+    find = importlib.util.find_spec
+    installed = {name for name, packages in _PLUGINS.items() if any(map(find, packages))}
+    present = {name for name, paths in _DEVICE_FILES.items() if any(map(glob.glob, paths))}
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        present.discard("gpu")
+    return backend(os.environ.get("JAX_PLATFORMS", ""), installed, present)
 
 
 def xla_flags(backend: str, users: str) -> str:
