@@ -154,7 +154,7 @@ def launch(checkout: Path, flags: Sequence[str], cache: Path) -> Run:
     if status:
         told = "\n".join(line.text for line in streams[1][-_TOLD:])
         raise SystemExit(f"cold_start: a run of {checkout} ended with {status}:\n{told}")
-    return Run(*streams, seconds)
+    return Run(streams[0], streams[1], seconds)
 
 
 def _read(stream: IO[str], lines: list[Line], started: float) -> None:

@@ -16,9 +16,10 @@ _DEVICE_FILES = {
     "tpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
     "gpu": ("/dev/nvidia[0-9]*", "/dev/dxg"),
 }
+_DETERMINISTIC = "--xla_gpu_deterministic_ops"
 # Every XLA from JAX 0.10 to 0.12 knows these flags; one that it did not know would end the process.
 _GPU_FLAGS = (
-    "--xla_gpu_deterministic_ops=true",  # no atomics in gradients, no choice of kernels by timing
+    f"{_DETERMINISTIC}=true",  # no atomics in gradients, no choice of kernels by timing
     # Else the processes of a job share out that timing, and wait for those that compile nothing.
     "--xla_gpu_shard_autotuning=false",
 )
@@ -62,6 +63,22 @@ def xla_flags(backend: str, users: str) -> str:
         return users
     ours = [flag for flag in _GPU_FLAGS if flag not in users.split()]
     return " ".join([*ours, users]).strip()  # XLA takes the last of two that contradict each other
+
+
+def is_repeatable(backend: str, flags: str) -> bool:
+    """Whether two runs of one seed on one model of device give equal bits; manifests record it.
+
+    Args:
+      backend: as `backend` returns it; CPUs and TPUs need no flag.
+      flags: value of XLA_FLAGS.
+    """
+    asked = [flag for flag in flags.split() if flag.split("=")[0] == _DETERMINISTIC]
+    return backend != "gpu" or asked[-1:] in ([_DETERMINISTIC], [f"{_DETERMINISTIC}=true"])
+
+
+def repeats() -> bool:
+    """As `is_repeatable`, for this process."""
+    return is_repeatable(expected_backend(), os.environ.get("XLA_FLAGS", ""))
 
 
 def import_jax() -> None:

@@ -62,6 +62,20 @@ def test_flags_make_gpus_repeat_and_the_users_own_come_last():
         assert environment.xla_flags(*alone) == alone[1]
 
 
+@pytest.mark.parametrize(
+    ("backend", "flags", "expected"),
+    [
+        ("cpu", "", True),
+        ("gpu", "", False),
+        ("gpu", environment.xla_flags("gpu", ""), True),
+        ("gpu", environment.xla_flags("gpu", "--xla_gpu_deterministic_ops=false"), False),
+        ("gpu", "--xla_gpu_deterministic_ops=false --xla_gpu_deterministic_ops", True),
+    ],
+)
+def test_manifests_say_whether_a_run_repeats(backend, flags, expected):
+    assert environment.is_repeatable(backend, flags) == expected
+
+
 def test_jax_is_imported_with_them(with_gpu, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     environment.import_jax()
