@@ -1,5 +1,6 @@
 """The two sides that recover_speed.py times: one interface, the same weights and images."""
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -158,24 +159,30 @@ class Ours:
 
 
 class Rival:
-    """Eager PyTorch, in the memory layout that is faster here."""
+    """PyTorch, eager or compiled, in the memory layout in which eager PyTorch is faster here."""
 
     def __init__(self, problem: Problem, device: torch.device, trial: BatchSchedule):
         self.device = device
         self._problem = problem
-        sides = {layout: self._create(layout) for layout in torch_recovery.LAYOUTS}
+        sides = {layout: self._create(layout, False) for layout in torch_recovery.LAYOUTS}
         seconds = {layout: self._try(side, trial) for layout, side in sides.items()}
         self.layout = min(seconds, key=lambda layout: seconds[layout])
         self._side = sides[self.layout]
 
-    def _create(self, layout: str) -> torch_recovery.Recovery:
+    def compiled(self) -> "Rival":
+        """The same through `torch.compile`; its first run compiles."""
+        other = copy.copy(self)
+        other._side = self._create(self.layout, True)
+        return other
+
+    def _create(self, layout: str, compiled: bool) -> torch_recovery.Recovery:
         spec, recipe = self._problem.spec, self._problem.recipe
         network = torch_models.create(spec.name, spec.num_classes, spec.image_size, spec.channels)
         state = torch_weights.to_torch(self._problem.variables, spec)
         bounds = [-_BOUND] * spec.channels, [_BOUND] * spec.channels
         torch_models.load(network, state).to(self.device)
         bfloat16 = spec.dtype == "bfloat16"
-        return torch_recovery.Recovery(network, recipe, bounds, layout, bfloat16)
+        return torch_recovery.Recovery(network, recipe, bounds, layout, bfloat16, compiled)
 
     def _images(self) -> torch.Tensor:
         return torch.tensor(self._problem.images.transpose(0, 3, 1, 2)).to(self.device)

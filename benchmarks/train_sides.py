@@ -151,12 +151,36 @@ def _fresh(problem: Problem):
     return student_step.init_student(problem.program, keys.stream(0, "student", 0))
 
 
+def cost(problem: Problem) -> tuple[float, float]:
+    """Operations and bytes of an image of an epoch, as XLA counts them: the networks alone."""
+    program = problem.program
+    student, teacher = models.create(program.student), models.create(program.teachers[0])
+    variables, spec = _fresh(problem).variables, program.student
+    shape = (program.batch, spec.image_size, spec.image_size, spec.channels)
+
+    def loss(params, views):
+        logits, updated = student.apply(
+            {**variables, "params": params}, views, train=True, mutable=["batch_stats"]
+        )
+        targets = jax.nn.softmax(teacher.apply(problem.teacher, views, train=False))
+        return losses_lib.kl_divergence(logits, targets, program.protocol.temperature), updated
+
+    lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(
+        variables["params"], jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
+    assert counted is not None
+    assert compiled is not None
+    return counted["flops"] / program.batch, compiled["bytes accessed"] / program.batch
+
+
 class Rival:
-    """Eager PyTorch in the memory layout that is faster here.
+    """PyTorch in the memory layout in which eager PyTorch is faster here.
 
     Args:
       problem: what is trained.
-      kind: "PIL", with views from worker processes, or "tensor", with views on the device.
+      kind: "PIL", with views from worker processes, "tensor", with views on the device, or
+        "compiled": so, and the networks through `torch.compile`.
       workers: processes.
       device: torch's.
       layout: a name of `torch_recovery.LAYOUTS`.
@@ -178,9 +202,11 @@ class Rival:
             placed = torch.tensor(pixels.transpose(0, 3, 1, 2)).contiguous().to(device)
             views = torch_views.TensorViews(placed, spec, own)
             batches = torch_training.device_batches(views, program.count, program.batch, device)
+        student = self._network(jax.device_get(_fresh(problem).variables), program.student)
+        teacher = self._network(problem.teacher, program.teachers[0])
         self._training = torch_training.Training(
-            self._network(jax.device_get(_fresh(problem).variables), program.student),
-            self._network(problem.teacher, program.teachers[0]),
+            torch.compile(student) if kind == "compiled" else student,
+            torch.compile(teacher) if kind == "compiled" else teacher,
             program.protocol,
             batches,
             torch_recovery.LAYOUTS[layout],

@@ -30,6 +30,7 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
+from delt_jax.runtime import environment
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -188,6 +189,7 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
         "scored_on": run.source.scored,
         "rows": [row.as_dict() for row in rows],
         "hash": identity([score.outcome() for score in scores]),
+        "repeatable": environment.repeats(),
         "seconds": round(sum(score.seconds for score in scores), 1),
     }
     with artefact.replacing(workdir.path / ARTEFACT) as folder:
