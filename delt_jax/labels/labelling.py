@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax.augment.views import EpochPlan, ViewProgram, plan_epoch, student_views
+from delt_jax.augment import drawing
+from delt_jax.augment.drawing import Drawn, Wanted
+from delt_jax.augment.views import ViewProgram
 from delt_jax.data import Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.compact import Compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
+from delt_jax.runtime import devices
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -128,20 +131,18 @@ def fixed_logits(teachers: Sequence[Teacher], pixels: np.ndarray) -> np.ndarray:
     return np.mean(np.stack(logits), axis=0)
 
 
-class LabelProgram(NamedTuple):
+class _Labelling(NamedTuple):
     """What is compiled into the labelling of views; hashable.
 
     Attributes:
       models: the teachers' modules.
       normalisations: of each teacher's inputs.
-      plan: which views are labelled, and in what form.
-      aligned: whether chunks hold whole groups of the mix, so partners need no second view.
+      plan: in what form labels are stored.
     """
 
     models: tuple[nn.Module, ...]
     normalisations: tuple[Normalisation, ...]
     plan: LabelPlan
-    aligned: bool
 
 
 class EpochLabeller:
@@ -149,19 +150,20 @@ class EpochLabeller:
 
     def __init__(self, teachers: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
         """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
-        # Chunks of whole groups where a group fits into a forward pass, so that partners' views
-        # are drawn once.
         most, group = teacher_lib.batch_size(pixels.shape[1]), plan.group_size
-        aligned = group <= most
-        self._chunk = most // group * group if aligned else most
-        self._program = LabelProgram(
+        self._count = len(pixels)
+        # Chunks as students draw them, whose batches are groups.
+        batch = min(group, self._count)
+        self._chunk, is_aligned = drawing.span(self._count, batch, group, most)
+        self._program = _Labelling(
             tuple(teacher.model for teacher in teachers),
             tuple(teacher.normalisation for teacher in teachers),
             plan,
-            aligned,
         )
+        self._views = ViewProgram(plan.views, teachers[0].normalisation, is_aligned)
         self._variables = jax.device_put([teacher.variables for teacher in teachers])
-        self._pixels = jax.device_put(pixels)
+        self._pixels = devices.stack_jobs([pixels], 1)
+        self._key = devices.stack_jobs([plan.view_key], 1)
 
     def label(self, epoch: int, on_images: Callable[[int], None]) -> Compact:
         """Labels of an epoch by index of the image, host arrays.
@@ -173,51 +175,40 @@ class EpochLabeller:
         Raises:
           UserError: if a teacher's logits are not finite, or too large to be stored.
         """
-        count, plan = len(self._pixels), self._program.plan
-        key, _, group_size = plan.epoch(epoch)
-        drawn = _plan_epoch(key, count, group_size)
-        order, chunks = np.asarray(drawn.order), []
+        count, plan, chunks = self._count, self._program.plan, []
         for start in range(0, count, self._chunk):
-            size = min(self._chunk, count - start)
-            labels = _label_views(
-                self._variables, self._pixels, (key, drawn), start, self._program, size
-            )
-            chunks.append((order[start : start + size], labels))
+            drawn = self._draw(epoch, range(start, min(start + self._chunk, count)))
+            labels = _label_views(self._variables, drawn.mixed.images[0, 0], self._program)
+            chunks.append((drawn.own, labels))
             # Waits for the chunk before, so that the device always has one to work on, and no more.
             if len(chunks) > 1:
                 jax.block_until_ready(chunks[-2][1])
-            on_images(size)
-        whole = _by_image(chunks, count)
+            on_images(drawn.own.shape[-1])
+        whole = _by_image([(np.asarray(own)[0, 0], labels) for own, labels in chunks], count)
         compact.check_finite(whole, plan.form)
         return whole
 
+    def _draw(self, epoch: int, positions: range) -> Drawn:
+        """Views of some positions of a labelled epoch, with leading axes [1, 1]."""
+        plan, shape = self._program.plan, self._pixels.shape[2:]
+        layout = drawing.JobLayout(unroll=jax.default_backend() == "cpu")
+        program = drawing.compiled(self._views, plan.group_size, shape, len(positions), layout)
+        wanted = Wanted(self._key, self._pixels, np.array(positions, np.int32)[None, None])
+        return program((), wanted, np.int32(epoch % plan.epochs))
 
-_plan_epoch = jax.jit(plan_epoch, static_argnums=(1, 2))
 
-
-@functools.partial(jax.jit, static_argnames=("program", "size"))
+@functools.partial(jax.jit, static_argnames="program")
 def _label_views(
-    variables: Sequence[dict[str, Any]],
-    pixels: chex.Array,
-    epoch: tuple[chex.PRNGKey, EpochPlan],
-    start: chex.Array,
-    program: LabelProgram,
-    size: int,
+    variables: Sequence[dict[str, Any]], images: chex.Array, program: _Labelling
 ) -> Compact:
-    """Labels of the views at positions start..start + size of an epoch, in that order.
+    """Labels of views.
 
     Args:
       variables: of each teacher.
-      pixels: uint8 [N, S, S, C], the whole set.
-      epoch: key from which the epoch's views are drawn, and its order.
-      start: first position; traced.
+      images: float32 [n, S, S, C], normalised for the first teacher.
       program: static.
-      size: static.
     """
-    key, drawn = epoch
-    drawing = ViewProgram(program.plan.views, program.normalisations[0], program.aligned)
-    mixed = student_views(key, pixels, drawn, start, size, drawing)
-    logits = mean_logits(program.models, program.normalisations, variables, mixed.images)
+    logits = mean_logits(program.models, program.normalisations, variables, images)
     plan = program.plan
     return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
 

@@ -36,6 +36,8 @@ _AUGMENTATIONS = {
 _ALWAYS = {
     "recovery.step": (
         "recovery/step",
+        "recovery/active",
+        "recovery/views",
         "recovery/residual",
         "recovery/perturbation",
         "recovery/schedule",
@@ -57,6 +59,8 @@ _ALWAYS = {
 }
 _OF_PROTOCOLS = (
     "training/protocols",
+    "training/student_program",
+    "training/student_labels",
     "training/student_step",
     "training/state",
     "labels/compact",
