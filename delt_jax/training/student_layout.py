@@ -98,6 +98,20 @@ class StudentLayout:
             for at in range(0, count, step)
         ]
 
+    def sizes_of_calls(self, size: int) -> list[int]:
+        """Different numbers of views that the calls of `learn` are given of a span of `size`."""
+        if not on_cpu():
+            return [size]
+        return list(dict.fromkeys(min(self.batch, size - at) for at in range(0, size, self.batch)))
+
+    def shapes_of_jobs(self, tree: Any) -> Any:
+        """Shapes of a pytree per job on the devices, from the shapes of one."""
+        leading = self.num_devices, self.per_device
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype),
+            tree,
+        )
+
     @property
     def batch(self) -> int:
         """Views of a batch that a job gets."""
