@@ -7,7 +7,7 @@ teachers in round robin, residuals and perturbed parameters are what other metho
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -19,6 +19,7 @@ from delt_jax import terms
 from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
+from delt_jax.models import forms
 from delt_jax.models.tap import Pass, apply_tapped
 from delt_jax.recovery import active as masks
 from delt_jax.recovery import residual
@@ -71,7 +72,7 @@ def loss(
     images: chex.Array,
     labels: chex.Array,
     view: crop.View,
-    teacher: Callable[[chex.Array], Pass],
+    teacher: functools.partial[Pass],
     settings: StepSettings,
     term_inputs: TermInputs | None = None,
 ) -> tuple[chex.Array, tuple[Losses, chex.Array, tuple[Any, ...]]]:
@@ -89,7 +90,8 @@ def loss(
     Returns:
       The loss; its parts, the BN terms float32 [layers], and the next state of the extra terms.
     """
-    viewed = crop.view_images(images, view, images.shape[1])
+    precision = forms.current(teacher.args[0].dtype).view_precision
+    viewed = crop.view_images(images, view, images.shape[1], precision=precision)
     tapped = teacher(viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
     ce = losses_lib.cross_entropy(tapped.logits.astype(wide), labels, tapped.weights)

@@ -112,6 +112,7 @@ def test_a_page_is_filled_between_its_markers_again_and_again():
     ("page", "script"),
     [
         ("performance", "recover_speed"),
+        ("performance", "step_parts"),
         ("performance", "train_eval_speed"),
         ("evaluation", "label_store"),
         ("evaluation", "protocol_changes"),
