@@ -1,6 +1,6 @@
 """The command line: `python -m delt_jax.main --config=configs/digits.py --workdir=runs/digits`."""
 
-from delt_jax.core import stopping
+from delt_jax.core import ending, stopping
 
 if __name__ == "__main__":
     stopping.listen()  # before what takes time to import
@@ -29,4 +29,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.end(main())
