@@ -20,6 +20,11 @@ def device_count() -> int:
     return jax.local_device_count()
 
 
+def kind() -> str:
+    """What the local devices are, as their maker names them."""
+    return jax.local_devices()[0].device_kind
+
+
 def memory_limit() -> int | None:
     """Bytes that the allocator of a local device may use; None where it does not tell (CPU)."""
     stats = jax.local_devices()[0].memory_stats()
@@ -28,9 +33,8 @@ def memory_limit() -> int | None:
 
 def describe() -> str:
     """One line on the machine, for reports: devices, CPU cores, versions of Python and JAX."""
-    kind = jax.local_devices()[0].device_kind
     return (
-        f"{device_count()} x {kind}, {os.cpu_count()} {_cpu_name()} cores, "
+        f"{device_count()} x {kind()}, {os.cpu_count()} {_cpu_name()} cores, "
         f"Python {platform.python_version()}, JAX {jax.__version__}"
     )
 

@@ -169,7 +169,7 @@ def _leave(status: int) -> int:
     """Ends this process of the job, in order after success, else without waiting for all others.
 
     Returns:
-      The exit status; does not return where Python's own end would wait for processes that are gone.
+      The exit status; it does not return where Python's own end would wait for dead processes.
     """
     job = _jobs.pop()
     if status == 0:
