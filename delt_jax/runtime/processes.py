@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,22 +90,22 @@ class _Job:
             time.sleep(_LOOK)  # process 0 is gone: JAX is about to end this one
             return None
 
-    def wait(self, key: str, told: Callable[[], None] = lambda: None) -> bytes:
+    def wait(self, key: str, line: str = "") -> bytes:
         """A value as soon as a process gives it, were it in hours; every look is a safe point.
 
         Args:
           key: of the value.
-          told: called once after `_TOLD` seconds.
+          line: that is said after `_TOLD` seconds, if any.
         """
-        started, is_told = time.monotonic(), False
+        started = time.monotonic()
         while True:
             stopping.check()
             value = self.get(key, _LOOK)
             if value is not None:
                 return value
-            if not is_told and time.monotonic() - started > _TOLD:
-                is_told = True
-                told()
+            if line and time.monotonic() - started > _TOLD:
+                progress.say(line)
+                line = ""
 
     def next_turn(self) -> str:
         """Name of the next exchange."""
@@ -244,13 +244,10 @@ def barrier(what: str) -> None:
 def _meet(job: _Job, what: str = "") -> None:
     turn = job.next_turn()
 
-    def told(other: int) -> None:
-        if what:
-            progress.say(f"  waits for process {other} of {job.count}: {what}")
-
     if job.index == 0:
         for other in range(1, job.count):
-            job.wait(f"{turn}/{other}", lambda other=other: told(other))
+            line = f"  waits for process {other} of {job.count}: {what}" if what else ""
+            job.wait(f"{turn}/{other}", line)
         job.set(f"{turn}/go", b"")
     else:
         job.set(f"{turn}/{job.index}", b"")

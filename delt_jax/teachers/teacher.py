@@ -114,7 +114,7 @@ def predictions(
 
     Each local device takes a batch, where there are enough of them; the numbers are those of one.
     """
-    pieces = (piece for stack in images for piece in in_batches(stack))
+    pieces: Iterator[Any] = (piece for stack in images for piece in in_batches(stack))
     num_devices, placed = devices.device_count(), None
     waiting: tuple[Any, list[int]] | None = None  # answers of the group before, still on devices
     while group := list(itertools.islice(pieces, num_devices)):
