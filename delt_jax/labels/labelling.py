@@ -20,6 +20,7 @@ from delt_jax.labels.compact import Compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
@@ -151,7 +152,7 @@ class EpochLabeller:
         """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
         # Chunks of whole groups where a group fits into a forward pass, so that partners' views
         # are drawn once.
-        most, group = teacher_lib.batch_size(pixels.shape[1]), plan.group_size
+        most, group = prediction.batch_size(pixels.shape[1]), plan.group_size
         aligned = group <= most
         self._chunk = most // group * group if aligned else most
         self._program = LabelProgram(

@@ -15,6 +15,7 @@ from delt_jax.recovery.selection import Ranking
 from delt_jax.runtime import processes as hosts
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
@@ -64,20 +65,20 @@ def _asked(teacher: Teacher, source: Source) -> tuple[np.ndarray, np.ndarray]:
     Every process asks about its share of the batches, and has the answers to all.
     """
     labels = source.train.labels
-    stacks = range(0, len(labels), teacher_lib.BATCH)
+    stacks = range(0, len(labels), prediction.BATCH)
     shares = [
-        np.concatenate([np.arange(i, min(i + teacher_lib.BATCH, len(labels))) for i in own])
+        np.concatenate([np.arange(i, min(i + prediction.BATCH, len(labels))) for i in own])
         if own
         else np.zeros(0, int)
         for own in (hosts.share(stacks, process) for process in range(hosts.count()))
     ]
     mine = shares[hosts.index()]
     answers, probabilities = np.empty(len(mine), np.int32), np.empty(len(mine), np.float32)
-    pixels = (images for _, images in batches(source.train, teacher_lib.BATCH, mine))
+    pixels = (images for _, images in batches(source.train, prediction.BATCH, mine))
     done = 0
     with progress(len(mine), "rank", "image") as bar:
         # Part by part: the logits of 1.28 million images would be 5 GB.
-        for logits, _ in teacher_lib.predictions(
+        for logits, _ in prediction.predictions(
             teacher.model, teacher.variables, teacher.normalisation, pixels
         ):
             now = slice(done, done + len(logits))
