@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax.augment.views import EpochPlan, ViewProgram, plan_epoch, student_views
+from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
 from delt_jax.data import Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.compact import Compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
+from delt_jax.runtime import devices
+from delt_jax.runtime.programs import Program
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
@@ -146,7 +148,10 @@ class LabelProgram(NamedTuple):
 
 
 class EpochLabeller:
-    """Labels whole epochs of views, chunk by chunk; teachers and images stay on the device."""
+    """Labels whole epochs of views, in chunks that go round the local devices.
+
+    Teachers and images stay on all devices, or on one where chunks are fewer.
+    """
 
     def __init__(self, teachers: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
         """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
@@ -161,8 +166,11 @@ class EpochLabeller:
             plan,
             aligned,
         )
-        self._variables = jax.device_put([teacher.variables for teacher in teachers])
-        self._pixels = jax.device_put(pixels)
+        self._count = len(pixels)
+        available = devices.device_count()
+        self._devices = available if self._count >= available * self._chunk else 1
+        held = [teacher.variables for teacher in teachers], np.asarray(pixels)
+        self._held = devices.copies_for_jobs(held, self._devices)
 
     def label(self, epoch: int, on_images: Callable[[int], None]) -> Compact:
         """Labels of an epoch by index of the image, host arrays.
@@ -174,53 +182,70 @@ class EpochLabeller:
         Raises:
           UserError: if a teacher's logits are not finite, or too large to be stored.
         """
-        count, plan = len(self._pixels), self._program.plan
-        key, _, group_size = plan.epoch(epoch)
-        drawn = _plan_epoch(key, count, group_size)
+        key, _, group_size = self._program.plan.epoch(epoch)
+        drawn = _plan_epoch(key, self._count, group_size)
         order, chunks = np.asarray(drawn.order), []
-        for start in range(0, count, self._chunk):
-            size = min(self._chunk, count - start)
-            labels = _label_views(
-                self._variables, self._pixels, (key, drawn), start, self._program, size
-            )
-            chunks.append((order[start : start + size], labels))
-            # Waits for the chunk before, so that the device always has one to work on, and no more.
-            if len(chunks) > 1:
-                jax.block_until_ready(chunks[-2][1])
-            on_images(size)
-        whole = _by_image(chunks, count)
-        compact.check_finite(whole, plan.form)
+        # On the device that made it, where the others cannot read it.
+        of_epoch = key, jax.tree.map(np.asarray, drawn)
+        waiting: tuple[list[int], int, Compact] | None = None
+        for starts, size in self._groups():
+            jobs = [(*of_epoch, np.int32(start)) for start in starts]
+            stacked = devices.stack_jobs(jobs, self._devices)
+            program = _label_views(self._program, size, self._devices)
+            labels = program((), (self._held, stacked), ())
+            if waiting is not None:  # the devices have the next group to work on, and no more
+                chunks += _on_host(order, *waiting)
+            waiting = starts, size, labels
+            for _ in starts:
+                on_images(size)
+        if waiting is not None:
+            chunks += _on_host(order, *waiting)
+        whole = _by_image(chunks, self._count)
+        compact.check_finite(whole, self._program.plan.form)
         return whole
+
+    def _groups(self) -> Iterator[tuple[list[int], int]]:
+        """First positions of chunks that run side by side, and their size; a rest comes last."""
+        rest = self._count % self._chunk
+        whole = range(0, self._count - rest, self._chunk)
+        for starts in devices.device_groups(whole, self._devices):
+            yield starts, self._chunk
+        if rest:
+            yield [self._count - rest], rest
 
 
 _plan_epoch = jax.jit(plan_epoch, static_argnums=(1, 2))
 
 
-@functools.partial(jax.jit, static_argnames=("program", "size"))
-def _label_views(
-    variables: Sequence[dict[str, Any]],
-    pixels: chex.Array,
-    epoch: tuple[chex.PRNGKey, EpochPlan],
-    start: chex.Array,
-    program: LabelProgram,
-    size: int,
-) -> Compact:
-    """Labels of the views at positions start..start + size of an epoch, in that order.
+@functools.lru_cache(maxsize=16)
+def _label_views(program: LabelProgram, size: int, num_devices: int) -> Program:
+    """Compiles the labelling of some positions of an epoch on each of some devices.
+
+    The job of a device: the teachers' variables with the whole set's pixels, uint8 [N, S, S, C];
+    and the key from which the epoch's views are drawn, its order, and the first position.
 
     Args:
-      variables: of each teacher.
-      pixels: uint8 [N, S, S, C], the whole set.
-      epoch: key from which the epoch's views are drawn, and its order.
-      start: first position; traced.
-      program: static.
-      size: static.
+      program: what is labelled.
+      size: number of positions.
+      num_devices: local devices to use.
     """
-    key, drawn = epoch
-    drawing = ViewProgram(program.plan.views, program.normalisations[0], program.aligned)
-    mixed = student_views(key, pixels, drawn, start, size, drawing)
-    logits = mean_logits(program.models, program.normalisations, variables, mixed.images)
-    plan = program.plan
-    return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
+
+    def label(_, job, __):
+        (variables, pixels), (key, drawn, start) = job
+        drawing = ViewProgram(program.plan.views, program.normalisations[0], program.aligned)
+        mixed = student_views(key, pixels, drawn, start, size, drawing)
+        logits = mean_logits(program.models, program.normalisations, variables, mixed.images)
+        plan = program.plan
+        return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
+
+    return Program(devices.map_jobs(label, num_devices))
+
+
+def _on_host(
+    order: np.ndarray, starts: Sequence[int], size: int, labels: Compact
+) -> list[tuple[np.ndarray, Compact]]:
+    """Images and labels of each chunk of a group."""
+    return [(order[start : start + size], devices.job(labels, i)) for i, start in enumerate(starts)]
 
 
 def _by_image(chunks: Sequence[tuple[np.ndarray, Compact]], count: int) -> Compact:

@@ -129,6 +129,23 @@ def stack_copies(tree: Any, num_devices: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:, 0], stack_jobs([tree] * num_devices, num_devices))
 
 
+def copies_for_jobs(tree: Any, num_devices: int) -> Any:
+    """Copies a pytree to devices, with leading axes [num_devices, 1], as one part of their jobs.
+
+    The host needs no copies of its own.
+    """
+    local = jax.local_devices()[:num_devices]
+    mesh = jax.sharding.Mesh(np.array(local), AXIS)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def put(leaf):
+        pieces = [jax.device_put(leaf[None, None], device) for device in local]
+        shape = (num_devices, 1, *leaf.shape)
+        return jax.make_array_from_single_device_arrays(shape, spread, pieces)
+
+    return jax.tree.map(put, tree)
+
+
 def job(tree: Any, i: int) -> Any:
     """Copies job i of a pytree with leading axes [num_devices, per_device] to the host.
 

@@ -138,8 +138,10 @@ def start(
         os.environ["XLA_FLAGS"] = (
             f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false"
         )
-    # JAX's notifier of preemption would take SIGTERM from our handlers.
+    # JAX's notifier of preemption would take SIGTERM from our handlers, and a job that recovers
+    # from a death would not end with it.
     jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_recoverability", False)
     # By hand, every process has all devices of its host; SLURM's detection would leave it one.
     how = None if auto else "deactivate"
     try:

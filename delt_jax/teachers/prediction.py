@@ -80,7 +80,7 @@ def predictions(
     while group := list(itertools.islice(pieces, num_devices)):
         if placed is None:  # now it shows whether there are enough
             num_devices = num_devices if len(group) == num_devices else 1
-            placed = devices.stack_jobs([variables] * num_devices, num_devices)
+            placed = devices.copies_for_jobs(variables, num_devices)
             pieces = itertools.chain(group[num_devices:], pieces)
             group = group[:num_devices]
         # All batches are padded to one size, so that one program fits all.
