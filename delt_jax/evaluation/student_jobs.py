@@ -97,6 +97,8 @@ class Jobs:
     def scores(self, on_epochs: Callable[..., None]) -> list[Score]:
         """Trains the students that are missing, and reads the scores of all, row by row.
 
+        Processes of a job train a share each; process 0 reads, the others return nothing.
+
         Args:
           on_epochs: told how many epochs of students are done, with figures to show as keywords.
         """
@@ -106,8 +108,12 @@ class Jobs:
             on_epochs(program.protocol.epochs * (len(mine) - len(missing)))
             if missing:
                 _train(self._run, missing, self._counts[program], on_epochs)
-        hosts.barrier("students")
-        run, scores = self._run, []
+        hosts.barrier("its students")
+        run = self._run
+        scores: list[Score] = []
+        if not hosts.is_first():
+            return scores
+        run.scores.refresh()
         for row, planned in self._planned.items():
             epochs = resolve(run.recipe, run.source, row).epochs
             for one in planned:

@@ -12,7 +12,7 @@ from delt_jax.augment import drawing
 from delt_jax.augment.views import ViewProgram
 from delt_jax.runtime import devices
 from delt_jax.runtime.programs import Program
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.training import student_labels, student_step
 from delt_jax.training.state import TrainState
 from delt_jax.training.student_labels import LabelProgram
@@ -69,7 +69,7 @@ class StudentLayout:
     @property
     def _span(self) -> tuple[int, bool]:
         program = self.program
-        most = teacher_lib.batch_size(program.student.image_size)
+        most = prediction.batch_size(program.student.image_size)
         return drawing.span(program.count, program.batch, program.group_size, most)
 
     def jobs(self, trees: Sequence[Any]) -> Any:
