@@ -58,6 +58,8 @@ def emitters(request):
     import jax
     from jax._src import compiler  # only here can options of every compilation be set
 
+    from delt_jax.runtime import programs
+
     options_of = compiler.get_compile_options
 
     def default_emitters(*args, env_options_overrides=None, **others):
@@ -65,10 +67,12 @@ def emitters(request):
         return options_of(*args, env_options_overrides=options, **others)
 
     jax.clear_caches()
+    programs.free_all()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "get_compile_options", default_emitters)
         yield
     jax.clear_caches()
+    programs.free_all()
 
 
 @pytest.fixture(scope="session")
