@@ -1,5 +1,6 @@
 """The two sides that recover_speed.py times: one interface, the same weights and images."""
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Active, BatchInputs, RecoverState, TeacherVariables
+from delt_jax.recovery.views import draw_views
 from delt_jax.runtime import devices
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
@@ -65,22 +67,26 @@ class Ours:
         self._variables = jax.tree.map(jnp.asarray, problem.variables)
         self._teachers = (TeacherVariables(self._variables),)
         self._settings = step_settings(problem.recipe, flip=True)
+        self._lead = (batches,) if batches > 1 else ()
         self._compiled = functools.lru_cache(maxsize=None)(self._compile)
+        self._compiled_views = functools.lru_cache(maxsize=None)(self._compile_views)
         self._chunk_steps = 1 if jax.default_backend() == "cpu" else 50
 
     def prepare(self, batch: BatchSchedule) -> Callable[[], None]:
         """One recovery of so many batches, ready to be run, once: its state is donated."""
         inputs, states = self._trees(batch)
         states, inputs = devices.stack_jobs([states], 1), devices.stack_jobs([inputs], 1)
+        start = devices.stack_jobs([np.zeros(self._lead, np.int32)], 1)
+        draw = self._compiled_views(batch.iterations)
         jax.block_until_ready((states, inputs))
 
         def run() -> None:
-            state = states
+            state, jobs = states, (inputs, draw(start, inputs, ()))
             for rnd in batch.rounds:
                 active = active_of(rnd.active)
                 for first in range(0, rnd.iterations, self._chunk_steps):
                     steps = min(self._chunk_steps, rnd.iterations - first)
-                    state, _ = self._compiled(active, steps)(state, inputs, self._teachers)
+                    state, _ = self._compiled(active, steps)(state, jobs, self._teachers)
             jax.block_until_ready(state)
 
         return run
@@ -89,7 +95,8 @@ class Ours:
         """Operations and bytes of an image-iteration of all images, as XLA counts them."""
         inputs, states = self._trees(batch)
         one_step = jax.jit(self._chunk(len(batch.indices), 1))
-        lowered = one_step.lower(states, inputs, self._teachers)
+        views = jax.eval_shape(self._drawing(1), jnp.zeros(self._lead, jnp.int32), inputs, ())
+        lowered = one_step.lower(states, (inputs, views), self._teachers)
         images = self._batches * len(batch.indices)
         counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
         assert counted is not None
@@ -114,6 +121,7 @@ class Ours:
                 labels=jnp.array(batch.labels, jnp.int32),
                 ranks=jnp.zeros(len(batch.labels), jnp.int32),
                 start_iterations=jnp.array(batch.start_iterations, jnp.int32),
+                end_iterations=jnp.array(batch.end_iterations, jnp.int32),
                 iterations=jnp.int32(batch.iterations),
                 key=keys.stream(0, "recover", i),
                 low=jnp.full(channels, -_BOUND),
@@ -129,32 +137,52 @@ class Ours:
 
     def _chunk(self, active: Active, steps: int) -> Callable[..., Any]:
         program = StepProgram((self._model,), self._settings, active, steps)
-        chunk = functools.partial(recovery_step.run_chunk, program)
+
+        def chunk(state, inputs_and_views, teachers):
+            return recovery_step.run_chunk(program, state, *inputs_and_views, teachers)
+
         return jax.vmap(chunk, in_axes=(0, 0, None)) if self._batches > 1 else chunk
+
+    def _drawing(self, count: int) -> Callable[..., Any]:
+        size = self._problem.spec.image_size
+
+        def draw(first, inputs, _):
+            return draw_views(first, inputs, self._settings, size, count)
+
+        return jax.vmap(draw, in_axes=(0, 0, None)) if self._batches > 1 else draw
 
     def _compile(self, active: Active, steps: int) -> Callable[..., Any]:
         return devices.map_jobs(self._chunk(active, steps), 1)
 
+    def _compile_views(self, count: int) -> Callable[..., Any]:
+        return devices.map_jobs(self._drawing(count), 1)
+
 
 class Rival:
-    """Eager PyTorch, in the memory layout that is faster here."""
+    """PyTorch, eager or compiled, in the memory layout in which eager PyTorch is faster here."""
 
     def __init__(self, problem: Problem, device: torch.device, trial: BatchSchedule):
         self.device = device
         self._problem = problem
-        sides = {layout: self._create(layout) for layout in torch_recovery.LAYOUTS}
+        sides = {layout: self._create(layout, False) for layout in torch_recovery.LAYOUTS}
         seconds = {layout: self._try(side, trial) for layout, side in sides.items()}
         self.layout = min(seconds, key=lambda layout: seconds[layout])
         self._side = sides[self.layout]
 
-    def _create(self, layout: str) -> torch_recovery.Recovery:
+    def compiled(self) -> "Rival":
+        """The same through `torch.compile`; its first run compiles."""
+        other = copy.copy(self)
+        other._side = self._create(self.layout, True)
+        return other
+
+    def _create(self, layout: str, compiled: bool) -> torch_recovery.Recovery:
         spec, recipe = self._problem.spec, self._problem.recipe
         network = torch_models.create(spec.name, spec.num_classes, spec.image_size, spec.channels)
         state = torch_weights.to_torch(self._problem.variables, spec)
         bounds = [-_BOUND] * spec.channels, [_BOUND] * spec.channels
         torch_models.load(network, state).to(self.device)
         bfloat16 = spec.dtype == "bfloat16"
-        return torch_recovery.Recovery(network, recipe, bounds, layout, bfloat16)
+        return torch_recovery.Recovery(network, recipe, bounds, layout, bfloat16, compiled)
 
     def _images(self) -> torch.Tensor:
         return torch.tensor(self._problem.images.transpose(0, 3, 1, 2)).to(self.device)

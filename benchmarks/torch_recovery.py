@@ -1,4 +1,4 @@
-"""Recovery as one writes it in eager PyTorch, to be timed beside ours.
+"""Recovery as one writes it in PyTorch, eager or compiled, to be timed beside ours.
 
 Forward hooks read the BatchNorm inputs, as in the released code of SRe2L and DELT; the crop is
 torchvision's, on the tensor; Adam and the clip are torch's own. Nothing waits for the device
@@ -56,6 +56,7 @@ class Recovery:
       bounds: the valid pixels in normalised units, lowest and highest of every channel.
       layout: a name of `LAYOUTS`.
       bfloat16: run the teacher under autocast.
+      compiled: run the teacher, its hooks included, through `torch.compile`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Recovery:
         bounds: tuple[Sequence[float], Sequence[float]],
         layout: str,
         bfloat16: bool,
+        compiled: bool = False,
     ):
         self._format = LAYOUTS[layout]
         self._network = network.eval().requires_grad_(False).to(memory_format=self._format)
@@ -76,6 +78,8 @@ class Recovery:
         self._terms: list[torch.Tensor] = []
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         self._hooks = [m.register_forward_hook(self._match) for m in norms]
+        if compiled:
+            self._network = torch.compile(self._network)
 
     def close(self) -> None:
         """Takes the hooks off the network again."""

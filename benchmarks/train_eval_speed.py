@@ -1,4 +1,4 @@
-"""Times our training of students and two eager PyTorch loops of the same recipe, in turns.
+"""Times our training of students and PyTorch loops of the same recipe, in turns.
 
 python benchmarks/train_eval_speed.py                     the cases that suit the device
 python benchmarks/train_eval_speed.py --cases=resnet18/224 --dtype=bfloat16
@@ -7,35 +7,35 @@ python benchmarks/train_eval_speed.py --write             also writes benchmarks
 
 The recipe is DELT's protocol, online: RandAugment, random resized crop, flip, CutMix, a label from
 the teacher, KL at T 20, AdamW, half-cosine. All sides get the same weights, images, cores or GPU,
-and allocator. A pass runs ours, ours with three seeds at once, PyTorch with PIL workers, and
-PyTorch with tensor augmentation; passes are repeated until --seconds are over. Needs the `torch`
-extra.
+and allocator. A pass runs ours, ours with three seeds at once, eager PyTorch with PIL workers and
+with tensor augmentation, and with --compiled the latter's networks through torch.compile; passes
+are repeated until --seconds are over. Our programs are compiled side by side in threads. Needs the
+`torch` extra.
 """
 
 import argparse
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from delt_jax.runtime import host_memory
 
-_KEPT = "--default_malloc" not in sys.argv and host_memory.keep_freed()  # before any thread starts
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU; the rest is torch's
+if __name__ == "__main__":
+    host_memory.restart_with_huge_pages()
 
 import cases
 import jax
 import measured
 import numpy as np
+import peaks
 import torch
 import train_table
-from train_sides import Ours, Rival, faster_layout, make_problem
+from train_sides import Ours, Rival, cost, faster_layout, make_problem
 
 from delt_jax.models import ModelSpec
-from delt_jax.runtime import devices
 
 CLASSES = 10
 SEEDS = 3
@@ -53,12 +53,16 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     spec = ModelSpec(model, CLASSES, int(size), CASES[name], dtype=chosen.dtype)
     problem = make_problem(spec, chosen.ipc, chosen.epochs + 1)
     program = problem.program
-    cases.say(f"{name}: choosing PyTorch's layout, compiling")
-    layout = faster_layout(problem, device)
     one, three = Ours(problem, 1), Ours(problem, SEEDS)
-    rivals = {
-        kind: Rival(problem, kind, chosen.workers, device, layout) for kind in train_table.RIVALS
-    }
+    cases.say(f"{name}: compiling")
+    with ThreadPoolExecutor() as threads:
+        counting = threads.submit(cost, problem)
+        list(threads.map(lambda side: side.run(), (one, three)))
+        flops, moved = counting.result()
+    cases.say(f"{name}: choosing PyTorch's layout")
+    layout = faster_layout(problem, device)
+    kinds = (*train_table.RIVALS, *([train_table.COMPILED] if chosen.compiled else []))
+    rivals = {kind: Rival(problem, kind, chosen.workers, device, layout) for kind in kinds}
     shape = (program.batch, program.student.image_size, program.student.image_size, CASES[name])
     views = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     losses = one.loss(views), rivals["tensor"].loss(views)
@@ -66,8 +70,10 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     sides: dict[str, Callable[[], float]] = {"ours": one.run, "three": three.run}
     for kind, rival in rivals.items():
         sides[kind] = functools.partial(rival.run, chosen.epochs)
-    for run in sides.values():  # compiles, and starts workers
-        run()
+    for kind, rival in rivals.items():
+        cases.say(f"{name}: first run of {kind}")
+        rival.run(1)  # compiles, or starts workers
+    peak = peaks.measure(chosen.dtype)
     speeds: dict[str, list[float]] = {side: [] for side in sides}
     view_seconds: list[float] = []
     started = time.perf_counter()
@@ -83,7 +89,6 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
         "case": name,
         "dtype": chosen.dtype,
         "ipc": chosen.ipc,
-        "allocator": "kept" if _KEPT else "default",
         "protocol": program.protocol.text(),
         "images": program.count,
         "batch": program.batch,
@@ -97,11 +102,12 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
         "view_share": measured.summary(shares)["median"],
         "loss_deviation": abs(losses[0] / losses[1] - 1),
         "workers": chosen.workers,
+        "flops": flops,
+        "bytes": moved,
+        "peak_flops": peak.flops,
+        "peak_bytes": peak.bytes,
         "torch_layout": layout,
-        "torch_device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "torch_version": torch.__version__,
-        "machine": devices.describe(),
-        "date": date.today().isoformat(),
+        **cases.surroundings(device),
     }
 
 

@@ -1,6 +1,5 @@
 """The sides that train_eval_speed.py times: the same weights, images and recipe for each."""
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,17 +16,17 @@ import torch_training
 import torch_views
 
 from delt_jax import models
-from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
+from delt_jax.augment.drawing import Wanted
 from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import EvaluateRecipe, Recipe
-from delt_jax.training import protocols, student_loop, student_step
+from delt_jax.training import protocols, student_layout, student_loop, student_step
 from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_loop import Saving, Student, StudentTask
-from delt_jax.training.student_step import LabelledImages, StudentProgram
+from delt_jax.training.student_program import LabelledImages, StudentProgram
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TESTED = 20  # images that our side is scored on after the last epoch, which is not timed
@@ -93,12 +92,11 @@ class Ours:
         self._problem = problem
         program, images = problem.program, problem.images
         test = ArrayExamples(images.pixels[:_TESTED], images.labels[:_TESTED], [""] * _TESTED)
-        self._task = StudentTask(program, (problem.teacher,), images, None, test)
+        self._task = StudentTask(program, (problem.teacher,), None, test)
         self._students = [
-            Student(f"student{seed}", (0, seed), problem.learning_rate, None)
+            Student(f"student{seed}", (0, seed), problem.learning_rate, images)
             for seed in range(students)
         ]
-        self._pixels = jnp.asarray(images.pixels)
 
     def run(self) -> float:
         """Images per second of a training, from the end of its first epoch on."""
@@ -110,7 +108,7 @@ class Ours:
 
         students = self._students
         saving = Saving(Path("never_written"), float("inf"))
-        student_loop.train(self._task, students, len(students), saving, on_epochs)
+        list(student_loop.train(self._task, students, len(students), saving, on_epochs))
         # A call comes at the end of its epoch on a CPU; elsewhere, from the second on, at the end
         # of the epoch before it.
         epochs = len(ends) - (1 if jax.default_backend() == "cpu" else 2)
@@ -128,10 +126,13 @@ class Ours:
         return _timed(draw) / epochs
 
     def _draw(self, epoch: int) -> None:
-        program, key = self._problem.program, keys.stream(0, "views", epoch)
-        plan = _plan(key, program.count, program.group_size)
-        batches = [_views(key, self._pixels, plan, start, program) for start in program.starts]
-        jax.block_until_ready(batches)
+        program, key = self._problem.program, keys.stream(0, "views")
+        layout = student_layout.of(program, 1, 1)
+        wanted = Wanted(layout.jobs([key]), layout.jobs([self._problem.images.pixels]), None)
+        for span in layout.spans:
+            asked = wanted._replace(positions=layout.positions(span))
+            draw = layout.draw(wanted.pixels.shape[2:], len(span))
+            jax.block_until_ready(draw((), asked, np.int32(epoch)))
 
     def loss(self, views: np.ndarray) -> float:
         """KL of the first student, as it begins, on normalised views [B, S, S, C]."""
@@ -145,28 +146,41 @@ class Ours:
         )
 
 
-_plan = jax.jit(plan_epoch, static_argnums=(1, 2))
-
-
-@functools.partial(jax.jit, static_argnames="program")
-def _views(key, pixels, plan, start, program: StudentProgram):
-    """The first batch's size of mixed views, from a position of the epoch on."""
-    aligned = program.batch % program.group_size == 0
-    drawing = ViewProgram(program.protocol.views, program.normalisation, aligned)
-    return student_views(key, pixels, plan, start, program.batch, drawing)
-
-
 def _fresh(problem: Problem):
     """The state from which our first student begins."""
     return student_step.init_student(problem.program, keys.stream(0, "student", 0))
 
 
+def cost(problem: Problem) -> tuple[float, float]:
+    """Operations and bytes of an image of an epoch, as XLA counts them: the networks alone."""
+    program = problem.program
+    student, teacher = models.create(program.student), models.create(program.teachers[0])
+    variables, spec = _fresh(problem).variables, program.student
+    shape = (program.batch, spec.image_size, spec.image_size, spec.channels)
+
+    def loss(params, views):
+        logits, updated = student.apply(
+            {**variables, "params": params}, views, train=True, mutable=["batch_stats"]
+        )
+        targets = jax.nn.softmax(teacher.apply(problem.teacher, views, train=False))
+        return losses_lib.kl_divergence(logits, targets, program.protocol.temperature), updated
+
+    lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(
+        variables["params"], jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
+    assert counted is not None
+    assert compiled is not None
+    return counted["flops"] / program.batch, compiled["bytes accessed"] / program.batch
+
+
 class Rival:
-    """Eager PyTorch in the memory layout that is faster here.
+    """PyTorch in the memory layout in which eager PyTorch is faster here.
 
     Args:
       problem: what is trained.
-      kind: "PIL", with views from worker processes, or "tensor", with views on the device.
+      kind: "PIL", with views from worker processes, "tensor", with views on the device, or
+        "compiled": so, and the networks through `torch.compile`.
       workers: processes.
       device: torch's.
       layout: a name of `torch_recovery.LAYOUTS`.
@@ -188,9 +202,11 @@ class Rival:
             placed = torch.tensor(pixels.transpose(0, 3, 1, 2)).contiguous().to(device)
             views = torch_views.TensorViews(placed, spec, own)
             batches = torch_training.device_batches(views, program.count, program.batch, device)
+        student = self._network(jax.device_get(_fresh(problem).variables), program.student)
+        teacher = self._network(problem.teacher, program.teachers[0])
         self._training = torch_training.Training(
-            self._network(jax.device_get(_fresh(problem).variables), program.student),
-            self._network(problem.teacher, program.teachers[0]),
+            torch.compile(student) if kind == "compiled" else student,
+            torch.compile(teacher) if kind == "compiled" else teacher,
             program.protocol,
             batches,
             torch_recovery.LAYOUTS[layout],

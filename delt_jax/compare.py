@@ -5,8 +5,10 @@ Every recipe runs at every number of images per class, each in its own work dire
 """
 
 from delt_jax.core import stopping
+from delt_jax.runtime import host_memory
 
 if __name__ == "__main__":
+    host_memory.restart_with_huge_pages()
     stopping.listen()  # before what takes time to import
 
 import re

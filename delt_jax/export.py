@@ -6,8 +6,10 @@ relabel, evaluate and report can use it.
 """
 
 from delt_jax.core import stopping
+from delt_jax.runtime import host_memory
 
 if __name__ == "__main__":
+    host_memory.restart_with_huge_pages()
     stopping.listen()  # before what takes time to import
 
 import re

@@ -1,8 +1,10 @@
 """The command line: `python -m delt_jax.main --config=configs/digits.py --workdir=runs/digits`."""
 
 from delt_jax.core import ending, stopping
+from delt_jax.runtime import host_memory
 
 if __name__ == "__main__":
+    host_memory.restart_with_huge_pages()
     stopping.listen()  # before what takes time to import
 
 import sys

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # All workers of a TPU slice: run here, where gcloud is; each worker starts the same command.
 #   launch/tpu_pod.sh NAME ZONE --config=configs/digits.py --workdir=/shared/runs/digits
+#   launch/tpu_pod.sh NAME ZONE --config=configs/imagenet.py:folder=/shared/imagenet \
+#     --workdir=/shared/runs/imagenet
 # Every worker needs this folder at the same path ($REMOTE, by default ~/delt_jax) with
 # `pip install '.[tpu]'` done, and a file system that all share for --workdir and the data.
 # One worker (a TPU VM) is a slice, too. After a preemption the same command goes on.

@@ -55,10 +55,9 @@ def emitters(request):
     if not (HAS_OLD_EMITTERS and default):
         yield
         return
-    import jax
     from jax._src import compiler  # only here can options of every compilation be set
 
-    from delt_jax.runtime import programs
+    from delt_jax.runtime import compile_cache
 
     options_of = compiler.get_compile_options
 
@@ -66,13 +65,11 @@ def emitters(request):
         options = {**(env_options_overrides or {}), "xla_cpu_use_fusion_emitters": True}
         return options_of(*args, env_options_overrides=options, **others)
 
-    jax.clear_caches()
-    programs.free_all()
+    compile_cache.free()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "get_compile_options", default_emitters)
         yield
-    jax.clear_caches()
-    programs.free_all()
+    compile_cache.free()
 
 
 @pytest.fixture(scope="session")

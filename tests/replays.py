@@ -26,9 +26,11 @@ from delt_jax.data import Normalisation
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as recovery_step
+from delt_jax.recovery import views as views_lib
+from delt_jax.recovery.active import take
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule, make_schedule
-from delt_jax.recovery.types import BatchInputs, Losses, TeacherVariables
+from delt_jax.recovery.types import BatchInputs, Clock, Losses, TeacherVariables
 from delt_jax.training import state as state_lib
 
 # The suite compiles without LLVM's optimiser, which is worth its time for loops over float64.
@@ -184,6 +186,7 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
         labels=jnp.array(batch.labels),
         ranks=jnp.array(batch.indices) % record["ipc"],
         start_iterations=jnp.array(batch.start_iterations),
+        end_iterations=jnp.array(batch.end_iterations),
         iterations=jnp.int32(batch.iterations),
         key=jax.random.key(0),
         low=jnp.asarray(low, dtype),
@@ -196,8 +199,9 @@ def _recover(recording: Recording, dtype: str, count: int | None) -> Recovery:
     steps = []
     for recorded, active in list(zip(record["steps"], active_at, strict=True))[:count]:
         program = StepProgram((model,), settings, active_of(active))
-        clock = recovery_step.clocks(state, inputs, settings, program.active)
-        scale = recovery_step.curriculum(settings, *clock)
+        clock = views_lib.clocks(state.step, inputs, settings)
+        clock = Clock(*(take(x, program.active) for x in clock))
+        scale = views_lib.curriculum(settings, *clock)
         rate = recovery_step.learning_rate(settings.learning_rate, *clock)
         view = crop.View(*(jnp.array(recorded[name]) for name in ("crop", "flip", "roll")))
         state, losses, terms = update(program, state, inputs, view, (teacher,))

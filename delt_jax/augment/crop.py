@@ -17,6 +17,8 @@ _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
 _BOX_DRAWS = 2 * _TRIES + 2  # areas, aspect ratios, and a position
 
+Precision = jax.lax.Precision | jax.lax.DotAlgorithmPreset
+
 
 class View(NamedTuple):
     """A crop, flip and shift of an image; leading axes, if any, index images.
@@ -78,7 +80,11 @@ def _view_weights(view: View, in_size: tuple[int, int], out_size: int, antialias
 
 
 def view_images(
-    images: chex.Array, view: View, out_size: int, antialias: bool = True
+    images: chex.Array,
+    view: View,
+    out_size: int,
+    antialias: bool = True,
+    precision: Precision = jax.lax.Precision.HIGHEST,
 ) -> chex.Array:
     """Crops, resizes, flips and rolls a batch of images.
 
@@ -87,14 +93,14 @@ def view_images(
       view: one view shared by all images (no leading axis), or one per image (leading B).
       out_size: side of the square result.
       antialias: see `resize_weights`.
+      precision: of the matrix products. TF32 or bfloat16, the defaults on GPU and TPU, would blur
+        the pixels of float32 activations.
 
     Returns:
       float [B, out_size, out_size, C].
     """
     chex.assert_rank(images, 4)
     size = images.shape[1:3]
-    # TF32 or bfloat16, the defaults on GPU and TPU, would blur pixels.
-    precision = jax.lax.Precision.HIGHEST
     if view.box.ndim == 1:
         rows, columns = _view_weights(view, size, out_size, antialias)
         return jnp.einsum("oh,bhwc,pw->bopc", rows, images, columns, precision=precision)

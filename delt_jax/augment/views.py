@@ -68,8 +68,9 @@ class ViewProgram:
     Attributes:
       spec: what to draw from.
       normalisation: of the pixels; its mean also fills what moves into view.
-      aligned: whether a batch holds whole groups of the plan, so that all partners are in it;
-        otherwise the views of partners are drawn a second time.
+      aligned: whether positions that are drawn at once follow each other and hold whole groups of
+        the plan, so that all partners are among them; otherwise the views of partners are drawn a
+        second time.
     """
 
     spec: ViewSpec
@@ -126,11 +127,10 @@ def student_views(
     epoch_key: chex.PRNGKey,
     pixels: chex.Array,
     plan: EpochPlan,
-    start: chex.Array,
-    batch: int,
+    positions: chex.Array,
     program: ViewProgram,
 ) -> Mixed:
-    """Draws the views of positions start..start + batch of an epoch.
+    """Draws the views of some positions of an epoch.
 
     Every image gets its own RandAugment, shuffled strips, random resized crop and flip, in this
     order; then it is mixed with its partner.
@@ -139,26 +139,22 @@ def student_views(
       epoch_key: key of (seed, epoch) that `plan_epoch` had.
       pixels: uint8 [N, S, S, C], the whole set.
       plan: of this epoch.
-      start: first position, may be traced; start + batch is at most N.
-      batch: number of positions, static.
+      positions: int32 [B], each below N.
       program: how to draw, static.
     """
-    spec = program.spec
-
-    def at(positions_of):
-        return jax.lax.dynamic_slice(positions_of, (start,), (batch,))
-
-    order, partner = at(plan.order), at(plan.partner)
+    spec, batch = program.spec, len(positions)
+    order, partner = plan.order[positions], plan.partner[positions]
     again = spec.mix != "none" and not program.aligned
     indices = jnp.concatenate([order, plan.order[partner]]) if again else order
     images = _own_views(epoch_key, pixels, indices, program)
     if spec.mix == "none":
         return Mixed(images, jnp.ones(batch))
     images, others = (
-        (images[:batch], images[batch:]) if again else (images, images[partner - start])
+        (images[:batch], images[batch:]) if again else (images, images[partner - positions[0]])
     )
     mix_key = keys.derive(epoch_key, "mix")
-    mix_keys = jax.vmap(lambda group: jax.random.fold_in(mix_key, group))(at(plan.group))
+    groups = plan.group[positions]
+    mix_keys = jax.vmap(lambda group: jax.random.fold_in(mix_key, group))(groups)
     return Mixed(*mix.random_mix(mix_keys, images, others, spec.mix, spec.mix_alpha))
 
 

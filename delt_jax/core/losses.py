@@ -19,10 +19,19 @@ class Moments(NamedTuple):
     variance: chex.Array
 
 
-def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
-    """Mean cross-entropy of logits [B, C] with integer labels [B]."""
+def cross_entropy(
+    logits: chex.Array, labels: chex.Array, weights: chex.Array | None = None
+) -> chex.Array:
+    """Mean cross-entropy of logits [B, C] with integer labels [B].
+
+    Args:
+      logits: of a network.
+      labels: integers.
+      weights: of the images in the mean, [B], which sum to 1; None for equal ones.
+    """
     chex.assert_rank([logits, labels], [2, 1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return each.mean() if weights is None else (weights * each).sum()
 
 
 def bn_terms(

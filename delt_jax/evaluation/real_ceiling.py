@@ -7,9 +7,9 @@ from typing import Any
 from delt_jax import models
 from delt_jax.data import measure_normalisation
 from delt_jax.evaluation.metrics import Score
-from delt_jax.evaluation.row_training import Evaluation
 from delt_jax.evaluation.rows import EvalRow, student_spec
 from delt_jax.evaluation.score_store import PlannedScore, make_score
+from delt_jax.evaluation.student_jobs import Evaluation
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store.identity import identity, versions

@@ -23,7 +23,7 @@ from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting
-from delt_jax.training.student_step import LabelledImages
+from delt_jax.training.student_program import LabelledImages
 
 CORESETS: dict[str, Callable[..., np.ndarray]] = {
     "herding": coresets.herding,

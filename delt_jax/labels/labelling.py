@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
+from delt_jax.augment import drawing
+from delt_jax.augment.drawing import Drawn, Wanted
+from delt_jax.augment.views import ViewProgram
 from delt_jax.data import Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
@@ -131,20 +133,18 @@ def fixed_logits(teachers: Sequence[Teacher], pixels: np.ndarray) -> np.ndarray:
     return np.mean(np.stack(logits), axis=0)
 
 
-class LabelProgram(NamedTuple):
+class _Labelling(NamedTuple):
     """What is compiled into the labelling of views; hashable.
 
     Attributes:
       models: the teachers' modules.
       normalisations: of each teacher's inputs.
-      plan: which views are labelled, and in what form.
-      aligned: whether chunks hold whole groups of the mix, so partners need no second view.
+      plan: in what form labels are stored.
     """
 
     models: tuple[nn.Module, ...]
     normalisations: tuple[Normalisation, ...]
     plan: LabelPlan
-    aligned: bool
 
 
 class EpochLabeller:
@@ -155,22 +155,23 @@ class EpochLabeller:
 
     def __init__(self, teachers: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
         """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
-        # Chunks of whole groups where a group fits into a forward pass, so that partners' views
-        # are drawn once.
         most, group = prediction.batch_size(pixels.shape[1]), plan.group_size
-        aligned = group <= most
-        self._chunk = most // group * group if aligned else most
-        self._program = LabelProgram(
+        self._count = len(pixels)
+        # Chunks as students draw them, whose batches are groups.
+        batch = min(group, self._count)
+        self._chunk, is_aligned = drawing.span(self._count, batch, group, most)
+        self._program = _Labelling(
             tuple(teacher.model for teacher in teachers),
             tuple(teacher.normalisation for teacher in teachers),
             plan,
-            aligned,
         )
-        self._count = len(pixels)
+        self._views = ViewProgram(plan.views, teachers[0].normalisation, is_aligned)
         available = devices.device_count()
         self._devices = available if self._count >= available * self._chunk else 1
-        held = [teacher.variables for teacher in teachers], np.asarray(pixels)
-        self._held = devices.copies_for_jobs(held, self._devices)
+        variables = [teacher.variables for teacher in teachers]
+        self._variables = devices.copies_for_jobs(variables, self._devices)
+        self._pixels = devices.copies_for_jobs(np.asarray(pixels), self._devices)
+        self._key = devices.stack_jobs([plan.view_key], self._devices)
 
     def label(self, epoch: int, on_images: Callable[[int], None]) -> Compact:
         """Labels of an epoch by index of the image, host arrays.
@@ -182,70 +183,61 @@ class EpochLabeller:
         Raises:
           UserError: if a teacher's logits are not finite, or too large to be stored.
         """
-        key, _, group_size = self._program.plan.epoch(epoch)
-        drawn = _plan_epoch(key, self._count, group_size)
-        order, chunks = np.asarray(drawn.order), []
-        # On the device that made it, where the others cannot read it.
-        of_epoch = key, jax.tree.map(np.asarray, drawn)
-        waiting: tuple[list[int], int, Compact] | None = None
-        for starts, size in self._groups():
-            jobs = [(*of_epoch, np.int32(start)) for start in starts]
-            stacked = devices.stack_jobs(jobs, self._devices)
-            program = _label_views(self._program, size, self._devices)
-            labels = program((), (self._held, stacked), ())
+        chunks, starts = [], range(0, self._count, self._chunk)
+        waiting: tuple[int, Drawn, Compact] | None = None
+        # The last chunk may be smaller, so it runs by itself.
+        whole = starts if self._count % self._chunk == 0 else starts[:-1]
+        groups = devices.device_groups(whole, self._devices)
+        for group in [*groups, *([start] for start in starts[len(whole) :])]:
+            size = min(self._chunk, self._count - group[0])
+            drawn = self._draw(epoch, [range(start, start + size) for start in group])
+            program = _label_views(self._program, drawn.mixed.images.shape[2:], self._devices)
+            labels = program((), (self._variables, drawn.mixed.images), ())
             if waiting is not None:  # the devices have the next group to work on, and no more
-                chunks += _on_host(order, *waiting)
-            waiting = starts, size, labels
-            for _ in starts:
+                chunks += _on_host(*waiting)
+            waiting = len(group), drawn, labels
+            for _ in group:
                 on_images(size)
         if waiting is not None:
-            chunks += _on_host(order, *waiting)
-        whole = _by_image(chunks, self._count)
-        compact.check_finite(whole, self._program.plan.form)
-        return whole
+            chunks += _on_host(*waiting)
+        labelled = _by_image(chunks, self._count)
+        compact.check_finite(labelled, self._program.plan.form)
+        return labelled
 
-    def _groups(self) -> Iterator[tuple[list[int], int]]:
-        """First positions of chunks that run side by side, and their size; a rest comes last."""
-        rest = self._count % self._chunk
-        whole = range(0, self._count - rest, self._chunk)
-        for starts in devices.device_groups(whole, self._devices):
-            yield starts, self._chunk
-        if rest:
-            yield [self._count - rest], rest
-
-
-_plan_epoch = jax.jit(plan_epoch, static_argnums=(1, 2))
+    def _draw(self, epoch: int, positions: Sequence[range]) -> Drawn:
+        """Views of some positions of a labelled epoch, with leading axes [devices, 1]."""
+        plan, shape = self._program.plan, self._pixels.shape[2:]
+        layout = drawing.JobLayout(self._devices, unroll=jax.default_backend() == "cpu")
+        program = drawing.compiled(self._views, plan.group_size, shape, len(positions[0]), layout)
+        stacked = devices.stack_jobs([np.array(p, np.int32) for p in positions], self._devices)
+        return program((), Wanted(self._key, self._pixels, stacked), np.int32(epoch % plan.epochs))
 
 
 @functools.lru_cache(maxsize=16)
-def _label_views(program: LabelProgram, size: int, num_devices: int) -> Program:
-    """Compiles the labelling of some positions of an epoch on each of some devices.
+def _label_views(program: _Labelling, shape: tuple[int, ...], num_devices: int) -> Program:
+    """Compiles the labelling of views on each of some devices.
 
-    The job of a device: the teachers' variables with the whole set's pixels, uint8 [N, S, S, C];
-    and the key from which the epoch's views are drawn, its order, and the first position.
+    The job of a device: the teachers' variables, and images, normalised for the first teacher.
 
     Args:
       program: what is labelled.
-      size: number of positions.
+      shape: of the images, [n, S, S, C]; it tells programs apart.
       num_devices: local devices to use.
     """
+    del shape
 
     def label(_, job, __):
-        (variables, pixels), (key, drawn, start) = job
-        drawing = ViewProgram(program.plan.views, program.normalisations[0], program.aligned)
-        mixed = student_views(key, pixels, drawn, start, size, drawing)
-        logits = mean_logits(program.models, program.normalisations, variables, mixed.images)
+        variables, images = job
+        logits = mean_logits(program.models, program.normalisations, variables, images)
         plan = program.plan
         return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
 
     return Program(devices.map_jobs(label, num_devices))
 
 
-def _on_host(
-    order: np.ndarray, starts: Sequence[int], size: int, labels: Compact
-) -> list[tuple[np.ndarray, Compact]]:
-    """Images and labels of each chunk of a group."""
-    return [(order[start : start + size], devices.job(labels, i)) for i, start in enumerate(starts)]
+def _on_host(count: int, drawn: Drawn, labels: Compact) -> list[tuple[np.ndarray, Compact]]:
+    """Indices of the images, and labels, of each chunk of a group."""
+    return [(devices.job(drawn.own, i), devices.job(labels, i)) for i in range(count)]
 
 
 def _by_image(chunks: Sequence[tuple[np.ndarray, Compact]], count: int) -> Compact:

@@ -11,6 +11,8 @@ from delt_jax.models.layers import (
     torch_kernel,
     torch_linear,
 )
+from delt_jax.models.pool import max_pool
+from delt_jax.models.strided import convolve
 
 # Position in torch's `features`, channels in units of the first layer's, size, stride, padding.
 _CONVOLUTIONS = (
@@ -45,6 +47,7 @@ class AlexNet(nn.Module):
                 (size, size),
                 stride,
                 padding=padding,
+                conv_general_dilated=convolve,
                 dtype=self.dtype,
                 kernel_init=torch_kernel,
                 bias_init=torch_bias(size * size * x.shape[-1]),
@@ -52,7 +55,7 @@ class AlexNet(nn.Module):
             )
             x = nn.relu(layer(x))
             if position in _POOLED:
-                x = nn.max_pool(x, (3, 3), (2, 2))
+                x = max_pool(x, 3, 2)
         x = flatten_as_torch(adaptive_average_pool(x, 6))
         for position in (1, 4):
             x = nn.Dropout(0.5, deterministic=not train)(x)

@@ -9,6 +9,8 @@ import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
+from delt_jax.models.strided import convolve
+
 # torch's default for kernels of convolutions and linear layers: uniform in +-1 / sqrt(fan_in).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # "Kaiming" or "He": keeps the variance of gradients through ReLUs.
@@ -47,7 +49,14 @@ def conv(features: int, size: int, stride: int = 1, **options: Any) -> nn.Conv:
     """
     options.setdefault("use_bias", False)
     options.setdefault("kernel_init", kaiming_fan_out)
-    return nn.Conv(features, (size, size), stride, padding=size // 2, **options)
+    return nn.Conv(
+        features,
+        (size, size),
+        stride,
+        padding=size // 2,
+        conv_general_dilated=convolve,
+        **options,
+    )
 
 
 def stochastic_depth(x: chex.Array, rate: float, train: bool) -> chex.Array:

@@ -70,13 +70,22 @@ class BatchNorm(nn.Module):
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
-def input_moments(x: chex.Array, centre: chex.Array) -> Moments:
-    """Moments of x [..., C] in one pass.
+def input_moments(x: chex.Array, centre: chex.Array, weights: chex.Array | None = None) -> Moments:
+    """Moments of x [B, ..., C] in one pass.
 
-    `centre` [C] should be near the mean: E[x^2] - E[x]^2 loses digits in float32 otherwise.
+    Args:
+      x: input of a layer.
+      centre: [C], should be near the mean: E[x^2] - E[x]^2 loses digits in float32 otherwise.
+      weights: of the images in the moments, float32 [B], which sum to 1; None for equal ones.
     """
-    axes = tuple(range(x.ndim - 1))
     shifted = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - centre
-    mean = shifted.mean(axes)
-    variance = jnp.maximum((shifted**2).mean(axes) - mean**2, 0.0)
-    return Moments(mean + centre, variance)
+    if weights is None:
+        axes = tuple(range(x.ndim - 1))
+        mean, square = shifted.mean(axes), (shifted**2).mean(axes)
+    else:
+        chex.assert_equal(len(x), len(weights))
+        axes = tuple(range(1, x.ndim - 1))
+        mean, square = (
+            (weights[:, None] * own).sum(0) for own in (shifted.mean(axes), (shifted**2).mean(axes))
+        )
+    return Moments(mean + centre, jnp.maximum(square - mean**2, 0.0))

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from delt_jax.models.layers import conv
 from delt_jax.models.norm import BatchNorm
+from delt_jax.models.pool import max_pool
 
 
 class BasicBlock(nn.Module):
@@ -80,7 +81,7 @@ class ResNet(nn.Module):
         x = conv(self.width, size, stride, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train))
         if not self.small_stem:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2, padding=1)
         block_type = Bottleneck if self.bottleneck else BasicBlock
         for stage, count in enumerate(self.blocks):
             for block in range(count):

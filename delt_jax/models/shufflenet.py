@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from delt_jax.models.layers import conv, torch_kernel, torch_linear
 from delt_jax.models.norm import BatchNorm
+from delt_jax.models.pool import max_pool
 
 _BLOCKS = (4, 8, 4)
 
@@ -67,7 +68,7 @@ class ShuffleNetV2(nn.Module):
         stem, *stages, last = self.channels
         x = conv(stem, 3, 2, kernel_init=torch_kernel, dtype=self.dtype, name="conv1_0")(x)
         x = nn.relu(BatchNorm(self.dtype, name="conv1_1")(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
         for stage, (features, blocks) in enumerate(zip(stages, _BLOCKS, strict=True), start=2):
             for block in range(blocks):
                 x = ShuffleUnit(

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from delt_jax.models.layers import stochastic_depth, torch_bias, torch_kernel
+from delt_jax.models.strided import convolve
 
 WINDOW = 8
 HEAD_WIDTH = 32
@@ -204,6 +205,7 @@ class SwinV2(nn.Module):
             (_PATCH, _PATCH),
             _PATCH,
             padding=0,
+            conv_general_dilated=convolve,
             dtype=self.dtype,
             kernel_init=torch_kernel,
             bias_init=torch_bias(_PATCH * _PATCH * x.shape[-1]),

@@ -23,6 +23,7 @@ class Pass(NamedTuple):
       norm_inputs, conv_inputs: inputs of each BatchNorm and of each convolution, [B, h, w, c] in
         the dtype of the activations.
       features: [B, D], input of the last layer; the logits if the model does not sow it.
+      weights: of the images in means over the batch, float32 [B]; None for equal ones.
     """
 
     logits: chex.Array
@@ -31,15 +32,22 @@ class Pass(NamedTuple):
     norm_inputs: tuple[chex.Array, ...]
     conv_inputs: tuple[chex.Array, ...]
     features: chex.Array
+    weights: chex.Array | None = None
 
 
-def apply_tapped(model: nn.Module, variables: Mapping, images: chex.Array) -> Pass:
+def apply_tapped(
+    model: nn.Module,
+    variables: Mapping,
+    images: chex.Array,
+    weights: chex.Array | None = None,
+) -> Pass:
     """Applies a model in eval mode and records on the way; XLA drops what is not used.
 
     Args:
       model: a model of `delt_jax.models`.
       variables: {"params", "batch_stats"}.
       images: normalised [B, S, S, C].
+      weights: of the images in the moments, float32 [B], which sum to 1; None for equal ones.
 
     Raises:
       UserError: if the layers that ran are not those that have running statistics.
@@ -57,7 +65,7 @@ def apply_tapped(model: nn.Module, variables: Mapping, images: chex.Array) -> Pa
                 stats = functools.reduce(lambda d, k: d[k], module.path, variables["batch_stats"])
                 seen.append(module.path)
                 running.append(Moments(stats["mean"], stats["var"]))
-                batch.append(input_moments(args[0], stats["mean"]))
+                batch.append(input_moments(args[0], stats["mean"], weights))
                 norm_inputs.append(args[0])
             elif isinstance(module, nn.Conv):
                 conv_inputs.append(args[0])
@@ -74,4 +82,4 @@ def apply_tapped(model: nn.Module, variables: Mapping, images: chex.Array) -> Pa
             f"holds {len(leaves) // 2} pairs of running statistics; they must be one to one."
         )
     features = sown["features"]["pooled"][0] if "features" in sown else logits
-    return Pass(logits, batch, running, tuple(norm_inputs), tuple(conv_inputs), features)
+    return Pass(logits, batch, running, tuple(norm_inputs), tuple(conv_inputs), features, weights)

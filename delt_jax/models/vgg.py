@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from delt_jax.models.layers import adaptive_average_pool, conv, flatten_as_torch
 from delt_jax.models.norm import BatchNorm
+from delt_jax.models.pool import max_pool
 
 # Channels in units of the first stage's; 0 is a 2x2 max-pool.
 _VGG11 = (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8, 0)
@@ -33,7 +34,7 @@ class VGG11(nn.Module):
         position = 0  # of the layer within torch's `features`
         for multiple in _VGG11:
             if not multiple:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x, 2, 2)
                 position += 1
                 continue
             layer = conv(

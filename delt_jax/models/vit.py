@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from delt_jax.models.layers import torch_kernel
+from delt_jax.models.strided import convolve
 
 PATCH = 16
 HEAD_WIDTH = 64
@@ -77,6 +78,7 @@ class VisionTransformer(nn.Module):
             (PATCH, PATCH),
             PATCH,
             padding=0,
+            conv_general_dilated=convolve,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
             name="conv_proj",

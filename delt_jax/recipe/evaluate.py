@@ -217,8 +217,8 @@ class EvaluateRecipe:
     )
     seeds_at_once: int = setting(
         0,
-        "Students of a row that train together on a device. 0 takes all of them if they are small "
-        "and the device is an accelerator, else 1.",
+        "Students that train together on a device. 0 spreads small ones evenly over accelerators, "
+        "else 1.",
         affects="speed",
         allowed=at_least(0, most=10**4),
     )
@@ -232,10 +232,11 @@ class EvaluateRecipe:
         None, "Batches per gradient step.", affects="scores", allowed=at_least(1)
     )
     devices_per_student: int = setting(
-        1,
-        "Devices that share a student's batches; their gradients are averaged.",
+        0,
+        "Devices that share a student's batches; their gradients are averaged. 0 takes several "
+        "for a large student where students are fewer than accelerators, else 1.",
         affects="scores",
-        allowed=at_least(1, most=10**4),
+        allowed=at_least(0, most=10**4),
     )
     batch_norm: str = setting(
         "own",

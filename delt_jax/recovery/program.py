@@ -67,6 +67,8 @@ class StepProgram:
       classes: numbers the classes of a batch's images from 0; () without extra terms, which alone
         read it.
       first_teacher: index of the teacher that guides the first iteration of the call.
+      masked: whether `active` images, a count, are computed, but only those take part whose time
+        it is; so that rounds of fewer images can share the program.
     """
 
     models: tuple[nn.Module, ...]
@@ -75,6 +77,7 @@ class StepProgram:
     steps: int = 1
     classes: tuple[int, ...] = ()
     first_teacher: int = 0
+    masked: bool = False
 
 
 def active_of(positions: tuple[int, ...]) -> Active:

@@ -38,6 +38,7 @@ class BatchSchedule:
         every round are therefore the first ones.
       labels: class of each image, in the same order.
       start_iterations: iteration at which each image joins, in the same order.
+      end_iterations: iteration from which on each image is frozen, in the same order.
       iterations: number that the learning rate and the crop curriculum run over.
       rounds: the rounds that optimise at least one image, in order.
     """
@@ -45,6 +46,7 @@ class BatchSchedule:
     indices: tuple[int, ...]
     labels: tuple[int, ...]
     start_iterations: tuple[int, ...]
+    end_iterations: tuple[int, ...]
     iterations: int
     rounds: tuple[Round, ...]
 
@@ -173,9 +175,10 @@ def make_schedule(  # noqa: PLR0913 (the plain numbers that describe a set; call
     check_rounds(iterations, round_iterations)
     batches = LAYOUTS[layout](num_classes, ipc, batch_size)
     if not iterations:
+        never = [(0,) * len(b) for b in batches]
         return tuple(
-            BatchSchedule(tuple(b), tuple(i // ipc for i in b), (0,) * len(b), 0, rounds=())
-            for b in batches
+            BatchSchedule(tuple(b), tuple(i // ipc for i in b), zeros, zeros, 0, rounds=())
+            for b, zeros in zip(batches, never, strict=True)
         )
     round_iterations = round_iterations or iterations
     budgets = tuple(class_iterations) or (iterations,) * num_classes
@@ -230,6 +233,7 @@ def _batch_schedule(
         indices=indices,
         labels=tuple(i // ipc for i in indices),
         start_iterations=tuple((k - empty) * round_iterations for k in join),
+        end_iterations=tuple((k - empty) * round_iterations for k in leave),
         iterations=(total_rounds - empty) * round_iterations,
         rounds=tuple(rounds),
     )

@@ -1,4 +1,4 @@
-"""One iteration of recovery as pure functions: draw a view, ask a teacher, loss, Adam, clip.
+"""One iteration of recovery as pure functions: take a view, ask a teacher, loss, Adam, clip.
 
 DELT optimises a batch of images so that the teacher classifies them and their BatchNorm input
 moments match its running statistics (arXiv 2411.19946; the loss is SRe2L's, the crop curriculum
@@ -7,7 +7,7 @@ teachers in round robin, residuals and perturbed parameters are what other metho
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -19,8 +19,11 @@ from delt_jax import terms
 from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
+from delt_jax.models import forms
 from delt_jax.models.tap import Pass, apply_tapped
+from delt_jax.recovery import active as masks
 from delt_jax.recovery import residual
+from delt_jax.recovery.active import put, take
 from delt_jax.recovery.program import StepProgram, StepSettings
 from delt_jax.recovery.schedule import relabel_from_zero
 from delt_jax.recovery.types import (
@@ -32,6 +35,7 @@ from delt_jax.recovery.types import (
     TeacherVariables,
     TermInputs,
 )
+from delt_jax.recovery.views import Views, clocks, draw_view, of_active, view_at
 from delt_jax.terms import TeacherOutputs
 
 VERSION = 1  # part of identities; raise it when results change
@@ -64,37 +68,11 @@ def learning_rate(peak: float, t: chex.Array, total: chex.Array) -> chex.Array:
     return peak * 0.5 * (1.0 + jnp.cos(jnp.pi * t * (1.0 / total)))
 
 
-def curriculum(settings: StepSettings, t: chex.Array, total: chex.Array) -> chex.Array:
-    """Smallest area of a crop at iteration t of T (CDA, arXiv 2311.18838).
-
-    Falls from 1 to `min_scale` over the first `milestone` of the iterations.
-
-    Args:
-      settings: of the step.
-      t: int32 [n].
-      total: int32 [n], T.
-
-    Returns:
-      float32 [n].
-    """
-    span = 1.0 - settings.min_scale
-    if settings.milestone == 0:
-        return jnp.full(jnp.shape(t), settings.min_scale, jnp.float32)
-    end = settings.milestone * total
-    share = t * (1.0 / end)  # by the reciprocal, as in learning_rate
-    bound = {
-        "cosine": settings.min_scale + span * 0.5 * (1.0 + jnp.cos(jnp.pi * share)),
-        "linear": settings.min_scale + span * (1.0 - share),
-        "step": jnp.ones_like(share),
-    }[settings.curriculum]
-    return jnp.where(t < end, bound, settings.min_scale).astype(jnp.float32)
-
-
 def loss(
     images: chex.Array,
     labels: chex.Array,
     view: crop.View,
-    teacher: Callable[[chex.Array], Pass],
+    teacher: functools.partial[Pass],
     settings: StepSettings,
     term_inputs: TermInputs | None = None,
 ) -> tuple[chex.Array, tuple[Losses, chex.Array, tuple[Any, ...]]]:
@@ -104,17 +82,19 @@ def loss(
       images: normalised float32 [n, S, S, C].
       labels: int32 [n].
       view: of the images, shared or one per image.
-      teacher: its forward pass in eval mode, `apply_tapped` with model and variables.
+      teacher: its forward pass in eval mode, `apply_tapped` with model, variables and, in a masked
+        program, the images' weights.
       settings: of the step.
       term_inputs: what the extra terms read; None without any.
 
     Returns:
       The loss; its parts, the BN terms float32 [layers], and the next state of the extra terms.
     """
-    viewed = crop.view_images(images, view, images.shape[1])
+    precision = forms.current(teacher.args[0].dtype).view_precision
+    viewed = crop.view_images(images, view, images.shape[1], precision=precision)
     tapped = teacher(viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
-    ce = losses_lib.cross_entropy(tapped.logits.astype(wide), labels)
+    ce = losses_lib.cross_entropy(tapped.logits.astype(wide), labels, tapped.weights)
     layers = losses_lib.bn_terms(tapped.batch, tapped.running, settings.bn_variance_weight)
     bn = losses_lib.bn_matching(layers, settings.first_bn_multiplier)
     total = ce + settings.bn_weight * bn if settings.bn_weight else ce
@@ -178,59 +158,13 @@ def adam_step(
     return images, adam
 
 
-def _take(x: chex.Array, active: Active) -> chex.Array:
-    """The active images' part of x [B, ...]."""
-    # The first ones are a slice; other positions need a gather.
-    return x[:active] if isinstance(active, int) else x[jnp.array(active)]
-
-
-def _put(x: chex.Array, part: chex.Array, active: Active) -> chex.Array:
-    """x [B, ...] with the active images' part replaced."""
-    if isinstance(active, int):
-        return part if active == len(x) else x.at[:active].set(part)
-    return x.at[jnp.array(active)].set(part)
-
-
-def clocks(
-    state: RecoverState, inputs: BatchInputs, settings: StepSettings, active: Active
-) -> Clock:
-    """The active images' clocks, which count from the batch's start or from each image's own."""
-    start = _take(inputs.start_iterations, active)
-    if settings.clock == "batch":
-        start = jnp.zeros_like(start)
-    return Clock(done=state.step - start, total=inputs.iterations - start)
-
-
-def draw_view(
-    state: RecoverState, inputs: BatchInputs, settings: StepSettings, active: Active
-) -> crop.View:
-    """Draws this iteration's view, a function of the batch's key and the iteration.
-
-    One view for the batch, or one per image if `settings.crop` is "image" or if images count
-    their own time (then the crop's scale differs, though the draw may be shared).
-    """
-    size = state.images.shape[1]
-    key = jax.random.fold_in(inputs.key, state.step)
-    scale = curriculum(settings, *clocks(state, inputs, settings, active))
-
-    def draw(key, scale):
-        return crop.random_view(key, size, scale, settings.flip, settings.jitter)
-
-    if settings.crop == "image":
-        positions = _take(jnp.arange(len(state.images)), active)
-        return jax.vmap(draw)(jax.vmap(lambda i: jax.random.fold_in(key, i))(positions), scale)
-    if settings.clock == "image":
-        return jax.vmap(lambda s: draw(key, s))(scale)
-    return draw(key, scale[0])
-
-
 def first_viewed(
     start: chex.Array, inputs: BatchInputs, settings: StepSettings, active: Active
 ) -> tuple[chex.Array, chex.Array]:
     """The active start images as the first iteration views them, [n, S, S, C], and labels [n]."""
-    view = draw_view(init_state(start), inputs, settings, active)
-    images = crop.view_images(_take(start, active), view, start.shape[1])
-    return images, _take(inputs.labels, active)
+    view = of_active(draw_view(jnp.int32(0), inputs, settings, start.shape[1]), active)
+    images = crop.view_images(take(start, active), view, start.shape[1])
+    return images, take(inputs.labels, active)
 
 
 def _term_inputs(
@@ -246,7 +180,7 @@ def _term_inputs(
     active = program.active
     positions = range(active) if isinstance(active, int) else active
     return TermInputs(
-        ranks=_take(inputs.ranks, active),
+        ranks=take(inputs.ranks, active),
         classes=relabel_from_zero([program.classes[i] for i in positions]),
         key=jax.random.fold_in(inputs.key, state.step),
         constants=teacher.constants,
@@ -262,7 +196,10 @@ def update(
     teachers: Sequence[TeacherVariables],
     turn: int = 0,
 ) -> tuple[RecoverState, Losses, chex.Array]:
-    """One iteration with a given view; images that are not active stay untouched.
+    """One iteration with a given view; images that take no part in it stay untouched.
+
+    In a masked program those of the first images take part whose time it is; the others are
+    computed, but weigh nothing.
 
     Args:
       program: static; its `steps` and `first_teacher` are not read.
@@ -275,39 +212,49 @@ def update(
       The next state, the losses and the BN terms float32 [layers] before the step.
     """
     settings, active = program.settings, program.active
-    labels = _take(inputs.labels, active)
-    images, mu, nu = (_take(x, active) for x in (state.images, state.mu, state.nu))
-    clock = clocks(state, inputs, settings, active)
+    labels = take(inputs.labels, active)
+    before = tuple(take(x, active) for x in (state.images, state.mu, state.nu))
+    images, mu, nu = before
+    clock = Clock(*(take(x, active) for x in clocks(state.step, inputs, settings)))
     adam = optax.ScaleByAdamState(clock.done, mu, nu)
     if settings.residual:
-        starts = _take(inputs.starts, active)
+        starts = take(inputs.starts, active)
         images, adam = residual.mix(
             images, starts, adam, clock, settings.residual, settings.residual_rounds
         )
-    teacher = functools.partial(apply_tapped, program.models[turn], teachers[turn].variables)
+    weights = None
+    if program.masked:
+        taking_part = masks.mask(state.step, inputs, len(labels))
+        weights = masks.weights(taking_part)
+        images = masks.only(taking_part, images, 0.0)  # else 0 times a huge value might be NaN
+    teacher = functools.partial(
+        apply_tapped, program.models[turn], teachers[turn].variables, weights=weights
+    )
     term_inputs = _term_inputs(program, state, inputs, teachers[turn], turn)
     grads, (losses, layers, after) = jax.grad(loss, has_aux=True)(
         images, labels, view, teacher, settings, term_inputs
     )
     rate = learning_rate(settings.learning_rate, *clock)
     images, adam = adam_step(images, grads, adam, rate, (inputs.low, inputs.high))
+    changed = images, adam.mu, adam.nu
+    if program.masked:
+        pairs = zip(changed, before, strict=True)
+        changed = tuple(masks.only(taking_part, new, old) for new, old in pairs)
+    images, mu, nu = (
+        put(x, part, active)
+        for x, part in zip((state.images, state.mu, state.nu), changed, strict=True)
+    )
     term_state = state.term_state
     if term_inputs is not None:
         term_state = (*term_state[:turn], after, *term_state[turn + 1 :])
-    next_state = RecoverState(
-        step=state.step + 1,
-        images=_put(state.images, images, active),
-        mu=_put(state.mu, adam.mu, active),
-        nu=_put(state.nu, adam.nu, active),
-        term_state=term_state,
-    )
-    return next_state, losses, layers
+    return RecoverState(state.step + 1, images, mu, nu, term_state), losses, layers
 
 
 def run_chunk(
     program: StepProgram,
     state: RecoverState,
     inputs: BatchInputs,
+    views: Views,
     teachers: Sequence[TeacherVariables],
 ) -> tuple[RecoverState, Losses]:
     """Runs `program.steps` iterations, the teachers in round robin.
@@ -315,6 +262,7 @@ def run_chunk(
     Args:
       program: static.
       state, inputs: of the batch.
+      views: of its next iterations, at least as many.
       teachers: variables of the program's models, in the same order.
 
     Returns:
@@ -327,7 +275,7 @@ def run_chunk(
         # The compiler knows which teacher comes next: convolutions in a branch of lax.switch, like
         # those in a loop, are slow on CPU.
         turn = (program.first_teacher + position) % count
-        view = draw_view(state, inputs, program.settings, program.active)
+        view = view_at(views, state.step, program.active)
         state, losses, _ = update(program, state, inputs, view, teachers, turn)
         return state, losses
 

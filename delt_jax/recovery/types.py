@@ -38,6 +38,7 @@ class BatchInputs(NamedTuple):
       labels: int32 [B].
       ranks: int32 [B], position of each image among the synthetic images of its class.
       start_iterations: int32 [B], iteration at which each image joins.
+      end_iterations: int32 [B], iteration from which on each image is frozen.
       iterations: int32 scalar, iterations of the batch in all.
       key: typed PRNG key of the batch.
       low, high: float32 [C], the valid pixel range in normalised units.
@@ -49,6 +50,7 @@ class BatchInputs(NamedTuple):
     labels: chex.Array
     ranks: chex.Array
     start_iterations: chex.Array
+    end_iterations: chex.Array
     iterations: chex.Array
     key: chex.PRNGKey
     low: chex.Array
@@ -70,7 +72,7 @@ class TeacherVariables(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Time as each active image counts it, int32 [n] each.
+    """Time as each image counts it, int32 [n] each.
 
     Attributes:
       done: iterations before this one.

@@ -54,17 +54,22 @@ def device_groups(jobs: Sequence[Any], size: int) -> list[list[Any]]:
 
 
 def map_jobs(
-    fn: Callable[..., Any], num_devices: int, per_device: int = 1, unroll: bool = False
+    fn: Callable[..., Any],
+    num_devices: int,
+    per_device: int = 1,
+    unroll: bool = False,
+    donate: bool = True,
 ) -> Callable[..., Any]:
     """Compiles ``fn(state, job, shared)`` to run `num_devices` x `per_device` jobs at once.
 
     Args:
-      fn: a pure function; `state` is donated.
+      fn: a pure function. With one job on each device it may exchange values over `AXIS`.
       num_devices: local devices to use, at most `device_count()`.
       per_device: jobs on each device, under vmap. Every job keeps its own statistics, but the
         compiler may round differently than for a job alone.
       unroll: writes the jobs of a device one after another into its program instead of vmap,
         which turns weights that differ between jobs into slow grouped convolutions.
+      donate: whether `state` may be overwritten.
 
     Returns:
       The same function of (states, jobs, shared), where states and jobs have leading axes
@@ -88,23 +93,10 @@ def map_jobs(
         return jax.tree.map(lambda x: x[None], barrier(fn(*barrier((states, jobs, shared)))))
 
     devices = jax.local_devices()[:num_devices]
-    return jax.pmap(on_a_device, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
-
-
-def share_job(fn: Callable[..., Any], num_devices: int) -> Callable[..., Any]:
-    """Compiles ``fn(state, job, shared)`` to run on `num_devices` devices that share one job.
-
-    Args:
-      fn: a pure function that averages over `AXIS` what the devices must agree on; `state` is
-        donated.
-      num_devices: local devices to use, at most `device_count()`.
-
-    Returns:
-      The same function, where `state`, `job` and the result have a leading axis [num_devices] of
-      equal copies (see `stack_copies`).
-    """
-    devices = jax.local_devices()[:num_devices]
-    return jax.pmap(fn, AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
+    donated = 0 if donate else ()
+    return jax.pmap(
+        on_a_device, AXIS, in_axes=(0, 0, None), donate_argnums=donated, devices=devices
+    )
 
 
 def stack_jobs(trees: Sequence[Any], num_devices: int, per_device: int = 1) -> Any:
@@ -124,9 +116,11 @@ def stack_jobs(trees: Sequence[Any], num_devices: int, per_device: int = 1) -> A
     return jax.tree.map(put, *padded)
 
 
-def stack_copies(tree: Any, num_devices: int) -> Any:
-    """Copies a pytree to devices that share a job, with a leading axis [num_devices]."""
-    return jax.tree.map(lambda leaf: leaf[:, 0], stack_jobs([tree] * num_devices, num_devices))
+def replicated(tree: Any, num_devices: int) -> Any:
+    """Copies a pytree to each of so many devices, for the argument that all jobs share."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), AXIS)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
 
 
 def copies_for_jobs(tree: Any, num_devices: int) -> Any:

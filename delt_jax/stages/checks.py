@@ -108,7 +108,9 @@ def _check_students(recipe: Recipe, source: Source) -> None:
                 f"which BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or "
                 f"{batch + 1}."
             )
-        student_loop.check_sharing(recipe.evaluate.devices_per_student, batch, num_images)
+        e = recipe.evaluate
+        shares, shared_norm = e.devices_per_student or 1, e.batch_norm == "shared"
+        student_loop.check_sharing(shares, batch, num_images, shared_norm)
         _check_steps(protocol, num_images)
 
 

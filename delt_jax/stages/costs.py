@@ -1,4 +1,4 @@
-"""What models and stages cost: parameters, FLOPs, bytes, and hours on accelerators by name."""
+"""What stages cost: bytes, and hours on accelerators by name."""
 
 import functools
 import math
@@ -28,29 +28,6 @@ ACCELERATORS = {
 # What the 17.6 h of recovery in DELT's Table 6 (ImageNet-1K, IPC 50, one RTX 4090) amount to.
 UTILISATION = 0.22
 _USUAL, _USUAL_PER_HOST = "H100/H200", 8  # what is counted where the devices are unknown ones
-
-
-@dataclass(frozen=True)
-class ModelCost:
-    """Cost of one model.
-
-    Attributes:
-      parameters: number of weights.
-      forward_flops: floating-point operations of a forward pass of one image.
-    """
-
-    parameters: int
-    forward_flops: float
-
-
-@functools.lru_cache(maxsize=64)
-def model_cost(spec: ModelSpec) -> ModelCost:
-    """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
-    model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
-    image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
-    lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(shapes, image)
-    flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
-    return ModelCost(sum(math.prod(p.shape) for p in jax.tree.leaves(shapes["params"])), flops)
 
 
 def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:

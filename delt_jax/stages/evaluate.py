@@ -1,28 +1,36 @@
 """Stage 5, evaluate: students trained from scratch, scored on the real test set.
 
-A row of the table is trained by `delt_jax.evaluation.row_training`, the ceiling on all real images
-by `delt_jax.evaluation.real_ceiling`.
+Students on small sets are trained by `delt_jax.evaluation.student_jobs`, the ceiling on all real
+images by `delt_jax.evaluation.real_ceiling`.
 """
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from delt_jax import models
-from delt_jax.core import stopping
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
-from delt_jax.evaluation import coresets, failed_training, kept_students, score_store, training_sets
+from delt_jax.evaluation import (
+    coresets,
+    execution,
+    failed_training,
+    kept_students,
+    score_store,
+    training_sets,
+)
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
-from delt_jax.evaluation.row_training import Evaluation, score_row
 from delt_jax.evaluation.rows import resolve, rows_of
 from delt_jax.evaluation.score_store import ScoreStore
+from delt_jax.evaluation.student_jobs import Evaluation, Jobs
 from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
+from delt_jax.runtime import environment
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -128,8 +136,20 @@ def _open(
     if manifest is not None and not changes(manifest["inputs"], stage_inputs):
         keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
         _restore_scores(workdir, manifest, scores)
+    plan = execution.resolve(partial)
+    execution.write(partial, plan)
     return Evaluation(
-        recipe, source, teachers, sets, labels, scores, workdir.log, partial, stage_inputs, keep
+        recipe,
+        source,
+        teachers,
+        sets,
+        labels,
+        scores,
+        workdir.log,
+        partial,
+        stage_inputs,
+        keep,
+        plan,
     )
 
 
@@ -143,16 +163,10 @@ def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStor
 
 def _score_rows(run: Evaluation) -> list[Score]:
     """All scores of a run: the rows of small sets in order, then those of all real images."""
-    e = run.recipe.evaluate
     rows = rows_of(run.recipe, run.sets.ipc)
-    small = [row for row in rows if row.image_set != "full"]
-    students_per_row = e.seeds * max(1, len(e.learning_rates))
-    total = sum(students_per_row * resolve(run.recipe, run.source, row).epochs for row in small)
-    scores = []
-    with progress(total, "evaluate", "epoch") as bar:
-        for row in small:
-            scores += score_row(run, row, bar.update)
-            stopping.check()
+    jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
+    with progress(jobs.epochs, "evaluate", "epoch") as bar:
+        scores = jobs.scores(bar.update)
     scores += [score_ceiling(run, row) for row in rows if row.image_set == "full"]
     return scores
 
@@ -169,11 +183,13 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
         "teacher": {"hash": teacher.hash, "accuracy": teacher.accuracy},
         **({"more_teachers": more} if more else {}),
         "distilled": run.inputs["distilled"],
+        "execution": asdict(run.plan),
         "class_names": list(run.source.class_names),
         "test_images": len(run.source.test),
         "scored_on": run.source.scored,
         "rows": [row.as_dict() for row in rows],
         "hash": identity([score.outcome() for score in scores]),
+        "repeatable": environment.repeats(),
         "seconds": round(sum(score.seconds for score in scores), 1),
     }
     with artefact.replacing(workdir.path / ARTEFACT) as folder:

@@ -12,14 +12,16 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images, schedule
 from delt_jax.recovery.program import step_settings
-from delt_jax.recovery.run import memory
+from delt_jax.recovery.run import execution, memory
+from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
 from delt_jax.stages import pipeline, recover, relabel, room, squeeze
-from delt_jax.stages.costs import ModelCost, StageWork, amount, hours, model_cost, recover_memory
+from delt_jax.stages.costs import StageWork, amount, hours, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble, prediction
+from delt_jax.teachers.cost import ModelCost, model_cost
 
 _BACKWARD = 3  # FLOPs of a forward and a backward pass, in forward passes
 
@@ -307,6 +309,8 @@ def memory_line(
         return f"{head} {one} per device for each of the {asked or 1} batch(es) on it at once"
     typed = [replace(spec, dtype=recipe.recover.dtype) for spec in specs]
     settings = step_settings(recipe.recover, recipe.data.flip)
-    choices = memory.peak_bytes(settings, typed, batches)
+    outline = Outline(settings, tuple(typed), batches)
+    sizes = execution.padded_sizes(recipe.recover, outline)
+    choices = memory.peak_bytes(settings, typed, batches, sizes=sizes)
     listed = ", ".join(f"{amount(b, 'B')} with {n}" for n, b in choices.items())
     return f"{head} {listed} batch(es) at once; {asked or max(choices)} will be used"

@@ -24,6 +24,7 @@ from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
 from delt_jax.recovery.types import Losses, TeacherVariables
+from delt_jax.runtime import environment
 from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files, part_sources
 from delt_jax.store.checkpoint import CorruptCheckpoint
@@ -274,6 +275,7 @@ def _assemble(
         "seed": recipe.seed,
         "settings": {"select": asdict(recipe.select), "recover": asdict(recipe.recover)},
         "execution": asdict(plan) | {"batches_per_device": finished.batches_per_device},
+        "repeatable": environment.repeats(),
         "schedule": {
             "class_iterations": class_iterations(recipe, len(source.class_names)),
             "joins": [list(b.start_iterations) for b in schedule],

@@ -12,6 +12,7 @@ from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.evaluation import failed_training
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import Recipe, affecting
+from delt_jax.runtime import environment
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -261,6 +262,7 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     manifest = {
         **target.manifest,
         "warnings": doubts,
+        "repeatable": environment.repeats(),
         "seconds": round(time.perf_counter() - started, 1),
     }
     with artefact.replacing(workdir.path / target.folder) as new:

@@ -25,6 +25,7 @@ _NETWORKS = {
     "vgg": ("vgg",),
     "vit": ("vit",),
 }
+_OF_NETWORKS = ("forms", "layers", "strided", "pool", "norm")
 _STARTS = {"real": ("recovery/selection",), "rded": ("recovery/mosaics",)}
 _AUGMENTATIONS = {
     "rand_augment": ("rand_augment", "affine", "enhance", "tables", "chosen"),
@@ -35,9 +36,12 @@ _AUGMENTATIONS = {
 _ALWAYS = {
     "recovery.step": (
         "recovery/step",
+        "recovery/active",
+        "recovery/views",
         "recovery/residual",
         "recovery/perturbation",
         "recovery/schedule",
+        "models/forms",
         "models/tap",
         "core/losses",
         "core/normalisation",
@@ -55,6 +59,8 @@ _ALWAYS = {
 }
 _OF_PROTOCOLS = (
     "training/protocols",
+    "training/student_program",
+    "training/student_labels",
     "training/student_step",
     "training/state",
     "labels/compact",
@@ -120,7 +126,7 @@ def modules(name: str) -> tuple[str, ...]:
         files = next((f for begin, f in _NETWORKS.items() if own.startswith(begin)), None)
         if files is None:  # a network that is not ours may be defined anywhere among them
             return ("models",)
-        return tuple(f"models/{file}" for file in (*files, "layers", "norm"))
+        return tuple(f"models/{file}" for file in (*files, *_OF_NETWORKS))
     return tuple(f"augment/{module}" for module in _AUGMENTATIONS.get(own, (own,)))
 
 

@@ -47,14 +47,25 @@ class Trainer(NamedTuple):
       model: the classifier.
       optimiser: its state is in `TrainState.opt_state`.
       ema_decay: decay of `TrainState.average`, where one is kept.
-      axis: name of the pmap axis of devices that share a batch; gradients, running statistics and
-        loss are averaged over it. None where a device has the batch for itself.
     """
 
     model: nn.Module
     optimiser: optax.GradientTransformation
     ema_decay: float = 0.0
-    axis: str | None = None
+
+
+class Outcome(NamedTuple):
+    """What a batch says about a classifier.
+
+    Attributes:
+      loss: float32 scalar.
+      batch_stats: running statistics after it.
+      grads: of the parameters.
+    """
+
+    loss: chex.Array
+    batch_stats: Any
+    grads: Any
 
 
 @functools.partial(jax.jit, static_argnums=0)  # without jit, op by op, init takes seconds
@@ -82,21 +93,26 @@ def update(
     images: chex.Array,
     loss: Callable[[chex.Array], chex.Array],
     key: chex.PRNGKey | None = None,
-    rate: chex.Array | float = 1.0,
 ) -> tuple[TrainState, chex.Array]:
-    """Takes one gradient step in train mode.
+    """Takes one gradient step in train mode (see `gradients`); also returns the loss before it."""
+    return apply_gradients(trainer, state, gradients(trainer, state, images, loss, key))
+
+
+def gradients(
+    trainer: Trainer,
+    state: TrainState,
+    images: chex.Array,
+    loss: Callable[[chex.Array], chex.Array],
+    key: chex.PRNGKey | None = None,
+) -> Outcome:
+    """Passes a batch forward and back in train mode.
 
     Args:
-      trainer: model and optimiser.
-      state: the state before the step.
+      trainer: has the model.
+      state: of the classifier.
       images: normalised float32 [B, S, S, C].
       loss: maps logits [B, classes] to a scalar.
       key: for dropout and stochastic depth; models without them need none.
-      rate: multiplies the optimiser's updates. It may be traced, so students that differ by
-        learning rate are one compiled program.
-
-    Returns:
-      The state after the step, and the loss before it.
     """
 
     def objective(params):
@@ -110,15 +126,31 @@ def update(
         return loss(logits), changed.get("batch_stats", {})
 
     (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    if trainer.axis is not None:
-        value, batch_stats, grads = jax.lax.pmean((value, batch_stats, grads), trainer.axis)
-    updates, opt_state = trainer.optimiser.update(grads, state.opt_state, state.params)
+    return Outcome(value, batch_stats, grads)
+
+
+def apply_gradients(
+    trainer: Trainer, state: TrainState, outcome: Outcome, rate: chex.Array | float = 1.0
+) -> tuple[TrainState, chex.Array]:
+    """Takes the step that an outcome asks for.
+
+    Args:
+      trainer: has the optimiser.
+      state: before the step.
+      outcome: of its batch.
+      rate: multiplies the optimiser's updates. It may be traced, so students that differ by
+        learning rate are one compiled program.
+
+    Returns:
+      The state after the step, and the loss before it.
+    """
+    updates, opt_state = trainer.optimiser.update(outcome.grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
-    after = TrainState(state.step + 1, params, batch_stats, opt_state)
+    after = TrainState(state.step + 1, params, outcome.batch_stats, opt_state)
     if state.average is None:
-        return after, value
+        return after, outcome.loss
     average = optax.incremental_update(after.variables, state.average, 1.0 - trainer.ema_decay)
-    return after.replace(average=average), value
+    return after.replace(average=average), outcome.loss
 
 
 def half_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:

@@ -1,20 +1,21 @@
-"""Trains the students of a row side by side, epoch after epoch, and saves them as they go.
+"""Trains students side by side, epoch after epoch, and saves them as they go.
 
-What a student learns in a step is in `delt_jax.training.student_step`.
+What a student learns in a step is in `delt_jax.training.student_step`. An epoch goes in spans: the
+views of a span are drawn by one call, labelled by another, and learnt from batch by batch on a CPU,
+by one call elsewhere.
 """
 
-import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from delt_jax import models
+from delt_jax.augment.drawing import Wanted
 from delt_jax.core import keys, stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Examples
@@ -25,51 +26,44 @@ from delt_jax.runtime import devices
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_checkpoint, student_step
-from delt_jax.training.state import TrainState
+from delt_jax.training import student_checkpoint, student_layout, student_step
 from delt_jax.training.student_checkpoint import TrainingCheckpoint
-from delt_jax.training.student_step import (
-    LabelledImages,
-    SharedInputs,
-    StudentInputs,
-    StudentProgram,
-)
-
-_SMALL = 5e6  # parameters, up to which all students of a row fit on an accelerator at once
+from delt_jax.training.student_labels import LabelInputs
+from delt_jax.training.student_layout import StudentLayout
+from delt_jax.training.student_program import LabelledImages, StudentProgram
+from delt_jax.training.student_step import Lesson, Own
 
 
 @dataclass(frozen=True)
 class Student:
-    """One training of a row.
+    """One training.
 
     Attributes:
       id: names its files.
       seed: seed of the run, and number of the student.
       learning_rate: peak.
-      images: its own set, or None where all students of the row share one.
+      images: the set that it learns from.
     """
 
     id: str
     seed: tuple[int, int]
     learning_rate: float
-    images: LabelledImages | None
+    images: LabelledImages
 
 
 @dataclass(frozen=True)
 class StudentTask:
-    """What the students of a row share.
+    """What students that train side by side share.
 
     Attributes:
       program: everything that is compiled in.
       teachers: variables of the teachers that label views.
-      images: the set, or None where every student has its own.
       stored: reads the stored labels of an epoch; None where labels come from elsewhere.
       test: real images on which accuracy is measured.
     """
 
     program: StudentProgram
     teachers: tuple[Any, ...]
-    images: LabelledImages | None
     stored: Callable[[int], Compact] | None
     test: Examples
 
@@ -103,45 +97,26 @@ class Trained:
     seconds: float
 
 
-def resolve_students_per_device(program: StudentProgram, asked: int, num_students: int) -> int:
-    """Number of students that train together on a device.
-
-    Small networks leave an accelerator idle, so there all students of a row train at once. A CPU
-    gains nothing from it.
-
-    Args:
-      program: that of the students.
-      asked: `evaluate.seeds_at_once`; 0 leaves the choice to this function.
-      num_students: how many the row has.
-    """
-    if asked or program.devices > 1:
-        return asked or 1
-    if on_cpu():
-        return 1
-    shapes = jax.eval_shape(lambda: student_step.init_student(program, jax.random.key(0)))
-    num_parameters = sum(p.size for p in jax.tree.leaves(shapes.params))
-    return num_students if num_parameters <= _SMALL else 1
-
-
 def check(program: StudentProgram) -> None:
     """Raises a UserError unless the program's devices can share its batches evenly."""
-    check_sharing(program.devices, program.batch, program.count)
+    check_sharing(program.devices, program.batch, program.count, program.shared_norm)
 
 
-def check_sharing(num_devices: int, batch_size: int, count: int) -> None:
+def check_sharing(num_shares: int, batch_size: int, count: int, shared_norm: bool) -> None:
     """Raises a UserError unless devices can share all batches of `count` images evenly."""
     rest = count % batch_size
-    for batch in (batch_size, rest) if num_devices > 1 else ():
-        if batch % num_devices:
+    for batch in (batch_size, rest) if num_shares > 1 else ():
+        if batch % num_shares:
             raise UserError(
-                f"evaluate.devices_per_student is {num_devices}, which does not divide a batch "
+                f"evaluate.devices_per_student is {num_shares}, which does not divide a batch "
                 f"of {batch} images; set evaluate.batch_size to a multiple of it that divides "
                 f"{count}."
             )
-    if num_devices > devices.device_count():
+    if shared_norm and num_shares > devices.device_count():
         raise UserError(
-            f"evaluate.devices_per_student is {num_devices}, but there are only "
-            f"{devices.device_count()} devices."
+            f'evaluate.devices_per_student is {num_shares} and evaluate.batch_norm "shared", for '
+            f"which as many devices are needed, but there are only {devices.device_count()}; "
+            f'lower it, or set evaluate.batch_norm to "own".'
         )
 
 
@@ -151,21 +126,21 @@ def train(
     students_per_device: int,
     saving: Saving,
     on_epochs: Callable[[int, float], None],
-) -> list[Trained]:
-    """Trains the students of a row; those that have come equally far train side by side.
+) -> Iterator[tuple[int, Trained]]:
+    """Trains students; those that have come equally far train side by side.
 
     What a student becomes depends on its seed, on `students_per_device` and on the task alone:
     not on the number of devices, on its companions, or on where it was interrupted.
 
     Args:
       task: what they learn.
-      students: those of one row.
-      students_per_device: how many train together, see `resolve_students_per_device`.
+      students: whose sets have one shape.
+      students_per_device: how many train together.
       saving: where and when unfinished students are saved.
       on_epochs: told how many epochs of students are done, and the latest loss.
 
-    Returns:
-      One `Trained` for each student, in order.
+    Yields:
+      The position of a student among those given and its `Trained`, as soon as it is there.
 
     Raises:
       Stopped: after a signal, at the end of an epoch, once all students are saved.
@@ -173,24 +148,15 @@ def train(
     restored = [_restored(task.program, student, saving.folder) for student in students]
     for state in restored:
         on_epochs(state.epoch, 0.0)
-    most_devices = 1 if task.program.devices > 1 else devices.device_count()
-    done: dict[int, Trained] = {}
     for epoch in sorted({state.epoch for state in restored}, reverse=True):
         alike = [i for i, state in enumerate(restored) if state.epoch == epoch]
-        num_devices = min(most_devices, -(-len(alike) // students_per_device))
-        layout = _Layout(task.program, num_devices, students_per_device)
-        for group in devices.device_groups(alike, num_devices * students_per_device):
+        layout = student_layout.of(task.program, len(alike), students_per_device)
+        for members in devices.device_groups(alike, layout.students):
             with stopping.deferred():  # unfinished students are saved first
-                results = _train_group(
-                    task,
-                    [students[i] for i in group],
-                    [restored[i] for i in group],
-                    layout,
-                    saving,
-                    on_epochs,
-                )
-            done |= dict(zip(group, results, strict=True))
-    return [done[i] for i in range(len(students))]
+                some = [students[i] for i in members]
+                group = _Group(task, some, [restored[i] for i in members], layout, saving)
+                results = group.finish(on_epochs)
+            yield from zip(members, results, strict=True)
 
 
 def delete(folder: Path, student: Student) -> None:
@@ -215,148 +181,140 @@ def _restored(program: StudentProgram, student: Student, folder: Path) -> Traini
     return TrainingCheckpoint(0, jax.tree.map(np.asarray, fresh), [], 0.0)
 
 
-class _Layout(NamedTuple):
-    """Where the students of a group are: each on one device, or one on all of them.
+class _Group:
+    """Students that train side by side, as far as their last epoch."""
 
-    Attributes:
-      program: that of the students. Where its `devices` share batches, there is one student.
-      num_devices: devices with students of their own.
-      students_per_device: students on each of these.
-    """
+    def __init__(
+        self,
+        task: StudentTask,
+        students: Sequence[Student],
+        restored: Sequence[TrainingCheckpoint],
+        layout: StudentLayout,
+        saving: Saving,
+    ):
+        """Brings students, which have come equally far, to the devices, with sets and teachers."""
+        self._task, self._students, self._layout = task, students, layout
+        self._saving, self._restored = saving, restored
+        self._started = self._saved = time.monotonic()
+        self._epoch = restored[0].epoch
+        self._histories = [list(one.history) for one in restored]
+        self._logits = [np.zeros(0)] * len(restored)
+        self._states = layout.states([one.state for one in restored])
+        program, jobs = task.program, [(student, 0) for student in students]
+        if layout.is_shared:
+            jobs = [(students[0], share) for share in range(program.devices)]
+        self._own = layout.jobs([_own(student, share) for student, share in jobs])
+        self._keys = layout.jobs([_view_key(program, student) for student, _ in jobs])
+        self._pixels = layout.jobs([student.images.pixels for student, _ in jobs])
+        self._labels = layout.jobs([_label_inputs(program, one.images) for one, _ in jobs])
+        self._teachers = devices.replicated(task.teachers, layout.num_devices)
 
-    program: StudentProgram
-    num_devices: int
-    students_per_device: int
+    def finish(self, on_epochs: Callable[[int, float], None]) -> list[Trained]:
+        """Trains up to the last epoch."""
+        protocol, count = self._task.program.protocol, len(self._students)
+        losses_before: list[Any] = []
+        if self._epoch == protocol.epochs:  # stopped between the last epoch and the score
+            self._logits = [self._evaluate(i)[0] for i in range(count)]
+        while self._epoch < protocol.epochs:
+            losses = self._train_epoch()
+            self._epoch += 1
+            # On an accelerator the loss of the epoch before is read, so that nothing waits.
+            latest = jax.device_get(losses_before or losses)
+            on_epochs(count, float(np.mean(np.concatenate(latest, axis=-1))))
+            losses_before = [] if student_layout.on_cpu() else losses
+            if self._epoch % protocol.eval_every == 0 or self._epoch == protocol.epochs:
+                for i in range(count):
+                    self._logits[i], accuracy = self._evaluate(i)
+                    self._histories[i].append((self._epoch, accuracy))
+            self._save_if_due()
+        return [
+            Trained(
+                self._histories[i],
+                student_step.scored_variables(self._layout.to_host(self._states, i)),
+                self._logits[i],
+                self._seconds(i),
+            )
+            for i in range(count)
+        ]
 
-    def to_devices(self, trees: Sequence[Any]) -> Any:
-        """Puts a pytree per student on the devices."""
-        if self.program.devices > 1:
-            return devices.stack_copies(trees[0], self.program.devices)
-        return devices.stack_jobs(trees, self.num_devices, self.students_per_device)
+    def _train_epoch(self) -> list[Any]:
+        """Trains all students for an epoch; returns the losses of each call, [..., batches]."""
+        program, losses = self._task.program, []
+        rates, stored = student_step.rates(program, self._epoch), self._stored_labels()
+        for span in self._layout.spans:
+            for lesson in self._layout.calls(self._lesson(span, stored)):
+                count = lesson.images.shape[2]
+                batches = -(-count // self._layout.batch)
+                pace = student_step.pace(program, rates[:batches])
+                rates = rates[batches:]
+                learn = self._layout.learn(count)
+                self._states, loss = learn(self._states, (self._own, lesson), pace)
+                losses.append(loss)
+        return losses
 
-    def to_host(self, states: TrainState, i: int) -> TrainState:
-        """Copies the state of student i to the host."""
-        if self.program.devices > 1:
-            return jax.tree.map(lambda leaf: np.asarray(leaf[0]), states)
-        return devices.job(states, i)
+    def _lesson(self, span: range, stored: jax.Array | None) -> Lesson:
+        """Labelled views of the positions of a span."""
+        plan, shape = self._task.program.plan, self._pixels.shape[2:]
+        positions = self._layout.positions(span)
+        # Views with stored labels come round again after the labelled epochs.
+        epoch = np.int32(self._epoch % plan.epochs if plan else self._epoch)
+        wanted = Wanted(self._keys, self._pixels, positions)
+        drawn = self._layout.draw(shape, positions.shape[-1])((), wanted, epoch)
+        label = self._layout.label(shape, positions.shape[-1])
+        labels = label((), (drawn, self._labels), (stored, self._teachers))
+        return Lesson(drawn.mixed.images, *labels)
 
-    def compiled(self, batch: int | None) -> Callable[..., tuple[TrainState, jax.Array]]:
-        """A batch of so many images, or a whole epoch, for all students of the group."""
-        return _compiled(*self, batch, unroll=on_cpu())
+    def _stored_labels(self) -> jax.Array | None:
+        """Stored labels of the epoch's views, probabilities [N, classes]."""
+        plan, read = self._task.program.plan, self._task.stored
+        if read is None or plan is None:
+            return None
+        labels = _expand(read(self._epoch), plan.num_classes, plan.form, plan.temperature)
+        return devices.replicated(labels, self._layout.num_devices)
 
+    def _evaluate(self, i: int) -> tuple[np.ndarray, float]:
+        """Logits of the test images by student i, and its accuracy."""
+        program, test = self._task.program, self._task.test
+        model = models.create(program.student)
+        variables = student_step.scored_variables(self._layout.to_host(self._states, i))
+        logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
+        return logits, float((logits.argmax(-1) == test.labels).mean())
 
-@functools.lru_cache(maxsize=32)
-def _compiled(
-    program: StudentProgram,
-    num_devices: int,
-    students_per_device: int,
-    batch: int | None,
-    unroll: bool,
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-    if batch is None:
-        call = functools.partial(student_step.run_epoch, program=program)
-    else:
-        call = functools.partial(student_step.run_batch, program=program, batch=batch)
-    if program.devices > 1:
-        return devices.share_job(call, program.devices)
-    # vmap turns convolutions of students with different weights into grouped ones, which XLA's
-    # CPU backend is slow at; there the students of a device are written out one after another.
-    return devices.map_jobs(call, num_devices, students_per_device, unroll=unroll)
+    def _seconds(self, i: int) -> float:
+        spent = (time.monotonic() - self._started) / len(self._students)
+        return self._restored[i].seconds + spent
 
-
-def on_cpu() -> bool:
-    """Whether students train on CPUs: there batch by batch, elsewhere a whole epoch at once."""
-    return jax.default_backend() == "cpu"
-
-
-def _train_group(
-    task: StudentTask,
-    students: Sequence[Student],
-    restored: Sequence[TrainingCheckpoint],
-    layout: _Layout,
-    saving: Saving,
-    on_epochs: Callable[[int, float], None],
-) -> list[Trained]:
-    """Trains students that have come equally far, up to their last epoch."""
-    protocol, count = task.program.protocol, len(students)
-    states = layout.to_devices([one.state for one in restored])
-    inputs = layout.to_devices([_inputs_of(task.program, student) for student in students])
-    shared = SharedInputs(task.teachers, task.images, None, np.int32(0), np.int32(0))
-    shared = jax.tree.map(jnp.asarray, shared)
-    histories = [list(one.history) for one in restored]
-    logits = [np.zeros(0)] * count
-    started = saved = time.monotonic()
-
-    def seconds(i: int) -> float:
-        return restored[i].seconds + (time.monotonic() - started) / count
-
-    def save(epoch: int) -> None:
-        for i, student in enumerate(students):
-            state = layout.to_host(states, i)
-            now = TrainingCheckpoint(epoch, state, histories[i], seconds(i))
-            student_checkpoint.save(_checkpoint(saving.folder, student), now)
-
-    loss_before = None
-    for epoch in range(restored[0].epoch, protocol.epochs):
-        shared = shared._replace(stored_labels=_labels_of(task, epoch), epoch=jnp.int32(epoch))
-        states, loss = _run_epoch(layout, states, inputs, shared)
-        done = epoch + 1
-        # On an accelerator the loss of the epoch before is read, so that nothing waits for this.
-        latest = loss if loss_before is None else loss_before
-        on_epochs(count, float(np.mean(jax.device_get(latest))))
-        loss_before = None if on_cpu() else loss
-        if done % protocol.eval_every == 0 or done == protocol.epochs:
-            for i in range(count):
-                logits[i], accuracy = _evaluate(task, layout.to_host(states, i))
-                histories[i].append((done, accuracy))
-        due = done < protocol.epochs and time.monotonic() - saved > saving.seconds
-        if due or stopping.requested():  # also after the last epoch: other students may be left
-            save(done)
-            saved = time.monotonic()
-            stopping.leave()
-    if restored[0].epoch == protocol.epochs:  # stopped between its last epoch and its score
-        logits = [_evaluate(task, layout.to_host(states, i))[0] for i in range(count)]
-    variables = [student_step.scored_variables(layout.to_host(states, i)) for i in range(count)]
-    return [Trained(histories[i], variables[i], logits[i], seconds(i)) for i in range(count)]
+    def _save_if_due(self) -> None:
+        """Saves when it is time or a signal has come, which is then obeyed."""
+        is_late = time.monotonic() - self._saved > self._saving.seconds
+        due = is_late and self._epoch < self._task.program.protocol.epochs
+        if not (due or stopping.requested()):
+            return
+        for i, student in enumerate(self._students):  # also after the last epoch, for the others
+            state = self._layout.to_host(self._states, i)
+            now = TrainingCheckpoint(self._epoch, state, self._histories[i], self._seconds(i))
+            student_checkpoint.save(_checkpoint(self._saving.folder, student), now)
+        self._saved = time.monotonic()
+        stopping.leave()
 
 
-def _inputs_of(program: StudentProgram, student: Student) -> StudentInputs:
-    run, number = student.seed
+def _own(student: Student, share: int) -> Own:
+    dropout = keys.stream(student.seed[0], "dropout", student.seed[1])
+    return Own(dropout, np.float32(student.learning_rate), np.int32(share))
+
+
+def _view_key(program: StudentProgram, student: Student) -> jax.Array:
     # Stored labels belong to views that all students see, so the key of those is not a student's.
-    views = program.plan.view_key if program.plan else keys.stream(run, "views", number)
-    dropout = keys.stream(run, "dropout", number)
-    return StudentInputs(views, dropout, np.float32(student.learning_rate), student.images)
+    return (
+        program.plan.view_key
+        if program.plan
+        else keys.stream(student.seed[0], "views", student.seed[1])
+    )
 
 
-def _labels_of(task: StudentTask, epoch: int) -> jax.Array | None:
-    """Stored labels of an epoch's views, probabilities [N, classes]."""
-    plan = task.program.plan
-    if task.stored is None or plan is None:
-        return None
-    return _expand(task.stored(epoch), plan.num_classes, plan.form, plan.temperature)
+def _label_inputs(program: StudentProgram, images: LabelledImages) -> LabelInputs:
+    targets = images.targets if program.regime == "fixed" else None
+    return LabelInputs(images.labels, targets)
 
 
 _expand = jax.jit(compact.expand, static_argnums=(1, 2, 3))
-
-
-def _run_epoch(
-    layout: _Layout, states: TrainState, inputs: StudentInputs, shared: SharedInputs
-) -> tuple[TrainState, jax.Array]:
-    """Trains all students of a group for an epoch; also returns their losses."""
-    program = layout.program
-    if not on_cpu():
-        return layout.compiled(None)(states, inputs, shared)
-    losses = []
-    for start in program.starts:  # XLA's CPU backend runs convolutions slowly inside a loop
-        run = layout.compiled(min(program.batch, program.count - start))
-        states, loss = run(states, inputs, shared._replace(start=jnp.int32(start)))
-        losses.append(loss)
-    return states, jnp.stack(losses)
-
-
-def _evaluate(task: StudentTask, state: TrainState) -> tuple[np.ndarray, float]:
-    """Logits of the test images, and the accuracy."""
-    program, test = task.program, task.test
-    model, variables = models.create(program.student), student_step.scored_variables(state)
-    logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
-    return logits, float((logits.argmax(-1) == test.labels).mean())

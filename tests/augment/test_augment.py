@@ -261,3 +261,26 @@ def test_a_view_is_flipped_and_not_rolled_unless_asked_otherwise():
 def test_a_box_has_a_pixel_at_least():
     assert (draw_boxes((1, 1), 0.05, 500) == (0, 0, 1, 1)).all()
     assert (draw_boxes((2, 1), 0.05, 500)[:, 2:] >= 1).all()
+
+
+def rounded(x, bits):
+    """float32 rounded to so many bits of mantissa, ties to even, kept in float64."""
+    whole, drop = np.asarray(x, np.float32).view(np.uint32), 23 - bits
+    half = np.uint32((1 << (drop - 1)) - 1)
+    near = whole + half + ((whole >> np.uint32(drop)) & np.uint32(1))
+    return (near & np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)).view(np.float32).astype(np.float64)
+
+
+def test_tf32_blurs_less_than_bfloat16_rounds():
+    """What docs/performance.md says of views whose pixels bfloat16 activations take."""
+    size = 64
+    pixels = np.random.default_rng(0).uniform(-2.2, 2.7, (2, size, size, 3)).astype(np.float32)
+    weights = jax.jit(lambda start, length: crop.resize_weights(start, length, size, size, True))
+    ratios = []
+    for box in ((3, 20, 11, 50), (0, 64, 0, 63), (30, 33, 5, 31)):
+        rows, columns = (np.asarray(weights(*axis)) for axis in (box[:2], box[2:]))
+        exact = np.einsum("oh,bhwc,pw->bopc", *(np.float64(x) for x in (rows, pixels, columns)))
+        first = np.einsum("oh,bhwc->bowc", rounded(rows, 10), rounded(pixels, 10))
+        tf32 = np.einsum("bowc,pw->bopc", rounded(first, 10), rounded(columns, 10))
+        ratios.append(np.abs(tf32 - exact).max() / np.abs(rounded(exact, 7) - exact).max())
+    assert 0.05 < max(ratios) < 0.5

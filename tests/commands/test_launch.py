@@ -1,8 +1,11 @@
 """The launch scripts: shellcheck, the manifest's fields, and the commands they end in."""
 
+import json
 import os
+import re
 import subprocess
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,7 @@ def test_jobset():
     job = workers["template"]["spec"]
     assert (workers["replicas"], job["completionMode"]) == (1, "Indexed")
     pod = job["template"]["spec"]
+    assert pod["securityContext"] == {"fsGroup": 1000}  # launch/Dockerfile's user
     assert pod["restartPolicy"] == "Never"  # as a policy of failures needs it
     (container,) = pod["containers"]
     (policy,) = job["podFailurePolicy"]["rules"]
@@ -127,3 +131,38 @@ def test_jobset():
     assert words[:4] == ["exec", "python3", "-m", "delt_jax.main"]
     parsed = cli.parse(["main", *words[4:]])
     assert parsed.job == cli.ProcessFlags(False, f"{host}:12355", 4, 3)
+
+
+ROOT = LAUNCH.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_image_is_built_of_what_is_there_and_runs_the_command_as_a_plain_user():
+    text = (LAUNCH / "Dockerfile").read_text()
+    steps = [
+        line.split(maxsplit=1)
+        for line in text.replace("\\\n", " ").splitlines()
+        if line and not line.startswith("#")
+    ]
+    given = dict(steps)  # of several COPY the last
+    assert given["FROM"] == "python:3.12-slim"
+    extra = given["ARG"].removeprefix("EXTRA=")
+    assert {extra, *re.findall(r"EXTRA=(\w+)", text)} <= set(PROJECT["optional-dependencies"])
+    assert 'pip install --no-cache-dir ".[${EXTRA}]"' in given["RUN"]
+    assert json.loads(given["ENTRYPOINT"]) == ["python3", "-m", "delt_jax.main"]
+    assert f"useradd --uid 1000 --create-home {given['USER']}" in given["RUN"]
+    copied = [name for step, names in steps if step == "COPY" for name in names.split()[:-1]]
+    assert {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]} < set(copied)
+    assert all((ROOT / name).exists() for name in copied)
+    ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+
+
+@pytest.mark.parametrize("file", sorted(LAUNCH.iterdir()), ids=lambda p: p.name)
+def test_the_examples_name_configs_and_extras_that_are_there(file):
+    text = file.read_text()
+    configs = set(re.findall(r"configs/\w+\.py", text))
+    assert all((ROOT / config).exists() for config in configs)
+    assert file.suffix == ".dockerignore" or {"configs/digits.py", "configs/imagenet.py"} <= configs
+    assert set(re.findall(r"'\.\[(\w+)\]'", text)) <= set(PROJECT["optional-dependencies"])

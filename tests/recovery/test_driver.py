@@ -19,14 +19,13 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, driver, execution, memory
-from delt_jax.recovery.run.task import RecoveryTask
+from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import make_schedule
 from delt_jax.recovery.types import TeacherVariables
 from delt_jax.runtime import devices
 from delt_jax.stages import plan, recover
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.teachers.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +156,7 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
         "dtype": "float32",
         "batches_per_device": [2],
         "chunk_steps": 1,
+        "sizes": [6],
     }
     shutil.rmtree(begun / "distilled")
     with monkeypatch.context() as m:
@@ -171,10 +171,10 @@ def test_stacked_recovery_is_recorded_and_kept_over_a_resume(begun, monkeypatch,
 def test_out_of_memory_halves_the_batches(whole, begun, monkeypatch, capsys):
     real = driver.compile_chunk
 
-    def too_small(program, num_devices, batches_per_device):
+    def too_small(program, num_devices, batches_per_device, batch_size):
         if batches_per_device > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return real(program, num_devices, batches_per_device)
+        return real(program, num_devices, batches_per_device, batch_size)
 
     monkeypatch.setattr(driver, "compile_chunk", too_small)
     images = recovered(begun, **{"recover.batches_per_device": 4})
@@ -275,16 +275,11 @@ def test_the_batches_follow_the_devices_memory(monkeypatch):
 def test_choices_of_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(memory, "peak_bytes", lambda *_: {1: 1, 2: 2, 4: 4})
-    teacher = Teacher(SPEC, {}, None, (), 0.5)
 
     def chosen(**changes):
         recipe = RecoverRecipe(**changes)
-        unread = dict.fromkeys(("seed", "ipc", "variables", "starts", "partial", "workdir"))
-        task = RecoveryTask(
-            recipe=recipe, settings=SETTINGS, teachers=(teacher,), schedule=BATCHES, **unread
-        )
-        return execution.choose(task)
+        return execution.choose(recipe, Outline(SETTINGS, (SPEC,), BATCHES))
 
-    assert chosen() == execution.ExecutionPlan("float32", 4, 50)
+    assert chosen() == execution.ExecutionPlan("float32", 4, 50, (50,))
     asked = chosen(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
-    assert asked == execution.ExecutionPlan("bfloat16", 3, 7)
+    assert asked == execution.ExecutionPlan("bfloat16", 3, 7, (50,))

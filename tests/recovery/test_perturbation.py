@@ -23,10 +23,10 @@ from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import perturbation
-from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.schedule import make_schedule
+from delt_jax.recovery.views import draw_view
 from delt_jax.runtime import devices
 from delt_jax.stages import recover
 from delt_jax.store.workdir import WorkDir, changes
@@ -152,9 +152,7 @@ def test_every_batch_has_weights_of_its_own(whole):
         active, (model,), variables = program.active, program.models, teacher.variables
         assert 0 < active < starts.shape[2]  # EarlyLate: the others have not joined
         inputs, start = jax.tree.map(lambda x: x[0, 0], (batches, starts))
-        view = recovery_step.draw_view(
-            recovery_step.init_state(start), inputs, program.settings, active
-        )
+        view = draw_view(0, inputs, program.settings, size=8)
         images, labels = crop.view_images(start[:active], view, 8), inputs.labels[:active]
         params, stats = variables["params"], variables["batch_stats"]
         for _ in range(3):

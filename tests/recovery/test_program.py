@@ -1,15 +1,13 @@
 """What compiled steps may read of a recipe, and which recipes therefore share programs."""
 
 import dataclasses
-import functools
 
 import jax
 import pytest
-from test_step import MODEL, make_inputs, make_state, teachers
+from test_step import MODEL, make_inputs, make_state, mapped_chunk, teachers, views
 
 from delt_jax.errors import UserError
 from delt_jax.recipe import RecoverRecipe
-from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, StepSettings, active_of, step_settings
 from delt_jax.recovery.run import driver
 
@@ -63,7 +61,7 @@ def test_recipes_share_programs_but_for_what_steps_read(name):
     other = dataclasses.replace(RECIPE, **{name: UNREAD[name]})
     ours, theirs = (step_settings(recipe, flip=True) for recipe in (RECIPE, other))
     assert ours == theirs
-    compiled = [driver.compile_chunk(StepProgram((MODEL,), s, 3), 1, 1) for s in (ours, theirs)]
+    compiled = [driver.compile_chunk(StepProgram((MODEL,), s, 3), 1, 1, 4) for s in (ours, theirs)]
     assert compiled[0] is compiled[1]
 
 
@@ -72,7 +70,7 @@ def test_what_steps_read_makes_another_program(name):
     other = dataclasses.replace(RECIPE, **{name: READ[name]})
     ours, theirs = (step_settings(recipe, flip=True) for recipe in (RECIPE, other))
     assert getattr(ours, name) != getattr(theirs, name)
-    compiled = [driver.compile_chunk(StepProgram((MODEL,), s, 3), 1, 1) for s in (ours, theirs)]
+    compiled = [driver.compile_chunk(StepProgram((MODEL,), s, 3), 1, 1, 4) for s in (ours, theirs)]
     assert compiled[0] is not compiled[1]
 
 
@@ -90,11 +88,12 @@ def test_terms_are_names_and_weights():
 def test_the_number_of_iterations_is_an_input():
     """The step reads the batch's own, so that one program serves schedules of any length."""
     program = StepProgram((MODEL,), step_settings(RECIPE, flip=False), 3)
-    run = jax.jit(functools.partial(recovery_step.run_chunk, program))
+    run = jax.jit(mapped_chunk(program))
     moved = []
     for iterations in (12, 8):
         inputs = make_inputs()._replace(iterations=jax.numpy.int32(iterations))
-        state, _ = run(make_state(step=6), inputs, teachers())
+        start = make_state(step=6)
+        state, _ = run(start, (inputs, views(start, inputs)), teachers())
         moved.append(abs(state.images - make_state().images).max())
     assert run._cache_size() == 1
     assert moved[1] < 0.5 * moved[0]  # the rate is nearer to its end

@@ -201,7 +201,7 @@ def test_without_a_residual_there_is_nothing_of_it(monkeypatch):
         step = functools.partial(recovery_step.update, program)
         return jax.make_jaxpr(step)(make_state(), inputs, FULL, teachers())
 
-    assert len(jax.tree.leaves(make_inputs())) == 7  # no starts
+    assert len(jax.tree.leaves(make_inputs())) == 8  # no starts
     mixed = traced(make_inputs()._replace(starts=make_state().images))
     monkeypatch.setattr(residual, "mix", None)
     monkeypatch.setattr(residual, "age", None)
@@ -228,7 +228,7 @@ def test_the_first_block_is_as_without(whole, tiny_ranked, tmp_path):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     images = recovered(folder)
     ours, plain = losses_of(whole)["loss"], losses_of(folder)["loss"]
-    chex.assert_trees_all_equal(ours[:, :2], plain[:, :2])
+    chex.assert_trees_all_close(ours[:, :2], plain[:, :2], rtol=1e-5)  # other programs
     assert (ours[:, 2:] != plain[:, 2:]).all()
     assert (images != distilled.read(whole / "distilled").images).any()
     assert manifest(whole)["inputs"]["recover.residual"] == 0.5

@@ -18,6 +18,7 @@ from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery import step as recovery_step
+from delt_jax.recovery import views as views_lib
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
 from delt_jax.runtime import devices as devices_lib
@@ -32,7 +33,8 @@ FULL = crop.full_view(SIZE)
 
 update = jax.jit(recovery_step.update, static_argnums=0)
 run_chunk = jax.jit(recovery_step.run_chunk, static_argnums=0)
-draw_view = jax.jit(recovery_step.draw_view, static_argnames=("settings", "active"))
+draw_view = jax.jit(views_lib.draw_view, static_argnames=("settings", "size"))
+draw_views = jax.jit(views_lib.draw_views, static_argnames=("settings", "size", "count"))
 
 
 def normal(*shape, seed=0):
@@ -64,11 +66,12 @@ def make_state(seed=0, step=0):
     return state.replace(step=jnp.int32(step))
 
 
-def make_inputs(seed=0, joins=(0, 0, 0, 0), bound=100.0):
+def make_inputs(seed=0, joins=(0, 0, 0, 0), bound=100.0, ends=(ITERATIONS,) * BATCH):
     return BatchInputs(
         labels=jnp.array([0, 1, 2, 3 + seed % 2], jnp.int32),
         ranks=jnp.zeros(4, jnp.int32),
         start_iterations=jnp.array(joins, jnp.int32),
+        end_iterations=jnp.array(ends, jnp.int32),
         iterations=jnp.int32(ITERATIONS),
         key=jax.random.key(seed),
         low=jnp.full(3, -bound),
@@ -84,8 +87,26 @@ def step(state, inputs, active, settings=SETTINGS, view=FULL):
     return update(program(active, settings=settings), state, inputs, view, teachers())
 
 
+def views(state, inputs, settings=SETTINGS, count=ITERATIONS):
+    return draw_views(state.step, inputs, settings=settings, size=SIZE, count=count)
+
+
 def chunk(state, inputs, active, steps):
-    return run_chunk(program(active, steps), state, inputs, teachers())
+    return run_chunk(program(active, steps), state, inputs, views(state, inputs), teachers())
+
+
+def mapped_chunk(step_program):
+    """The program as a function of state, (inputs, views) and teachers, for `devices.map_jobs`."""
+
+    def fn(state, inputs_and_views, teachers):
+        return recovery_step.run_chunk(step_program, state, *inputs_and_views, teachers)
+
+    return fn
+
+
+def make_job(seed=0):
+    inputs = make_inputs(seed)
+    return inputs, views(make_state(seed), inputs)
 
 
 def arrays(state):
@@ -119,7 +140,7 @@ def test_curriculum(kind, milestone):
     settings = step_settings(recipe, flip=True)
     t = np.arange(41)
     expected = [scale_bound(kind, milestone, 0.2, i, 40) for i in t]
-    ours = recovery_step.curriculum(settings, jnp.asarray(t), jnp.int32(40))
+    ours = views_lib.curriculum(settings, jnp.asarray(t), jnp.int32(40))
     chex.assert_trees_all_close(np.asarray(ours), np.array(expected, np.float32), atol=1e-6)
 
 
@@ -131,7 +152,7 @@ def test_published_start_values_of_the_groups():
         atol=6e-4,
     )
     chex.assert_trees_all_close(
-        np.asarray(recovery_step.curriculum(step_settings(RecoverRecipe(), flip=True), t, total)),
+        np.asarray(views_lib.curriculum(step_settings(RecoverRecipe(), flip=True), t, total)),
         np.array([1, 0.965, 0.865, 0.716, 0.54, 0.364, 0.215, 0.115], np.float32),
         atol=6e-4,
     )
@@ -175,12 +196,12 @@ def test_adam_is_numpys_for_images_that_join_late(clock, bound):
 
 def test_clocks_count_from_the_batchs_start_or_the_images():
     state, inputs = make_state(step=7), make_inputs(joins=(0, 3, 3, 6))
-    done, total = recovery_step.clocks(state, inputs, SETTINGS, 3)
-    assert (done.tolist(), total.tolist()) == ([7, 7, 7], [12, 12, 12])
-    done, total = recovery_step.clocks(state, inputs, OWN_CLOCK, 4)
+    done, total = views_lib.clocks(state.step, inputs, SETTINGS)
+    assert (done.tolist(), total.tolist()) == ([7, 7, 7, 7], [12, 12, 12, 12])
+    done, total = views_lib.clocks(state.step, inputs, OWN_CLOCK)
     assert (done.tolist(), total.tolist()) == ([7, 4, 4, 1], [12, 9, 9, 6])
-    done, total = recovery_step.clocks(state, inputs, OWN_CLOCK, (1, 3))
-    assert (done.tolist(), total.tolist()) == ([4, 1], [9, 6])
+    done, _ = views_lib.clocks(jnp.int32(4), inputs, OWN_CLOCK)
+    assert done.tolist() == [4, 1, 1, 0]  # the last one has not joined
 
 
 def first_move(rate, age):
@@ -295,7 +316,8 @@ def test_pixels_stay_in_the_valid_range():
 
 
 def view_of(state, inputs, settings, active=4):
-    return jax.tree.map(np.asarray, draw_view(state, inputs, settings=settings, active=active))
+    view = draw_view(state.step, inputs, settings=settings, size=SIZE)
+    return jax.tree.map(np.asarray, views_lib.of_active(view, active))
 
 
 def test_a_batch_shares_its_view():
@@ -336,6 +358,15 @@ def test_own_clocks_scale_the_crop_by_the_images_age():
 KEYS = [jax.random.key(i) for i in range(10)]
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, PER_IMAGE, OWN_CLOCK])
+def test_views_drawn_together_are_those_drawn_one_by_one(settings):
+    inputs = make_inputs(joins=(0, 0, 3, 9))
+    together = views(make_state(step=2), inputs, settings, count=9)
+    for t in range(2, 11):
+        ours = views_lib.view_at(together, jnp.int32(t), (1, 3))
+        chex.assert_trees_all_equal(ours, view_of(make_state(step=t), inputs, settings, (1, 3)))
+
+
 # Many iterations, many batches
 
 
@@ -355,16 +386,13 @@ def test_three_iterations_in_one_call_are_three_calls():
 
 def test_batches_on_four_devices_are_bit_for_bit_what_they_are_alone():
     devices = 4
-    fn = functools.partial(recovery_step.run_chunk, program(3))
-    states, batches = (
-        [make(seed) for seed in range(devices)] for make in (make_state, make_inputs)
-    )
-    mapped = devices_lib.map_jobs(fn, devices)
+    states, batches = ([make(seed) for seed in range(devices)] for make in (make_state, make_job))
+    mapped = devices_lib.map_jobs(mapped_chunk(program(3)), devices)
     together = devices_lib.stack_jobs(states, devices)
     for _ in range(2):
         together, losses = mapped(together, devices_lib.stack_jobs(batches, devices), teachers())
     assert len(together.images.devices()) == devices
-    for i, (state, inputs) in enumerate(zip(states, batches, strict=True)):
+    for i, (state, (inputs, _)) in enumerate(zip(states, batches, strict=True)):
         for _ in range(2):
             state, alone = chunk(state, inputs, 3, steps=1)
         chex.assert_trees_all_equal(devices_lib.job(together, i), jax.tree.map(np.asarray, state))
@@ -389,7 +417,7 @@ def test_equal_active_counts_are_traced_once():
 
     def lower(seed, first, joins, active):
         state, inputs = make_state(seed, first), make_inputs(seed, joins)
-        return jitted.lower(program(active), state, inputs, teachers())
+        return jitted.lower(program(active), state, inputs, views(state, inputs), teachers())
 
     for seed, batch in enumerate(batches):
         for r in batch.rounds:

@@ -6,9 +6,8 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_step import make_inputs, make_state, program, teachers
+from test_step import make_job, make_state, mapped_chunk, program, teachers
 
-from delt_jax.recovery import step as recovery_step
 from delt_jax.runtime import devices
 
 STEPS = 4
@@ -17,10 +16,9 @@ STEPS = 4
 @functools.cache
 def recovered(width, stack, seeds):
     """Images and losses of some batches after a few iterations side by side."""
-    chunk = functools.partial(recovery_step.run_chunk, program(3))
-    run = devices.map_jobs(chunk, width, stack)
+    run = devices.map_jobs(mapped_chunk(program(3)), width, stack)
     states = devices.stack_jobs([make_state(s) for s in seeds], width, stack)
-    jobs = devices.stack_jobs([make_inputs(s) for s in seeds], width, stack)
+    jobs = devices.stack_jobs([make_job(s) for s in seeds], width, stack)
     losses = []
     for _ in range(STEPS):
         states, terms = run(states, jobs, teachers())
@@ -61,13 +59,12 @@ def test_jobs_lie_device_by_device():
 
 
 def test_nothing_is_traced_again_across_calls_of_equal_size():
-    traced = chex.assert_max_traces(recovery_step.run_chunk, n=1)
-    chunk = functools.partial(traced, program(2))
-    run = devices.map_jobs(chunk, 2, 2)
+    traced = chex.assert_max_traces(mapped_chunk(program(2)), n=1)
+    run = devices.map_jobs(traced, 2, 2)
     for first in (0, 4):  # two groups
         seeds = range(first, first + 4)
         states = devices.stack_jobs([make_state(s) for s in seeds], 2, 2)
-        jobs = devices.stack_jobs([make_inputs(s) for s in seeds], 2, 2)
+        jobs = devices.stack_jobs([make_job(s) for s in seeds], 2, 2)
         for _ in range(3):
             states, _ = run(states, jobs, teachers())
     assert jax.tree.leaves(states)[0].shape[:2] == (2, 2)

@@ -10,10 +10,10 @@ from tiny_run import read_json, tiny
 from delt_jax import config as config_lib
 from delt_jax import main
 from delt_jax.data import open_source
+from delt_jax.evaluation import student_jobs
 from delt_jax.stages import pipeline
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_loop
 
 NAMES = [f"conv3-hard-{images}-{seed}" for images in ("recovered", "random") for seed in (0, 1)]
 
@@ -109,26 +109,26 @@ def test_weights_are_made_once_asked_for_and_stay(evaluated, tmp_path, capsys):
         assert again.hash == teacher_lib.describe(evaluated / "evaluation/students" / name).hash
 
 
-@pytest.mark.parametrize(("before", "trained_again"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(("before", "trained_again"), [(True, 0), (False, 2)])
 def test_a_student_finished_before_a_kill_has_its_weights(
     labelled, tmp_path, monkeypatch, before, trained_again
 ):
     folder = shutil.copytree(labelled, tmp_path / "run")
-    real, rows = student_loop.train, []
+    real, stored = student_jobs.store, []
 
-    def killed_at_the_second(*args):
-        rows.append(args)
-        if len(rows) == 2:
+    def killed_before_the_third(*args):
+        if len(stored) == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        stored.append(args)
+        real(*args)
 
-    monkeypatch.setattr(student_loop, "train", killed_at_the_second)
+    monkeypatch.setattr(student_jobs, "store", killed_before_the_third)
     with pytest.raises(KeyboardInterrupt):
         evaluate(folder, before)
-    rows.clear()
-    monkeypatch.setattr(student_loop, "train", lambda *a: (rows.append(a), real(*a))[1])
+    stored.clear()
+    monkeypatch.setattr(student_jobs, "store", lambda *a: (stored.append(a), real(*a)))
     evaluate(folder, True)
-    assert len(rows) == 1 + trained_again
+    assert len(stored) == 2 + trained_again
     assert kept(folder) == sorted(NAMES)
     for name in NAMES:
         teacher_lib.load(folder / "evaluation/students" / name)

@@ -17,6 +17,7 @@ from delt_jax import main
 from delt_jax.augment import crop
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
+from delt_jax.evaluation import student_jobs
 from delt_jax.formats import distilled
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recovery import step as recovery_step
@@ -199,24 +200,22 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
     before = read_json(copy / "evaluation/scores.json")
     shutil.rmtree(copy / "evaluation")
     shutil.rmtree(copy / "scores")
-    from delt_jax.training import student_loop
+    real, trained = student_jobs.store, []
 
-    real, trained = student_loop.train, []
-
-    def killed_at_the_fourth(*args):
-        trained.append(args)
-        if len(trained) == 4:
+    def killed_after_the_sixth(*args):
+        if len(trained) == 6:
             raise KeyboardInterrupt
-        return real(*args)
+        trained.append(args)
+        real(*args)
 
     config = tiny()
-    monkeypatch.setattr(student_loop, "train", killed_at_the_fourth)
+    monkeypatch.setattr(student_jobs, "store", killed_after_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, str(copy), ["evaluate"])
     trained.clear()
-    monkeypatch.setattr(student_loop, "train", lambda *a: (trained.append(a), real(*a))[1])
+    monkeypatch.setattr(student_jobs, "store", lambda *a: (trained.append(a), real(*a)))
     main.run(config, str(copy), ["evaluate"])
-    assert len(trained) == 9 - 3  # rows of two seeds
+    assert len(trained) == len([s for s in before if s["images"] != "full"]) - 6
     after = read_json(copy / "evaluation/scores.json")
     assert [s["last"] for s in after] == [s["last"] for s in before]
 

@@ -82,9 +82,9 @@ def views_of(store: label_store.LabelStore, epoch: int, pixels, normalisation, b
     key, views, group_size = store.plan.epoch(epoch)
     plan = plan_epoch(key, len(pixels), group_size)
     drawing = ViewProgram(views, normalisation, False)
-    drawn = jax.jit(student_views, static_argnums=(4, 5))
+    drawn = jax.jit(student_views, static_argnums=4)
     pieces = [
-        drawn(key, jnp.asarray(pixels), plan, start, batch, drawing)
+        drawn(key, jnp.asarray(pixels), plan, start + np.arange(batch), drawing)
         for start in range(0, len(pixels), batch)
     ]
     return np.asarray(plan.order), jnp.concatenate([piece.images for piece in pieces])

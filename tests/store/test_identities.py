@@ -20,7 +20,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.stages.squeeze import parts
 from delt_jax.store.identity import identity, versions
 from delt_jax.training.protocols import Protocol
-from delt_jax.training.student_step import StudentProgram
+from delt_jax.training.student_program import StudentProgram
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
 VIEWS = ViewSpec("rand-m6-n2-mstd1.0", 1, 0.5, False, "cutmix", 1.0)

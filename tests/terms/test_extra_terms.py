@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import BATCH, MODEL, SIZE, make_inputs, make_state, normal, variables
+from test_step import BATCH, MODEL, SIZE, make_inputs, make_state, normal, variables, views
 from tiny_run import manifest, recovered, stop_after, tiny
 
 from delt_jax import config as config_lib
@@ -96,7 +96,7 @@ def inputs():
 
 def chunk(state, steps, first=0, count=1, active=4):
     program = StepProgram((MODEL, OTHER)[:count], SETTINGS, active, steps, CLASSES, first)
-    return run_chunk(program, state, inputs(), teachers(count))
+    return run_chunk(program, state, inputs(), views(state, inputs()), teachers(count))
 
 
 # The engine
@@ -174,7 +174,7 @@ def test_a_turn_is_that_teachers_alone():
     alone = TeacherVariables(other_variables(), teachers(2)[1].constants)
     state = make_state().replace(term_state=(state_of(2).term_state[1],))
     program = StepProgram((OTHER,), SETTINGS, 3, classes=CLASSES)
-    expected, _ = run_chunk(program, state, inputs(), (alone,))
+    expected, _ = run_chunk(program, state, inputs(), views(state, inputs()), (alone,))
     ours, _ = chunk(state_of(2), 1, first=1, count=2, active=3)
     chex.assert_trees_all_equal(ours.images, expected.images)
     chex.assert_trees_all_equal(
@@ -297,15 +297,15 @@ def test_sets_of_before_are_not_made_again(tiny_ranked):
 def test_batches_with_other_patterns_of_classes_do_not_go_side_by_side(in_turn):
     settings = config_lib.from_config(tiny(**{"recover.batch_size": 5}))
     task = recover.task_of(settings, open_source(settings.data), WorkDir(in_turn), in_turn)
-    assert {task.classes(i) for i in range(len(task.schedule))} == {()}
+    assert {task.outline.classes(i) for i in range(len(task.schedule))} == {()}
     with_terms = dataclasses.replace(
         task, settings=dataclasses.replace(task.settings, terms=(("drift", 0.1),))
     )
-    patterns = [with_terms.classes(i) for i in range(len(task.schedule))]
+    patterns = [with_terms.outline.classes(i) for i in range(len(task.schedule))]
     assert len(set(patterns)) > 1
     ordered = [patterns[i] for i in with_terms.in_device_order()]
     changes = sum(a != b for a, b in itertools.pairwise(ordered))
-    assert changes == len({with_terms.likeness(i) for i in range(len(patterns))}) - 1
+    assert changes == len({with_terms.outline.likeness(i) for i in range(len(patterns))}) - 1
     assert (task.inputs(1).ranks == np.array(task.schedule[1].indices) % 3).all()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from delt_jax import models
-from delt_jax.augment.views import ViewSpec
+from delt_jax.augment.views import ViewProgram, ViewSpec, plan_epoch, student_views
 from delt_jax.core import keys
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
@@ -19,15 +19,11 @@ from delt_jax.labels import compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_loop, student_step
+from delt_jax.training import student_layout, student_loop, student_step
 from delt_jax.training.protocols import Protocol
 from delt_jax.training.student_loop import Saving, Student, StudentTask
-from delt_jax.training.student_step import (
-    LabelledImages,
-    SharedInputs,
-    StudentInputs,
-    StudentProgram,
-)
+from delt_jax.training.student_program import LabelledImages, StudentProgram
+from delt_jax.training.student_step import Lesson, Own, learn_program
 
 SPEC = ModelSpec("conv3", 3, 8, 1, width=4)
 NORMALISATION = Normalisation((0.4,), (0.3,))
@@ -69,23 +65,25 @@ def examples():
     return ArrayExamples(test.pixels, test.labels, [str(i) for i in range(12)])
 
 
-def task(program=PROGRAM, own=False, stored=None):
+def task(program=PROGRAM, stored=None):
     teachers = (teacher(),) * len(program.teachers)
-    return StudentTask(program, teachers, None if own else images(), stored, examples())
+    return StudentTask(program, teachers, stored, examples())
 
 
 def students(count=3, own=False):
-    return [Student(f"s{i}", (0, i), 0.01, images(20 + i) if own else None) for i in range(count)]
+    return [Student(f"s{i}", (0, i), 0.01, images(20 + i * own)) for i in range(count)]
 
 
 def train(folder, program=PROGRAM, count=3, per_device=1, own=False, stored=None):
-    return student_loop.train(
-        task(program, own, stored),
+    results = student_loop.train(
+        task(program, stored),
         students(count, own),
         per_device,
         Saving(folder, 1e9),
         lambda epochs, loss: None,
     )
+    done = dict(results)
+    return [done[i] for i in range(count)]
 
 
 def far_off(ours, theirs):
@@ -116,35 +114,34 @@ def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, o
     """
     program = replace(PROGRAM, protocol=replace(PROTOCOL, epochs=2))
     alone = train(tmp_path, program)
-    monkeypatch.setattr(student_loop, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(student_layout, "on_cpu", lambda: on_cpu)
     assert_close(train(tmp_path, program, per_device=3), alone)
 
 
-def run_epoch_by(program, how):
-    state = student_step.init_student(program, jax.random.key(1))
-    own = StudentInputs(keys.stream(0, "views"), keys.stream(0, "dropout"), jnp.float32(0.01), None)
-    teachers = (teacher(),) * len(program.teachers)
-    shared = SharedInputs(teachers, images(count=program.count), None, jnp.int32(2), jnp.int32(0))
-    if how == "epoch":
-        run_epoch = functools.partial(student_step.run_epoch, program=program)
-        return jax.jit(run_epoch)(state, own, shared)
-    run = jax.jit(student_step.run_batch, static_argnames=("program", "batch"))
-    losses = []
-    for start in program.starts:
-        batch = min(program.batch, program.count - start)
-        here = shared._replace(start=jnp.int32(start))
-        state, loss = run(state, own, here, program=program, batch=batch)
+def learn_epoch(program, count, batch, seed=0):
+    """A student after an epoch of `count` views, in calls of one batch or of all at once."""
+    draw = np.random.default_rng(seed)
+    views = jnp.asarray(draw.standard_normal((count, 8, 8, 1)), jnp.float32)
+    soft = jnp.asarray(draw.dirichlet(np.ones(3), count), jnp.float32)
+    lesson = Lesson(views, soft, jax.nn.one_hot(jnp.arange(count) % 3, 3))
+    own = Own(keys.stream(0, "dropout"), jnp.float32(0.01), jnp.int32(0))
+    state, losses = student_step.init_student(program, jax.random.key(1)), []
+    rates = student_step.rates(program, 2)
+    learn = jax.jit(student_step.learn, static_argnums=(4, 5))
+    for number, start in enumerate(range(0, count, batch)):
+        part = jax.tree.map(lambda x, at=start: x[at : at + batch], lesson)
+        steps = -(-len(part.images) // program.batch)
+        pace = student_step.pace(program, rates[number : number + steps])
+        state, loss = learn(state, own, part, pace, learn_program(program), program.batch)
         losses.append(loss)
-    return state, jnp.stack(losses).mean()
+    return state, jnp.concatenate(losses)
 
 
-@pytest.mark.parametrize("regime", ["fixed", "online"])
-def test_an_epoch_is_its_batches(regime):
+def test_an_epoch_is_its_batches():
     """Of which the last is smaller."""
-    teachers = (SPEC,) if regime == "online" else ()
-    program = replace(PROGRAM, regime=regime, teachers=teachers, count=10)
-    whole, loss = run_epoch_by(program, "epoch")
-    pieces, losses = run_epoch_by(program, "batches")
+    program = replace(PROGRAM, regime="fixed", count=10)
+    whole, loss = learn_epoch(program, 10, 10)
+    pieces, losses = learn_epoch(program, 10, 4)
     assert int(whole.step) == int(pieces.step) == 3
     assert far_off(whole.variables, pieces.variables) < 0.03
     chex.assert_trees_all_close(loss, losses, rtol=1e-4)
@@ -166,8 +163,9 @@ def test_devices_must_divide_batches():
     with pytest.raises(UserError, match=r"devices_per_student is 4, which does not divide .* of 2"):
         student_loop.check(replace(PROGRAM, devices=4, count=10))
     many = replace(PROGRAM, devices=10, count=10, protocol=replace(PROTOCOL, batch_size=10))
-    with pytest.raises(UserError, match="there are only 8 devices"):
-        student_loop.check(many)
+    student_loop.check(many)
+    with pytest.raises(UserError, match="there are only 8"):
+        student_loop.check(replace(many, shared_norm=True))
 
 
 def label_plan(**changes):
@@ -184,10 +182,10 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
 
     @jax.jit
     def label(key):
-        drawn = student_step.plan_epoch(key, COUNT, 4)
-        drawing = student_step.ViewProgram(VIEWS, NORMALISATION, False)
-        pixels = jnp.asarray(images().pixels)
-        mixed = student_step.student_views(key, pixels, drawn, 0, COUNT, drawing)
+        drawn = plan_epoch(key, COUNT, 4)
+        drawing = ViewProgram(VIEWS, NORMALISATION, True)
+        pixels = jnp.asarray(images(20).pixels)
+        mixed = student_views(key, pixels, drawn, jnp.arange(COUNT), drawing)
         return drawn, models.create(SPEC).apply(teacher(), mixed.images, train=False)
 
     def stored(epoch):
@@ -200,16 +198,23 @@ def test_stored_labels_are_those_that_the_teacher_gives_in_their_place(tmp_path)
     assert_close(before, in_place)
 
 
-def test_views_come_again_after_the_labelled_epochs():
-    program = replace(PROGRAM, plan=label_plan(epochs=2), regime="stored")
+def test_views_come_again_after_the_labelled_epochs(tmp_path, monkeypatch):
+    program, drawn = replace(PROGRAM, plan=label_plan(epochs=2), regime="stored"), []
+    labels = compact.Compact(np.ones((COUNT, 3), np.float16), None)
+    program = replace(program, plan=replace(program.plan, top_k=0))
+    real = student_layout.StudentLayout.draw
 
-    def plan_of(epoch):
-        shared = SharedInputs((), images(), None, jnp.int32(epoch), jnp.int32(0))
-        own = StudentInputs(program.plan.view_key, keys.stream(0, "d"), jnp.float32(1), None)
-        return student_step.epoch_views(own, shared, program).plan.order
+    def draw(layout, *arguments):
+        def call(nothing, wanted, epoch):
+            drawn.append(real(layout, *arguments)(nothing, wanted, epoch))
+            return drawn[-1]
 
-    chex.assert_trees_all_equal(plan_of(0), plan_of(2))
-    assert not np.array_equal(plan_of(0), plan_of(1))
+        return call
+
+    monkeypatch.setattr(student_layout.StudentLayout, "draw", draw)
+    train(tmp_path, program, count=1, stored=lambda epoch: labels)
+    chex.assert_trees_all_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0].own, drawn[1].own)
 
 
 def test_averaged_weights_are_scored(tmp_path):
@@ -225,7 +230,7 @@ def test_averaged_weights_are_scored(tmp_path):
 def test_accumulated_batches_are_one_gradient_step():
     program = replace(PROGRAM, protocol=replace(PROTOCOL, accumulate=2))
     before = student_step.init_student(program, jax.random.key(1))
-    state, _ = run_epoch_by(program, "batches")
+    state, _ = learn_epoch(program, COUNT, 4)
     inner = state.opt_state.inner_opt_state
     counts = [leaf for leaf in jax.tree.leaves(inner) if leaf.dtype == jnp.int32]
     assert counts
@@ -237,30 +242,26 @@ def test_accumulated_batches_are_one_gradient_step():
 def test_the_learning_rate_falls_by_epochs_however_batches_are_accumulated(accumulate):
     """12 batches in 6 epochs of two: gradients of one sign move weights by the rates' sum."""
     protocol = replace(PROTOCOL, accumulate=accumulate, epochs=6, weight_decay=0.0)
-    optimiser = student_step.make_optimiser(replace(PROGRAM, protocol=protocol))
+    program = replace(PROGRAM, protocol=protocol)
+    optimiser = student_step.make_optimiser(learn_program(program))
     params = {"w": jnp.zeros(())}
     state, moved = optimiser.init(params), []
-    for _ in range(12):
-        updates, state = optimiser.update({"w": jnp.ones(())}, state, params)
-        moved.append(-float(updates["w"]))
+    for epoch in range(6):
+        for rate in student_step.rates(program, epoch):
+            updates, state = optimiser.update({"w": jnp.ones(())}, state, params)
+            moved.append(-rate * float(updates["w"]))
     taken = [m for m in moved if m]
     epochs = np.arange(len(taken)) * accumulate // 2
     expected = 0.5 * (1 + np.cos(np.pi * epochs / 12))
     np.testing.assert_allclose(taken, expected, rtol=1e-4)
 
 
-def test_nothing_is_traced_twice(tmp_path, monkeypatch):
-    traces, step = [], student_step.step
-    monkeypatch.setattr(student_step, "step", lambda *a: traces.append(a[-1]) or step(*a))
-    never_compiled_before = replace(PROGRAM, protocol=replace(PROTOCOL, weight_decay=0.02))
-    train(tmp_path, never_compiled_before, count=2)
-    assert traces == [4]  # in four epochs of two batches
-
-
-def test_a_row_of_small_students_trains_at_once_on_an_accelerator(monkeypatch):
-    resolve = student_loop.resolve_students_per_device
-    assert resolve(PROGRAM, 0, 5) == 1
-    assert resolve(PROGRAM, 2, 5) == 2
-    monkeypatch.setattr(student_loop, "on_cpu", lambda: False)
-    assert resolve(PROGRAM, 0, 5) == 5
-    assert resolve(replace(PROGRAM, devices=2), 0, 5) == 1
+def test_sets_and_regimes_share_what_learns(tmp_path, monkeypatch):
+    """And nothing is traced twice: hard and soft labels, from teachers or not, four epochs."""
+    traces, learn = [], student_step.learn
+    monkeypatch.setattr(student_step, "learn", lambda *a: traces.append(a[-1]) or learn(*a))
+    fresh = replace(PROGRAM, protocol=replace(PROTOCOL, weight_decay=0.02))
+    train(tmp_path, fresh, count=2)
+    train(tmp_path, replace(fresh, regime="fixed"), count=2)
+    train(tmp_path, replace(fresh, regime="online", teachers=(SPEC,)), count=2)
+    assert traces == [4]

@@ -7,10 +7,10 @@ from dataclasses import replace
 import chex
 import numpy as np
 import pytest
-from test_student_loop import PROGRAM, SPEC, students, task, train
+from test_student_loop import PROGRAM, PROTOCOL, SPEC, students, task, train
 
 from delt_jax.core import stopping
-from delt_jax.training import student_loop
+from delt_jax.training import student_layout, student_loop
 from delt_jax.training.student_loop import Saving
 
 
@@ -32,8 +32,10 @@ def stopped(folder, epochs, program=PROGRAM, count=3, own=False):
             stopping.request(signal.SIGTERM)
 
     with pytest.raises(stopping.Stopped), stopping.listening():
-        student_loop.train(
-            task(program, own), students(count, own), 1, Saving(folder, 1e9), on_epochs
+        list(
+            student_loop.train(
+                task(program), students(count, own), 1, Saving(folder, 1e9), on_epochs
+            )
         )
 
 
@@ -54,6 +56,20 @@ def test_the_number_of_devices_makes_no_difference(tmp_path, monkeypatch):
     whole = train(tmp_path)
     monkeypatch.setattr(student_loop.devices, "device_count", lambda: 1)
     assert_same(train(tmp_path), whole)
+
+
+def test_a_shared_student_is_the_same_on_fewer_devices(tmp_path, monkeypatch):
+    """Four shares on four devices, two or one: bit for bit, dropout and online labels included."""
+    protocol = replace(PROTOCOL, epochs=2, batch_size=8)
+    program = replace(PROGRAM, protocol=protocol, devices=4, regime="online", teachers=(SPEC,))
+    results = []
+    for devices in (4, 2, 1):
+        monkeypatch.setattr(student_loop.devices, "device_count", lambda n=devices: n)
+        assert student_layout.of(program, 1, 1).num_devices == devices
+        (tmp_path / str(devices)).mkdir()
+        results += train(tmp_path / str(devices), program, count=1)
+    for other in results[1:]:
+        chex.assert_trees_all_equal(other.variables, results[0].variables)
 
 
 def test_students_that_stand_at_different_epochs_go_on_together(tmp_path):

@@ -1,11 +1,9 @@
 """Drives a recovery: device groups of batches go through the rounds, and are saved on the way."""
 
-import functools
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +13,16 @@ from delt_jax.core import checks, stopping
 from delt_jax.core.progress import Progress, say
 from delt_jax.errors import UserError
 from delt_jax.recovery import perturbation
-from delt_jax.recovery import step as recovery_step
-from delt_jax.recovery.program import StepProgram, active_of
-from delt_jax.recovery.run import checkpoint, execution
+from delt_jax.recovery.program import StepProgram
+from delt_jax.recovery.run import ahead, checkpoint, chunks, execution
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
-from delt_jax.recovery.run.execution import ExecutionPlan
+from delt_jax.recovery.run.chunks import compile_chunk
 from delt_jax.recovery.run.loss_history import History, mean_last
+from delt_jax.recovery.run.plan import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import Round
-from delt_jax.recovery.types import Losses
+from delt_jax.recovery.types import BatchInputs, Losses
+from delt_jax.recovery.views import Views
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.profiling import Profile
@@ -74,8 +73,8 @@ def finish(
         try:
             while left := remaining():
                 try:
-                    batches_per_device = session.plan.batches_per_device
-                    for group, num_devices in device_groups(task, left, batches_per_device):
+                    steps = {i: checkpoint.step_of(task.partial, i) for i in left}
+                    for group, num_devices in _groups(task, steps, session.plan):
                         DeviceGroup(session, group, num_devices).run()
                         stopping.leave()
                 except CorruptCheckpoint as e:
@@ -85,6 +84,16 @@ def finish(
                     execution.write(task.partial, session.plan)
         finally:
             profile.close()
+
+
+def _groups(
+    task: RecoveryTask, steps: dict[int, int], plan: ExecutionPlan
+) -> list[tuple[list[int], int]]:
+    """Groups of batches with their numbers of devices; their programs begin to be compiled."""
+    groups = ahead.device_groups(task.outline, steps, plan.batches_per_device)
+    starts = [ahead.Start(group[0], steps[group[0]], width) for group, width in groups]
+    ahead.begin(task.outline, plan, starts, task.variables)
+    return groups
 
 
 def _halved(plan: ExecutionPlan, error: Exception) -> ExecutionPlan:
@@ -102,35 +111,32 @@ def _halved(plan: ExecutionPlan, error: Exception) -> ExecutionPlan:
     return replace(plan, batches_per_device=batches // 2)
 
 
-def device_groups(
-    task: RecoveryTask, indices: Sequence[int], batches_per_device: int
-) -> list[tuple[list[int], int]]:
-    """Splits batches into groups that run side by side, each with its number of devices.
+class DrawnViews:
+    """The views of batches side by side, drawn for many iterations at once, which go on."""
 
-    The batches of a group are alike, and their checkpoints are of the same iteration.
-    """
-    alike: dict[Any, list[int]] = {}
-    for i in indices:
-        step = checkpoint.step_of(task.partial, i)
-        alike.setdefault((task.likeness(i), step), []).append(i)
-    groups = []
-    for members in alike.values():
-        num_devices = min(devices.device_count(), -(-len(members) // batches_per_device))
-        size = num_devices * batches_per_device
-        groups += [(group, num_devices) for group in devices.device_groups(members, size)]
-    return groups
+    def __init__(
+        self,
+        task: RecoveryTask,
+        plan: ExecutionPlan,
+        layout: tuple[int, int],
+        inputs: BatchInputs,
+    ):
+        """Takes the batches' inputs, with leading axes of `layout`; draws nothing yet."""
+        self._count = chunks.views_at_once(plan.chunk_steps)
+        self._drawn: Views | None = None
+        self._layout, self._inputs = layout, inputs._replace(starts=None)
+        size, batch_size = task.teacher.spec.image_size, inputs.labels.shape[-1]
+        self._draw = chunks.compile_views(task.settings, size, self._count, layout, batch_size)
+        self._first = 0
 
-
-@functools.lru_cache(maxsize=256)
-def compile_chunk(program: StepProgram, num_devices: int, batches_per_device: int):
-    """Compiles a program to ``chunk(states, inputs, teachers)`` for batches side by side.
-
-    States and inputs have leading axes [num_devices, batches_per_device]; states are donated.
-    """
-    chunk = functools.partial(recovery_step.run_chunk, program)
-    # Under vmap, parameters that differ between batches would make grouped convolutions of all.
-    unroll = program.settings.perturbation > 0
-    return devices.map_jobs(chunk, num_devices, batches_per_device, unroll=unroll)
+    def of(self, step: int, steps: int) -> Views:
+        """Views on the devices, among them those of `steps` iterations from `step` on."""
+        if self._drawn is None or step + steps > self._first + self._count:
+            num_devices, batches_per_device = self._layout
+            firsts = [np.int32(step)] * (num_devices * batches_per_device)
+            self._drawn = self._draw(devices.stack_jobs(firsts, *self._layout), self._inputs, ())
+            self._first = step
+        return self._drawn
 
 
 class DeviceGroup:
@@ -152,6 +158,7 @@ class DeviceGroup:
         self._earlier = [batch.seconds for batch in restored]
         self._states = devices.stack_jobs([batch.state for batch in restored], *self._layout)
         self._inputs = devices.stack_jobs([task.inputs(i) for i in self.indices], *self._layout)
+        self._views = DrawnViews(task, session.plan, self._layout, self._inputs)
         curves = [batch.losses for batch in restored]
         # Places without a batch repeat the last one, as stack_jobs does.
         curves += [curves[-1]] * (num_devices * session.plan.batches_per_device - len(curves))
@@ -159,31 +166,32 @@ class DeviceGroup:
 
     def run(self) -> None:
         """Goes through the rounds that are left and writes the finished batches."""
-        task, plan = self._task, self._session.plan
-        rounds = task.schedule[self.indices[0]].rounds
-        program = task.program(self.indices[0], plan.dtype)
+        task, plan, first = self._task, self._session.plan, self.indices[0]
+        rounds, num_teachers = task.schedule[first].rounds, len(task.teachers)
         teachers = jax.tree.map(jnp.asarray, task.variables)
-        if program.settings.perturbation and rounds:
-            starts = [task.start_images(i) for i in self.indices]
-            starts = devices.stack_jobs(starts, *self._layout)
-            params = perturbation.own_params(program, task.variables, self._inputs, starts)
-            self._inputs = self._inputs._replace(params=params)
+        if task.settings.perturbation and rounds:
+            self._perturb(task.outline.program(first, rounds[0], plan))
         for rnd in rounds:
-            end = rnd.start + rnd.iterations
+            end, program = rnd.start + rnd.iterations, task.outline.program(first, rnd, plan)
             while self._step < end:
-                program = replace(
-                    program,
-                    active=active_of(rnd.active),
-                    steps=min(plan.chunk_steps, end - self._step),
-                    first_teacher=self._step % len(teachers),
-                )
-                chunk = compile_chunk(program, *self._layout)
-                self._states, losses = chunk(self._states, self._inputs, teachers)
-                self._step += program.steps
-                self._after_chunk(rnd, program.steps, losses)
+                steps, turn = min(plan.chunk_steps, end - self._step), self._step % num_teachers
+                program = replace(program, steps=steps, first_teacher=turn)
+                views = self._views.of(self._step, steps)
+                chunk = compile_chunk(program, *self._layout, len(task.schedule[first].indices))
+                self._states, losses = chunk(self._states, (self._inputs, views), teachers)
+                self._step += steps
+                self._after_chunk(rnd, steps, losses)
                 if self._step < rounds[-1].start + rounds[-1].iterations:
                     self._save_if_due(round_ends=self._step == end)
         self._write_finished()
+
+    def _perturb(self, program: StepProgram) -> None:
+        """Gives the batches their own parameters; the program is that of their first iteration."""
+        task = self._task
+        starts = [task.start_images(i) for i in self.indices]
+        starts = devices.stack_jobs(starts, *self._layout)
+        params = perturbation.own_params(program, task.variables, self._inputs, starts)
+        self._inputs = self._inputs._replace(params=params)
 
     def _after_chunk(self, rnd: Round, steps: int, losses: Losses) -> None:
         """Shows the losses, and logs them at the end of a round."""

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 
 from delt_jax import models
 from delt_jax.models import ModelSpec
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, StepSettings
+from delt_jax.recovery.run import chunks, shapes
+from delt_jax.recovery.run.sizes import padded_size
 from delt_jax.recovery.schedule import BatchSchedule, relabel_from_zero
-from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
+from delt_jax.recovery.types import TeacherVariables
 from delt_jax.runtime import devices
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -37,26 +38,21 @@ def of_chunk(
       batches_per_device: batches on the device at once.
     """
 
-    def shape(dims, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct((batches_per_device, *dims), dtype)
+    count = chunks.views_at_once(program.steps)
+    states, (inputs, views), teachers = shapes.of_chunk(
+        program.settings, spec, (teacher,), batch_size, count, (batches_per_device,)
+    )
+    jobs = inputs._replace(params=None), views  # those that vary would be grouped convolutions
 
-    settings = program.settings
-    images = shape((batch_size, spec.image_size, spec.image_size, spec.channels))
-    term_state = jax.eval_shape(lambda: recovery_step.init_term_state(settings, [teacher]))
-    term_state = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), term_state)
-    states = RecoverState(shape((), jnp.int32), images, images, images, term_state)
-    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batches_per_device))
-    bound = shape((spec.channels,))
-    labels = shape((batch_size,), jnp.int32)
-    starts = images if settings.residual else None
-    inputs = BatchInputs(labels, labels, labels, shape((), jnp.int32), key, bound, bound, starts)
-    chunk = functools.partial(recovery_step.run_chunk, program)
+    def chunk(state, job, teachers):
+        return recovery_step.run_chunk(program, state, *job, teachers)
+
     stacked = jax.jit(jax.vmap(chunk, in_axes=(0, 0, None)), donate_argnums=0)
     # Buffers are planned before LLVM optimises, which takes most of the time on CPU.
     quick: dict[str, str | bool] | None = (
         {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
     )
-    plan = stacked.lower(states, inputs, (teacher,)).compile(quick).memory_analysis()
+    plan = stacked.lower(states, jobs, teachers).compile(quick).memory_analysis()
     if plan is None:
         return 0
     return (
@@ -67,13 +63,20 @@ def of_chunk(
     )
 
 
-def largest(schedule: Sequence[BatchSchedule]) -> BatchSchedule:
-    """The batch that needs most memory: that of the most active images."""
-    return max(schedule, key=lambda b: (_most_active(b), len(b.indices)))
+def largest(schedule: Sequence[BatchSchedule], sizes: Sequence[int] = ()) -> BatchSchedule:
+    """The batch that needs most memory: that of which most images are computed at once.
+
+    Args:
+      schedule: of all batches.
+      sizes: of masked programs; empty for exact ones.
+    """
+    return max(schedule, key=lambda b: (_most_computed(b, sizes), len(b.indices)))
 
 
-def _most_active(batch: BatchSchedule) -> int:
-    return max(len(r.active) for r in batch.rounds)
+def _most_computed(batch: BatchSchedule, sizes: Sequence[int]) -> int:
+    if not sizes:
+        return max(len(r.active) for r in batch.rounds)
+    return max(padded_size(r, len(batch.indices), sizes) for r in batch.rounds)
 
 
 def peak_bytes(
@@ -81,6 +84,7 @@ def peak_bytes(
     specs: Sequence[ModelSpec],
     schedule: Sequence[BatchSchedule],
     teachers: Sequence[TeacherVariables] = (),
+    sizes: Sequence[int] = (),
 ) -> dict[int, int]:
     """Peak bytes of a device by batches on it: 1, 2, 4, ... while they fit and are of use.
 
@@ -93,11 +97,19 @@ def peak_bytes(
       schedule: of all batches.
       teachers: variables and constants of the teachers; if left out, their shapes follow from the
         specs, and extra terms, whose constants are not known then, do not count.
+      sizes: of masked programs; empty for exact ones.
     """
     if not teachers:
         settings = replace(settings, terms=())
         teachers = [TeacherVariables(teacher_lib.init_shapes(spec)) for spec in specs]
-    peak = functools.partial(_round_robin_peak, settings, specs, teachers, largest(schedule))
+    batch = largest(schedule, sizes)
+    peak = functools.partial(
+        _round_robin_peak,
+        StepProgram((), settings, _most_computed(batch, sizes), masked=bool(sizes)),
+        specs,
+        teachers,
+        batch,
+    )
     one = peak(1)
     limit, share = devices.memory_limit(), -(-len(schedule) // jax.device_count())
     # Batches with their own parameters run one after the other: more at once are of no use.
@@ -112,17 +124,20 @@ def peak_bytes(
 
 
 def _round_robin_peak(
-    settings: StepSettings,
+    program: StepProgram,
     specs: Sequence[ModelSpec],
     teachers: Sequence[TeacherVariables],
     batch: BatchSchedule,
     batches_per_device: int,
 ) -> int:
-    """Peak bytes over the teachers: of one at work, and what the others hold meanwhile."""
-    active, classes = _most_active(batch), relabel_from_zero(batch.labels)
+    """Peak bytes over the teachers: of one at work, and what the others hold meanwhile.
+
+    The program's models and classes are not read.
+    """
+    classes = relabel_from_zero(batch.labels)
     held, peaks = [], []
     for spec, teacher in zip(specs, teachers, strict=True):
-        program = StepProgram((models.create(spec),), settings, active, classes=classes)
-        peaks.append(of_chunk(program, spec, teacher, len(batch.indices), batches_per_device))
+        own = replace(program, models=(models.create(spec),), classes=classes)
+        peaks.append(of_chunk(own, spec, teacher, len(batch.indices), batches_per_device))
         held.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(teacher)))
     return max(peak + sum(held) - own for peak, own in zip(peaks, held, strict=True))

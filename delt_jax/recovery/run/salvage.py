@@ -11,7 +11,7 @@ from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.formats import distilled
 from delt_jax.recovery.initial_images import PATCHES
 from delt_jax.recovery.run import checkpoint, execution
-from delt_jax.recovery.run.execution import ExecutionPlan
+from delt_jax.recovery.run.plan import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.types import Losses
 from delt_jax.store import artefact, files
@@ -43,9 +43,11 @@ class DamagedSet:
     def keep_batches(self, task: RecoveryTask) -> None:
         """Takes over how the set was made, and the batches of which every image is intact."""
         made = self.manifest.get("execution", {})
-        plan, used = made | {"batches_per_device": 1}, made.get("batches_per_device") or [1]
+        used = made.get("batches_per_device") or [1]
+        # An older version had no sizes: its programs were exact.
+        plan = {"sizes": ()} | made | {"batches_per_device": min(used)}
         if execution.read(task.partial) is None and set(plan) == set(ExecutionPlan.__annotations__):
-            execution.write(task.partial, ExecutionPlan(**plan | {"batches_per_device": min(used)}))
+            execution.write(task.partial, ExecutionPlan(**plan))
         if not artefact.is_intact(self.folder, LOSSES, self.manifest):
             return
         losses = files.read_npz(self.folder / LOSSES, "recover")

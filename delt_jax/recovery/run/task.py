@@ -1,22 +1,21 @@
 """A recovery to be done: what all of its batches share, and what each of them starts from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from delt_jax import models
 from delt_jax.core import keys
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.initial_images import Starts
-from delt_jax.recovery.program import StepProgram, StepSettings, active_of
+from delt_jax.recovery.program import StepSettings
 from delt_jax.recovery.run import checkpoint
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
-from delt_jax.recovery.schedule import BatchSchedule, relabel_from_zero
+from delt_jax.recovery.run.outline import Outline
+from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import BatchInputs, Losses, RecoverState, TeacherVariables
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.teacher import Teacher
@@ -55,34 +54,15 @@ class RecoveryTask:
         """The run's own teacher, whose normalisation is the images'."""
         return self.teachers[0]
 
+    @property
+    def outline(self) -> Outline:
+        """What was known of it before its teachers were trained."""
+        specs = tuple(teacher.spec for teacher in self.teachers)
+        return Outline(self.settings, specs, self.schedule)
+
     def in_device_order(self) -> list[int]:
         """All batches, such that those that can run side by side follow each other."""
-        alike: dict[Any, list[int]] = {}
-        for i in range(len(self.schedule)):
-            alike.setdefault(self.likeness(i), []).append(i)
-        return [i for members in alike.values() for i in members]
-
-    def likeness(self, index: int) -> tuple[Any, ...]:
-        """What batches must have in common to run side by side."""
-        batch = self.schedule[index]
-        return len(batch.indices), batch.rounds, self.classes(index)
-
-    def classes(self, index: int) -> tuple[int, ...]:
-        """Numbers the classes of a batch's images from 0.
-
-        () without extra terms, which alone read it, so that more batches are alike.
-        """
-        return relabel_from_zero(self.schedule[index].labels) if self.settings.terms else ()
-
-    def program(self, index: int, dtype: str) -> StepProgram:
-        """The first iteration of a batch, with the teachers' activations of a type."""
-        rounds = self.schedule[index].rounds
-        return StepProgram(
-            tuple(models.create(replace(teacher.spec, dtype=dtype)) for teacher in self.teachers),
-            self.settings,
-            active_of(rounds[0].active) if rounds else 0,
-            classes=self.classes(index),
-        )
+        return self.outline.in_device_order()
 
     def inputs(self, index: int) -> BatchInputs:
         """What the steps of a batch read; its key depends on seed and batch index only."""
@@ -92,6 +72,7 @@ class RecoveryTask:
             labels=np.array(batch.labels, np.int32),
             ranks=np.array(batch.indices, np.int32) % np.int32(self.ipc),
             start_iterations=np.array(batch.start_iterations, np.int32),
+            end_iterations=np.array(batch.end_iterations, np.int32),
             iterations=np.int32(batch.iterations),
             key=keys.stream(self.seed, "recover", index),
             low=np.asarray(low),
