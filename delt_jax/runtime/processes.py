@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ _HEARTBEAT = 30  # seconds without a sign of life, after which a process is dead
 _LOOK = 1  # seconds of a wait between two looks for signals
 _TOLD = 10  # seconds after which process 0 says that it waits
 _TO_LEAVE = 20  # seconds that process 0 gives the others to save and leave
-_TERM, _STOPPED = 15, (130, 143)  # a signal, and the exit statuses of those that are obeyed
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of signals that are obeyed
 _MOST_NAMED = 3  # differences between processes
 
 
@@ -64,7 +65,7 @@ class _Job:
         self.ended = index, status
         how = "is stopping" if status in _STOPPED else f"ends with exit status {status}"
         _complain(f"process {index} of {self.count} {how}, so this one stops, too")
-        stopping.request(_TERM)
+        stopping.request(signal.SIGTERM)
 
     def say_end(self, status: int) -> None:
         """Tells all processes that this one ends, unless another one did before."""
@@ -181,7 +182,8 @@ def _leave(status: int) -> int:
     if job.ended and job.ended[0] != job.index and job.ended[1] not in _STOPPED:
         status = 1  # not as if a signal had come from outside
     if job.index:
-        job.set(f"left/{job.index}", b"")
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
+            job.set(f"left/{job.index}", b"")
     else:
         deadline = time.monotonic() + _TO_LEAVE
         for other in range(1, job.count):  # they cannot go on without this one
