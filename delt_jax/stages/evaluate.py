@@ -114,6 +114,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     scores = _score_rows(evaluation)
     if not hosts.is_first():
         return
+    workdir.refresh()
     _write(evaluation, workdir, scores)
     files.delete_folder(evaluation.partial)
     rows = aggregate(scores)

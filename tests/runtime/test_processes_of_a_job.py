@@ -31,6 +31,13 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.store.workdir import WorkDir
 
 LABELS = {"evaluate.regimes": ("stored",), "relabel.stored_epochs": 3, "relabel.rand_augment": ""}
+STUDENTS = {
+    "evaluate.epochs": 2,
+    "evaluate.width": 8,
+    "evaluate.images": ("recovered", "random"),
+    "evaluate.keep_students": True,
+}
+ALL = ["squeeze", "rank", "recover", "relabel", "evaluate"]
 # One of two processes, which ends in some way while the other works or waits.
 MEMBER = """
 import os, sys, time
@@ -119,13 +126,17 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, pictures, pairs):
     folder = tmp_path_factory.mktemp("hosts") / "run"
-    main.run(config(**on(pictures)), str(folder), ["squeeze", "rank", "recover", "relabel"])
+    main.run(config(**on(pictures)), str(folder), ALL)
     return folder
 
 
 def on(pictures):
     """Settings of a run on these pictures."""
-    return {"data.name": "folder", "data.path": str(pictures), "data.image_size": 8} | LABELS
+    return (
+        {"data.name": "folder", "data.path": str(pictures), "data.image_size": 8}
+        | LABELS
+        | STUDENTS
+    )
 
 
 def flags(pictures):
@@ -139,18 +150,21 @@ def test_two_processes_with_their_own_copies_of_the_data_make_the_same_files(
     workdir = unrecovered(whole, tmp_path)
     for path in ("ranking.csv", "ranking.json"):
         (workdir / path).unlink()
-    shutil.rmtree(workdir / "soft_labels")
+    for folder in ("soft_labels", "evaluation", "scores"):
+        shutil.rmtree(workdir / folder)
     copied = shutil.copytree(pictures, tmp_path / "copied", copy_function=shutil.copyfile)
     each = [flags(folder) for folder in (pictures, copied)]
-    (status, out, errors), other = map(
-        ended, start_job(workdir, each, stages="squeeze,rank,recover,relabel")
-    )
+    (status, out, errors), other = map(ended, start_job(workdir, each, stages=",".join(ALL)))
     assert (status, other[0]) == (0, 0), errors + other[2]
     assert "squeeze: done, nothing changed" in out
     assert "recovered 30 images" in out
     assert other[1] == ""
     assert_same(workdir, whole)
-    for path in ("ranking.csv", "soft_labels/views.bin", "soft_labels/logits.npz"):
+    students = [
+        path.relative_to(whole) for path in whole.glob("evaluation/students/*/*.safetensors")
+    ]
+    assert len(students) == 6
+    for path in ("ranking.csv", "soft_labels/views.bin", "soft_labels/logits.npz", *students):
         assert (workdir / path).read_bytes() == (whole / path).read_bytes()
     assert not list(workdir.glob("*.partial")) + list(workdir.glob(".job-*"))
 
