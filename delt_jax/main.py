@@ -1,6 +1,6 @@
 """The command line: `python -m delt_jax.main --config=configs/digits.py --workdir=runs/digits`."""
 
-from delt_jax.core import stopping
+from delt_jax.core import ending, stopping
 from delt_jax.runtime import host_memory
 
 if __name__ == "__main__":
@@ -31,4 +31,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.end(main())

@@ -16,5 +16,13 @@ shift 2
 flags=$(printf ' %q' "$@")
 # The remote shell expands ~ and the worker's own PYTHON.
 remote=${REMOTE:-\~/delt_jax}
-exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
-  --command="cd $remote && exec \${PYTHON:-python3} -m delt_jax.main --distributed=auto$flags"
+status=0
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
+  --command="cd $remote && exec \${PYTHON:-python3} -m delt_jax.main --distributed=auto$flags" ||
+  status=$?
+if ((status)); then
+  echo "$0: a worker has ended with an error, was preempted or has died, so the others have ended," \
+    "too (or gcloud could not reach them; status $status). Lines above that begin with delt_jax: say" \
+    "why. The same command goes on where it was, on a slice of any size." >&2
+fi
+exit "$status"

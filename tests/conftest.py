@@ -41,6 +41,7 @@ BIT_FOR_BIT = (
     "recovery/test_step.py",
     "runtime/test_processes_of_a_job.py",
     "stages/test_resume.py",
+    "teachers/test_prediction.py",
     "training/test_student_resume.py",
 )
 # And these run large networks, for which the old emitters' programs are slow.

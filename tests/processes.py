@@ -29,15 +29,15 @@ SETTINGS = {
 }
 
 
-def config():
+def config(**changes):
     """The recipe of these tests, for this process."""
     recipe = config_lib.default_config()
-    recipe.update_from_flattened_dict(SETTINGS)
+    recipe.update_from_flattened_dict(SETTINGS | changes)
     return recipe
 
 
-def start(workdir, *flags, devices=1):
-    """Starts the recovery of a work directory in a process with so many virtual devices."""
+def start(workdir, *flags, devices=1, stages="squeeze,rank,recover"):
+    """Starts stages of a work directory in a process with so many virtual devices."""
     file = workdir.parent / "recipe.py"
     file.write_text(
         "from delt_jax.config import default_config\n"
@@ -46,7 +46,7 @@ def start(workdir, *flags, devices=1):
         f"    config.update_from_flattened_dict({SETTINGS!r})\n"
         "    return config\n"
     )
-    arguments = [f"--config={file}", f"--workdir={workdir}", "--stages=squeeze,rank,recover"]
+    arguments = [f"--config={file}", f"--workdir={workdir}", f"--stages={stages}"]
     cache = {  # apart from the suite's, as a kill may cut a file in it short
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["DELT_TEST_CACHE"]) / "killed"),
@@ -74,10 +74,13 @@ def free_address():
         return f"127.0.0.1:{s.getsockname()[1]}"
 
 
-def start_job(workdir, processes=2, devices=4):
-    """Starts several that work together."""
-    common = (f"--coordinator_address={free_address()}", f"--num_processes={processes}")
-    return [start(workdir, *common, f"--process_id={i}", devices=devices) for i in range(processes)]
+def start_job(workdir, flags=((), ()), devices=4, **how):
+    """Starts processes that work together, each with flags of its own."""
+    common = (f"--coordinator_address={free_address()}", f"--num_processes={len(flags)}")
+    return [
+        start(workdir, *common, f"--process_id={i}", *own, devices=devices, **how)
+        for i, own in enumerate(flags)
+    ]
 
 
 def ended(process, seconds=240):

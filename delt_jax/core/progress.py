@@ -13,9 +13,28 @@ from delt_jax.core import stopping
 _SECONDS_BETWEEN_LINES = 15
 
 
-def say(text: str) -> None:
-    """Prints a line to stdout; a progress bar on the terminal stays whole."""
-    tqdm.write(text, file=sys.stdout)
+_prefix: list[str] = []  # of a process that leaves talking to another one
+
+
+def be_quiet(prefix: str) -> None:
+    """Leaves talking to another process of the job: prints only what every process must tell.
+
+    Args:
+      prefix: names this process before what it must tell.
+    """
+    _prefix.append(prefix)
+
+
+def say(text: str, by_each: bool = False) -> None:
+    """Prints a line to stdout; a progress bar on the terminal stays whole.
+
+    Args:
+      text: the line.
+      by_each: whether it is news also from a process that is otherwise quiet.
+    """
+    if _prefix and not by_each:
+        return
+    tqdm.write(_prefix[0] + text.strip() if _prefix else text, file=sys.stdout)
     sys.stdout.flush()
 
 
@@ -42,7 +61,7 @@ def pause(why: str) -> Iterator[None]:
 class Progress:
     """Work done out of a total, with rate, ETA and the latest figures.
 
-    A bar on a terminal; a line every 15 seconds if stderr is a file.
+    A bar on a terminal; a line every 15 seconds if stderr is a file; nothing in a quiet process.
     """
 
     def __init__(self, total: int, name: str, unit: str, done: int = 0):
@@ -53,7 +72,7 @@ class Progress:
         self._figures = ""
         self._told_pause = False
         self._bar = None
-        if sys.stderr.isatty():
+        if not _prefix and sys.stderr.isatty():
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -78,7 +97,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._figures, refresh=False)
             self._bar.update(amount)
-        elif time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+        elif not _prefix and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             elapsed = self._printed - self._started
             rate = (self._done - self._first) / elapsed
@@ -94,6 +113,8 @@ class Progress:
         """Shows why nothing is done now."""
         if self._bar is not None:
             self._bar.set_postfix_str(why, refresh=True)
+        elif _prefix:
+            return
         elif not self._told_pause or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
             self._told_pause, self._printed = True, time.monotonic()
             share = self._done / max(self._total, 1)

@@ -78,11 +78,17 @@ class _Listing(NamedTuple):
     test: list[ImageFile]
     notes: tuple[str, ...]
 
-    def identity(self) -> str:
-        """Hash of classes and files; every file counts with path, class, bytes and last change."""
+    def identity(self, with_times: bool = True) -> str:
+        """Hash of classes and files; every file counts with path, class, bytes and last change.
+
+        Args:
+          with_times: whether the last change counts, which copies of the files have differently.
+        """
 
         def listed(files: Sequence[ImageFile]) -> list[list[str | int]]:
-            return [[os.fsdecode(f.name), f.label, f.size, f.changed] for f in files]
+            times = [[f.changed] if with_times else [] for f in files]
+            named = zip(files, times, strict=True)
+            return [[os.fsdecode(f.name), f.label, f.size, *changed] for f, changed in named]
 
         return identity(
             {
@@ -119,6 +125,15 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     test = _take(everything, np.flatnonzero(readable & in_test))
     _check_split("training", train, listing)
     _check_split("test", test, listing)
+    of_all = {
+        "source": "folder",
+        "class_names": names,
+        "image_size": size,
+        "channels": channels,
+        "fit": recipe.fit,
+        "in_test": fingerprint(in_test),
+        "readable": fingerprint(readable),
+    }
     return Source(
         name=printable(root.resolve().name),
         class_names=names,
@@ -126,20 +141,10 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
         channels=channels,
         train=train,
         test=test,
-        fingerprint=identity(
-            {
-                "source": "folder",
-                "listing": content,
-                "class_names": names,
-                "image_size": size,
-                "channels": channels,
-                "fit": recipe.fit,
-                "in_test": fingerprint(in_test),
-                "readable": fingerprint(readable),
-            }
-        ),
+        fingerprint=identity(of_all | {"listing": content}),
         notes=(*derived, *listing.notes, *left_out),
         found=found,
+        content=identity(of_all | {"listing": listing.identity(with_times=False)}),
     )
 
 

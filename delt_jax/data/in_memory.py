@@ -119,6 +119,13 @@ def cache_in_memory(source: Source, memory_mib: int, cache: Path) -> Source:
     return replace(source, test=test, train=cached(source.train, "train"), cache=cache)
 
 
+def decode(source: Source) -> None:
+    """Decodes what is to be cached in memory now, so that other processes find it."""
+    for examples in (source.test, source.train):
+        if isinstance(examples, InMemoryExamples):
+            _ = examples.pixels
+
+
 def load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A cached array as a memory map, or None if it is missing, damaged or of another shape.
 

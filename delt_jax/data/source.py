@@ -58,6 +58,8 @@ class Source:
       found: arrays by file name that took long to compute and belong into `cache`.
       cache: folder for what may be computed again; None caches nothing.
       scored: phrase for what `test` holds, as printed beside scores.
+      content: hash like `fingerprint` that is equal for copies of the data on other hosts, which
+        have other times; empty where `fingerprint` is.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Source:
     found: Mapping[str, np.ndarray] = field(default_factory=dict)
     cache: Path | None = None
     scored: str = TEST_IMAGES
+    content: str = ""
 
 
 @dataclass(frozen=True)

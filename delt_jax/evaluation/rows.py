@@ -60,3 +60,10 @@ def resolve(recipe: Recipe, source: Source, row: EvalRow, rate: float | None = N
     """The protocol by which the students of a row train (see `protocols.resolve`)."""
     setting = EvalSetting(row.student, len(source.class_names), row.ipc, source.image_size)
     return protocols.resolve(recipe, setting, rate)
+
+
+def trainings(recipe: Recipe, source: Source, row: EvalRow) -> list[tuple[float, int]]:
+    """Peak rate and number of each student of a row."""
+    e = recipe.evaluate
+    rates = e.learning_rates or (resolve(recipe, source, row).learning_rate,)
+    return [(rate, seed) for rate in rates for seed in range(e.seeds)]

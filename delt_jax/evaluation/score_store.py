@@ -1,5 +1,6 @@
 """Finished scores on disk, one file each, found again by the hash of what they were made from."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,10 @@ class ScoreStore:
     def write(self, score: Score) -> None:
         """Stores a finished score."""
         files.write_json(self.path(score.id), artefact.with_checksum(score.as_dict()))
+
+    def refresh(self) -> None:
+        """Makes NFS forget which scores were not there when this process looked before."""
+        os.listdir(self.folder)
 
     def path(self, score_id: str) -> Path:
         """File of a score."""

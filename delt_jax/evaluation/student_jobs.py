@@ -3,18 +3,18 @@
 Students of all rows that are compiled alike train side by side, on all devices of all hosts.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from delt_jax.data import Source
-from delt_jax.evaluation import execution, kept_students
+from delt_jax.evaluation import execution, kept_students, student_programs
 from delt_jax.evaluation.execution import EvaluationPlan
 from delt_jax.evaluation.metrics import Score
-from delt_jax.evaluation.rows import EvalRow, resolve, student_spec
+from delt_jax.evaluation.rows import EvalRow, resolve, trainings
 from delt_jax.evaluation.score_store import PlannedScore, ScoreStore, make_score
+from delt_jax.evaluation.student_programs import Classroom
 from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels.label_store import LabelStore
 from delt_jax.recipe import Recipe
@@ -24,7 +24,7 @@ from delt_jax.store.log import MetricsLog
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import student_loop
 from delt_jax.training.student_loop import Saving, Student, StudentTask, Trained
-from delt_jax.training.student_program import PLAIN, StudentProgram
+from delt_jax.training.student_program import StudentProgram
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Evaluation:
     plan: EvaluationPlan
 
 
-class _Job(NamedTuple):
+class _Training(NamedTuple):
     """A student to be trained.
 
     Attributes:
@@ -71,29 +71,19 @@ class _Job(NamedTuple):
 
 
 class Jobs:
-    """The students of some rows.
-
-    Attributes:
-      rows: of any sets but all real images.
-    """
+    """The students of some rows, of any sets but all real images."""
 
     def __init__(self, run: Evaluation, rows: Sequence[EvalRow]):
         """Lists the students, each once: equal images have equal scores, whatever their names."""
-        self.rows, self._run = tuple(rows), run
-        programs = {row: student_program(run, row) for row in rows}
-        each = len(_trainings(run, rows[0])) if rows else 0
-        counts = Counter(programs[row] for row in rows)
-        shares = {
-            program: execution.shared(run.plan, run.recipe.evaluate, program, count * each)
-            for program, count in counts.items()
-        }
-        self._planned = {row: _plan_row(run, row, shares[programs[row]]) for row in rows}
+        self._run = run
+        programs, self._counts = student_programs.programs(_classroom(run), rows, run.plan)
+        self._planned = {row: _plan_row(run, row, programs[row]) for row in rows}
         alike: dict[StudentProgram, dict[str, list[PlannedScore]]] = {}
         for row, planned in self._planned.items():
             for one in planned:
-                alike.setdefault(shares[programs[row]], {}).setdefault(one.id, []).append(one)
+                alike.setdefault(programs[row], {}).setdefault(one.id, []).append(one)
         self._jobs = {
-            program: [_Job(program, tuple(planned)) for planned in by_id.values()]
+            program: [_Training(program, tuple(planned)) for planned in by_id.values()]
             for program, by_id in alike.items()
         }
         every = [job for jobs in self._jobs.values() for job in jobs]
@@ -107,17 +97,23 @@ class Jobs:
     def scores(self, on_epochs: Callable[..., None]) -> list[Score]:
         """Trains the students that are missing, and reads the scores of all, row by row.
 
+        Processes of a job train a share each; process 0 reads, the others return nothing.
+
         Args:
           on_epochs: told how many epochs of students are done, with figures to show as keywords.
         """
-        for program, jobs in self._jobs.items():
+        for program in self._jobs:
             mine = [job for job in self._mine if job.program == program]
             missing = [job for job in mine if not _is_finished(self._run, job)]
             on_epochs(program.protocol.epochs * (len(mine) - len(missing)))
             if missing:
-                _train(self._run, missing, len(jobs), on_epochs)
-        hosts.barrier("students")
-        run, scores = self._run, []
+                _train(self._run, missing, self._counts[program], on_epochs)
+        hosts.barrier("its students")
+        run = self._run
+        scores: list[Score] = []
+        if not hosts.is_first():
+            return scores
+        run.scores.refresh()
         for row, planned in self._planned.items():
             epochs = resolve(run.recipe, run.source, row).epochs
             for one in planned:
@@ -126,11 +122,15 @@ class Jobs:
         return scores
 
 
-def _trainings(run: Evaluation, row: EvalRow) -> list[tuple[float, int]]:
-    """Peak rate and number of each student of a row."""
-    e = run.recipe.evaluate
-    rates = e.learning_rates or (resolve(run.recipe, run.source, row).learning_rate,)
-    return [(rate, seed) for rate in rates for seed in range(e.seeds)]
+def _classroom(run: Evaluation) -> Classroom:
+    return Classroom(
+        run.recipe,
+        run.source,
+        run.sets.ipc,
+        tuple(teacher.spec for teacher in run.teachers),
+        tuple(teacher.normalisation for teacher in run.teachers),
+        run.labels.plan if run.labels is not None else None,
+    )
 
 
 def _plan_row(run: Evaluation, row: EvalRow, program: StudentProgram) -> list[PlannedScore]:
@@ -138,7 +138,7 @@ def _plan_row(run: Evaluation, row: EvalRow, program: StudentProgram) -> list[Pl
     recipe, planned = run.recipe, []
     # Devices share BatchNorm's statistics only where several share a batch.
     norm = recipe.evaluate.batch_norm if program.devices > 1 else "own"
-    for rate, seed in _trainings(run, row):
+    for rate, seed in trainings(recipe, run.source, row):
         # These names and values are hashed into ids on disk, so they must not change.
         depends_on = {
             "course": replace(program, devices=1).as_dict(),
@@ -155,33 +155,7 @@ def _plan_row(run: Evaluation, row: EvalRow, program: StudentProgram) -> list[Pl
     return planned
 
 
-def student_program(run: Evaluation, row: EvalRow) -> StudentProgram:
-    """What is compiled for the students of a row, whose batches are not shared."""
-    num_images = len(run.sets.get(row.image_set, row.ipc, 0).images.labels)
-    protocol = resolve(run.recipe, run.source, row)
-    plan = run.labels.plan if run.labels is not None and row.regime == "stored" else None
-    # Stored labels belong to the whole recovered set; teachers label the views of other sets.
-    is_stored = row.image_set == "recovered" and row.ipc == run.sets.ipc
-    teachers_label = row.regime == "online" or (row.regime == "stored" and not is_stored)
-    if plan is not None:
-        protocol = replace(protocol, views=plan.views, temperature=plan.temperature)
-    if row.regime == "plain":
-        protocol = replace(protocol, views=PLAIN)
-    return StudentProgram(
-        student=student_spec(run.recipe, row.student, run.source),
-        teachers=tuple(teacher.spec for teacher in run.teachers) if teachers_label else (),
-        protocol=replace(protocol, learning_rate=1.0),  # every student has its own
-        regime=row.regime,
-        normalisation=run.teachers[0].normalisation,
-        teacher_normalisations=tuple(teacher.normalisation for teacher in run.teachers),
-        count=num_images,
-        group_size=plan.group_size if plan is not None else protocol.batch_size,
-        plan=plan,
-        shared_norm=run.recipe.evaluate.batch_norm == "shared",
-    )
-
-
-def _is_finished(run: Evaluation, job: _Job) -> bool:
+def _is_finished(run: Evaluation, job: _Training) -> bool:
     has_weights = not run.keep_students or all(
         kept_students.is_kept(_weights_folder(run, one), one) for one in job.planned
     )
@@ -189,7 +163,7 @@ def _is_finished(run: Evaluation, job: _Job) -> bool:
 
 
 def _train(
-    run: Evaluation, jobs: Sequence[_Job], num_students: int, on_epochs: Callable[..., None]
+    run: Evaluation, jobs: Sequence[_Training], num_students: int, on_epochs: Callable[..., None]
 ) -> None:
     """Trains students of one program, of which there are `num_students`; stores their scores."""
     e, program = run.recipe.evaluate, jobs[0].program
@@ -219,7 +193,7 @@ def _train(
         student_loop.delete(run.partial, students[position])
 
 
-def store(run: Evaluation, job: _Job, trained: Trained) -> None:
+def store(run: Evaluation, job: _Training, trained: Trained) -> None:
     """Stores the score of a student, and its weights where they are kept."""
     for one in job.planned if run.keep_students else ():
         score = make_score(one, trained, run.source)

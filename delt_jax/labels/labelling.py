@@ -22,7 +22,9 @@ from delt_jax.labels.compact import Compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import devices
+from delt_jax.runtime.programs import Program
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
@@ -146,24 +148,29 @@ class _Labelling(NamedTuple):
 
 
 class EpochLabeller:
-    """Labels whole epochs of views, chunk by chunk; teachers and images stay on the device."""
+    """Labels whole epochs of views, in chunks that go round the local devices.
+
+    Teachers and images stay on all devices, or on one where chunks are fewer.
+    """
 
     def __init__(self, teachers: Sequence[Teacher], pixels: np.ndarray, plan: LabelPlan):
         """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
-        most, group = teacher_lib.batch_size(pixels.shape[1]), plan.group_size
+        most, group = prediction.batch_size(pixels.shape[1]), plan.group_size
         self._count = len(pixels)
         # Chunks as students draw them, whose batches are groups.
-        batch = min(group, self._count)
-        self._chunk, is_aligned = drawing.span(self._count, batch, group, most)
+        self._chunk, is_aligned = drawing.span(self._count, min(group, self._count), group, most)
         self._program = _Labelling(
             tuple(teacher.model for teacher in teachers),
             tuple(teacher.normalisation for teacher in teachers),
             plan,
         )
         self._views = ViewProgram(plan.views, teachers[0].normalisation, is_aligned)
-        self._variables = jax.device_put([teacher.variables for teacher in teachers])
-        self._pixels = devices.stack_jobs([pixels], 1)
-        self._key = devices.stack_jobs([plan.view_key], 1)
+        available = devices.device_count()
+        self._devices = available if self._count >= available * self._chunk else 1
+        variables = [teacher.variables for teacher in teachers]
+        self._variables = devices.copies_for_jobs(variables, self._devices)
+        self._pixels = devices.copies_for_jobs(np.asarray(pixels), self._devices)
+        self._key = devices.stack_jobs([plan.view_key], self._devices)
 
     def label(self, epoch: int, on_images: Callable[[int], None]) -> Compact:
         """Labels of an epoch by index of the image, host arrays.
@@ -175,42 +182,70 @@ class EpochLabeller:
         Raises:
           UserError: if a teacher's logits are not finite, or too large to be stored.
         """
-        count, plan, chunks = self._count, self._program.plan, []
-        for start in range(0, count, self._chunk):
-            drawn = self._draw(epoch, range(start, min(start + self._chunk, count)))
-            labels = _label_views(self._variables, drawn.mixed.images[0, 0], self._program)
-            chunks.append((drawn.own, labels))
-            # Waits for the chunk before, so that the device always has one to work on, and no more.
-            if len(chunks) > 1:
-                jax.block_until_ready(chunks[-2][1])
-            on_images(drawn.own.shape[-1])
-        whole = _by_image([(np.asarray(own)[0, 0], labels) for own, labels in chunks], count)
-        compact.check_finite(whole, plan.form)
+        chunks: list[tuple[np.ndarray, Compact]] = []
+        waiting: tuple[list[int], jax.Array, Compact] | None = None
+        for starts, size in self._groups():
+            drawn = self._draw(epoch, starts, size)
+            label = _label_views(self._program, drawn.mixed.images.shape[2:], self._devices)
+            labels = label((), (self._variables, drawn.mixed.images), ())
+            if waiting is not None:  # the devices have the next group to work on, and no more
+                chunks += _on_host(*waiting)
+            waiting = starts, drawn.own, labels
+            for _ in starts:
+                on_images(size)
+        if waiting is not None:
+            chunks += _on_host(*waiting)
+        whole = _by_image(chunks, self._count)
+        compact.check_finite(whole, self._program.plan.form)
         return whole
 
-    def _draw(self, epoch: int, positions: range) -> Drawn:
-        """Views of some positions of a labelled epoch, with leading axes [1, 1]."""
+    def _groups(self) -> Iterator[tuple[list[int], int]]:
+        """First positions of chunks that run side by side, and their size; a rest comes last."""
+        rest = self._count % self._chunk
+        whole = range(0, self._count - rest, self._chunk)
+        for starts in devices.device_groups(whole, self._devices):
+            yield starts, self._chunk
+        if rest:
+            yield [self._count - rest], rest
+
+    def _draw(self, epoch: int, starts: Sequence[int], size: int) -> Drawn:
+        """Views of chunks of a labelled epoch, with leading axes [devices, 1]."""
         plan, shape = self._program.plan, self._pixels.shape[2:]
-        layout = drawing.JobLayout(unroll=jax.default_backend() == "cpu")
-        program = drawing.compiled(self._views, plan.group_size, shape, len(positions), layout)
-        wanted = Wanted(self._key, self._pixels, np.array(positions, np.int32)[None, None])
+        layout = drawing.JobLayout(self._devices, unroll=jax.default_backend() == "cpu")
+        program = drawing.compiled(self._views, plan.group_size, shape, size, layout)
+        chunks = [np.arange(start, start + size, dtype=np.int32) for start in starts]
+        positions = devices.stack_jobs(chunks, self._devices)
+        wanted = Wanted(self._key, self._pixels, positions)
         return program((), wanted, np.int32(epoch % plan.epochs))
 
 
-@functools.partial(jax.jit, static_argnames="program")
-def _label_views(
-    variables: Sequence[dict[str, Any]], images: chex.Array, program: _Labelling
-) -> Compact:
-    """Labels of views.
+@functools.lru_cache(maxsize=16)
+def _label_views(program: _Labelling, shape: tuple[int, ...], num_devices: int) -> Program:
+    """Compiles the labelling of views on each of some devices.
+
+    The job of a device: the teachers' variables, and views normalised for the first teacher.
 
     Args:
-      variables: of each teacher.
-      images: float32 [n, S, S, C], normalised for the first teacher.
-      program: static.
+      program: what is labelled.
+      shape: of the views.
+      num_devices: local devices to use.
     """
-    logits = mean_logits(program.models, program.normalisations, variables, images)
-    plan = program.plan
-    return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
+    del shape  # only tells programs apart
+
+    def label(_, job, __):
+        variables, images = job
+        logits = mean_logits(program.models, program.normalisations, variables, images)
+        plan = program.plan
+        return compact.compress(logits, plan.top_k, plan.form, plan.temperature)
+
+    return Program(devices.map_jobs(label, num_devices))
+
+
+def _on_host(
+    starts: Sequence[int], own: jax.Array, labels: Compact
+) -> list[tuple[np.ndarray, Compact]]:
+    """Images and labels of each chunk of a group."""
+    return [(devices.job(own, i), devices.job(labels, i)) for i in range(len(starts))]
 
 
 def _by_image(chunks: Sequence[tuple[np.ndarray, Compact]], count: int) -> Compact:

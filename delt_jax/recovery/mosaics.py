@@ -18,7 +18,7 @@ from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.data import Examples, Normalisation, batches
 from delt_jax.recipe import SelectRecipe
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.teachers.teacher import Teacher
 
 _MIN_SCALE = 0.08  # smallest area of a crop, as a share of the image
@@ -165,7 +165,7 @@ def find(
     side = size // factor_of(recipe, size)
     chosen = candidates(examples.labels, recipe.candidates, classes, seed)
     key = keys.stream(seed, "mosaic crops")
-    batch = max(1, teacher_lib.batch_size(size) // recipe.crops)
+    batch = max(1, prediction.batch_size(size) // recipe.crops)
     program = _CropProgram(teacher.model, teacher.normalisation, recipe.crops, side)
     boxes: list[np.ndarray] = []
     losses: list[np.ndarray] = []

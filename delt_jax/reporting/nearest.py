@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from delt_jax.data import Examples, batches, read
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
@@ -71,7 +72,7 @@ def find(
     """
     own = np.full(len(pixels), -1) if own is None else own
     side = int(np.prod(pixels.shape[1:]))
-    size = min(teacher_lib.BATCH, max(8, _BYTES // (4 * side)))
+    size = min(prediction.BATCH, max(8, _BYTES // (4 * side)))
     by_features = _Search(_unit_features(teacher, pixels), labels, own)
     by_pixels = _Search(pixels.reshape(len(pixels), side), labels, own)
     for indices, images in batches(examples, size):

@@ -20,6 +20,11 @@ def device_count() -> int:
     return jax.local_device_count()
 
 
+def kind() -> str:
+    """What the local devices are, as their maker names them."""
+    return jax.local_devices()[0].device_kind
+
+
 def memory_limit() -> int | None:
     """Bytes that the allocator of a local device may use; None where it does not tell (CPU)."""
     stats = jax.local_devices()[0].memory_stats()
@@ -28,9 +33,8 @@ def memory_limit() -> int | None:
 
 def describe() -> str:
     """One line on the machine, for reports: devices, CPU cores, versions of Python and JAX."""
-    kind = jax.local_devices()[0].device_kind
     return (
-        f"{device_count()} x {kind}, {os.cpu_count()} {_cpu_name()} cores, "
+        f"{device_count()} x {kind()}, {os.cpu_count()} {_cpu_name()} cores, "
         f"Python {platform.python_version()}, JAX {jax.__version__}"
     )
 
@@ -117,6 +121,23 @@ def replicated(tree: Any, num_devices: int) -> Any:
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), AXIS)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
+
+
+def copies_for_jobs(tree: Any, num_devices: int) -> Any:
+    """Copies a pytree to devices, with leading axes [num_devices, 1], as one part of their jobs.
+
+    The host needs no copies of its own.
+    """
+    local = jax.local_devices()[:num_devices]
+    mesh = jax.sharding.Mesh(np.array(local), AXIS)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def put(leaf):
+        pieces = [jax.device_put(leaf[None, None], device) for device in local]
+        shape = (num_devices, 1, *leaf.shape)
+        return jax.make_array_from_single_device_arrays(shape, spread, pieces)
+
+    return jax.tree.map(put, tree)
 
 
 def job(tree: Any, i: int) -> Any:

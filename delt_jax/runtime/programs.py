@@ -35,7 +35,7 @@ class Program:
           *arguments: as of the call to come; `jax.ShapeDtypeStruct` may stand for arrays.
         """
         with self._lock:
-            if self._future is None:
+            if self._future is None or self._future.cancelled():
                 self._future = _threads().submit(self._compile, arguments)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -43,7 +43,7 @@ class Program:
         if self._compiled is None:
             with progress.pause("compiling"):
                 with self._lock:
-                    if self._future is None:
+                    if self._future is None or self._future.cancelled():
                         self._future = Future()
                         self._future.set_result(self._compile(arguments))
                 self._compiled = self._future.result()
@@ -68,6 +68,19 @@ def _threads() -> ThreadPoolExecutor:
         count = min(_MOST_THREADS, os.cpu_count() or 1)
         _pool.append(ThreadPoolExecutor(count, thread_name_prefix="compile"))
     return _pool[0]
+
+
+def in_background(begin: Callable[[], None]) -> None:
+    """Calls a function that prepares programs in a thread of its own.
+
+    Where it fails, so does the call that needs the program, and says why.
+    """
+
+    def run() -> None:
+        with numerics.fixed():
+            begin()
+
+    _threads().submit(run)
 
 
 def free_all() -> None:

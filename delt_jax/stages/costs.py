@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ ACCELERATORS = {
 }
 # What the 17.6 h of recovery in DELT's Table 6 (ImageNet-1K, IPC 50, one RTX 4090) amount to.
 UTILISATION = 0.22
+_USUAL, _USUAL_PER_HOST = "H100/H200", 8  # what is counted where the devices are unknown ones
 
 
 def recover_memory(recipe: Recipe, spec: ModelSpec, batch: int) -> int:
@@ -71,22 +73,64 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} E{unit}"
 
 
-def hours(flops: dict[str, float]) -> list[str]:
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage has to do.
+
+    Attributes:
+      flops: floating-point operations.
+      parts: about equal pieces that can run side by side.
+      lanes: what takes a piece at a time: each of the "devices" or of the "hosts", or "one" device.
+    """
+
+    flops: float
+    parts: int = 1
+    lanes: str = "devices"
+
+
+def hours(work: dict[str, StageWork], here: tuple[str, int, int]) -> list[str]:
     """Lines on how long stages take on accelerators, and what that assumes.
 
     Args:
-      flops: floating-point operations of each stage, by its name.
+      work: of each stage, by its name.
+      here: kind, number on each host, and hosts of the devices that are there.
     """
-    names = [*flops, "all"]
+    head = f"{'':<20}" + "".join(f"{name:>10}" for name in (*work, "all"))
     lines = [
         f"estimated hours on one device, if data keep up and it reaches {UTILISATION:.0%} of its "
         f"peak, as the paper's RTX 4090 did:",
-        f"{'':<13}" + "".join(f"{name:>10}" for name in names),
+        head,
+        *(_row(name, work, name, (1, 1)) for name in ACCELERATORS),
     ]
-    for device, peak in ACCELERATORS.items():
-        times = [f / (peak * UTILISATION) / 3600 for f in (*flops.values(), sum(flops.values()))]
-        lines.append(f"{device:<13}" + "".join(f"{_hours(t):>10}" for t in times))
+    kind, per_host, hosts = here
+    known = next((name for name in ACCELERATORS if _is(name, kind)), "")
+    name = known or _USUAL
+    crowds = {(_USUAL_PER_HOST, 1), (_USUAL_PER_HOST, 8)} | (
+        {(per_host, hosts)} if known else set()
+    )
+    lines += [f"and on several of {name}, as far as each stage's work can be divided:", head]
+    for per, number in sorted(crowds, key=lambda crowd: crowd[0] * crowd[1]):
+        mine = ", here" if known and (per, number) == (per_host, hosts) else ""
+        lines.append(_row(f"{number} x {per} devices{mine}", work, name, (per, number)))
     return lines
+
+
+def _row(label: str, work: dict[str, StageWork], name: str, crowd: tuple[int, int]) -> str:
+    """A line of hours on so many devices of each of so many hosts."""
+    per_host, hosts = crowd
+    lanes = {"devices": per_host * hosts, "hosts": hosts, "one": 1}
+    per_flop = 1 / (ACCELERATORS[name] * UTILISATION * 3600)
+    times = [
+        stage.flops * per_flop * math.ceil(stage.parts / lanes[stage.lanes]) / max(stage.parts, 1)
+        for stage in work.values()
+    ]
+    return f"{label:<20}" + "".join(f"{_hours(t):>10}" for t in (*times, sum(times)))
+
+
+def _is(name: str, kind: str) -> bool:
+    """Whether a device of this kind, as JAX calls it, is an accelerator of the table."""
+    kind = kind.replace("v5 lite", "v5e")
+    return any(each in kind for each in name.removesuffix(" chip").split("/"))
 
 
 def _hours(value: float) -> str:

@@ -21,6 +21,7 @@ from delt_jax.evaluation import (
     score_store,
     training_sets,
 )
+from delt_jax.evaluation.execution import EvaluationPlan
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
 from delt_jax.evaluation.rows import resolve, rows_of
@@ -31,6 +32,7 @@ from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.runtime import environment
+from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -101,7 +103,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
 
     Finished scores are in WORKDIR/scores, or in `evaluate.scores_folder`, under the hash of all
     that they depend on; so a run finds baselines again that another run has trained. Unfinished
-    students are in evaluation.partial.
+    students are in evaluation.partial. Every process of a job trains its share of the students;
+    process 0 does the rest.
     """
     r = recipe.relabel
     teachers = labelling.load_teachers(
@@ -109,6 +112,9 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     )
     evaluation = _open(recipe, source, workdir, teachers)
     scores = _score_rows(evaluation)
+    if not hosts.is_first():
+        return
+    workdir.refresh()
     _write(evaluation, workdir, scores)
     files.delete_folder(evaluation.partial)
     rows = aggregate(scores)
@@ -121,36 +127,45 @@ def _open(
     recipe: Recipe, source: Source, workdir: WorkDir, teachers: tuple[Teacher, ...]
 ) -> Evaluation:
     stage_inputs = _score_inputs(recipe, source, workdir)
-    partial = workdir.partial(ARTEFACT, stage_inputs)
     sets = TrainingSets(recipe, source, workdir, teachers)
     labels = None
     if "stored" in recipe.evaluate.regimes:
         folder = workdir.path / soft_labels.FOLDER
         distilled_hash = sets.distilled.manifest["hash"]
         labels = label_store.open_store(folder, distilled_hash, source.class_names)
-    scores = ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES))
-    keep = recipe.evaluate.keep_students
-    # Students that an earlier command asked for stay where this one makes their evaluation again.
-    keep |= kept_students.take_over(workdir.path / ARTEFACT, partial, stage_inputs)
-    manifest = workdir.manifest(MANIFEST)
-    if manifest is not None and not changes(manifest["inputs"], stage_inputs):
-        keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
-        _restore_scores(workdir, manifest, scores)
-    plan = execution.resolve(partial)
-    execution.write(partial, plan)
+    begun = _begin(recipe, workdir, stage_inputs) if hosts.is_first() else None
+    keep, plan = hosts.broadcast(begun)
     return Evaluation(
         recipe,
         source,
         teachers,
         sets,
         labels,
-        scores,
+        ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES)),
         workdir.log,
-        partial,
+        workdir.path / f"{ARTEFACT}.partial",
         stage_inputs,
         keep,
-        plan,
+        EvaluationPlan(**plan),
     )
+
+
+def _begin(
+    recipe: Recipe, workdir: WorkDir, stage_inputs: dict[str, Any]
+) -> tuple[bool, dict[str, Any]]:
+    """Whether students are kept, and the plan; takes over what is intact of before."""
+    partial = workdir.partial(ARTEFACT, stage_inputs)
+    keep = recipe.evaluate.keep_students
+    # Students that an earlier command asked for stay where this one makes their evaluation again.
+    keep |= kept_students.take_over(workdir.path / ARTEFACT, partial, stage_inputs)
+    manifest = workdir.manifest(MANIFEST)
+    if manifest is not None and not changes(manifest["inputs"], stage_inputs):
+        keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
+        scores = ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES))
+        _restore_scores(workdir, manifest, scores)
+    plan = execution.resolve(partial)
+    execution.write(partial, plan)
+    return keep, asdict(plan)
 
 
 def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStore) -> None:
@@ -167,8 +182,8 @@ def _score_rows(run: Evaluation) -> list[Score]:
     jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
     with progress(jobs.epochs, "evaluate", "epoch") as bar:
         scores = jobs.scores(bar.update)
-    scores += [score_ceiling(run, row) for row in rows if row.image_set == "full"]
-    return scores
+    full = [row for row in rows if row.image_set == "full"] if hosts.is_first() else []
+    return scores + [score_ceiling(run, row) for row in full]
 
 
 def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:

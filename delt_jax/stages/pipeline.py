@@ -1,10 +1,12 @@
 """Runs the stages in order over a work directory: skips what is done, redoes what changed."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from delt_jax.config import nearest
+from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import DamagedArtefact, UserError
@@ -12,9 +14,11 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import evaluate, rank, recover, relabel, report, squeeze
+from delt_jax.stages import ahead, evaluate, rank, recover, relabel, report, squeeze
 from delt_jax.store import artefact, regular
 from delt_jax.store.workdir import WorkDir, changes
+
+_SECONDS_TO_SEE = 60  # a file that another host has written; NFS asks its server that often
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Stage:
       owns: what it makes, by the first part of the path below the work directory.
       needs: names of the stages whose artefacts it reads.
       inputs: everything that its artefact depends on, by name; recorded in the manifest.
-      run: makes the artefact.
+      run: makes the artefact; where `is_shared`, by a share of the work in every process of a job.
+      is_shared: whether all processes of a job run it, rather than process 0 alone.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Stage:
     needs: tuple[str, ...]
     inputs: Callable[[Recipe, Source, WorkDir], dict[str, Any]]
     run: Callable[[Recipe, Source, WorkDir], None]
+    is_shared: bool = False
 
 
 STAGES = (
@@ -54,6 +60,7 @@ STAGES = (
         ("squeeze",),
         rank.inputs,
         rank.run,
+        is_shared=True,
     ),
     Stage(
         "recover",
@@ -62,6 +69,7 @@ STAGES = (
         ("squeeze", "rank"),
         recover.inputs,
         recover.run,
+        is_shared=True,
     ),
     Stage(
         "relabel",
@@ -70,6 +78,7 @@ STAGES = (
         ("squeeze", "recover"),
         relabel.inputs,
         relabel.run,
+        is_shared=True,
     ),
     Stage(
         "evaluate",
@@ -78,6 +87,7 @@ STAGES = (
         ("squeeze", "rank", "recover", "relabel"),
         evaluate.inputs,
         evaluate.run,
+        is_shared=True,
     ),
     Stage(
         "report",
@@ -203,43 +213,112 @@ def run(
     """Runs the chosen stages, each only if its artefact is missing, damaged or out of date.
 
     Where a stage finds that a file of an earlier one is damaged, that stage makes it again and the
-    run goes on from there, once for each stage.
+    run goes on from there, once for each stage. All processes of a job call this, and go through
+    the stages in step: process 0 decides which run, and why.
 
     Raises:
       DamagedArtefact: if a file is damaged that no chosen stage makes, or makes better.
     """
     stages = chosen(names, recipe, workdir)
-    for sentence in damaged_others(stages, workdir) if verify else ():
+    for sentence in damaged_others(stages, workdir) if verify and hosts.is_first() else ():
         raise UserError(sentence)
-    again: dict[str, str] = {}
-    verified: set[str] = set()
-    number = 0
-    while number < len(stages):
-        stage = stages[number]
+    ahead.prepare(recipe, source, workdir, [stage.name for stage in stages])
+    course = _Course(stages, recipe, source, workdir, verify)
+    while (turn := hosts.broadcast(course.next() if hosts.is_first() else None)) is not None:
+        name, needed, why = turn
+        stage = next(stage for stage in stages if stage.name == name)
+        say(f"{name}: {why}")
         try:
-            look = verify and stage.name not in verified
-            needed, why = status(stage, recipe, source, workdir, look)
-            verified.add(stage.name)
-            if not needed and again.get(stage.name):
-                needed, why = True, f"redone because {again[stage.name]}"
-            say(f"{stage.name}: {why}")
-            if needed:
+            if needed and (stage.is_shared or hosts.is_first()):
                 stage.run(recipe, source, workdir)
-            if stage.name in again:
-                again[stage.name] = ""
-            number += 1
+            hosts.barrier(name)
         except DamagedArtefact as e:
-            owner = _owner(e, workdir)
-            if owner is None:
+            if hosts.count() > 1:  # the others may not have read that file
                 raise
-            if owner not in stages[: number + 1]:
-                raise _with_advice(e, owner, stages, workdir) from e
-            if owner.name in again:
-                raise UserError(
-                    f"{e.fault}, although it was made again just now; check the disk."
-                ) from e
-            again[owner.name] = _short(e.fault, workdir)
-            number = stages.index(owner)
+            course.go_back(e)
+        else:
+            course.is_past(name)
+        _see(stage, workdir)
+
+
+class _Course:
+    """The course of a run through its stages, as process 0 decides it."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        recipe: Recipe,
+        source: Source,
+        workdir: WorkDir,
+        verify: bool,
+    ):
+        """Begins with the first of the stages."""
+        self._stages, self._work, self._verify = stages, (recipe, source, workdir), verify
+        self._number = 0
+        self._again: dict[str, str] = {}  # why a stage that was done is made again
+        self._verified: set[str] = set()
+
+    def next(self) -> tuple[str, bool, str] | None:
+        """The next stage's name, whether it must run, and why; None after the last one."""
+        while self._number < len(self._stages):
+            stage = self._stages[self._number]
+            look = self._verify and stage.name not in self._verified
+            try:
+                needed, why = status(stage, *self._work, look)
+            except DamagedArtefact as e:
+                self.go_back(e)
+                continue
+            self._verified.add(stage.name)
+            if not needed and self._again.get(stage.name):
+                needed, why = True, f"redone because {self._again[stage.name]}"
+            return stage.name, needed, why
+        return None
+
+    def is_past(self, name: str) -> None:
+        """Goes on to the stage after this one."""
+        if name in self._again:
+            self._again[name] = ""
+        self._number += 1
+
+    def go_back(self, damaged: DamagedArtefact) -> None:
+        """Goes back to the stage that made a damaged file, once for each stage.
+
+        Raises:
+          DamagedArtefact: if no stage made it.
+          UserError: if none of the run's stages makes it, or made it again just now.
+        """
+        workdir = self._work[2]
+        owner = _owner(damaged, workdir)
+        if owner is None:
+            raise damaged
+        if owner not in self._stages[: self._number + 1]:
+            raise _with_advice(damaged, owner, self._stages, workdir) from damaged
+        if owner.name in self._again:
+            raise UserError(
+                f"{damaged.fault}, although it was made again just now; check the disk."
+            ) from damaged
+        self._again[owner.name] = _short(damaged.fault, workdir)
+        self._number = self._stages.index(owner)
+
+
+def _see(stage: Stage, workdir: WorkDir) -> None:
+    """Waits until this process sees what process 0 has made: NFS shows files late.
+
+    Raises:
+      UserError: if it still does not after `_SECONDS_TO_SEE`.
+    """
+    mine = (workdir.manifest(stage.manifest) or {}).get("hash")
+    theirs, deadline = hosts.broadcast(mine), time.monotonic() + _SECONDS_TO_SEE
+    while mine != theirs:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"Process {hosts.index()} does not see {workdir.path / stage.manifest} as process "
+                f"0 wrote it; check the file system that they share."
+            )
+        stopping.check()
+        time.sleep(0.1)
+        workdir.refresh()
+        mine = (workdir.manifest(stage.manifest) or {}).get("hash")
 
 
 def _owner(damaged: DamagedArtefact, workdir: WorkDir) -> Stage | None:
@@ -281,22 +360,3 @@ def damaged_others(stages: Sequence[Stage], workdir: WorkDir) -> list[str]:
             damaged = DamagedArtefact(workdir.path / stage.manifest, fault, stage.name)
             sentences.append(str(_with_advice(damaged, stage, stages, workdir)))
     return sentences
-
-
-def assist(recipe: Recipe, source: Source, workdir: WorkDir, names: Sequence[str] = ()) -> None:
-    """Runs this process's share of recover, once that can start; not for the first process.
-
-    The first process alone runs the other stages.
-    """
-    who = f"process {hosts.index()} of {hosts.count()}"
-    for stage in chosen(names, recipe, workdir):
-        if stage.name == "recover":
-            say(f"{who}: takes part in recover")
-            recover.assist(recipe, source, workdir)
-            return
-
-        def is_done(stage=stage):
-            return not status(stage, recipe, source, workdir)[0]
-
-        hosts.wait_until(is_done)
-    say(f"{who}: nothing to do, as only recover is shared")

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import jax
-
 from delt_jax.data import Source
 from delt_jax.evaluation import rows
 from delt_jax.labels import labelling
@@ -18,10 +16,11 @@ from delt_jax.recovery.run import execution, memory
 from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
+from delt_jax.runtime import processes as hosts
 from delt_jax.stages import pipeline, recover, relabel, room, squeeze
-from delt_jax.stages.costs import amount, hours, recover_memory
+from delt_jax.stages.costs import StageWork, amount, hours, recover_memory
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import ensemble
+from delt_jax.teachers import ensemble, prediction
 from delt_jax.teachers.cost import ModelCost, model_cost
 
 _BACKWARD = 3  # FLOPs of a forward and a backward pass, in forward passes
@@ -92,10 +91,17 @@ def describe(
         *_relabel_lines(recipe, source, teachers[0], labelling_flops),
         *_evaluate_lines(recipe, source, students, labelling_flops),
     ]
-    spent: dict[str, float] = {}
-    for line in work:
-        spent[line.stage] = spent.get(line.stage, 0.0) + line.flops
     stored = relabel.plan_of(recipe, source)
+    parts = {
+        "rank": StageWork(0, -(-len(source.train) // prediction.BATCH)),
+        "recover": StageWork(0, len(batches)),
+        "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
+        "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
+    }
+    spent: dict[str, StageWork] = {}
+    for line in work:
+        known = spent.get(line.stage, parts.get(line.stage, StageWork(0, 1, "one")))
+        spent[line.stage] = replace(known, flops=known.flops + line.flops)
     return [
         *_head_lines(source, workdir),
         "",
@@ -111,7 +117,7 @@ def describe(
         *([] if stored is None else [relabel.size_line(stored)]),
         room.plan_line(recipe, source),
         "",
-        *hours(spent),
+        *hours(spent, (devices.kind(), devices.device_count(), hosts.count())),
     ]
 
 
@@ -121,7 +127,7 @@ def _head_lines(source: Source, workdir: WorkDir) -> list[str]:
         f"data: {source.name}, {len(source.train)} training and {len(source.test)} "
         f"{source.scored} of {len(source.class_names)} classes, {source.image_size} px, "
         f"{source.channels} channel(s)",
-        f"devices: {devices.device_count()} x {jax.local_devices()[0].device_kind}",
+        f"devices: {hosts.count() * devices.device_count()} x {devices.kind()}",
     ]
 
 

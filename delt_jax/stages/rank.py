@@ -12,9 +12,12 @@ from delt_jax.evaluation import failed_training
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking as store
 from delt_jax.recovery.selection import Ranking
+from delt_jax.runtime import processes as hosts
 from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers.teacher import Teacher
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
@@ -29,21 +32,15 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/ranking.csv."""
+    """Makes WORKDIR/ranking.csv: batches of images go to all devices of all processes."""
     started = time.perf_counter()
     teacher = teacher_lib.load(workdir.path / "teacher")
-    teacher_lib.check_against(teacher, source, say)
-
+    if hosts.is_first():
+        teacher_lib.check_against(teacher, source, say)
+    answers, probabilities = _asked(teacher, source)
+    if not hosts.is_first():
+        return
     labels = source.train.labels
-    answers, probabilities = np.empty_like(labels), np.empty(len(labels), np.float32)
-    with progress(len(labels), "rank", "image") as bar:
-        # Batch by batch: the logits of 1.28 million images would be 5 GB.
-        for indices, pixels in batches(source.train, teacher_lib.BATCH):
-            logits = teacher_lib.logits_of(teacher, pixels)
-            answers[indices] = logits.argmax(-1)
-            rows = np.arange(len(indices))
-            probabilities[indices] = softmax(logits, axis=1)[rows, labels[indices]]
-            bar.update(len(indices))
     teacher_lib.check_classes(teacher, answers, labels)
     doubts = failed_training.of_probabilities(probabilities)
     store.write(
@@ -60,3 +57,36 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     workdir.log.write("rank", len(labels), mean_probability=float(probabilities.mean()))
     say(f"  ranked {len(labels)} training images; mean p(true class) {probabilities.mean():.3f}")
     failed_training.told(doubts)
+
+
+def _asked(teacher: Teacher, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's answers int32 [N], and its probabilities of the true classes float32 [N].
+
+    Every process asks about its share of the batches, and has the answers to all.
+    """
+    labels = source.train.labels
+    stacks = range(0, len(labels), prediction.BATCH)
+    shares = [
+        np.concatenate([np.arange(i, min(i + prediction.BATCH, len(labels))) for i in own])
+        if own
+        else np.zeros(0, int)
+        for own in (hosts.share(stacks, process) for process in range(hosts.count()))
+    ]
+    mine = shares[hosts.index()]
+    answers, probabilities = np.empty(len(mine), np.int32), np.empty(len(mine), np.float32)
+    pixels = (images for _, images in batches(source.train, prediction.BATCH, mine))
+    done = 0
+    with progress(len(mine), "rank", "image") as bar:
+        # Part by part: the logits of 1.28 million images would be 5 GB.
+        for logits, _ in prediction.predictions(
+            teacher.model, teacher.variables, teacher.normalisation, pixels
+        ):
+            now = slice(done, done + len(logits))
+            answers[now] = logits.argmax(-1)
+            rows = np.arange(len(logits))
+            probabilities[now] = softmax(logits, axis=1)[rows, labels[mine[now]]]
+            done = now.stop
+            bar.update(len(logits))
+    order = np.argsort(np.concatenate(shares))
+    answers, probabilities = (np.concatenate(hosts.gather(a)) for a in (answers, probabilities))
+    return answers[order], probabilities[order]

@@ -29,12 +29,11 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files, part_sources
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.identity import versions
-from delt_jax.store.workdir import WorkDir, changes
+from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
 ARTEFACT = "distilled"
-_SAVES_MISSED = 3  # by a process that is taken for dead
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
@@ -102,6 +101,24 @@ def class_iterations(recipe: Recipe, num_classes: int) -> tuple[int, ...]:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/distilled, resuming what an interrupted run left in distilled.partial."""
     stage_inputs = inputs(recipe, source, workdir)
+    begun = _begin(recipe, source, workdir, stage_inputs) if hosts.is_first() else None
+    plan = ExecutionPlan(**hosts.broadcast(asdict(begun[1]) if begun else None))
+    # Another process finds what process 0 has prepared.
+    partial = workdir.path / f"{ARTEFACT}.partial"
+    workdir.refresh()
+    task = begun[0] if begun else task_of(recipe, source, workdir, partial)
+    finish(task, hosts.share(task.in_device_order()), plan)
+    hosts.barrier("its batches")
+    if hosts.is_first():
+        workdir.refresh()
+        _assemble(recipe, source, task, plan, stage_inputs)
+        files.delete_folder(task.partial)
+
+
+def _begin(
+    recipe: Recipe, source: Source, workdir: WorkDir, stage_inputs: dict[str, Any]
+) -> tuple[RecoveryTask, ExecutionPlan]:
+    """Takes over what an interrupted run left, and fixes how the recovery runs."""
     partial = workdir.partial(ARTEFACT, stage_inputs)
     intact = salvage.find(workdir, stage_inputs)
     if intact is not None:
@@ -110,55 +127,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     if intact is not None:
         intact.keep_batches(task)
     salvage.drop_damaged(task)
-    plan = execution.resolve(task)
-    indices = task.in_device_order()
-    finish(task, hosts.share(indices), plan)
-    _wait_for_others(task, indices, plan)
-    _assemble(recipe, source, task, plan, stage_inputs)
-    files.delete_folder(task.partial)
-
-
-def assist(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Recovers this process's share, once the first process has begun."""
-    stage_inputs = inputs(recipe, source, workdir)
-    partial = workdir.path / f"{ARTEFACT}.partial"
-    plans: list[ExecutionPlan] = []
-
-    def is_over_or_begun():
-        folder = workdir.path / ARTEFACT
-        manifest = workdir.manifest(f"{ARTEFACT}/manifest.json")
-        begun = workdir.is_partial(ARTEFACT, stage_inputs) and execution.read(partial)
-        if begun:
-            plans.append(begun)
-        over = manifest and not changes(manifest["inputs"], stage_inputs)
-        whole = over and (artefact.lists_files(manifest) or distilled.is_whole(folder, manifest))
-        return begun or whole
-
-    hosts.wait_until(is_over_or_begun)
-    if plans:
-        task = task_of(recipe, source, workdir, partial)
-        finish(task, hosts.share(task.in_device_order()), plans[0])
-
-
-def _wait_for_others(task: RecoveryTask, indices: list[int], plan: ExecutionPlan) -> None:
-    """Waits for all batches; finishes here those of a process that has fallen silent."""
-    silence = _SAVES_MISSED * 60 * task.recipe.save_minutes
-
-    def missing():
-        return [i for i in indices if not checkpoint.finished_batch(task.partial, i).exists()]
-
-    while left := missing():
-        seen = checkpoint.signs_of_life(task.partial)
-        say(f"  waiting for {len(left)} batches of other processes")
-
-        def stirs(seen=seen):
-            return checkpoint.signs_of_life(task.partial) != seen
-
-        if not hosts.wait_until(stirs, silence):
-            say(
-                f"  no sign of the others for {silence / 60:g} minutes; their batches are done here"
-            )
-            finish(task, missing(), plan)
+    return task, execution.resolve(task)
 
 
 def task_of(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> RecoveryTask:

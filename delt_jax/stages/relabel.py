@@ -21,6 +21,7 @@ from delt_jax.labels import compact, label_store, labelling, soft_labels
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.labels.labelling import EpochLabeller
 from delt_jax.recipe import Recipe
+from delt_jax.runtime import processes as hosts
 from delt_jax.stages.costs import amount
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import versions
@@ -98,23 +99,27 @@ def size_line(plan: LabelPlan) -> str:
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
-    """Makes WORKDIR/soft_labels. Labelled epochs are in soft_labels.partial until all are done."""
+    """Makes WORKDIR/soft_labels. Labelled epochs are in soft_labels.partial until all are done.
+
+    Every process of a job labels its share of the epochs; process 0 does the rest.
+    """
     started = time.perf_counter()
-    stage_inputs = _label_inputs(recipe, source, workdir)
     r = recipe.relabel
     teachers = labelling.load_teachers(
         workdir.path / "teacher", r.teachers, source, say, r.ensemble
     )
     synthetic = distilled.read(workdir.path / "distilled")
     teacher_lib.check_class_names("The distilled set", synthetic.class_names, source)
-    plan = plan_of(recipe, source)
-    if plan is None:
-        plan, stage_inputs = _plan_before(workdir, stage_inputs)
-    partial = workdir.partial(ARTEFACT, stage_inputs)
-    if plan is not None:
-        say(f"  {size_line(plan)}")
-        _keep_intact(workdir, stage_inputs, plan, partial)
+    partial = workdir.path / f"{ARTEFACT}.partial"
+    plan, stage_inputs = _begin(recipe, source, workdir) if hosts.is_first() else (None, {})
+    described = hosts.broadcast(None if plan is None else plan.as_dict())
+    if described is not None:
+        plan = LabelPlan.from_dict(described)
         _label_epochs(EpochLabeller(teachers, synthetic.images, plan), plan, partial)
+        hosts.barrier("its epochs")
+    if not hosts.is_first():
+        return
+    workdir.refresh()
     logits = labelling.fixed_logits(teachers, synthetic.images)
     agreement = float((logits.argmax(-1) == synthetic.labels).mean())
     theirs = teachers[len(teachers) - len(r.teachers) :]  # squeeze has judged the run's own
@@ -138,19 +143,37 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             manifest["stored"] = label_store.describe(plan, digests, [t.hash for t in teachers])
         soft_labels.write(folder, logits, manifest)
     files.delete_folder(partial)
-    who = (
-        "the teacher agrees"
-        if len(teachers) == 1
-        else f"the mean of {len(teachers)} teachers agrees"
-    )
-    say(f"  labelled {len(logits)} images; {who} with {agreement:.1%} of the classes")
-    failed_training.told(doubts)
+    _tell(workdir, manifest, len(logits), plan)
+
+
+def _begin(
+    recipe: Recipe, source: Source, workdir: WorkDir
+) -> tuple[LabelPlan | None, dict[str, Any]]:
+    """Which views get labels, and the stage's inputs; takes over what is intact of before."""
+    plan, stage_inputs = plan_of(recipe, source), _label_inputs(recipe, source, workdir)
+    if plan is None:
+        plan, stage_inputs = _plan_before(workdir, stage_inputs)
+    partial = workdir.partial(ARTEFACT, stage_inputs)
+    if plan is not None:
+        say(f"  {size_line(plan)}")
+        _keep_intact(workdir, stage_inputs, plan, partial)
+    return plan, stage_inputs
+
+
+def _tell(
+    workdir: WorkDir, manifest: dict[str, Any], num_images: int, plan: LabelPlan | None
+) -> None:
+    """Says and logs what was labelled."""
+    agreement, count = manifest["teacher_accuracy_on_distilled"], 1 + len(manifest["more_teachers"])
+    who = "the teacher agrees" if count == 1 else f"the mean of {count} teachers agrees"
+    say(f"  labelled {num_images} images; {who} with {agreement:.1%} of the classes")
+    failed_training.told(manifest["warnings"])
     figures: dict[str, float] = {"teacher_accuracy_on_distilled": agreement}
     if plan is not None:
         size = (workdir.path / ARTEFACT / label_store.FILE).stat().st_size
         figures |= {"stored_bytes": size, "naive_bytes": label_store.naive_bytes(plan)}
         say(f"  labelled {plan.epochs} epochs of views; {label_store.FILE} has {size:,} bytes")
-    workdir.log.write("relabel", len(logits), **figures)
+    workdir.log.write("relabel", num_images, **figures)
 
 
 def _plan_before(
@@ -211,12 +234,14 @@ def _finished(partial: Path, plan: LabelPlan) -> Iterator[bytes]:
 
 
 def _label_epochs(labeller: EpochLabeller, plan: LabelPlan, partial: Path) -> None:
-    """Labels every epoch that has no labels yet."""
-    missing = [e for e in range(plan.epochs) if _read_epoch(partial, e) is None]
-    done = (plan.epochs - len(missing)) * plan.num_images
+    """Labels every epoch of this process's share that has no labels yet."""
+    mine = hosts.share(range(plan.epochs))
+    missing = [e for e in mine if _read_epoch(partial, e) is None]
+    done = len(mine) - len(missing)
     if done:
-        say(f"  {plan.epochs - len(missing)} of {plan.epochs} epochs were labelled before")
-    with progress(plan.epochs * plan.num_images, "relabel", "view", done) as bar:
+        say(f"  {done} of {len(mine)} epochs were labelled before")
+    total = len(mine) * plan.num_images
+    with progress(total, "relabel", "view", done * plan.num_images) as bar:
         for epoch in missing:
             labels = label_store.to_bytes(labeller.label(epoch, bar.update))
             _write_epoch(partial, epoch, labels)

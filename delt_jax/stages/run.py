@@ -1,12 +1,17 @@
 """Runs a config: opens data and work directory, then calls the pipeline."""
 
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ml_collections
 
+import delt_jax
+from delt_jax import recipe as recipe_lib
 from delt_jax.config import cli, from_config, paths
 from delt_jax.core import stopping
 from delt_jax.errors import UserError
@@ -17,7 +22,9 @@ if TYPE_CHECKING:
     from delt_jax.store.workdir import WorkDir
 
 _ALONE = cli.ProcessFlags()
-_SECONDS_TO_LEAVE = 30
+_SECONDS_TO_SEE = 20  # a file that another host has just written
+# What hosts may have differently without a difference in results.
+_OF_A_HOST = ("data.path", "data.workers", "data.memory_mib")
 
 
 def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
@@ -74,16 +81,47 @@ def _run(asked: cli.Arguments) -> None:
     checks.check_imported(stages, recipe, source, folder)
     checks.check_places(recipe, source, folder, stages)
     scarce = room.check(recipe, source, folder, stages)
-    if asked.dry_run:
+    source = _agreed(asked, recipe, source)
+    if not asked.dry_run:
+        _run_stages(recipe, source, folder, stages, [*derived, *scarce], asked.verify)
+    elif hosts.is_first():
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
         print("\n".join([*lines, *source.notes, *derived, *scarce]))
-    elif hosts.index():
-        _run_beside(recipe, source, folder, stages)
-    else:
-        _run_first(recipe, source, folder, stages, [*derived, *scarce], asked.verify)
 
 
-def _run_first(
+def _agreed(asked: cli.Arguments, recipe: Recipe, source: "Source") -> "Source":
+    """The data with process 0's fingerprint, once all processes of a job have the same ones.
+
+    Process 0's may contain times of files, by which it notices changes; others have other times.
+
+    Raises:
+      UserError: saying in what the processes differ.
+    """
+    from delt_jax.runtime import devices
+    from delt_jax.runtime import processes as hosts
+    from delt_jax.store import part_sources
+
+    settings = recipe_lib.flatten(recipe)
+    hosts.agree(
+        {
+            **{f"config.{k}": str(v) for k, v in settings.items() if k not in _OF_A_HOST},
+            "--stages": ",".join(asked.stages) or "all",
+            "--verify": str(asked.verify),
+            "--dry_run": str(asked.dry_run),
+            "the version of JAX": version("jax"),
+            "the version of delt_jax": f"{delt_jax.__version__} ({part_sources.package()})",
+            "the kind of device": devices.kind(),
+            "the number of devices": str(devices.device_count()),
+            "the number of classes": str(len(source.class_names)),
+            "the number of training images": str(len(source.train)),
+            "the number of test images": str(len(source.test)),
+            "the hash of the data": source.content or source.fingerprint,
+        }
+    )
+    return replace(source, fingerprint=hosts.broadcast(source.fingerprint))
+
+
+def _run_stages(
     recipe: Recipe,
     source: "Source",
     folder: "WorkDir",
@@ -91,38 +129,56 @@ def _run_first(
     notes: Sequence[str],
     verify: bool,
 ) -> None:
-    """Runs the stages in the first process of a job, or the only one."""
+    """Runs the stages in every process of a job; process 0 alone has the lock and the log."""
     from delt_jax import data
     from delt_jax.core.progress import say
     from delt_jax.runtime import processes as hosts
+    from delt_jax.runtime import programs
     from delt_jax.stages import pipeline
 
-    folder.open(recipe)
+    cache = folder.path / "cache"
     try:
-        source = data.cache_in_memory(source, recipe.data.memory_mib, folder.path / "cache")
+        if hosts.is_first():
+            folder.open(recipe)
+            source = data.cache_in_memory(source, recipe.data.memory_mib, cache)
+        if hosts.count() > 1:
+            _check_shared(folder)
+            if hosts.is_first():
+                data.decode(source)
+            hosts.barrier("its images to be decoded")
+        if not hosts.is_first():
+            folder.refresh()
+            # What process 0 has found is named by its own times, and so is not found here.
+            source = data.cache_in_memory(replace(source, found={}), recipe.data.memory_mib, cache)
         source = data.put_on_device(source, data.device_budget())
         for note in (*source.notes, *notes):
             say(note)
         pipeline.run(recipe, source, folder, stages, verify)
-        # The other processes cannot go on without the first, so it waits for them before it ends.
-        others = range(1, hosts.count())
-        hosts.wait_until(lambda: not any(map(folder.is_joined, others)), _SECONDS_TO_LEAVE)
     finally:
+        programs.cancel()
         folder.close()
 
 
-def _run_beside(recipe: Recipe, source: "Source", folder: "WorkDir", stages: Sequence[str]) -> None:
-    """Helps the first process of a job from another one."""
+def _check_shared(folder: "WorkDir") -> None:
+    """Raises a UserError unless the work directory is the same folder for all processes."""
     from delt_jax.runtime import processes as hosts
-    from delt_jax.stages import pipeline
 
-    hosts.wait_until(lambda: folder.is_begun(recipe))
-    folder.join(hosts.index())
-    try:
-        pipeline.assist(recipe, source, folder, stages)
-    finally:
-        hosts.leave()
-        folder.close()  # last, because the first process waits for this before it ends
+    token = hosts.broadcast(secrets.token_hex(8))
+    if hosts.is_first():
+        folder.mark(token)
+    hosts.barrier("its work directory")
+    deadline = time.monotonic() + _SECONDS_TO_SEE
+    while not folder.is_marked(token):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir {folder.path} of process {hosts.index()} is not that of process 0; "
+                f"name a folder on a file system that all processes share."
+            )
+        stopping.check()
+        time.sleep(0.2)
+    hosts.barrier("its work directory")
+    if hosts.is_first():
+        folder.unmark(token)
 
 
 def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":

@@ -42,15 +42,3 @@ def take(path: Path) -> IO[bytes]:
             f"second process out, so start only one."
         )
     return lock
-
-
-def is_taken(path: Path) -> bool:
-    """Whether a process holds the lock of a file; False where locks are not known."""
-    try:
-        with open(path, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError:
-        return False
-    return False

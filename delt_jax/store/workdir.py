@@ -1,6 +1,8 @@
 """The work directory: its artefacts, their inputs, and the lock of the process that writes."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ _FOLDERS = {
     "report": "report.html",
 }
 _FILES = ("config.json", "ranking.csv", "ranking.json", "summary.json")
+_MARK = ".job-"
 _SECONDS_OF_A_WRITE = 60  # of a score, which runs may share
 
 
@@ -94,37 +97,39 @@ class WorkDir:
         self.check()
         with files.disk_errors_as_user_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._take(".lock")
+        self._lock_out_others()
         self._clear_leftovers()
         settings = recipe_lib.flatten(recipe)
         files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
         self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
 
-    def join(self, process: int) -> None:
-        """Joins the process that opened the folder, until this process ends.
+    def mark(self, token: str) -> None:
+        """Leaves a mark, by which other processes of a job see that they have the same folder."""
+        files.write_bytes(self._marked(token), b"")
 
-        Args:
-          process: index within the job, above 0.
+    def is_marked(self, token: str) -> bool:
+        """Whether the mark of another process is here; looks afresh also where NFS remembers."""
+        self.refresh()
+        return self._marked(token).exists()
 
-        Raises:
-          UserError: if a process of the same index is already at work here.
-        """
-        self._take(f".lock.{process}")
+    def unmark(self, token: str) -> None:
+        """Deletes a mark."""
+        self._marked(token).unlink(missing_ok=True)
 
-    def is_begun(self, recipe: Recipe) -> bool:
-        """Whether a process has opened the folder with this recipe."""
-        config = self._json("config.json")
-        settings = as_json(recipe_lib.flatten(recipe))
-        return config == {"format": _FORMAT, "settings": settings}
+    def _marked(self, token: str) -> Path:
+        return self.path / f"{_MARK}{token}"
 
-    def is_joined(self, process: int) -> bool:
-        """Whether a process of this index is at work here."""
-        return locks.is_taken(self.path / f".lock.{process}")
+    def refresh(self) -> None:
+        """Makes NFS forget which files were not there when this process looked before."""
+        with contextlib.suppress(OSError):
+            for inside in os.listdir(self.path):  # opening a folder asks the server
+                with contextlib.suppress(OSError):
+                    os.listdir(self.path / inside)
 
-    def _take(self, name: str) -> None:
-        """Locks a file of the folder until this object closes or the process ends."""
+    def _lock_out_others(self) -> None:
+        """Locks the folder until this object closes or the process ends."""
         try:
-            self._lock = locks.take(self.path / name)
+            self._lock = locks.take(self.path / ".lock")
         except locks.LockHeldElsewhere as e:
             raise UserError(
                 f"Another process is at work in {self.path}; wait for it or choose another "
@@ -137,6 +142,8 @@ class WorkDir:
         unfinished = [p for p in self.path.glob("*.partial") if p.is_dir()]
         for path in (*(self.path / name for name in (*_FOLDERS, *_FILES)), *others):
             files.clear_leftovers(path)
+        for path in self.path.glob(f"{_MARK}*"):
+            path.unlink(missing_ok=True)
         for folder in (self.path / "cache", self.path / "teachers", *unfinished):
             files.clear_temporaries(folder)
         files.clear_temporaries(self.path / "scores", _SECONDS_OF_A_WRITE)
@@ -162,6 +169,11 @@ class WorkDir:
           DamagedArtefact: if it is none, or was changed since it was written.
         """
         return artefact.read(self.path / name, Path(name).parts[0], stage)
+
+    def _is_partial(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Whether a stage was begun with these inputs."""
+        found = self._json(f"{name}.partial/inputs.json")
+        return isinstance(found, dict) and not changes(found, inputs)
 
     def _json(self, name: str) -> Any:
         """Content of a JSON file; None if it is missing or damaged."""
@@ -190,18 +202,13 @@ class WorkDir:
         Deletes what was made from other inputs.
         """
         folder = self.path / f"{name}.partial"
-        if folder.exists() and not self.is_partial(name, inputs):
+        if folder.exists() and not self._is_partial(name, inputs):
             with files.disk_errors_as_user_errors(folder):
                 files.delete_folder(folder)
         with files.disk_errors_as_user_errors(folder):
             folder.mkdir(exist_ok=True)
         files.write_json(folder / "inputs.json", inputs)
         return folder
-
-    def is_partial(self, name: str, inputs: dict[str, Any]) -> bool:
-        """Whether a stage was begun with these inputs."""
-        found = self._json(f"{name}.partial/inputs.json")
-        return isinstance(found, dict) and not changes(found, inputs)
 
 
 as_json = files.as_json

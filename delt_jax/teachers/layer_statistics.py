@@ -21,7 +21,7 @@ from delt_jax.data import Source, batches
 from delt_jax.errors import UserError
 from delt_jax.models.tap import apply_tapped
 from delt_jax.store import files
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.teachers.teacher import Teacher
 
 _LARGE = 128  # px; images of at least this side have large cells, as published for ImageNet
@@ -179,10 +179,10 @@ def measure(teacher: Teacher, source: Source, side: int) -> RealStatistics:
     sums = _Sums(classes)
     variables = jax.tree.map(jnp.asarray, teacher.variables)
     with progress(len(labels), f"statistics of {teacher.spec.name}", "image") as bar:
-        for indices, read in batches(source.train, teacher_lib.BATCH):
+        for indices, read in batches(source.train, prediction.BATCH):
             done = 0
-            for pixels in teacher_lib.in_batches(read):
-                count, short = len(pixels), teacher_lib.batch_size(read.shape[1]) - len(pixels)
+            for pixels in prediction.in_batches(read):
+                count, short = len(pixels), prediction.batch_size(read.shape[1]) - len(pixels)
                 # Padded, so that every batch is one program; `add` leaves the padding out.
                 padded = np.pad(pixels, ((0, max(short, 0)), (0, 0), (0, 0), (0, 0)))
                 alone = _of_pixels(teacher.model, variables, padded, teacher.normalisation, side)

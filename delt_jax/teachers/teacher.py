@@ -19,11 +19,9 @@ from delt_jax.recipe import units
 from delt_jax.store import artefact
 from delt_jax.store.checkpoint import tree_hash as variables_hash
 from delt_jax.store.schema import mismatch
+from delt_jax.teachers.prediction import BATCH, in_batches, predict
 
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
-BATCH = 500  # images read at a time for inference
-_CPU_PIXELS = 500 * 28**2  # per forward pass; more cost a CPU memory and save it no time
-_DEVICE_PIXELS = 500 * 128**2
 _SAMPLE = 1000  # test images on which a teacher is checked against the data
 _SLACK = 0.02  # by which accuracy on the sample may be lower, beyond its sampling error
 _BETTER_THAN_CHANCE = 1.5  # times chance, from which on a teacher's answers mean something
@@ -54,53 +52,6 @@ class Teacher:
     def model(self) -> nn.Module:
         """The Flax module."""
         return models.create(self.spec)
-
-
-def batch_size(image_size: int) -> int:
-    """Images per forward pass of `predict`: `BATCH`, or fewer of large images."""
-    pixels = _CPU_PIXELS if jax.default_backend() == "cpu" else _DEVICE_PIXELS
-    return min(BATCH, max(8, pixels // image_size**2))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _apply(model, variables, pixels, normalisation):
-    # Models sow the input of their last layer.
-    logits, sown = model.apply(variables, normalisation(pixels), train=False, mutable=["features"])
-    return logits, sown["features"]["pooled"][0]
-
-
-def predict(
-    model: nn.Module,
-    variables: dict[str, Any],
-    normalisation: Normalisation,
-    images: Iterable[np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Runs a model in eval mode over batches of pixels.
-
-    Args:
-      model: a module of `delt_jax.models`.
-      variables: those of the model.
-      normalisation: of its inputs.
-      images: uint8 arrays [b, S, S, C] of any b.
-
-    Returns:
-      float32 logits [N, classes] and pooled features [N, D].
-    """
-    logits, features = [], []
-    for pixels in (piece for stack in images for piece in in_batches(stack)):
-        count, short = len(pixels), batch_size(pixels.shape[1]) - len(pixels)
-        # The last batch is padded, so that one program fits all.
-        padded = jnp.pad(pixels, ((0, short), (0, 0), (0, 0), (0, 0))) if short > 0 else pixels
-        z, f = _apply(model, variables, padded, normalisation)
-        logits.append(np.asarray(z)[:count])
-        features.append(np.asarray(f)[:count])
-    return np.concatenate(logits), np.concatenate(features)
-
-
-def in_batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
-    """Cuts pixels [N, S, S, C] into batches of a forward pass."""
-    size = batch_size(pixels.shape[1])
-    return (pixels[i : i + size] for i in range(0, len(pixels), size))
 
 
 def logits_of(teacher: Teacher, pixels: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from delt_jax.core.progress import progress
 from delt_jax.data import Source, batches
 from delt_jax.recipe import Recipe
 from delt_jax.store import files
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import TeacherOutputs, Term
@@ -70,7 +71,7 @@ def _find(teacher: Teacher, source: Source, recipe: Recipe) -> np.ndarray:
     waiting = np.zeros((0, 0), np.float32)  # [n, D] of classes not all of which is read
     class_by_class = np.argsort(labels, kind="stable")
     with progress(len(labels), "barycentres", "image") as bar:
-        for indices, pixels in batches(source.train, teacher_lib.BATCH, class_by_class):
+        for indices, pixels in batches(source.train, prediction.BATCH, class_by_class):
             features = teacher_lib.features_of(teacher, pixels)
             waiting = np.concatenate([waiting, features]) if len(waiting) else features
             while len(points) < len(counts) and len(waiting) >= counts[len(points)]:

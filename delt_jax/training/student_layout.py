@@ -12,7 +12,7 @@ from delt_jax.augment import drawing
 from delt_jax.augment.views import ViewProgram
 from delt_jax.runtime import devices
 from delt_jax.runtime.programs import Program
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.training import student_labels, student_step
 from delt_jax.training.state import TrainState
 from delt_jax.training.student_labels import LabelProgram
@@ -69,7 +69,7 @@ class StudentLayout:
     @property
     def _span(self) -> tuple[int, bool]:
         program = self.program
-        most = teacher_lib.batch_size(program.student.image_size)
+        most = prediction.batch_size(program.student.image_size)
         return drawing.span(program.count, program.batch, program.group_size, most)
 
     def jobs(self, trees: Sequence[Any]) -> Any:
@@ -97,6 +97,20 @@ class StudentLayout:
             jax.tree.map(lambda x, at=at: x[:, :, at : at + step], lesson)
             for at in range(0, count, step)
         ]
+
+    def sizes_of_calls(self, size: int) -> list[int]:
+        """Different numbers of views that the calls of `learn` are given of a span of `size`."""
+        if not on_cpu():
+            return [size]
+        return list(dict.fromkeys(min(self.batch, size - at) for at in range(0, size, self.batch)))
+
+    def shapes_of_jobs(self, tree: Any) -> Any:
+        """Shapes of a pytree per job on the devices, from the shapes of one."""
+        leading = self.num_devices, self.per_device
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype),
+            tree,
+        )
 
     @property
     def batch(self) -> int:

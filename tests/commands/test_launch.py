@@ -62,12 +62,26 @@ def test_tpu_pod_quotes_what_the_workers_run(tmp_path):
     assert lines[-1].endswith(
         "delt_jax.main --distributed=auto --config=configs/digits.py --workdir=/shared/a\\ run"
     )
+    assert result.stderr == ""
     assert launched("tpu_pod.sh", "slice").returncode == 2
+    fake(tmp_path, "gcloud", "exit 7")
+    result = launched("tpu_pod.sh", "slice", "us-central2-b", *FLAGS, PATH=path)
+    assert result.returncode == 7
+    assert "The same command goes on where it was" in result.stderr
 
 
-@pytest.mark.parametrize("status", [0, 1, 143])
-def test_slurm(tmp_path, status):
-    """Two tasks, one after the other; SIGTERM's status puts the job back into the queue."""
+@pytest.mark.parametrize(
+    ("status", "restarts", "says"),
+    [
+        (0, "0", ""),
+        (1, "0", "Mend that and submit the same command"),
+        (143, "30", "all have saved their work"),
+        (134, "0", "goes on from the last saves"),
+        (137, "20", "at each of 20 restarts"),
+    ],
+)
+def test_slurm(tmp_path, status, restarts, says):
+    """Two tasks, one after the other; a signal or a dead process puts the job into the queue."""
     fake(tmp_path, "scontrol", 'echo "$@" >>"$LOG"; [[ $1 != show ]] || printf "node7\\nnode8\\n"')
     fake(tmp_path, "srun", 'shift; for SLURM_PROCID in 0 1; do export SLURM_PROCID; "$@"; done')
     fake(tmp_path, "python", f'printf "%s\\n" "$@"; exit {status}')
@@ -81,12 +95,16 @@ def test_slurm(tmp_path, status):
         SLURM_JOB_NODELIST="node[7-8]",
         SLURM_JOB_ID="41234",
         SLURM_NTASKS="2",
+        SLURM_RESTART_COUNT=restarts,
     )
     job = ["--coordinator_address=node7:21234", "--num_processes=2"]
     expected = [["-m", "delt_jax.main", *job, f"--process_id={i}", *FLAGS] for i in range(2)]
     assert result.stdout.splitlines() == expected[0] + expected[1]
     assert result.returncode == status
-    assert ("requeue 41234" in (tmp_path / "log").read_text()) == (status == 143)
+    assert says in result.stderr
+    assert bool(says) == bool(result.stderr)
+    again = status in (134, 143)
+    assert ("requeue 41234" in (tmp_path / "log").read_text()) == again
 
 
 def test_jobset():
@@ -97,8 +115,10 @@ def test_jobset():
     assert (workers["replicas"], job["completionMode"]) == (1, "Indexed")
     pod = job["template"]["spec"]
     assert pod["securityContext"] == {"fsGroup": 1000}  # launch/Dockerfile's user
-    assert pod["restartPolicy"] in ("Never", "OnFailure")
+    assert pod["restartPolicy"] == "Never"  # as a policy of failures needs it
     (container,) = pod["containers"]
+    (policy,) = job["podFailurePolicy"]["rules"]
+    assert policy["onExitCodes"]["containerName"] == container["name"]
     settings = {e["name"]: e["value"] for e in container["env"]}
     assert job["parallelism"] == job["completions"] == int(settings["PROCESSES"])
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}

@@ -1,6 +1,7 @@
 """Image folders: layouts, orders, splits, odd files, and what is refused in a sentence."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +346,16 @@ def test_the_fingerprint_follows_names_sizes_and_times(pets):
     third = open_folder(pets).fingerprint
     assert third not in (first, second)
     assert open_folder(pets, image_size=16).fingerprint != third
+
+
+def test_copies_on_other_hosts_have_the_same_content(pets, tmp_path):
+    ours = open_folder(pets)
+    copied = shutil.copytree(pets, tmp_path / "copied", copy_function=shutil.copyfile)
+    theirs = open_folder(copied)
+    assert theirs.fingerprint != ours.fingerprint  # by the times
+    assert theirs.content == ours.content
+    (copied / "cat/011.png").write_bytes((copied / "cat/011.png").read_bytes() + b" ")
+    assert open_folder(copied).content != ours.content
 
 
 def test_workers_change_neither_order_nor_pixels(pets, monkeypatch):

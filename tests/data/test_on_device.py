@@ -9,6 +9,7 @@ from delt_jax.data import ArrayExamples, Source, batches, device_budget, put_on_
 from delt_jax.data.on_device import OnDeviceExamples
 from delt_jax.models import ModelSpec, create
 from delt_jax.recovery.ranking import TABLE
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 
 
@@ -56,7 +57,7 @@ def test_a_teacher_sees_images_on_the_device_alike(source):
     )
     normalisation = teacher_lib.Normalisation((0.5,), (0.25,))
     seen = [
-        teacher_lib.predict(model, variables, normalisation, (p for _, p in batches(s.test, 8)))
+        prediction.predict(model, variables, normalisation, (p for _, p in batches(s.test, 8)))
         for s in (source, put_on_device(source, 10**6))
     ]
     np.testing.assert_array_equal(*(logits for logits, _ in seen))

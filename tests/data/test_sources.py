@@ -279,9 +279,20 @@ def test_the_published_recipe_needs_no_data_to_be_planned(tmp_path):
 
 
 def test_hours_add_up():
-    lines = costs.hours({"rank": 1e18, "recover": 3e18})
-    row = next(line.split() for line in lines if line.startswith("A100"))
-    assert [float(v) for v in row[1:]] == pytest.approx([8.09, 24.3, 32.4], rel=0.01)
+    work = {
+        "squeeze": costs.StageWork(1e18, 5, "one"),
+        "recover": costs.StageWork(3e18, 10),
+        "relabel": costs.StageWork(1e18, 2, "hosts"),
+    }
+    lines = costs.hours(work, ("NVIDIA A100-SXM4-40GB", 4, 2))
+    table = [(line[:20].strip(), line[20:].split()) for line in lines if ":" not in line]
+    rows = {name: [float(v) for v in values] for name, values in table if name}
+    assert rows["A100"] == pytest.approx([8.09, 24.3, 8.09, 40.5], rel=0.01)
+    # Ten batches on eight devices take the time of two; labels have two parts for two hosts.
+    here = [8.09, 24.3 * 0.2, 8.09 / 2, 8.09 * (1 + 0.6 + 0.5)]
+    assert rows["2 x 4 devices, here"] == pytest.approx(here, rel=0.01)
+    assert rows["8 x 8 devices"] == pytest.approx([8.09, 2.43, 4.05, 14.6], rel=0.01)
+    assert "several of H100/H200" in "\n".join(costs.hours(work, ("cpu", 2, 1)))
 
 
 # --- the command line ---

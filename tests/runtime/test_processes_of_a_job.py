@@ -1,97 +1,226 @@
-"""Several processes on one work directory: asked for, they share the work; unasked, refused."""
+"""Several processes of one job: they share the work, agree, wait, and end together."""
 
-import contextlib
+import shutil
 import signal
+import subprocess
+import sys
+import threading
+import time
 
+import numpy as np
 import pytest
-from processes import assert_same, config, ended, start_job, unrecovered, wait_for_step
+from PIL import Image
+from processes import (
+    ROOT,
+    assert_same,
+    config,
+    ended,
+    free_address,
+    start_job,
+    unrecovered,
+    wait_for_step,
+)
+from sklearn.datasets import load_digits
 
 from delt_jax import main
-from delt_jax.config import cli, from_config
+from delt_jax.config import cli
 from delt_jax.errors import UserError
 from delt_jax.recovery.run import checkpoint
 from delt_jax.runtime import compile_cache
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import pipeline, recover
 from delt_jax.store.workdir import WorkDir
+
+LABELS = {"evaluate.regimes": ("stored",), "relabel.stored_epochs": 3, "relabel.rand_augment": ""}
+STUDENTS = {
+    "evaluate.epochs": 2,
+    "evaluate.width": 8,
+    "evaluate.images": ("recovered", "random"),
+    "evaluate.keep_students": True,
+}
+ALL = ["squeeze", "rank", "recover", "relabel", "evaluate"]
+# One of two processes, which ends in some way while the other works or waits.
+MEMBER = """
+import os, sys, time
+from delt_jax.config import command
+from delt_jax.core import ending, stopping
+from delt_jax.errors import UserError
+address, how, who, meanwhile, index = sys.argv[1:]
+def go(_):
+    from delt_jax.runtime import processes as hosts
+    hosts.start(False, address, 2, int(index))
+    hosts.agree({"the number": index if how == "differ" else "1"})
+    assert hosts.broadcast(int(index)) == 0
+    assert [len(array) for array in hosts.gather([0.5] * int(index))] == [0, 1]
+    hosts.barrier("both")
+    if index == who:
+        time.sleep(0.5)
+        if how == "error":
+            raise UserError("The disk is full.")
+        os.kill(os.getpid(), 9)
+    elif meanwhile == "waits":
+        hosts.barrier("for ever")
+    while True:
+        time.sleep(0.02)
+        stopping.check()
+ending.end(command.exit_status(lambda: None, go))
+"""
+ENDS = {  # of who ends how, while the other does what: exit statuses of both
+    ("differ", "0", "works"): (1, 1),
+    ("error", "1", "works"): (1, 1),
+    ("kill", "0", "waits"): (-9, -6),
+    ("kill", "1", "waits"): (-6, -9),
+    ("kill", "1", "works"): (-6, -9),
+}
+
+
+class Pair(threading.Thread):
+    """Two processes of MEMBER, and when each of them ended."""
+
+    def __init__(self, case):
+        super().__init__()
+        arguments = [sys.executable, "-c", MEMBER, free_address(), *case]
+        self.processes = [
+            subprocess.Popen(
+                [*arguments, str(i)],
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        self.errors, self.times = ["", ""], [0.0, 0.0]
+        self.start()
+
+    def run(self):
+        def follow(i):
+            self.errors[i] = ended(self.processes[i], 120)[2]
+            self.times[i] = time.monotonic()
+
+        first = threading.Thread(target=follow, args=[0])
+        first.start()
+        follow(1)
+        first.join()
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hosts") / "run"
-    main.run(config(), str(folder), ["squeeze", "rank", "recover"])
+def pairs():
+    """All cases of ENDS side by side, as a kill is heard of only after some missed heartbeats."""
+    started = {case: Pair(case) for case in ENDS}
+    yield started
+    for pair in started.values():
+        pair.join()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Digits as image files: train/CLASS and test/CLASS."""
+    folder, digits = tmp_path_factory.mktemp("pictures") / "digits", load_digits()
+    for i, (image, label) in enumerate(zip(digits.images[:500], digits.target, strict=False)):
+        path = folder / ("test" if i % 4 == 0 else "train") / str(label) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).save(path)
     return folder
 
 
-def test_two_processes_of_four_devices_make_the_same_images(whole, tmp_path):
-    workdir = unrecovered(whole, tmp_path)
-    first, second = start_job(workdir)
-    status, out, errors = ended(first)
-    assert status == 0, errors
-    assert "recovered 30 images" in out
-    status, out, errors = ended(second)
-    assert status == 0, errors
-    assert "process 1 of 2: takes part in recover" in out
-    assert "recovered" not in out
-    assert_same(workdir, whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, pictures, pairs):
+    folder = tmp_path_factory.mktemp("hosts") / "run"
+    main.run(config(**on(pictures)), str(folder), ALL)
+    return folder
 
 
-def test_killed_processes_are_followed_by_one(whole, tmp_path):
-    workdir = unrecovered(whole, tmp_path)
-    first, second = start_job(workdir)
-    wait_for_step(workdir, second, 1, batches=(1, 3))
-    first.send_signal(signal.SIGKILL)
-    assert ended(first)[0] == -signal.SIGKILL
-    assert ended(second)[0] != 0  # it ends with the first, which would have put the set together
-    partial = workdir / "distilled.partial"
-    assert any(
-        checkpoint.step_of(partial, i) or checkpoint.finished_batch(partial, i).exists()
-        for i in (1, 3)
+def on(pictures):
+    """Settings of a run on these pictures."""
+    return (
+        {"data.name": "folder", "data.path": str(pictures), "data.image_size": 8}
+        | LABELS
+        | STUDENTS
     )
-    main.run(config(), str(workdir), ["recover"])
-    assert_same(workdir, whole)
 
 
-def test_the_batches_of_a_silent_process_are_taken_over(whole, tmp_path, monkeypatch, capsys):
+def flags(pictures):
+    """The flags of a process of such a run."""
+    return [f"--config.{name}={value}" for name, value in on(pictures).items()]
+
+
+def test_two_processes_with_their_own_copies_of_the_data_make_the_same_files(
+    whole, pictures, tmp_path
+):
     workdir = unrecovered(whole, tmp_path)
-    monkeypatch.setattr(hosts, "_SECONDS_BETWEEN_LOOKS", 0.01)
-    real, finished = recover.finish, []
-    monkeypatch.setattr(hosts, "share", lambda items: list(items[::2]))
-    monkeypatch.setattr(recover, "finish", lambda w, i, s: (finished.append(i), real(w, i, s))[1])
-    main.run(config(), str(workdir), ["recover"])
-    assert finished == [[0, 2, 4], [1, 3]]
-    out = capsys.readouterr().out
-    assert "waiting for 2 batches of other processes" in out
-    assert "no sign of the others" in out
+    for path in ("ranking.csv", "ranking.json"):
+        (workdir / path).unlink()
+    for folder in ("soft_labels", "evaluation", "scores"):
+        shutil.rmtree(workdir / folder)
+    copied = shutil.copytree(pictures, tmp_path / "copied", copy_function=shutil.copyfile)
+    each = [flags(folder) for folder in (pictures, copied)]
+    (status, out, errors), other = map(ended, start_job(workdir, each, stages=",".join(ALL)))
+    assert (status, other[0]) == (0, 0), errors + other[2]
+    assert "squeeze: done, nothing changed" in out
+    assert "recovered 30 images" in out
+    assert other[1] == ""
+    assert_same(workdir, whole)
+    students = [
+        path.relative_to(whole) for path in whole.glob("evaluation/students/*/*.safetensors")
+    ]
+    assert len(students) == 6
+    for path in ("ranking.csv", "soft_labels/views.bin", "soft_labels/logits.npz", *students):
+        assert (workdir / path).read_bytes() == (whole / path).read_bytes()
+    assert not list(workdir.glob("*.partial")) + list(workdir.glob(".job-*"))
+
+
+def test_a_job_that_was_stopped_and_killed_is_followed_by_one_process(whole, pictures, tmp_path):
+    workdir, before = unrecovered(whole, tmp_path), [0, 0]
+    each = [flags(pictures)] * 2
+    for number, who, expected in (
+        (signal.SIGTERM, 1, [143, 143]),
+        (signal.SIGKILL, 0, [-signal.SIGKILL, -signal.SIGABRT]),
+    ):
+        job = start_job(workdir, each)
+        for i in range(2):  # the first batch of each
+            wait_for_step(workdir, job[0], before[i] + 1, [i])
+        job[who].send_signal(number)
+        both = [ended(process, 60) for process in job]
+        assert [status for status, _, _ in both] == expected
+        assert number != signal.SIGTERM or "process 1 of 2 is stopping" in both[0][2]
+        steps = [checkpoint.step_of(workdir / "distilled.partial", i) for i in range(2)]
+        assert steps[0] > before[0]
+        assert steps[1] > before[1]
+        before = steps
+    main.run(config(**on(pictures)), str(workdir), ["recover"])
     assert_same(workdir, whole)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_process_takes_leave_before_the_first_may_end(whole, monkeypatch, fails):
-    """Which waits until none is joined; the others' farewell needs it."""
-    seen = []
-
-    def assist(*_):
-        seen.append("assist")
-        if fails:
-            raise UserError("The disk is full.")
-
-    def leave():
-        seen.append(("leave", WorkDir(whole).is_joined(1)))
-
-    monkeypatch.setattr(hosts, "index", lambda: 1)
-    monkeypatch.setattr(pipeline, "assist", assist)
-    monkeypatch.setattr(hosts, "leave", leave)
-    outcome = pytest.raises(UserError, match="disk") if fails else contextlib.nullcontext()
-    with outcome:
-        main.run(config(), str(whole), ["recover"])
-    assert seen == ["assist", ("leave", True)]
-    assert not WorkDir(whole).is_joined(1)
+@pytest.mark.parametrize("case", ENDS, ids=" ".join)
+def test_processes_end_together(pairs, case):
+    pair = pairs[case]
+    pair.join()
+    assert tuple(process.returncode for process in pair.processes) == ENDS[case], pair.errors
+    how, who, _ = case
+    assert abs(pair.times[0] - pair.times[1]) < (50 if how == "kill" and who == "1" else 20)
+    if how == "error":
+        assert "The disk is full." in pair.errors[int(who)]
+        assert f"process {who} of 2 ends with exit status 1" in pair.errors[1 - int(who)]
+    if how == "differ":
+        assert "the number is 0 in process 0 and 1 in process 1" in "".join(pair.errors)
 
 
-def test_alone_there_is_nobody_to_take_leave_of():
-    hosts.leave()
-    assert hosts.count() == 1
+def test_alone_nobody_is_waited_for():
+    hosts.barrier("nobody")
+    hosts.agree({"a": "b"})
+    assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
+    assert hosts.broadcast((1, 2)) == (1, 2)
+    assert [list(array) for array in hosts.gather(np.arange(3))] == [[0, 1, 2]]
+
+
+def test_another_folder_has_no_mark(tmp_path):
+    ours, theirs = WorkDir(tmp_path / "ours"), WorkDir(tmp_path / "theirs")
+    ours.path.mkdir()
+    ours.mark("a")
+    assert WorkDir(ours.path).is_marked("a")
+    assert not theirs.is_marked("a")
+    ours.unmark("a")
+    assert not list(ours.path.iterdir())
 
 
 def test_shares_are_disjoint_and_complete():
@@ -100,40 +229,6 @@ def test_shares_are_disjoint_and_complete():
         assert sorted(i for s in shares for i in s) == list(range(7))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert hosts.share("abc") == ["a", "b", "c"]  # alone
-
-
-def test_one_job_at_a_time(tmp_path):
-    settings = from_config(config())
-    opened, joined, other = (WorkDir(tmp_path / "run") for _ in range(3))
-    assert not joined.is_begun(settings)
-    opened.open(settings)
-    assert joined.is_begun(settings)
-    joined.join(1)
-    assert other.is_joined(1)
-    assert not other.is_joined(2)
-    with pytest.raises(UserError, match="Another process is at work"):
-        other.open(settings)
-    with pytest.raises(UserError, match="Another process is at work"):
-        other.join(1)
-    joined.close()
-    opened.close()
-    assert not other.is_joined(1)
-    other.open(settings)
-    other.close()
-
-
-def test_waiting_ends_in_time_and_forgives_files_that_are_not_there(monkeypatch):
-    monkeypatch.setattr(hosts, "_SECONDS_BETWEEN_LOOKS", 0.01)
-    looks = []
-
-    def third_time():
-        looks.append(0)
-        if len(looks) == 1:
-            raise UserError("not there")
-        return len(looks) == 3
-
-    assert hosts.wait_until(third_time)
-    assert not hosts.wait_until(lambda: False, seconds=0.05)
 
 
 @pytest.mark.parametrize(

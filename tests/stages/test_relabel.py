@@ -22,6 +22,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.stages import plan, relabel, squeeze
 from delt_jax.store import artefact, files
 from delt_jax.store.workdir import WorkDir, as_json
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 
 
@@ -115,7 +116,7 @@ def test_stored_labels_are_the_teachers_of_the_same_views(workdir, source, form,
 def test_chunks_of_any_size_give_the_same_labels(workdir, source, monkeypatch, most):
     label(RECIPE, source, workdir)
     whole = opened(workdir, source)
-    monkeypatch.setattr(teacher_lib, "batch_size", lambda size: most)
+    monkeypatch.setattr(prediction, "batch_size", lambda size: most)
     teacher = teacher_lib.load(workdir.path / "teacher")
     pixels, counted = distilled.read(workdir.path / "distilled").images, []
     labels = EpochLabeller([teacher], pixels, whole.plan).label(0, counted.append)

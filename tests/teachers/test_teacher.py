@@ -16,6 +16,7 @@ from delt_jax.recipe import DataRecipe, Recipe, TeacherRecipe
 from delt_jax.stages import squeeze
 from delt_jax.store import artefact, checkpoint, files
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 
@@ -75,8 +76,8 @@ def direct(teacher: Teacher, pixels: np.ndarray):
 @pytest.mark.parametrize("count", [1, 499, 500, 501])
 def test_padded_batches_predict_what_the_model_says(trained, source, count):
     pixels = source.train.images(np.arange(count))
-    logits, features = teacher_lib.predict(
-        trained.model, trained.variables, trained.normalisation, teacher_lib.in_batches(pixels)
+    logits, features = prediction.predict(
+        trained.model, trained.variables, trained.normalisation, prediction.in_batches(pixels)
     )
     chex.assert_shape(logits, (count, 10))
     assert logits.dtype == features.dtype == np.float32
@@ -96,13 +97,13 @@ def test_batches_of_any_size_are_joined_in_order(trained, source):
     pixels = source.train.images(np.arange(30))
     whole = teacher_lib.logits_of(trained, pixels)
     pieces = (pixels[:7], pixels[7:8], pixels[8:])
-    logits, _ = teacher_lib.predict(trained.model, trained.variables, trained.normalisation, pieces)
+    logits, _ = prediction.predict(trained.model, trained.variables, trained.normalisation, pieces)
     np.testing.assert_allclose(logits, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_in_batches_cuts_without_loss():
     pixels = np.arange(1201, dtype=np.int64).reshape(-1, 1, 1, 1)
-    pieces = list(teacher_lib.in_batches(pixels))
+    pieces = list(prediction.in_batches(pixels))
     assert [len(p) for p in pieces] == [500, 500, 201]
     np.testing.assert_array_equal(np.concatenate(pieces), pixels)
 

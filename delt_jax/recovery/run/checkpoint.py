@@ -1,6 +1,5 @@
 """Batches of a recovery on disk: a checkpoint of an unfinished one, an .npz of a finished one."""
 
-import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,14 +76,5 @@ def delete(partial: Path, index: int) -> None:
 
 def drop(damaged: CorruptCheckpoint) -> None:
     """Deletes a damaged checkpoint, with a sentence."""
-    say(f"  {damaged.path} is damaged; its batch starts anew")
+    say(f"  {damaged.path} is damaged; its batch starts anew", by_each=True)
     checkpoint.delete(damaged.path)
-
-
-def signs_of_life(partial: Path) -> dict[str, int]:
-    """Finished and unfinished batches, and when each was written."""
-    signs = {}
-    for path in (*partial.glob("batch_*.npz"), *partial.glob("state_*")):
-        with contextlib.suppress(FileNotFoundError):
-            signs[path.name] = path.stat().st_mtime_ns
-    return signs

@@ -106,7 +106,8 @@ def _halved(plan: ExecutionPlan, error: Exception) -> ExecutionPlan:
             "The device's memory is too small for one batch; lower recover.batch_size, or set "
             "recover.dtype to bfloat16."
         ) from error
-    say(f"  out of device memory with {batches} batches per device; goes on with {batches // 2}")
+    text = f"  out of device memory with {batches} batches per device; goes on with {batches // 2}"
+    say(text, by_each=True)
     return replace(plan, batches_per_device=batches // 2)
 
 

@@ -58,7 +58,8 @@ def choose(
         return ExecutionPlan("float32", 1, 1)
     sizes = padded_sizes(recipe, outline)
     batches_per_device = recipe.batches_per_device or 1
-    if not recipe.batches_per_device and jax.default_backend() != "cpu":
+    several = len(outline.schedule) > jax.device_count()  # else there is nothing to choose
+    if not recipe.batches_per_device and jax.default_backend() != "cpu" and several:
         specs = [replace(spec, dtype=recipe.dtype) for spec in outline.specs]
         peaks = memory.peak_bytes(outline.settings, specs, outline.schedule, teachers, sizes)
         batches_per_device = max(peaks)
