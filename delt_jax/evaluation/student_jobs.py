@@ -19,6 +19,7 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels.label_store import LabelStore
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import processes as hosts
+from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.log import MetricsLog
 from delt_jax.teachers.teacher import Teacher
@@ -97,6 +98,8 @@ class Jobs:
     def scores(self, on_epochs: Callable[..., None]) -> list[Score]:
         """Trains the students that are missing, and reads the scores of all, row by row.
 
+        Only process 0 of a job reads them.
+
         Args:
           on_epochs: told how many epochs of students are done, with figures to show as keywords.
         """
@@ -106,8 +109,12 @@ class Jobs:
             on_epochs(program.protocol.epochs * (len(mine) - len(missing)))
             if missing:
                 _train(self._run, missing, self._counts[program], on_epochs)
-        hosts.barrier("students")
-        run, scores = self._run, []
+        hosts.barrier("its students")
+        run = self._run
+        scores: list[Score] = []
+        if not hosts.is_first():
+            return scores
+        files.look_again(run.scores.folder)
         for row, planned in self._planned.items():
             epochs = resolve(run.recipe, run.source, row).epochs
             for one in planned:

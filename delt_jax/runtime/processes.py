@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -256,6 +256,20 @@ def _meet(job: _Job, what: str = "") -> None:
     else:
         job.set(f"{turn}/{job.index}", b"")
         job.wait(f"{turn}/go")
+
+
+@contextlib.contextmanager
+def first_alone(what: str) -> Iterator[None]:
+    """A context that process 0 goes through first, and the others once it has, with what it left.
+
+    Args:
+      what: is done in it.
+    """
+    if not is_first():
+        barrier(what)
+    yield
+    if is_first():
+        barrier(what)
 
 
 def broadcast(value: Any = None) -> Any:

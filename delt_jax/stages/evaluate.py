@@ -31,6 +31,7 @@ from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.runtime import environment
+from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
@@ -101,20 +102,29 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
 
     Finished scores are in WORKDIR/scores, or in `evaluate.scores_folder`, under the hash of all
     that they depend on; so a run finds baselines again that another run has trained. Unfinished
-    students are in evaluation.partial.
+    students are in evaluation.partial. Every process of a job trains its share of the students;
+    process 0 does the rest.
     """
     r = recipe.relabel
     teachers = labelling.load_teachers(
         workdir.path / "teacher", r.teachers, source, say, r.ensemble
     )
-    evaluation = _open(recipe, source, workdir, teachers)
-    scores = _score_rows(evaluation)
+    with hosts.first_alone("its evaluation to begin"):
+        workdir.refresh()
+        evaluation = _open(recipe, source, workdir, teachers)
+        rows = rows_of(recipe, evaluation.sets.ipc)
+        jobs = Jobs(evaluation, [row for row in rows if row.image_set != "full"])
+    with progress(jobs.epochs, "evaluate", "epoch") as bar:
+        scores = jobs.scores(bar.update)
+    if not hosts.is_first():
+        return
+    scores += [score_ceiling(evaluation, row) for row in rows if row.image_set == "full"]
     _write(evaluation, workdir, scores)
     files.delete_folder(evaluation.partial)
-    rows = aggregate(scores)
-    for row in rows:
+    results = aggregate(scores)
+    for row in results:
         say(f"  {row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}: {row.text()}")
-    failed_training.told(failed_training.of_rows(rows, source))
+    failed_training.told(failed_training.of_rows(results, source))
 
 
 def _open(
@@ -137,7 +147,8 @@ def _open(
         keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
         _restore_scores(workdir, manifest, scores)
     plan = execution.resolve(partial)
-    execution.write(partial, plan)
+    if hosts.is_first():
+        execution.write(partial, plan)
     return Evaluation(
         recipe,
         source,
@@ -159,16 +170,6 @@ def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStor
         for score in score_store.read_list(workdir):
             if not store.holds(score):
                 store.write(score)
-
-
-def _score_rows(run: Evaluation) -> list[Score]:
-    """All scores of a run: the rows of small sets in order, then those of all real images."""
-    rows = rows_of(run.recipe, run.sets.ipc)
-    jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
-    with progress(jobs.epochs, "evaluate", "epoch") as bar:
-        scores = jobs.scores(bar.update)
-    scores += [score_ceiling(run, row) for row in rows if row.image_set == "full"]
-    return scores
 
 
 def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:

@@ -87,6 +87,7 @@ STAGES = (
         ("squeeze", "rank", "recover", "relabel"),
         evaluate.inputs,
         evaluate.run,
+        is_shared=True,
     ),
     Stage(
         "report",

@@ -1,5 +1,6 @@
 """Several processes of one job: they share the work, agree, wait, and end together."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,17 @@ from delt_jax.runtime import compile_cache
 from delt_jax.runtime import processes as hosts
 from delt_jax.store.workdir import WorkDir
 
-LABELS = {"evaluate.regimes": ("stored",), "relabel.stored_epochs": 3, "relabel.rand_augment": ""}
+STUDENTS = {
+    "relabel.rand_augment": "",
+    "relabel.stored_epochs": 3,
+    "evaluate.regimes": ("stored",),
+    "evaluate.images": ("recovered",),
+    "evaluate.width": 8,
+    "evaluate.epochs": 2,
+    "evaluate.batch_size": 15,
+    "evaluate.seeds": 2,
+}
+ALL = "squeeze,rank,recover,relabel,evaluate"
 # One of two processes, which ends in some way while the other works or waits.
 MEMBER = """
 import os, sys, time
@@ -119,13 +130,13 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, pictures, pairs):
     folder = tmp_path_factory.mktemp("hosts") / "run"
-    main.run(config(**on(pictures)), str(folder), ["squeeze", "rank", "recover", "relabel"])
+    main.run(config(**on(pictures)), str(folder), ALL.split(","))
     return folder
 
 
 def on(pictures):
     """Settings of a run on these pictures."""
-    return {"data.name": "folder", "data.path": str(pictures), "data.image_size": 8} | LABELS
+    return {"data.name": "folder", "data.path": str(pictures), "data.image_size": 8} | STUDENTS
 
 
 def flags(pictures):
@@ -139,12 +150,11 @@ def test_two_processes_with_their_own_copies_of_the_data_make_the_same_files(
     workdir = unrecovered(whole, tmp_path)
     for path in ("ranking.csv", "ranking.json"):
         (workdir / path).unlink()
-    shutil.rmtree(workdir / "soft_labels")
+    for path in ("soft_labels", "evaluation", "scores"):
+        shutil.rmtree(workdir / path)
     copied = shutil.copytree(pictures, tmp_path / "copied", copy_function=shutil.copyfile)
     each = [flags(folder) for folder in (pictures, copied)]
-    (status, out, errors), other = map(
-        ended, start_job(workdir, each, stages="squeeze,rank,recover,relabel")
-    )
+    (status, out, errors), other = map(ended, start_job(workdir, each, stages=ALL))
     assert (status, other[0]) == (0, 0), errors + other[2]
     assert "squeeze: done, nothing changed" in out
     assert "recovered 30 images" in out
@@ -152,6 +162,10 @@ def test_two_processes_with_their_own_copies_of_the_data_make_the_same_files(
     assert_same(workdir, whole)
     for path in ("ranking.csv", "soft_labels/views.bin", "soft_labels/logits.npz"):
         assert (workdir / path).read_bytes() == (whole / path).read_bytes()
+    scores, expected = (
+        json.loads((folder / "evaluation/manifest.json").read_text()) for folder in (workdir, whole)
+    )
+    assert scores["hash"] == expected["hash"]
     assert not list(workdir.glob("*.partial")) + list(workdir.glob(".job-*"))
 
 
