@@ -88,10 +88,11 @@ def busy(spans: Iterable[tuple[float, float]]) -> float:
 
 def parts(run: Run) -> list[Part]:
     """The stages of a run, in order, from what it printed; the last part is all of it."""
-    begins = [
-        (found[1], line.at) for line in run.out if (found := _STAGE.match(line.text)) is not None
-    ]
-    edges = [("start", 0.0), *begins, ("", run.seconds)]
+    begins: dict[str, float] = {}
+    for line in run.out:
+        if (found := _STAGE.match(line.text)) is not None:
+            begins.setdefault(found[1], line.at)  # "report: PATH" is the last line of a run
+    edges = [("start", 0.0), *begins.items(), ("", run.seconds)]
     compiled = [
         Compilation(found[1], float(found[2]), line.at)
         for line in run.errors

@@ -22,6 +22,7 @@ from delt_jax import models
 from delt_jax.data import Normalisation, batches, open_source
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import DataRecipe
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 
 DISTINCT = 50
@@ -62,7 +63,7 @@ def bare(examples, workers: int) -> None:
 
 
 def streamed(examples) -> None:
-    for _ in batches(examples, teacher_lib.BATCH):
+    for _ in batches(examples, prediction.BATCH):
         pass
 
 
@@ -71,8 +72,8 @@ def ranked(examples, side: int) -> None:
     model = models.create(spec)
     variables = teacher_lib.init_shapes(spec)
     variables = {k: _zeros(v) for k, v in variables.items()}
-    images = (pixels for _, pixels in batches(examples, teacher_lib.BATCH))
-    teacher_lib.predict(model, variables, Normalisation((0.5,) * 3, (0.2,) * 3), images)
+    images = (pixels for _, pixels in batches(examples, prediction.BATCH))
+    prediction.predict(model, variables, Normalisation((0.5,) * 3, (0.2,) * 3), images)
 
 
 def _zeros(tree):

@@ -89,6 +89,10 @@ class ScoreStore:
         """Stores a finished score."""
         files.write_json(self.path(score.id), artefact.with_checksum(score.as_dict()))
 
+    def refresh(self) -> None:
+        """Makes NFS forget which scores were not there when this process looked before."""
+        files.look_again(self.folder)
+
     def path(self, score_id: str) -> Path:
         """File of a score."""
         return self.folder / f"{score_id}.json"

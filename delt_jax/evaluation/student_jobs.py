@@ -19,7 +19,6 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels.label_store import LabelStore
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import processes as hosts
-from delt_jax.store import files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.log import MetricsLog
 from delt_jax.teachers.teacher import Teacher
@@ -59,7 +58,7 @@ class Evaluation:
     plan: EvaluationPlan
 
 
-class _Job(NamedTuple):
+class _Training(NamedTuple):
     """A student to be trained.
 
     Attributes:
@@ -84,7 +83,7 @@ class Jobs:
             for one in planned:
                 alike.setdefault(programs[row], {}).setdefault(one.id, []).append(one)
         self._jobs = {
-            program: [_Job(program, tuple(planned)) for planned in by_id.values()]
+            program: [_Training(program, tuple(planned)) for planned in by_id.values()]
             for program, by_id in alike.items()
         }
         every = [job for jobs in self._jobs.values() for job in jobs]
@@ -98,7 +97,7 @@ class Jobs:
     def scores(self, on_epochs: Callable[..., None]) -> list[Score]:
         """Trains the students that are missing, and reads the scores of all, row by row.
 
-        Only process 0 of a job reads them.
+        Processes of a job train a share each; process 0 reads, the others return nothing.
 
         Args:
           on_epochs: told how many epochs of students are done, with figures to show as keywords.
@@ -114,7 +113,7 @@ class Jobs:
         scores: list[Score] = []
         if not hosts.is_first():
             return scores
-        files.look_again(run.scores.folder)
+        run.scores.refresh()
         for row, planned in self._planned.items():
             epochs = resolve(run.recipe, run.source, row).epochs
             for one in planned:
@@ -156,7 +155,7 @@ def _plan_row(run: Evaluation, row: EvalRow, program: StudentProgram) -> list[Pl
     return planned
 
 
-def _is_finished(run: Evaluation, job: _Job) -> bool:
+def _is_finished(run: Evaluation, job: _Training) -> bool:
     has_weights = not run.keep_students or all(
         kept_students.is_kept(_weights_folder(run, one), one) for one in job.planned
     )
@@ -164,7 +163,7 @@ def _is_finished(run: Evaluation, job: _Job) -> bool:
 
 
 def _train(
-    run: Evaluation, jobs: Sequence[_Job], num_students: int, on_epochs: Callable[..., None]
+    run: Evaluation, jobs: Sequence[_Training], num_students: int, on_epochs: Callable[..., None]
 ) -> None:
     """Trains students of one program, of which there are `num_students`; stores their scores."""
     e, program = run.recipe.evaluate, jobs[0].program
@@ -194,7 +193,7 @@ def _train(
         student_loop.delete(run.partial, students[position])
 
 
-def store(run: Evaluation, job: _Job, trained: Trained) -> None:
+def store(run: Evaluation, job: _Training, trained: Trained) -> None:
     """Stores the score of a student, and its weights where they are kept."""
     for one in job.planned if run.keep_students else ():
         score = make_score(one, trained, run.source)

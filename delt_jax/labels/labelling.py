@@ -158,8 +158,7 @@ class EpochLabeller:
         most, group = prediction.batch_size(pixels.shape[1]), plan.group_size
         self._count = len(pixels)
         # Chunks as students draw them, whose batches are groups.
-        batch = min(group, self._count)
-        self._chunk, is_aligned = drawing.span(self._count, batch, group, most)
+        self._chunk, is_aligned = drawing.span(self._count, min(group, self._count), group, most)
         self._program = _Labelling(
             tuple(teacher.model for teacher in teachers),
             tuple(teacher.normalisation for teacher in teachers),
@@ -183,48 +182,55 @@ class EpochLabeller:
         Raises:
           UserError: if a teacher's logits are not finite, or too large to be stored.
         """
-        chunks, starts = [], range(0, self._count, self._chunk)
-        waiting: tuple[int, Drawn, Compact] | None = None
-        # The last chunk may be smaller, so it runs by itself.
-        whole = starts if self._count % self._chunk == 0 else starts[:-1]
-        groups = devices.device_groups(whole, self._devices)
-        for group in [*groups, *([start] for start in starts[len(whole) :])]:
-            size = min(self._chunk, self._count - group[0])
-            drawn = self._draw(epoch, [range(start, start + size) for start in group])
-            program = _label_views(self._program, drawn.mixed.images.shape[2:], self._devices)
-            labels = program((), (self._variables, drawn.mixed.images), ())
+        chunks: list[tuple[np.ndarray, Compact]] = []
+        waiting: tuple[list[int], jax.Array, Compact] | None = None
+        for starts, size in self._groups():
+            drawn = self._draw(epoch, starts, size)
+            label = _label_views(self._program, drawn.mixed.images.shape[2:], self._devices)
+            labels = label((), (self._variables, drawn.mixed.images), ())
             if waiting is not None:  # the devices have the next group to work on, and no more
                 chunks += _on_host(*waiting)
-            waiting = len(group), drawn, labels
-            for _ in group:
+            waiting = starts, drawn.own, labels
+            for _ in starts:
                 on_images(size)
         if waiting is not None:
             chunks += _on_host(*waiting)
-        labelled = _by_image(chunks, self._count)
-        compact.check_finite(labelled, self._program.plan.form)
-        return labelled
+        whole = _by_image(chunks, self._count)
+        compact.check_finite(whole, self._program.plan.form)
+        return whole
 
-    def _draw(self, epoch: int, positions: Sequence[range]) -> Drawn:
-        """Views of some positions of a labelled epoch, with leading axes [devices, 1]."""
+    def _groups(self) -> Iterator[tuple[list[int], int]]:
+        """First positions of chunks that run side by side, and their size; a rest comes last."""
+        rest = self._count % self._chunk
+        whole = range(0, self._count - rest, self._chunk)
+        for starts in devices.device_groups(whole, self._devices):
+            yield starts, self._chunk
+        if rest:
+            yield [self._count - rest], rest
+
+    def _draw(self, epoch: int, starts: Sequence[int], size: int) -> Drawn:
+        """Views of chunks of a labelled epoch, with leading axes [devices, 1]."""
         plan, shape = self._program.plan, self._pixels.shape[2:]
         layout = drawing.JobLayout(self._devices, unroll=jax.default_backend() == "cpu")
-        program = drawing.compiled(self._views, plan.group_size, shape, len(positions[0]), layout)
-        stacked = devices.stack_jobs([np.array(p, np.int32) for p in positions], self._devices)
-        return program((), Wanted(self._key, self._pixels, stacked), np.int32(epoch % plan.epochs))
+        program = drawing.compiled(self._views, plan.group_size, shape, size, layout)
+        chunks = [np.arange(start, start + size, dtype=np.int32) for start in starts]
+        positions = devices.stack_jobs(chunks, self._devices)
+        wanted = Wanted(self._key, self._pixels, positions)
+        return program((), wanted, np.int32(epoch % plan.epochs))
 
 
 @functools.lru_cache(maxsize=16)
 def _label_views(program: _Labelling, shape: tuple[int, ...], num_devices: int) -> Program:
     """Compiles the labelling of views on each of some devices.
 
-    The job of a device: the teachers' variables, and images, normalised for the first teacher.
+    The job of a device: the teachers' variables, and views normalised for the first teacher.
 
     Args:
       program: what is labelled.
-      shape: of the images, [n, S, S, C]; it tells programs apart.
+      shape: of the views.
       num_devices: local devices to use.
     """
-    del shape
+    del shape  # only tells programs apart
 
     def label(_, job, __):
         variables, images = job
@@ -235,9 +241,11 @@ def _label_views(program: _Labelling, shape: tuple[int, ...], num_devices: int) 
     return Program(devices.map_jobs(label, num_devices))
 
 
-def _on_host(count: int, drawn: Drawn, labels: Compact) -> list[tuple[np.ndarray, Compact]]:
-    """Indices of the images, and labels, of each chunk of a group."""
-    return [(devices.job(drawn.own, i), devices.job(labels, i)) for i in range(count)]
+def _on_host(
+    starts: Sequence[int], own: jax.Array, labels: Compact
+) -> list[tuple[np.ndarray, Compact]]:
+    """Images and labels of each chunk of a group."""
+    return [(devices.job(own, i), devices.job(labels, i)) for i in range(len(starts))]
 
 
 def _by_image(chunks: Sequence[tuple[np.ndarray, Compact]], count: int) -> Compact:

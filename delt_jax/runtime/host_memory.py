@@ -35,7 +35,7 @@ def keep_freed() -> bool:
     Returns:
       Whether the C library took the settings; only glibc has them, and accelerators need none.
     """
-    huge_pages = has_huge_pages(_mode(), os.environ.get("GLIBC_TUNABLES", ""))
+    huge_pages = has_huge_pages(huge_pages_mode(), os.environ.get("GLIBC_TUNABLES", ""))
     chosen = settings(environment.expected_backend(), huge_pages, os.cpu_count() or 1)
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -86,14 +86,14 @@ def restart_with_huge_pages() -> None:
     For scripts, as the first thing that they do. The process keeps its number.
     """
     before = os.environ.get("GLIBC_TUNABLES", "")
-    tunables = tunables_with_huge_pages(environment.expected_backend(), _mode(), before)
+    tunables = tunables_with_huge_pages(environment.expected_backend(), huge_pages_mode(), before)
     if tunables != before and sys.executable and _library() >= _LIBRARY_WITH_HUGE_PAGES:
         os.environ["GLIBC_TUNABLES"] = tunables
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _mode() -> str:
-    """The word in brackets of "always [madvise] never"."""
+def huge_pages_mode() -> str:
+    """To whom the kernel gives huge pages: "always", "madvise" (who asks), "never"; "" unknown."""
     try:
         text = _MODES.read_text(encoding="ascii")
     except (OSError, ValueError):

@@ -11,7 +11,6 @@ stop where nothing is lost.
 """
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -133,12 +132,6 @@ def start(
     """
     if not auto and coordinator is None:
         return
-    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-    if any(map(importlib.util.find_spec, plugins)):
-        # XLA would share out its timing of kernels, and wait for processes that compile nothing.
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false"
-        )
     # JAX's notifier of preemption would take SIGTERM from our handlers, and a job that recovers
     # from a death would not end with it.
     jax.config.update("jax_enable_preemption_service", False)

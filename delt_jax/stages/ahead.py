@@ -35,7 +35,8 @@ def prepare(recipe: Recipe, source: Source, workdir: WorkDir, names: Collection[
     # Scores may be found again where several runs share them.
     is_shared = bool(recipe.evaluate.scores_folder)
     if "evaluate" in names and workdir.manifest(evaluate.MANIFEST) is None and not is_shared:
-        programs.in_background(lambda: _prepare_students(recipe, source, workdir))
+        room = _classroom(recipe, source)  # here, as it may write the data's mean into a cache
+        programs.in_background(lambda: _prepare_students(room, workdir))
 
 
 def _prepare_recovery(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
@@ -51,15 +52,18 @@ def _prepare_recovery(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         ahead.prepare(outline, plan, hosts.share(outline.in_device_order()))
 
 
-def _prepare_students(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+def _classroom(recipe: Recipe, source: Source) -> Classroom:
     own = [recipe, *(ensemble.recipes(recipe).values() if recipe.relabel.ensemble else ())]
     teachers = [_described(one, source) for one in own]
     for teacher in labelling.described(recipe.relabel.teachers, source):
         teachers.append((teacher.spec, teacher.normalisation))
     specs, normalisations = zip(*teachers, strict=True)
-    room = Classroom(
-        recipe, source, recipe.ipc, specs, normalisations, relabel.plan_of(recipe, source)
-    )
+    plan = relabel.plan_of(recipe, source)
+    return Classroom(recipe, source, recipe.ipc, specs, normalisations, plan)
+
+
+def _prepare_students(room: Classroom, workdir: WorkDir) -> None:
+    recipe = room.recipe
     asked = [row for row in rows.rows_of(recipe, recipe.ipc) if row.image_set != "full"]
     partial = workdir.path / f"{evaluate.ARTEFACT}.partial"
     student_programs.prepare(room, asked, evaluation_execution.resolve(partial))

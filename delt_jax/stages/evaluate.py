@@ -21,6 +21,7 @@ from delt_jax.evaluation import (
     score_store,
     training_sets,
 )
+from delt_jax.evaluation.execution import EvaluationPlan
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
 from delt_jax.evaluation.rows import resolve, rows_of
@@ -109,59 +110,62 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     teachers = labelling.load_teachers(
         workdir.path / "teacher", r.teachers, source, say, r.ensemble
     )
-    with hosts.first_alone("its evaluation to begin"):
-        workdir.refresh()
-        evaluation = _open(recipe, source, workdir, teachers)
-        rows = rows_of(recipe, evaluation.sets.ipc)
-        jobs = Jobs(evaluation, [row for row in rows if row.image_set != "full"])
-    with progress(jobs.epochs, "evaluate", "epoch") as bar:
-        scores = jobs.scores(bar.update)
+    evaluation = _open(recipe, source, workdir, teachers)
+    scores = _score_rows(evaluation)
     if not hosts.is_first():
         return
-    scores += [score_ceiling(evaluation, row) for row in rows if row.image_set == "full"]
+    workdir.refresh()
     _write(evaluation, workdir, scores)
     files.delete_folder(evaluation.partial)
-    results = aggregate(scores)
-    for row in results:
+    rows = aggregate(scores)
+    for row in rows:
         say(f"  {row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}: {row.text()}")
-    failed_training.told(failed_training.of_rows(results, source))
+    failed_training.told(failed_training.of_rows(rows, source))
 
 
 def _open(
     recipe: Recipe, source: Source, workdir: WorkDir, teachers: tuple[Teacher, ...]
 ) -> Evaluation:
     stage_inputs = _score_inputs(recipe, source, workdir)
-    partial = workdir.partial(ARTEFACT, stage_inputs)
     sets = TrainingSets(recipe, source, workdir, teachers)
     labels = None
     if "stored" in recipe.evaluate.regimes:
         folder = workdir.path / soft_labels.FOLDER
         distilled_hash = sets.distilled.manifest["hash"]
         labels = label_store.open_store(folder, distilled_hash, source.class_names)
-    scores = ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES))
-    keep = recipe.evaluate.keep_students
-    # Students that an earlier command asked for stay where this one makes their evaluation again.
-    keep |= kept_students.take_over(workdir.path / ARTEFACT, partial, stage_inputs)
-    manifest = workdir.manifest(MANIFEST)
-    if manifest is not None and not changes(manifest["inputs"], stage_inputs):
-        keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
-        _restore_scores(workdir, manifest, scores)
-    plan = execution.resolve(partial)
-    if hosts.is_first():
-        execution.write(partial, plan)
+    begun = _begin(recipe, workdir, stage_inputs) if hosts.is_first() else None
+    keep, plan = hosts.broadcast(begun)
     return Evaluation(
         recipe,
         source,
         teachers,
         sets,
         labels,
-        scores,
+        ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES)),
         workdir.log,
-        partial,
+        workdir.path / f"{ARTEFACT}.partial",
         stage_inputs,
         keep,
-        plan,
+        EvaluationPlan(**plan),
     )
+
+
+def _begin(
+    recipe: Recipe, workdir: WorkDir, stage_inputs: dict[str, Any]
+) -> tuple[bool, dict[str, Any]]:
+    """Whether students are kept, and the plan; takes over what is intact of before."""
+    partial = workdir.partial(ARTEFACT, stage_inputs)
+    keep = recipe.evaluate.keep_students
+    # Students that an earlier command asked for stay where this one makes their evaluation again.
+    keep |= kept_students.take_over(workdir.path / ARTEFACT, partial, stage_inputs)
+    manifest = workdir.manifest(MANIFEST)
+    if manifest is not None and not changes(manifest["inputs"], stage_inputs):
+        keep |= (workdir.path / ARTEFACT / kept_students.FOLDER).is_dir()
+        scores = ScoreStore(Path(recipe.evaluate.scores_folder or workdir.path / SCORES))
+        _restore_scores(workdir, manifest, scores)
+    plan = execution.resolve(partial)
+    execution.write(partial, plan)
+    return keep, asdict(plan)
 
 
 def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStore) -> None:
@@ -170,6 +174,17 @@ def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStor
         for score in score_store.read_list(workdir):
             if not store.holds(score):
                 store.write(score)
+
+
+def _score_rows(run: Evaluation) -> list[Score]:
+    """All scores of a run: the rows of small sets in order, then those of all real images."""
+    rows = rows_of(run.recipe, run.sets.ipc)
+    with hosts.first_alone("the sets that its students learn from"):
+        jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
+    with progress(jobs.epochs, "evaluate", "epoch") as bar:
+        scores = jobs.scores(bar.update)
+    full = [row for row in rows if row.image_set == "full"] if hosts.is_first() else []
+    return scores + [score_ceiling(run, row) for row in full]
 
 
 def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:

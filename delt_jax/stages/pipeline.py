@@ -14,7 +14,7 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import evaluate, rank, recover, relabel, report, squeeze
+from delt_jax.stages import ahead, evaluate, rank, recover, relabel, report, squeeze
 from delt_jax.store import artefact, regular
 from delt_jax.store.workdir import WorkDir, changes
 
@@ -222,6 +222,7 @@ def run(
     stages = chosen(names, recipe, workdir)
     for sentence in damaged_others(stages, workdir) if verify and hosts.is_first() else ():
         raise UserError(sentence)
+    ahead.prepare(recipe, source, workdir, [stage.name for stage in stages])
     course = _Course(stages, recipe, source, workdir, verify)
     while (turn := hosts.broadcast(course.next() if hosts.is_first() else None)) is not None:
         name, needed, why = turn

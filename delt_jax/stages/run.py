@@ -133,6 +133,7 @@ def _run_stages(
     from delt_jax import data
     from delt_jax.core.progress import say
     from delt_jax.runtime import processes as hosts
+    from delt_jax.runtime import programs
     from delt_jax.stages import pipeline
 
     cache, memory = folder.path / "cache", recipe.data.memory_mib
@@ -153,6 +154,7 @@ def _run_stages(
             say(note)
         pipeline.run(recipe, source, folder, stages, verify)
     finally:
+        programs.cancel()
         folder.close()
 
 

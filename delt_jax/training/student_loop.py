@@ -203,6 +203,8 @@ class _Group:
         program, jobs = task.program, [(student, 0) for student in students]
         if layout.is_shared:
             jobs = [(students[0], share) for share in range(program.devices)]
+        # Of all epochs: on an accelerator nothing of an epoch may wait for the one before.
+        self._rates = student_step.rates(program)
         self._own = layout.jobs([_own(student, share) for student, share in jobs])
         self._keys = layout.jobs([_view_key(program, student) for student, _ in jobs])
         self._pixels = layout.jobs([student.images.pixels for student, _ in jobs])
@@ -240,7 +242,7 @@ class _Group:
     def _train_epoch(self) -> list[Any]:
         """Trains all students for an epoch; returns the losses of each call, [..., batches]."""
         program, losses = self._task.program, []
-        rates, stored = student_step.rates(program, self._epoch), self._stored_labels()
+        rates, stored = self._rates[self._epoch], self._stored_labels()
         for span in self._layout.spans:
             for lesson in self._layout.calls(self._lesson(span, stored)):
                 count = lesson.images.shape[2]

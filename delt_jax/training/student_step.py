@@ -102,18 +102,18 @@ class Own(NamedTuple):
     share: chex.Array
 
 
-def rates(program: StudentProgram, epoch: int) -> np.ndarray:
-    """The schedule's share of the peak rate for each batch of an epoch, float32 [batches]."""
+def rates(program: StudentProgram) -> np.ndarray:
+    """The schedule's share of the peak rate for each batch, float32 [epochs, batches]."""
     protocol, batches = program.protocol, len(program.starts)
-    numbers = epoch * batches + np.arange(batches, dtype=np.int32)
+    numbers = np.arange(protocol.epochs * batches, dtype=np.int32)
     # Accumulated batches are one step of the optimiser, at the rate of the first of them.
     first = numbers // protocol.accumulate * protocol.accumulate
     schedule = _SCHEDULES[protocol.schedule](1.0, protocol.epochs, batches)
-    return np.asarray(schedule(first), np.float32)
+    return np.asarray(schedule(first), np.float32).reshape(protocol.epochs, batches)
 
 
 def pace(program: StudentProgram, rates: np.ndarray) -> Pace:
-    """The pace of some batches, float32 [batches] of the epoch's `rates`."""
+    """The pace of some batches, float32 [batches] of `rates`."""
     protocol, hard = program.protocol, program.is_hard
     return Pace(
         rates,

@@ -23,6 +23,7 @@ RUN = Run(
         Line(2.0, "squeeze: nothing made yet"),
         Line(2.5, "  recover: no stage"),
         Line(9.0, "recover: ok"),
+        Line(11.0, "recover: of the same stage"),
     ],
     errors=[
         compiled(4.0, "pmap(step)", 1.5),

@@ -51,7 +51,7 @@ def faults(keep: bool, first: str = "") -> list[str]:
     ("first", "most"),
     [
         # Without huge pages all threads share a heap, on few cores.
-        ("host_memory._mode = lambda: ''; host_memory.os.cpu_count = lambda: 2", 20),
+        ("host_memory.huge_pages_mode = lambda: ''; host_memory.os.cpu_count = lambda: 2", 20),
         ("host_memory.restart_with_huge_pages()", PAGES / 100),
     ],
 )
@@ -59,7 +59,7 @@ def test_freed_memory_is_used_again_in_every_thread(first, most):
     kept, *found = faults(True, first)
     if kept != "True":
         pytest.skip("this C library is not glibc")
-    if "restart" in first and host_memory._mode() not in ("always", "madvise"):
+    if "restart" in first and host_memory.huge_pages_mode() not in ("always", "madvise"):
         pytest.skip("this kernel has no huge pages")
     # The fewest of several times, because a kernel short of memory may take pages back between.
     assert all(int(n) < most for n in found)
@@ -67,7 +67,7 @@ def test_freed_memory_is_used_again_in_every_thread(first, most):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
 def test_there_is_something_to_gain():
-    if host_memory._mode() == "always":
+    if host_memory.huge_pages_mode() == "always":
         pytest.skip("this kernel gives huge pages to all")
     assert all(int(n) > PAGES / 2 for n in faults(False)[1:])
 

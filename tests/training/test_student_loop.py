@@ -126,7 +126,7 @@ def learn_epoch(program, count, batch, seed=0):
     lesson = Lesson(views, soft, jax.nn.one_hot(jnp.arange(count) % 3, 3))
     own = Own(keys.stream(0, "dropout"), jnp.float32(0.01), jnp.int32(0))
     state, losses = student_step.init_student(program, jax.random.key(1)), []
-    rates = student_step.rates(program, 2)
+    rates = student_step.rates(program)[2]
     learn = jax.jit(student_step.learn, static_argnums=(4, 5))
     for number, start in enumerate(range(0, count, batch)):
         part = jax.tree.map(lambda x, at=start: x[at : at + batch], lesson)
@@ -246,10 +246,9 @@ def test_the_learning_rate_falls_by_epochs_however_batches_are_accumulated(accum
     optimiser = student_step.make_optimiser(learn_program(program))
     params = {"w": jnp.zeros(())}
     state, moved = optimiser.init(params), []
-    for epoch in range(6):
-        for rate in student_step.rates(program, epoch):
-            updates, state = optimiser.update({"w": jnp.ones(())}, state, params)
-            moved.append(-rate * float(updates["w"]))
+    for rate in student_step.rates(program).reshape(-1):
+        updates, state = optimiser.update({"w": jnp.ones(())}, state, params)
+        moved.append(-rate * float(updates["w"]))
     taken = [m for m in moved if m]
     epochs = np.arange(len(taken)) * accumulate // 2
     expected = 0.5 * (1 + np.cos(np.pi * epochs / 12))
