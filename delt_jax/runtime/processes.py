@@ -176,8 +176,11 @@ def _leave(status: int) -> int:
             job.stop_listening()
             jax.distributed.shutdown()
             return 0
-        except BaseException as e:  # another one has failed, or a signal has come, in the meantime
-            status = getattr(e, "status", 1)
+        except stopping.Stopped as e:  # another one has failed in the meantime
+            status = e.status
+        except jax.errors.JaxRuntimeError as e:
+            status = 1
+            _complain(f"the processes did not end together ({' '.join(str(e).split())[:200]})")
     job.say_end(status)
     if job.ended and job.ended[0] != job.index and job.ended[1] not in _STOPPED:
         status = 1  # not as if a signal had come from outside
