@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
+
 from delt_jax.core import progress
 from delt_jax.runtime import numerics
 
@@ -50,6 +52,8 @@ class Program:
         return self._compiled(*arguments)
 
     def _compile(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        if jax.process_count() > 1:  # where pmap would take shapes for arrays, and spread arrays
+            arguments = jax.tree.map(_as_shape, arguments)
         with numerics.fixed():  # which is a thread's own
             return self._function.lower(*arguments).compile()
 
@@ -57,6 +61,10 @@ class Program:
         """Forgets what was compiled; a later call compiles again."""
         with self._lock:
             self._future = self._compiled = None
+
+
+def _as_shape(array: Any) -> jax.core.ShapedArray:
+    return jax.core.ShapedArray(array.shape, array.dtype)
 
 
 _all: weakref.WeakSet[Program] = weakref.WeakSet()
