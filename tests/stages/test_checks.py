@@ -77,9 +77,7 @@ def test_devices_that_divide_every_batch_pass():
 def test_common_statistics_need_as_many_devices_as_shares():
     many = {"evaluate.devices_per_student": 15}
     checks.check(recipe(**many), SOURCE)
-    with pytest.raises(
-        UserError, match='is 15 and evaluate.batch_norm "shared".* there are only 8'
-    ):
+    with pytest.raises(UserError, match=r"batch_norm .* there are only 8"):
         checks.check(recipe(**many, **{"evaluate.batch_norm": "shared"}), SOURCE)
 
 
