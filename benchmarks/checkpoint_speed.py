@@ -39,9 +39,7 @@ def resnet18_training() -> state_lib.TrainState:
     """ResNet-18 for 1000 classes with SGD's momentum, of random numbers."""
     model = models.create(ModelSpec("resnet18", 1000, 224, 3))
     optimiser = state_lib.sgd("cosine", 0.1, 1000, 0.9, 1e-4)
-    fresh = jax.eval_shape(
-        lambda: state_lib.init_state(model, optimiser, jax.random.key(0), (224, 224, 3))
-    )
+    fresh = state_lib.shapes_of_state(model, optimiser, (224, 224, 3))
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda a: draw.normal(size=a.shape).astype(a.dtype), fresh)
 

@@ -102,5 +102,5 @@ def _shares(plan: EvaluationPlan, program: StudentProgram, num_students: int) ->
 
 
 def _is_small(program: StudentProgram) -> bool:
-    shapes = jax.eval_shape(lambda: student_step.init_student(program, jax.random.key(0)))
+    shapes = student_step.shapes_of_student(program)
     return sum(p.size for p in jax.tree.leaves(shapes.params)) <= _SMALL

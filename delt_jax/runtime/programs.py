@@ -22,9 +22,14 @@ _MOST_THREADS = 8
 class Program:
     """A function of arrays that is compiled once, for the shapes that it is first given."""
 
-    def __init__(self, function: Any):
-        """Takes what `jax.jit` or `jax.pmap` returned."""
-        self._function = function
+    def __init__(self, function: Any, quickly: bool = False):
+        """Takes what `jax.jit` or `jax.pmap` returned.
+
+        Args:
+          function: the function.
+          quickly: whether it runs so seldom that compiling it well would take longer.
+        """
+        self._function, self._quickly = function, quickly
         self._lock = threading.Lock()
         self._future: Future | None = None  # of what is compiled ahead, for the shapes of `_asked`
         self._asked: Any = None
@@ -59,8 +64,11 @@ class Program:
     def _compile(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
         if jax.process_count() > 1:  # where pmap would take shapes for arrays, and spread arrays
             arguments = jax.tree.map(_as_shape, arguments)
+        # On a CPU most of the time goes into LLVM's optimiser.
+        is_quick = self._quickly and jax.default_backend() == "cpu"
+        options = {"xla_backend_optimization_level": "0"} if is_quick else None
         with numerics.fixed():  # which is a thread's own
-            return self._function.lower(*arguments).compile()
+            return self._function.lower(*arguments).compile(options)
 
     def free(self) -> None:
         """Forgets what was compiled; a later call compiles again."""

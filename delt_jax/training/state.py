@@ -14,6 +14,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from delt_jax.runtime.programs import Program
+
 VERSION = 1  # part of identities; raise it when results change
 
 
@@ -68,9 +70,11 @@ class Outcome(NamedTuple):
     grads: Any
 
 
-@functools.partial(jax.jit, static_argnums=0)  # without jit, op by op, init takes seconds
-def _init(model, key, images):
-    return model.init(key, images, train=False)
+@functools.lru_cache(maxsize=32)
+def _init(model: nn.Module, image_shape: tuple[int, int, int]) -> Program:
+    """Fresh variables of a key; op by op that would take seconds."""
+    images = jnp.zeros((1, *image_shape))
+    return Program(jax.jit(lambda key: model.init(key, images, train=False)), quickly=True)
 
 
 def init_state(
@@ -80,7 +84,24 @@ def init_state(
     image_shape: tuple[int, int, int],
 ) -> TrainState:
     """A state with fresh parameters, for images of shape (S, S, C)."""
-    variables = _init(model, key, jnp.zeros((1, *image_shape)))
+    return _begin(_init(model, image_shape)(key), optimiser)
+
+
+def shapes_of_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Shapes and types of what `init_state` returns; nothing is computed."""
+
+    def fresh(key):
+        images = jnp.zeros((1, *image_shape))
+        return _begin(model.init(key, images, train=False), optimiser)
+
+    return jax.eval_shape(fresh, jax.random.key(0))
+
+
+def _begin(variables: Any, optimiser: optax.GradientTransformation) -> TrainState:
     params = variables["params"]
     return TrainState(
         jnp.int32(0), params, variables.get("batch_stats", {}), optimiser.init(params)

@@ -27,7 +27,7 @@ def prepare(layout: StudentLayout) -> None:
     rate = jax.ShapeDtypeStruct((), np.float32)
     image = (spec.image_size, spec.image_size, spec.channels)
     pixels = jax.ShapeDtypeStruct((count, *image), np.uint8)
-    state = jax.eval_shape(lambda: student_step.init_student(program, jax.random.key(0)))
+    state = student_step.shapes_of_student(program)
     own = Own(keys_of, rate, number)
     teachers = tuple(teacher_lib.init_shapes(teacher) for teacher in program.teachers)
     labels = jax.ShapeDtypeStruct((count, spec.num_classes), np.float32)

@@ -132,12 +132,24 @@ def make_optimiser(program: LearnProgram) -> optax.GradientTransformation:
 
 def init_student(program: StudentProgram, key: chex.PRNGKey) -> TrainState:
     """A student with fresh parameters."""
-    spec, optimiser = program.student, make_optimiser(learn_program(program))
-    shape = (spec.image_size, spec.image_size, spec.channels)
-    state = state_lib.init_state(models.create(spec), optimiser, key, shape)
+    model, optimiser, shape = _network(program)
+    state = state_lib.init_state(model, optimiser, key, shape)
     if program.protocol.ema:
         state = state.replace(average=jax.tree.map(jnp.array, state.variables))
     return state
+
+
+def shapes_of_student(program: StudentProgram) -> TrainState:
+    """Shapes and types of what `init_student` returns; nothing is computed."""
+    state = state_lib.shapes_of_state(*_network(program))
+    return state.replace(average=state.variables) if program.protocol.ema else state
+
+
+def _network(program: StudentProgram) -> tuple[Any, Any, tuple[int, int, int]]:
+    """Model, optimiser, and shape of the images."""
+    spec = program.student
+    shape = (spec.image_size, spec.image_size, spec.channels)
+    return models.create(spec), make_optimiser(learn_program(program)), shape
 
 
 def scored_variables(state: TrainState) -> dict[str, Any]:
