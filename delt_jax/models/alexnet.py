@@ -12,7 +12,7 @@ from delt_jax.models.layers import (
     torch_linear,
 )
 from delt_jax.models.pool import max_pool
-from delt_jax.models.strided import convolve
+from delt_jax.models.convolution import convolve
 
 # Position in torch's `features`, channels in units of the first layer's, size, stride, padding.
 _CONVOLUTIONS = (

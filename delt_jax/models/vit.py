@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from delt_jax.models.layers import torch_kernel
-from delt_jax.models.strided import convolve
+from delt_jax.models.convolution import convolve
 
 PATCH = 16
 HEAD_WIDTH = 64
