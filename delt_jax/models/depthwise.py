@@ -23,12 +23,12 @@ class _Reading(NamedTuple):
     """Positions of an axis that are read for every tap: first + offset, then every stride-th.
 
     Attributes:
-      count: how many, from position 0 for offset 0.
+      results: how many, from position 0 for offset 0.
       stride: between them.
       offsets: of the taps, in order.
     """
 
-    count: int
+    results: int
     stride: int
     offsets: Sequence[int]
 
@@ -136,13 +136,13 @@ def _reader(
         part, outside = x, [(0, 0, 0)]
         for axis, (number, reading, shift) in enumerate(zip((i, j), axes, before, strict=True), 1):
             first, s = reading.offsets[number] + shift, reading.stride
-            low = min(reading.count, max(0, -(first // s)))  # results before the start of x
-            high = max(low, min(reading.count, (x.shape[axis] - 1 - first) // s + 1))
+            low = min(reading.results, max(0, -(first // s)))  # results before the start of x
+            high = max(low, min(reading.results, (x.shape[axis] - 1 - first) // s + 1))
             start, end = first + s * low, first + s * (high - 1) + 1
             if low == high:
                 start = end = 0
             part = jax.lax.slice_in_dim(part, start, end, s, axis)
-            outside.append((low, reading.count - high, 0))
+            outside.append((low, reading.results - high, 0))
         return jax.lax.pad(part, zero, [*outside, (0, 0, 0)]).astype(wide)
 
     return read
@@ -150,7 +150,7 @@ def _reader(
 
 def _around(length: int, reading: _Reading) -> tuple[int, int, int]:
     """How much of the positions read is before and after an axis, as `jax.lax.pad` takes it."""
-    last = max(reading.offsets) + reading.stride * (reading.count - 1)
+    last = max(reading.offsets) + reading.stride * (reading.results - 1)
     return max(0, -min(reading.offsets)), max(0, last + 1 - length), 0
 
 

@@ -1,8 +1,9 @@
 """timm's names for the zoo's architectures, turned into torchvision's.
 
-EfficientNet-Lite0, which torchvision lacks, has the names of efficientnet_lite_pytorch. timm divides the same networks into other modules. Its ResNets are named as torchvision's;
-AlexNet, ShuffleNet-V2 and the small variants it does not have. Which of its weights compute
-what the zoo's networks do:
+timm divides the same networks into other modules. Its ResNets are named as torchvision's;
+AlexNet, ShuffleNet-V2 and the small variants it does not have. EfficientNet-Lite0, which
+torchvision does not have, gets the names of efficientnet_lite_pytorch. Which of timm's weights
+compute what the zoo's networks do:
 
 - `vgg11`, `vgg11_bn` up to 255 px, beyond which timm slides its first linear layer over the map;
 - `vit_base_patch16_224` without layer scale or another activation, as most of its weights are;

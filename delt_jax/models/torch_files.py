@@ -1,5 +1,6 @@
-"""Files of torch weights: `.safetensors`, `.pth` without torch, in packages, on the Hugging Face Hub.
+"""Files of torch weights: `.safetensors`, and `.pth` without torch.
 
+They lie anywhere, in installed packages (`pkg:`) or on the Hugging Face Hub (`hf:`).
 What a file is, its content says, not its ending. The pickle of a `.pth` file could call any
 function; `torch_pickle` reads it as data.
 """
@@ -77,7 +78,12 @@ def local_path(source: str | Path) -> Path:
     if not str(source).startswith(PACKAGE):
         return Path(source)
     package, _, inside = str(source).removeprefix(PACKAGE).partition("/")
-    if not package.isidentifier() or package == "__main__" or not inside.isprintable() or not inside:
+    if (
+        not package.isidentifier()
+        or package == "__main__"
+        or not inside.isprintable()
+        or not inside
+    ):
         raise UserError(f"{source} names no file of a package; write pkg:package/path/to/file.")
     found = importlib.util.find_spec(package)
     if found is None:

@@ -76,9 +76,7 @@ def test_sums_of_narrow_types_are_wide():
 def test_stacked_kernels_have_stacked_gradients():
     """As students that are trained side by side have them."""
     x, kernels = normal(3, 2, 8, 8, 4), normal(3, 3, 3, 1, 4, seed=1)
-    run = functools.partial(
-        both_ways, lambda x, k: depthwise.convolve_shifted(x, k, (2, 2), SAME)
-    )
+    run = functools.partial(both_ways, lambda x, k: depthwise.convolve_shifted(x, k, (2, 2), SAME))
     one_by_one = [run(*pair) for pair in zip(x, kernels, strict=True)]
     expected = jax.tree.map(lambda *parts: jnp.stack(parts), *one_by_one)
     chex.assert_trees_all_close(jax.vmap(run)(x, kernels), expected, atol=1e-5)
