@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_FEW = 9  # taps; with more, zeros around the map cost less than a check at every tap
-
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -48,7 +46,7 @@ def convolve_shifted(
     Returns:
       [B, O, P, C] in the dtype of x; sums are float32 at least.
     """
-    read = _reader(x, _outputs(x.shape, kernel.shape, strides, pads), kernel)
+    read = _reader(x, _outputs(x.shape, kernel.shape, strides, pads))
     height, width = kernel.shape[:2]
     taps = ((i, j) for i in range(height) for j in range(width))
     return _sum(read(i, j) * kernel[i, j, 0] for i, j in taps).astype(x.dtype)
@@ -87,7 +85,7 @@ def _input_gradient(gradient, kernel, shape, strides, pads) -> chex.Array:
         first, last = -(-(before - k + 1) // s), (before + s - 1) // s
         readings.append(_Reading(-(-n // s), 1, range(first, last + 1)))
         taps.append([[a + before - s * d for a in range(s)] for d in range(first, last + 1)])
-    read = _reader(gradient, readings, kernel)
+    read = _reader(gradient, readings)
     total = _sum(
         read(i, j)[:, :, None, :, None] * _taps(kernel, rows, columns)[:, None]
         for i, rows in enumerate(taps[0])
@@ -110,40 +108,33 @@ def _taps(kernel: chex.Array, rows: Sequence[int], columns: Sequence[int]) -> ch
 
 def _kernel_gradient(x, gradient, kernel, strides, pads) -> chex.Array:
     """Gradient [h, w, 1, C] of the kernel."""
-    read = _reader(x, _outputs(x.shape, kernel.shape, strides, pads), kernel)
+    read = _reader(x, _outputs(x.shape, kernel.shape, strides, pads))
     gradient = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
     height, width = kernel.shape[:2]
     sums = [(read(i, j) * gradient).sum((0, 1, 2)) for i in range(height) for j in range(width)]
     return jnp.stack(sums).reshape(kernel.shape)
 
 
-def _reader(
-    x: chex.Array, axes: Sequence[_Reading], kernel: chex.Array
-) -> Callable[[int, int], chex.Array]:
+def _reader(x: chex.Array, axes: Sequence[_Reading]) -> Callable[[int, int], chex.Array]:
     """What the taps read of x [B, H, W, C], by the numbers of their offsets; zeros outside of x.
 
     The result is float32 at least.
     """
+    pads = [_around(*pair) for pair in zip(x.shape[1:3], axes, strict=True)]
+    # A pad of its own, which compilers write once, with whatever made x; a zero at the edge of
+    # every slice would be one with the sum, and make x again for every tap.
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    zero = jnp.zeros((), x.dtype)
-    before = [0, 0]
-    if kernel.shape[0] * kernel.shape[1] > _FEW:
-        pads = [(0, 0, 0), *(_around(*pair) for pair in zip(x.shape[1:3], axes, strict=True))]
-        x = jax.lax.pad(x, zero, [*pads, (0, 0, 0)])
-        before = [low for low, _, _ in pads[1:]]
 
     def read(i: int, j: int) -> chex.Array:
-        part, outside = x, [(0, 0, 0)]
-        for axis, (number, reading, shift) in enumerate(zip((i, j), axes, before, strict=True), 1):
-            first, s = reading.offsets[number] + shift, reading.stride
-            low = min(reading.results, max(0, -(first // s)))  # results before the start of x
-            high = max(low, min(reading.results, (x.shape[axis] - 1 - first) // s + 1))
-            start, end = first + s * low, first + s * (high - 1) + 1
-            if low == high:
-                start = end = 0
-            part = jax.lax.slice_in_dim(part, start, end, s, axis)
-            outside.append((low, reading.results - high, 0))
-        return jax.lax.pad(part, zero, [*outside, (0, 0, 0)]).astype(wide)
+        part = x
+        for axis, (number, reading, (before, _, _)) in enumerate(
+            zip((i, j), axes, pads, strict=True), start=1
+        ):
+            first = reading.offsets[number] + before
+            end = first + reading.stride * (reading.results - 1) + 1
+            part = jax.lax.slice_in_dim(part, first, end, reading.stride, axis)
+        return part.astype(wide)
 
     return read
 
