@@ -145,7 +145,7 @@ def depthwise_parts(model: nn.Module, images: jax.Array) -> list[Part]:
         variables = layer.init(jax.random.key(5), x[:1])
         result = jax.eval_shape(layer.apply, variables, x)
         upstream = jax.random.normal(jax.random.key(6), result.shape).astype(result.dtype)
-        size, stride = layer.kernel_size[0], like.shape[1] // result.shape[1]
+        size, stride = len(variables["params"]["kernel"]), like.shape[1] // result.shape[1]
         name = f"depthwise {size}x{size}, stride {stride}, {like.shape[1]} px x {like.shape[3]}"
 
         def of_input(variables, x, upstream, layer=layer):
