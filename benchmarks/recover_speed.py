@@ -43,8 +43,9 @@ CASES = {  # model and classes, by model and pixels
     "conv3/32": ("conv3", 10),
     "resnet18_modified/32": ("resnet18_modified", 10),
     "resnet18/224": ("resnet18", 1000),
+    "efficientnet_lite0/224": ("efficientnet_lite0", 1000),
 }
-SCHEDULES = {"full": (50, False), "ipc50": (50, True), "ipc10": (10, True)}  # IPC, EarlyLate
+SCHEDULES = {"full": (10, False), "ipc50": (50, True), "ipc10": (10, True)}  # IPC, EarlyLate
 
 
 def schedules(names: list[str], batch: int, round_iterations: int) -> dict[str, BatchSchedule]:
@@ -96,7 +97,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
     cases.say(f"{name}: compiling")
     flops, moved = warm_up(ours, plans)
     cases.say(f"{name}: choosing PyTorch's layout")
-    trial = make_schedule(chosen.batch // 50, 50, chosen.round_iterations, 0, chosen.batch)[0]
+    trial = make_schedule(chosen.batch // 10, 10, chosen.round_iterations, 0, chosen.batch)[0]
     eager = Rival(problem, device, trial)
     view = plans["full"].labels, (size // 8, 0, size // 2, size - size // 8), True
     losses = ours.loss(*view), eager.loss(*view)
@@ -182,13 +183,14 @@ def choose() -> argparse.Namespace:
     add, on_cpu = parser.add_argument, jax.default_backend() == "cpu"
     add("--schedules", default="full", help=f"some of {','.join(SCHEDULES)}; always the first")
     add("--stack", type=int, default=1, help="batches that our side works on at once")
-    add("--batch", type=int, default=100, help="images per batch, a multiple of 50")
+    add("--batch", type=int, default=100, help="images per batch, a multiple of each IPC")
     add("--round_iterations", type=int, default=1 if on_cpu else 50, help="R; T is 8 R")
     chosen = cases.parse(parser, CASES)
     asked = cases.some_of(parser, "schedule", chosen.schedules, SCHEDULES)
     chosen.schedules = [name for name in SCHEDULES if name in {"full", *asked}]
-    if chosen.batch < 50 or chosen.batch % 50:
-        parser.error(f"--batch is {chosen.batch}, but must be a multiple of 50")
+    largest = max(SCHEDULES[name][0] for name in chosen.schedules)  # the others divide it
+    if chosen.batch < largest or chosen.batch % largest:
+        parser.error(f"--batch is {chosen.batch}, but must be a multiple of {largest}")
     if min(chosen.stack, chosen.round_iterations) < 1:
         parser.error("--stack and --round_iterations must be at least 1")
     return chosen

@@ -2,6 +2,7 @@
 
 python benchmarks/step_parts.py             ResNet-18 at 224 px, on the device that is there
 python benchmarks/step_parts.py --case=mobilenet_v2/64 --dtype=float32 --batch=16
+                                            depthwise convolutions, too, where a model has any
 python benchmarks/step_parts.py --write     also writes benchmarks/results/ and the tables of
                                             docs/performance.md
 
@@ -74,7 +75,8 @@ class Part:
 
 def fields(name: str) -> dict[str, Forms]:
     """The plain form of one part and its others, as far as the device tells them apart."""
-    values = get_args({"stem": forms.Stem, "view": forms.View, "pool": forms.Pool}[name])
+    kinds = {"stem": forms.Stem, "view": forms.View, "pool": forms.Pool}
+    values = get_args((kinds | {"depthwise": forms.Depthwise})[name])
     if name == "view" and jax.default_backend() != "gpu":
         values = values[:1] if jax.default_backend() == "cpu" else values[:2]
     return {value: replace(PLAIN, **{name: value}) for value in values}
@@ -131,7 +133,53 @@ def parts(model: nn.Module, batch: int, size: int) -> list[Part]:
             "pool",
         ),
         Part("moments of the stem, both ways", lambda x: both_ways(moments, x), (maps,), one, None),
+        *depthwise_parts(model, images),
     ]
+
+
+def depthwise_parts(model: nn.Module, images: jax.Array) -> list[Part]:
+    """The first depthwise convolution of each kernel and stride, if a model has any."""
+    made: list[Part] = []
+    for layer, like in depthwise_layers(model, images):
+        x = jax.random.normal(jax.random.key(4), like.shape).astype(like.dtype)
+        variables = layer.init(jax.random.key(5), x[:1])
+        result = jax.eval_shape(layer.apply, variables, x)
+        upstream = jax.random.normal(jax.random.key(6), result.shape).astype(result.dtype)
+        size, stride = len(variables["params"]["kernel"]), like.shape[1] // result.shape[1]
+        name = f"depthwise {size}x{size}, stride {stride}, {like.shape[1]} px x {like.shape[3]}"
+
+        def of_input(variables, x, upstream, layer=layer):
+            return jax.vjp(functools.partial(layer.apply, variables), x)[1](upstream)
+
+        def of_kernel(variables, x, upstream, layer=layer):
+            return jax.vjp(lambda variables: layer.apply(variables, x), variables)[1](upstream)
+
+        form, given = fields("depthwise"), (variables, x, upstream)
+        made += [
+            Part(f"{name}, forward", layer.apply, given[:2], form, "depthwise"),
+            Part(f"{name}, input gradient", of_input, given, form, "depthwise"),
+            Part(f"{name}, kernel gradient", of_kernel, given, form, "depthwise"),
+        ]
+    return made
+
+
+def depthwise_layers(
+    model: nn.Module, images: jax.Array
+) -> list[tuple[nn.Conv, jax.ShapeDtypeStruct]]:
+    """Depthwise convolutions by themselves and what they are given, one of each kernel, stride."""
+    found: dict[Any, tuple[nn.Conv, jax.ShapeDtypeStruct]] = {}
+
+    def note(next_fun, args, kwargs, context):
+        layer = context.module
+        if isinstance(layer, nn.Conv) and layer.feature_group_count > 1:
+            like = jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)
+            alone = layer.clone(parent=None, name=None)
+            found.setdefault((layer.kernel_size, layer.strides), (alone, like))
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    return list(found.values())
 
 
 def both_ways(function: Callable[..., Any], x: jax.Array, upstream: Any = None) -> Any:
@@ -194,7 +242,8 @@ def whole_step(model: nn.Module, batch: int, size: int, dtype: str) -> Part:
     zeros = jnp.zeros_like(images)
     adam = optax.ScaleByAdamState(jnp.zeros(batch, jnp.int32), zeros, zeros)
     tried = {"plain": PLAIN}
-    for name in ("stem", "view", "pool"):
+    parts = ("stem", "view", "pool")
+    for name in (*parts, "depthwise") if depthwise_layers(model, images) else parts:
         tried |= {f"{name} {value}": form for value, form in fields(name).items() if form != PLAIN}
     tried["as chosen"] = forms.choose(jax.default_backend(), jnp.dtype(dtype))
     return Part("whole step", run, ((images, adam), views, variables), tried, "", steps)

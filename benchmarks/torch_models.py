@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from delt_jax.models import efficientnet
+
 
 class ConvNet(nn.Module):
     """`depth` times [3x3 convolution, BN, ReLU, 2x2 average pool], then a linear layer."""
@@ -72,10 +74,85 @@ class ResNet18(nn.Module):
         return self.fc(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+class SameConv(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow's SAME pads images of even sides.
+
+    Where the stride is 2 that is one row and column less before than after.
+    """
+
+    def __init__(self, channels: int, features: int, size: int, stride: int, groups: int = 1):
+        before = (size - stride) // 2
+        padding = before if stride == 1 else 0
+        super().__init__(channels, features, size, stride, padding, groups=groups, bias=False)
+        self.around = (before, size - stride - before) * 2 if stride > 1 else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, C, H, W] to [B, features, H / stride, W / stride]."""
+        return super().forward(x if self.around is None else functional.pad(x, self.around))
+
+
+def _lite_norm(features: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(features, eps=1e-3, momentum=0.01)
+
+
+class LiteBlock(nn.Module):
+    """Inverted residual without squeeze-excitation."""
+
+    def __init__(self, channels: int, expansion: int, size: int, stride: int, features: int):
+        super().__init__()
+        hidden = expansion * channels
+        if expansion > 1:
+            self._expand_conv = SameConv(channels, hidden, 1, 1)
+            self._bn0 = _lite_norm(hidden)
+        self._depthwise_conv = SameConv(hidden, hidden, size, stride, groups=hidden)
+        self._bn1 = _lite_norm(hidden)
+        self._project_conv = SameConv(hidden, features, 1, 1)
+        self._bn2 = _lite_norm(features)
+        self.expands, self.skips = expansion > 1, stride == 1 and channels == features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, C, H, W] to [B, features, H / stride, W / stride]."""
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.skips else y
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 with the names of efficientnet_lite_pytorch, for even sides, in eval mode.
+
+    Its dropout and stochastic depth, which do nothing then, are left out.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self._conv_stem = SameConv(3, 32, 3, 2)
+        self._bn0 = _lite_norm(32)
+        self._blocks, channels = nn.ModuleList(), 32
+        for expansion, size, stride, features, blocks in efficientnet.STAGES:
+            for block in range(blocks):
+                step = stride if block == 0 else 1
+                self._blocks.append(LiteBlock(channels, expansion, size, step, features))
+                channels = features
+        self._conv_head = SameConv(channels, 1280, 1, 1)
+        self._bn1 = _lite_norm(1280)
+        self._fc = nn.Linear(1280, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of [B, 3, S, S]."""
+        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        for block in self._blocks:
+            x = block(x)
+        x = functional.relu6(self._bn1(self._conv_head(x)))
+        return self._fc(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 def create(name: str, num_classes: int, image_size: int, channels: int = 3) -> nn.Module:
-    """The network of an architecture's name: conv3 to conv6, resnet18, resnet18_modified."""
+    """The network of a name: conv3 to conv6, resnet18, resnet18_modified, efficientnet_lite0."""
     if name.startswith("conv"):
         return ConvNet(int(name.removeprefix("conv")), num_classes, image_size, channels)
+    if name == "efficientnet_lite0":
+        return EfficientNetLite0(num_classes)
     return ResNet18(num_classes, small_stem=name.endswith("_modified"))
 
 

@@ -175,8 +175,8 @@ def _typed(name: str, value: Any, setting: Setting) -> Any:
 
 
 def _expanded(name: str, text: str) -> str:
-    """A path as `paths.expand` has it; names on the Hugging Face Hub and the like stay."""
-    return text if text.startswith("hf:") else paths.expand(text, name)
+    """A path as `paths.expand` has it; names on the Hugging Face Hub and in packages stay."""
+    return text if text.startswith(("hf:", "pkg:")) else paths.expand(text, name)
 
 
 def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:

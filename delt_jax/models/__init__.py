@@ -14,6 +14,7 @@ from delt_jax.errors import UserError
 from delt_jax.models.alexnet import AlexNet
 from delt_jax.models.convnet import ConvNet
 from delt_jax.models.efficientnet import EfficientNetB0
+from delt_jax.models.efficientnet_lite import EfficientNetLite0
 from delt_jax.models.mobilenet import MobileNetV2, SmallMobileNetV2
 from delt_jax.models.resnet import ResNet
 from delt_jax.models.shufflenet import ShuffleNetV2
@@ -128,6 +129,11 @@ def _efficientnet_b0(spec: ModelSpec) -> nn.Module:
     return EfficientNetB0(spec.width or 32, spec.num_classes, jnp.dtype(spec.dtype))
 
 
+def _efficientnet_lite0(spec: ModelSpec) -> nn.Module:
+    _at_least(spec, 32)
+    return EfficientNetLite0(spec.width or 32, spec.num_classes, jnp.dtype(spec.dtype))
+
+
 def _shufflenet_v2(stages: tuple[int, int, int]) -> Callable[[ModelSpec], nn.Module]:
     def build(spec: ModelSpec) -> nn.Module:
         _at_least(spec, 32)
@@ -178,6 +184,7 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "mobilenet_v2": _mobilenet_v2,
     "mobilenet_v2_modified": _mobilenet_v2_modified,
     "efficientnet_b0": _efficientnet_b0,
+    "efficientnet_lite0": _efficientnet_lite0,
     "shufflenet_v2_x0_5": _shufflenet_v2((48, 96, 192)),
     "shufflenet_v2_x1_0": _shufflenet_v2((116, 232, 464)),
     "vit_b_16": _vit_b_16,

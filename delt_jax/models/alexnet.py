@@ -4,6 +4,7 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.models.convolution import convolve
 from delt_jax.models.layers import (
     adaptive_average_pool,
     flatten_as_torch,
@@ -12,7 +13,6 @@ from delt_jax.models.layers import (
     torch_linear,
 )
 from delt_jax.models.pool import max_pool
-from delt_jax.models.strided import convolve
 
 # Position in torch's `features`, channels in units of the first layer's, size, stride, padding.
 _CONVOLUTIONS = (

@@ -9,7 +9,7 @@ from delt_jax.models.layers import conv, divisible, stochastic_depth
 from delt_jax.models.norm import BatchNorm
 
 # Expansion, kernel, stride of the first block, channels, blocks (paper, table 1).
-_STAGES = (
+STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -18,9 +18,9 @@ _STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-_BLOCKS = sum(stage[-1] for stage in _STAGES)
-_STOCHASTIC_DEPTH = 0.2  # of the last block, growing linearly from zero
-_DROPOUT = 0.2
+BLOCKS = sum(stage[-1] for stage in STAGES)
+STOCHASTIC_DEPTH = 0.2  # of the last block, growing linearly from zero
+DROPOUT = 0.2
 
 
 class SqueezeExcitation(nn.Module):
@@ -86,23 +86,23 @@ class EfficientNetB0(nn.Module):
         x = conv(divisible(self.width), 3, 2, dtype=self.dtype, name="features_0_0")(x)
         x = nn.silu(BatchNorm(self.dtype, name="features_0_1")(x, train))
         number = 0
-        for i, (expansion, kernel, stride, channels, blocks) in enumerate(_STAGES):
+        for i, (expansion, kernel, stride, channels, blocks) in enumerate(STAGES):
             for block in range(blocks):
                 x = MBConv(
                     expansion,
                     kernel,
                     stride if block == 0 else 1,
                     divisible(channels * scale),
-                    _STOCHASTIC_DEPTH * number / _BLOCKS,
+                    STOCHASTIC_DEPTH * number / BLOCKS,
                     self.dtype,
                     name=f"features_{i + 1}_{block}",
                 )(x, train)
                 number += 1
-        last = f"features_{len(_STAGES) + 1}"
+        last = f"features_{len(STAGES) + 1}"
         x = conv(4 * x.shape[-1], 1, dtype=self.dtype, name=f"{last}_0")(x)
         x = nn.silu(BatchNorm(self.dtype, name=f"{last}_1")(x, train))
         x = x.mean(axis=(1, 2)).astype(jnp.float32)
-        x = nn.Dropout(_DROPOUT, deterministic=not train)(x)
+        x = nn.Dropout(DROPOUT, deterministic=not train)(x)
         self.sow("features", "pooled", x)
         init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
         return nn.Dense(self.num_classes, kernel_init=init, name="classifier_1")(x)

@@ -18,6 +18,7 @@ from delt_jax.augment.crop import Precision
 Stem = Literal["plain", "blocks", "aligned_blocks"]
 View = Literal["HIGHEST", "HIGH", "BF16_BF16_F32_X3"]
 Pool = Literal["plain", "indexed"]
+Depthwise = Literal["plain", "shifted"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Forms:
         TPUs. Presets do not run on every device; no choice uses them, but benchmarks may.
       pool: max-pools with XLA's gradient, or with one that knows where each maximum was
         (`delt_jax.models.pool`).
+      depthwise: convolutions with a kernel for every channel: as they are, or as sums of shifted
+        slices (`delt_jax.models.depthwise`).
     """
 
     stem: Stem = "plain"
     view: View = "HIGHEST"
     pool: Pool = "plain"
+    depthwise: Depthwise = "plain"
 
     @property
     def view_precision(self) -> Precision:
@@ -54,7 +58,7 @@ def choose(backend: str, dtype: jnp.dtype) -> Forms:
     """The forms for a backend ("cpu", "gpu", "tpu") and a type of activations."""
     narrow = jnp.dtype(dtype) == jnp.bfloat16
     if backend == "cpu":
-        return Forms(pool="indexed")
+        return Forms(pool="indexed", depthwise="shifted")
     # Products of views feed activations, whose own rounding is coarser than TF32's if narrow.
     view: View = "HIGH" if narrow else "HIGHEST"
     if backend == "tpu":

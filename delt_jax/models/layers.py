@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from delt_jax.models.strided import convolve
+from delt_jax.models.convolution import convolve
 
 # torch's default for kernels of convolutions and linear layers: uniform in +-1 / sqrt(fan_in).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -38,22 +38,22 @@ def torch_linear(features: int, fan_in: int, name: str, dtype=jnp.float32) -> nn
 def conv(features: int, size: int, stride: int = 1, **options: Any) -> nn.Conv:
     """A square convolution padded by size // 2 on every side, whatever the stride.
 
-    Flax's "SAME" pads one side more than the other when the stride is above 1; torch does not.
+    "SAME", TensorFlow's padding, may pad the end more when the stride is above 1; torch does not.
 
     Args:
       features: channels of the result.
       size: side of the kernel.
       stride: in both directions.
-      **options: of `nn.Conv`; without them there is no bias and the kernel starts as
-        `kaiming_fan_out`.
+      **options: of `nn.Conv`, `padding` too; without them there is no bias and the kernel starts
+        as `kaiming_fan_out`.
     """
     options.setdefault("use_bias", False)
     options.setdefault("kernel_init", kaiming_fan_out)
+    options.setdefault("padding", size // 2)
     return nn.Conv(
         features,
         (size, size),
         stride,
-        padding=size // 2,
         conv_general_dilated=convolve,
         **options,
     )

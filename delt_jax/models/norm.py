@@ -11,8 +11,6 @@ from flax import linen as nn
 
 from delt_jax.core.losses import Moments
 
-_MOMENTUM = 0.1  # weight of the new batch in the running statistics
-_EPSILON = 1e-5
 # Mapped axis of the devices that share a batch; set while a training step is traced.
 _devices: ContextVar[str | None] = ContextVar("devices", default=None)
 
@@ -45,9 +43,16 @@ class BatchNorm(nn.Module):
 
     Differs from `flax.linen.BatchNorm` where torch does: the running variance takes the
     unbiased batch variance, and momentum counts the new batch.
+
+    Attributes:
+      dtype: of the result.
+      epsilon: added to the variance.
+      momentum: weight of the new batch in the running statistics.
     """
 
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-5
+    momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
@@ -62,11 +67,11 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 # `+=` would write into the caller's arrays if these are numpy's.
-                running_mean.value = running_mean.value + _MOMENTUM * (mean - running_mean.value)
-                running_var.value = running_var.value + _MOMENTUM * (unbiased - running_var.value)
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    running.value = running.value + self.momentum * (new - running.value)
         else:
             mean, var = running_mean.value, running_var.value
-        factor = scale * (1.0 / jnp.sqrt(var + _EPSILON))
+        factor = scale * (1.0 / jnp.sqrt(var + self.epsilon))
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 

@@ -12,50 +12,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from delt_jax.models import forms
-
-_FEW = 4  # channels; with more, the plain form is fast
-_ALIGNED = 16  # channels that an aligned form is padded to a multiple of
-
-
-def convolve(
-    x: chex.Array,
-    kernel: chex.Array,
-    strides: Sequence[int],
-    padding: Any,
-    feature_group_count: int = 1,
-    **options: Any,
-) -> chex.Array:
-    """`jax.lax.conv_general_dilated` in the chosen form; an `nn.Conv` may take it in its place.
-
-    The plain form wherever blocks would not help: without a stride, with more than a few channels,
-    and where the stride exceeds the kernel.
-
-    Args:
-      x: [B, H, W, C].
-      kernel: [h, w, C / groups, F].
-      strides: down and right.
-      padding: pixels before and after, down and right; names of paddings take the plain form.
-      feature_group_count: groups of channels.
-      **options: as `nn.Conv` passes them.
-    """
-    form = forms.current(x.dtype).stem
-    dilated = {*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ())} - {1}
-    suits = (
-        x.ndim == 4
-        and x.shape[-1] <= _FEW
-        and feature_group_count == 1
-        and max(strides) > 1
-        and all(k >= s for k, s in zip(kernel.shape, strides, strict=False))
-        and not (dilated or isinstance(padding, str))
-    )
-    if form == "plain" or not suits:
-        return jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, feature_group_count=feature_group_count, **options
-        )
-    multiple = _ALIGNED if form == "aligned_blocks" else 1
-    return convolve_blocks(x, kernel, strides, padding, multiple, options.get("precision"))
-
 
 def convolve_blocks(
     x: chex.Array,

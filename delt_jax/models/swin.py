@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from delt_jax.models.convolution import convolve
 from delt_jax.models.layers import stochastic_depth, torch_bias, torch_kernel
-from delt_jax.models.strided import convolve
 
 WINDOW = 8
 HEAD_WIDTH = 32

@@ -1,12 +1,14 @@
 """timm's names for the zoo's architectures, turned into torchvision's.
 
 timm divides the same networks into other modules. Its ResNets are named as torchvision's;
-AlexNet, ShuffleNet-V2 and the small variants it does not have. Which of its weights compute
-what the zoo's networks do:
+AlexNet, ShuffleNet-V2 and the small variants it does not have. EfficientNet-Lite0, which
+torchvision does not have, gets the names of efficientnet_lite_pytorch. Which of timm's weights
+compute what the zoo's networks do:
 
 - `vgg11`, `vgg11_bn` up to 255 px, beyond which timm slides its first linear layer over the map;
 - `vit_base_patch16_224` without layer scale or another activation, as most of its weights are;
 - `mobilenetv2_100` and `efficientnet_b0`; the `tf_` ones pad otherwise;
+- `tf_efficientnet_lite0`, which pads as the zoo's does; `efficientnet_lite0` does not;
 - `swinv2_tiny_window8_256` at multiples of 256 px: timm pads and cuts other maps otherwise. The
   `window16` weights have the same names and shapes, but mean other offsets.
 """
@@ -27,12 +29,12 @@ def _in_block(stages: str, **modules: str) -> _Substitutions:
     )
 
 
-def _numbered(blocks: tuple[int, ...]) -> _Substitutions:
-    """Substitutions for blocks: torchvision's MobileNet-V2 counts them over all stages."""
+def _numbered(prefix: str, blocks: tuple[int, ...], first: int = 0) -> _Substitutions:
+    """Substitutions for blocks that are counted over all stages."""
     pairs = [(stage, block) for stage, count in enumerate(blocks) for block in range(count)]
     return tuple(
-        (rf"^blocks\.{stage}\.{block}\.", f"features.{number}.")
-        for number, (stage, block) in enumerate(pairs, start=1)
+        (rf"^blocks\.{stage}\.{block}\.", f"{prefix}.{number}.")
+        for number, (stage, block) in enumerate(pairs, start=first)
     )
 
 
@@ -50,7 +52,7 @@ _SUBSTITUTIONS: dict[str, _Substitutions] = {
         *_in_block("0", conv_dw="conv.0.0", bn1="conv.0.1", conv_pw="conv.1", bn2="conv.2"),
         *_in_block("[1-6]", conv_pw="conv.0.0", bn1="conv.0.1", conv_dw="conv.1.0"),
         *_in_block("[1-6]", bn2="conv.1.1", conv_pwl="conv.2", bn3="conv.3"),
-        *_numbered((1, 2, 3, 4, 3, 3, 1)),
+        *_numbered("features", (1, 2, 3, 4, 3, 3, 1), first=1),
         (r"^conv_head\.", "features.18.0."),
         (r"^bn2\.", "features.18.1."),
         (r"^classifier\.(?=\D)", "classifier.1."),
@@ -68,6 +70,17 @@ _SUBSTITUTIONS: dict[str, _Substitutions] = {
         (r"^conv_head\.", "features.8.0."),
         (r"^bn2\.", "features.8.1."),
         (r"^classifier\.(?=\D)", "classifier.1."),
+    ),
+    "efficientnet_lite0": (
+        (r"^conv_stem\.", "_conv_stem."),
+        (r"^conv_head\.", "_conv_head."),
+        (r"^bn1\.", "_bn0."),
+        (r"^bn2\.", "_bn1."),
+        *_in_block("0", conv_dw="_depthwise_conv", bn1="_bn1", conv_pw="_project_conv", bn2="_bn2"),
+        *_in_block("[1-6]", conv_pw="_expand_conv", bn1="_bn0", conv_dw="_depthwise_conv"),
+        *_in_block("[1-6]", bn2="_bn1", conv_pwl="_project_conv", bn3="_bn2"),
+        *_numbered("_blocks", (1, 2, 2, 3, 3, 4, 1)),
+        (r"^classifier\.", "_fc."),
     ),
     "vit_b_16": (
         (r"^cls_token$", "class_token"),

@@ -1,9 +1,11 @@
-"""Files of torch weights: `.safetensors`, `.pth` without torch, and names on the Hugging Face Hub.
+"""Files of torch weights: `.safetensors`, and `.pth` without torch.
 
+They lie anywhere, in installed packages (`pkg:`) or on the Hugging Face Hub (`hf:`).
 What a file is, its content says, not its ending. The pickle of a `.pth` file could call any
 function; `torch_pickle` reads it as data.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from delt_jax.store import files
 from delt_jax.store.foreign import ForeignFileError, check_size, shown
 
 HUB = "hf:"
+PACKAGE = "pkg:"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMES_SHARED = 4  # tensors that are tied share their numbers, but few do
 _NAME = 500  # letters in the name of a tensor
@@ -31,8 +34,9 @@ def read(
     """Reads a state dict.
 
     Args:
-      source: path of a file that torch.save or safetensors wrote, or `hf:owner/name` (optionally
-        `hf:owner/name/file`) on the Hugging Face Hub.
+      source: path of a file that torch.save or safetensors wrote, `pkg:package/path` for one in an
+        installed package, or `hf:owner/name` (optionally `hf:owner/name/file`) on the Hugging Face
+        Hub.
       say: told in a line if the file has several state dicts and one was chosen.
 
     Returns:
@@ -43,7 +47,7 @@ def read(
       UserError: if the file is missing, damaged, holds anything but tensors as its weights, or
         weights that are not finite.
     """
-    path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source)
+    path = _from_hub(str(source)) if str(source).startswith(HUB) else local_path(source)
     if not path.is_file():
         raise UserError(f"There is no weight file {path}; check the path.")
     try:
@@ -63,6 +67,38 @@ def read(
                 f"an earlier checkpoint."
             )
     return arrays
+
+
+def local_path(source: str | Path) -> Path:
+    """Path of a file that needs no download: `pkg:package/path`, found without importing anything.
+
+    Raises:
+      UserError: if the package is not installed, or the path leaves it or is not there.
+    """
+    if not str(source).startswith(PACKAGE):
+        return Path(source)
+    package, _, inside = str(source).removeprefix(PACKAGE).partition("/")
+    if (
+        not package.isidentifier()
+        or package == "__main__"
+        or not inside.isprintable()
+        or not inside
+    ):
+        raise UserError(f"{source} names no file of a package; write pkg:package/path/to/file.")
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise UserError(
+            f"{source} is in a package that is not installed here; run "
+            f"pip install {package.replace('_', '-')}."
+        )
+    for folder in found.submodule_search_locations or ():
+        root = Path(folder).resolve()
+        path = (root / inside).resolve()
+        if not path.is_relative_to(root):
+            raise UserError(f"{source} leaves the package {package}; name a file inside it.")
+        if path.is_file():
+            return path
+    raise UserError(f"The package {package} is installed but has no file {inside}; check the path.")
 
 
 def write(path: Path, state: Mapping[str, np.ndarray]) -> None:

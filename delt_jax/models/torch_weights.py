@@ -31,6 +31,8 @@ _DERIVED = ("num_batches_tracked", "relative_coords_table", "relative_position_i
 # Substitutions in the name that the rule gives, by the beginning of the model's name.
 _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "conv": ((r"^(conv|norm)\.", r"layers.\1."),),
+    # The names of efficientnet_lite_pytorch, where every module's begins with an underscore.
+    "efficientnet_lite0": ((r"(^|\.)(?=[a-z]\w*\.)", r"\1_"),),
     "vit": (
         (r"^encoder_layer\.", "encoder.layers.encoder_layer_"),
         (r"\.ln\.(\d)", r".ln_\1"),
@@ -47,6 +49,7 @@ _HEADS = {
     "alexnet": "classifier.6",
     "conv": "classifier",
     "efficientnet": "classifier.1",
+    "efficientnet_lite0": "_fc",
     "mobilenet_v2": "classifier.1",
     "mobilenet_v2_modified": "conv2",
     "resnet": "fc",

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.models.convolution import convolve
 from delt_jax.models.layers import torch_kernel
-from delt_jax.models.strided import convolve
 
 PATCH = 16
 HEAD_WIDTH = 64

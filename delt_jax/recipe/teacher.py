@@ -55,8 +55,9 @@ class TeacherRecipe:
     weights: str = setting(
         "",
         "A teacher to use instead of training one: the folder of a finished teacher or student, a "
-        ".safetensors or .pth file with torchvision's or timm's names of weights, or "
-        '"hf:owner/name" on the Hugging Face Hub. The last two need data.mean and data.std.',
+        ".safetensors or .pth file with torchvision's or timm's names of weights, "
+        '"pkg:package/path" for such a file in an installed package, or "hf:owner/name" on the '
+        "Hugging Face Hub. All but a folder need data.mean and data.std.",
         affects="teacher",
     )
     others: tuple[str, ...] = setting(

@@ -3,8 +3,9 @@
 XLA on CPU takes its temporary buffers anew in every call, hundreds of megabytes in a thread of its
 own. glibc gets such buffers from the kernel and gives them back each time, so the kernel must fill
 every page with zeros again, which can cost more than the layer itself. A heap that threads share
-keeps them, but then threads that compile wait for each other. With huge pages filling is cheap, and
-every thread has a heap. docs/performance.md has the measurements.
+keeps them, which is fastest on few cores; on many, threads that compile would wait for each other,
+so there every thread has a heap. With huge pages filling is cheap in either case. docs/performance.md
+has the measurements.
 """
 
 import ctypes
@@ -35,8 +36,7 @@ def keep_freed() -> bool:
     Returns:
       Whether the C library took the settings; only glibc has them, and accelerators need none.
     """
-    huge_pages = has_huge_pages(huge_pages_mode(), os.environ.get("GLIBC_TUNABLES", ""))
-    chosen = settings(environment.expected_backend(), huge_pages, os.cpu_count() or 1)
+    chosen = settings(environment.expected_backend(), os.cpu_count() or 1)
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -44,27 +44,21 @@ def keep_freed() -> bool:
     return bool(chosen) and all(mallopt(*pair) for pair in chosen)
 
 
-def settings(backend: str, huge_pages: bool, cores: int) -> tuple[tuple[int, int], ...]:
+def settings(backend: str, cores: int) -> tuple[tuple[int, int], ...]:
     """Numbers and values for `mallopt`.
 
     Args:
       backend: as `environment.backend` returns it.
-      huge_pages: whether the kernel gives them to this process's heaps.
       cores: of the machine.
     """
     if backend != "cpu":
         return ()
     # No memory mapping per allocation, and no trimming of a heap's end.
     kept = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-    if huge_pages or cores > _FEW_CORES:
+    if cores > _FEW_CORES:
         return (*kept, (_TOP_PAD, _PADDING))
     # One heap for all threads: in those of other threads no buffer above 64 MB is kept.
     return (*kept, (_ARENA_MAX, 1))
-
-
-def has_huge_pages(mode: str, tunables: str) -> bool:
-    """Whether heaps get huge pages: by the kernel's mode, and by glibc's tunables if that asks."""
-    return mode == "always" or (mode == "madvise" and f"{_HUGE_PAGES}=1" in tunables.split(":"))
 
 
 def tunables_with_huge_pages(backend: str, mode: str, tunables: str) -> str:

@@ -47,12 +47,12 @@ def check_weights(recipe: Recipe) -> None:
     if not weights:
         return
     is_on_hub = weights.startswith(torch_files.HUB)
-    if not is_on_hub and not Path(weights).exists():
+    if not is_on_hub and not torch_files.local_path(weights).exists():
         raise UserError(
             f"teacher.weights {weights} does not exist; name a teacher's folder, a file of "
-            f"weights, or hf:owner/name."
+            f"weights, pkg:package/path, or hf:owner/name."
         )
-    if (is_on_hub or not Path(weights).is_dir()) and not recipe.data.mean:
+    if not Path(weights).is_dir() and not recipe.data.mean:
         raise _without_constants(weights)
 
 
@@ -168,8 +168,9 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
         } | _version_of(recipe.teacher.model)
         if recipe.teacher.head_classes:
             architecture["teacher.head_classes"] = recipe.teacher.head_classes
-        file = Path(weights)
-        content = files.content_hash(file.read_bytes()) if file.is_file() else weights
+        content = weights
+        if not weights.startswith(torch_files.HUB) and torch_files.local_path(weights).is_file():
+            content = files.content_hash(torch_files.local_path(weights).read_bytes())
         return data | constants | architecture | {"teacher.weights": content}
     settings = affecting("teacher", recipe, "teacher")
     del settings["teacher.head_classes"]  # only weights that are imported have those

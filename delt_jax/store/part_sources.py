@@ -17,6 +17,7 @@ _PACKAGE = Path(__file__).parents[1]
 _NETWORKS = {
     "alexnet": ("alexnet",),
     "conv": ("convnet",),
+    "efficientnet_lite": ("efficientnet_lite", "efficientnet"),
     "efficientnet": ("efficientnet", "inverted_residual"),
     "mobilenet": ("mobilenet", "inverted_residual"),
     "resnet": ("resnet",),
@@ -25,7 +26,7 @@ _NETWORKS = {
     "vgg": ("vgg",),
     "vit": ("vit",),
 }
-_OF_NETWORKS = ("forms", "layers", "strided", "pool", "norm")
+_OF_NETWORKS = ("forms", "layers", "convolution", "depthwise", "strided", "pool", "norm")
 _STARTS = {"real": ("recovery/selection",), "rded": ("recovery/mosaics",)}
 _AUGMENTATIONS = {
     "rand_augment": ("rand_augment", "affine", "enhance", "tables", "chosen"),

@@ -14,7 +14,8 @@ import peaks
 import step_parts
 import step_table
 
-from delt_jax.models import forms
+from delt_jax import models
+from delt_jax.models import ModelSpec, forms
 from delt_jax.models.forms import PLAIN, Forms
 from delt_jax.models.resnet import ResNet
 
@@ -45,6 +46,23 @@ def test_every_part_is_measured_in_every_form():
     assert sum(line.startswith("| stem, forward |") for line in page) == 3
     assert any(line.startswith("| max-pool, forward | **indexed** |") for line in page)
     assert step_table.table([*rows, *(row | {"batch": 9} for row in rows)]).count("") == 3
+
+
+def test_depthwise_convolutions_are_parts_of_a_step_that_has_some():
+    lite = models.create(ModelSpec("efficientnet_lite0", 5, 32, 3, 8))
+    images = jnp.zeros((1, 32, 32, 3))
+    parts = step_parts.depthwise_parts(lite, images)
+    assert [part.name for part in parts][::3] == [
+        "depthwise 3x3, stride 1, 16 px x 32, forward",
+        "depthwise 3x3, stride 2, 16 px x 48, forward",
+        "depthwise 5x5, stride 2, 8 px x 48, forward",
+        "depthwise 5x5, stride 1, 4 px x 96, forward",
+    ]
+    rows = [row for p in parts[3:6] for row in step_parts.measure(p, CHOSEN, peaks.Peaks(1, 1))]
+    assert [row["form"] for row in rows] == 3 * ["plain", "shifted"]
+    assert [row["chosen"] for row in rows] == 3 * [False, True]
+    plain, shifted = (row["flops"] for row in rows[:2])
+    assert plain != shifted
 
 
 def test_forms_are_those_that_the_device_tells_apart(monkeypatch):

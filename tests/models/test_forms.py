@@ -13,7 +13,7 @@ from small_models import random_state, small
 
 from delt_jax import models
 from delt_jax.augment import crop
-from delt_jax.models import forms, pool, strided, torch_weights
+from delt_jax.models import convolution, forms, pool, strided, torch_weights
 from delt_jax.models.forms import PLAIN, Forms
 from delt_jax.models.tap import TappedNetwork, apply_tapped
 from delt_jax.recipe import RecoverRecipe
@@ -30,8 +30,8 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize(
     ("backend", "dtype", "expected"),
     [
-        ("cpu", "float32", Forms("plain", "HIGHEST", "indexed")),
-        ("cpu", "bfloat16", Forms("plain", "HIGHEST", "indexed")),
+        ("cpu", "float32", Forms("plain", "HIGHEST", "indexed", "shifted")),
+        ("cpu", "bfloat16", Forms("plain", "HIGHEST", "indexed", "shifted")),
         ("gpu", "float32", Forms("blocks", "HIGHEST", "indexed")),
         ("gpu", "bfloat16", Forms("aligned_blocks", "HIGH", "indexed")),
         ("tpu", "float32", Forms("blocks", "HIGHEST", "plain")),
@@ -181,7 +181,7 @@ def test_every_strided_stem_may_take_blocks(name):
             lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros((1, size, size, 3))
         )
     (layer,) = first.value.args
-    assert layer.strides in (1, (1, 1)) or layer.conv_general_dilated is strided.convolve
+    assert layer.strides in (1, (1, 1)) or layer.conv_general_dilated is convolution.convolve
 
 
 def hlo(function, *arguments):

@@ -69,12 +69,18 @@ def constants(folder: Path) -> list[str]:
     return [f"--config.data.{k}={v[0]!r}," for k, v in made.items()]
 
 
-def test_a_wide_head_is_cut_to_the_teacher_it_was_made_from(trained, wide, tmp_path, capsys):
+def test_a_wide_head_is_cut_to_the_teacher_it_was_made_from(
+    trained, wide, tmp_path, capsys, monkeypatch
+):
     arguments = (f"{WEIGHTS}{wide}", *constants(trained))
     assert command(tmp_path / "run", *arguments, HEAD) == 0
     assert teacher_lib.load(tmp_path / "run/teacher").hash == teacher_lib.describe(trained).hash
     capsys.readouterr()
     assert command(tmp_path / "run", *arguments, HEAD) == 0
+    assert "squeeze: done, nothing changed" in capsys.readouterr().out
+    monkeypatch.syspath_prepend(wide.parents[1])  # where its folder is a package
+    packaged = f"{WEIGHTS}pkg:{wide.parent.name}/{wide.name}"
+    assert command(tmp_path / "run", packaged, *constants(trained), HEAD) == 0
     assert "squeeze: done, nothing changed" in capsys.readouterr().out
     swapped = HEAD.replace("19,3", "3,19")
     assert command(tmp_path / "run", *arguments, swapped, "--dry_run") == 0

@@ -15,6 +15,7 @@ RECORDED = {
     "vgg11_bn": (54, "9a8fbf216cf1b864"),
     "mobilenet_v2": (262, "6d15a2002986888a"),
     "efficientnet_b0": (311, "ce87c1568d82402d"),
+    "efficientnet_lite0": (247, "191789dfe91e036c"),
     "vit_b_16": (152, "3140050d56e79b92"),
     "swin_v2_t": (221, "288ea152eb247685"),
 }
@@ -29,6 +30,7 @@ def as_timm(state: dict[str, np.ndarray], architecture: str) -> dict[str, np.nda
         "vgg11_bn": vgg,
         "mobilenet_v2": mobilenet,
         "efficientnet_b0": efficientnet,
+        "efficientnet_lite0": efficientnet_lite,
         "vit_b_16": vit,
         "swin_v2_t": swin,
     }[architecture]
@@ -85,6 +87,19 @@ def efficientnet(parts, array):
     else:
         layer = layers[2 * (position - (position > squeeze)) + int(inner)]
     return {f"blocks.{number - 1}.{block}.{layer}.{leaf}": array}
+
+
+def efficientnet_lite(parts, array):
+    leaf = parts[-1]
+    if parts[0] != "_blocks":
+        outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+        return {f"{(outer | {'_fc': 'classifier'})[parts[0]]}.{leaf}": array}
+    number = int(parts[1])
+    stage, first = [(s, n) for s, n in enumerate((0, 1, 3, 5, 8, 11, 15)) if n <= number][-1]
+    layers = EXPANSION_FIRST if stage else DEPTHWISE_FIRST
+    theirs = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+    layer = dict(zip(theirs[-len(layers) :], layers, strict=True))[parts[2]]
+    return {f"blocks.{stage}.{number - first}.{layer}.{leaf}": array}
 
 
 def vit(parts, array):
@@ -174,6 +189,7 @@ def test_a_timm_head_is_cut_to_the_listed_classes():
         ("vgg11", "head.fc.weight", "classifier.6.weight"),
         ("mobilenet_v2", "blocks.3.2.conv_dw.weight", "features.9.conv.1.0.weight"),
         ("efficientnet_b0", "blocks.0.0.se.conv_reduce.bias", "features.1.0.block.1.fc1.bias"),
+        ("efficientnet_lite0", "blocks.5.3.bn3.bias", "_blocks.14._bn2.bias"),
         (
             "vit_b_16",
             "blocks.11.attn.qkv.bias",

