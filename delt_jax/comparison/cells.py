@@ -137,12 +137,7 @@ def plan(
         recipe, _ = derive.complete(recipe, source)
         if not ipc:
             return planned(config, recipe.ipc)
-        if why := skipped(recipe):
-            raise UserError(f"A comparison is one of scores, but {why}; give test images.")
-        checks.check(recipe, source)
-        checks.check_imported((), recipe, source, run)
-        checks.check_places(recipe, source, run)
-        room.check(recipe, source, run)
+        _check_cell(recipe, source, run)
         return Cell(method, arguments, recipe, source, run)
 
     for ipc in ipcs:
@@ -158,6 +153,16 @@ def plan(
                 )
             cells[cell.name] = cell  # a recipe's own IPC may be listed, too
     return list(cells.values())
+
+
+def _check_cell(recipe: Recipe, source: Source, run: WorkDir) -> None:
+    """Raises a UserError if a cell cannot work, or would have no scores to compare."""
+    if why := skipped(recipe):
+        raise UserError(f"A comparison is one of scores, but {why}; give it what is missing.")
+    checks.check(recipe, source)
+    checks.check_imported((), recipe, source, run)
+    checks.check_places(recipe, source, run)
+    room.check(recipe, source, run)
 
 
 def check(folder: Path) -> None:

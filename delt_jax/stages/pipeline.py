@@ -155,7 +155,7 @@ def status(
     Looks at the sizes of the artefact's files; with `verify` it reads them all.
     """
     if why := stage.skipped(recipe):
-        return False, f"skipped: {why}"
+        return False, f"left out, as {why}"
     try:
         manifest = workdir.read_manifest(stage.manifest, stage.name)
     except FileNotFoundError:

@@ -145,7 +145,8 @@ def _stage_lines(
             continue
         needed, why = pipeline.status(stage, recipe, source, workdir, verify)
         redo |= needed
-        lines.append(f"  {stage.name:<9} {'would run' if needed else 'would be skipped'}: {why}")
+        would = "would run: " if needed else "would be skipped: " * (not stage.skipped(recipe))
+        lines.append(f"  {stage.name:<9} {would}{why}")
     return lines + (pipeline.damaged_others(stages, workdir) if verify else [])
 
 
