@@ -102,8 +102,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "seconds": round(time.perf_counter() - started, 1),
     }
     _write(workdir, summary, pictures | lists, manifest)
-    more = tables.sections(rows, robust, ranks, scored=scored)[1:]
-    for line in ["", *_paragraph(tables.as_text([fresh, *more]))]:
+    more = tables.sections(rows, robust, ranks, scored=scored)[1:] if rows else [fresh]
+    for line in ["", *_paragraph(tables.as_text(more))]:
         say(line)
     for line in tables.last_lines(rows, scored) if rows else ():
         say(line)
