@@ -23,6 +23,7 @@ class Classes(NamedTuple):
       names: in label order.
       all_names: of all classes that a network knows, whose labels may name folders.
       image_size, channels, fit: see `delt_jax.data.fit.fit_image`.
+      workers: processes to decode in.
     """
 
     names: tuple[str, ...]
@@ -30,6 +31,7 @@ class Classes(NamedTuple):
     image_size: int
     channels: int
     fit: str
+    workers: int
 
 
 class ClassPictures(NamedTuple):
@@ -48,10 +50,11 @@ class ClassPictures(NamedTuple):
     notes: tuple[str, ...]
 
 
-def of_source(source: Source, fit: str) -> Classes:
-    """The classes and sizes of a source of real images."""
-    names = source.class_names
-    return Classes(names, source.all_classes or names, source.image_size, source.channels, fit)
+def of_source(source: Source, fit: str, workers: int) -> Classes:
+    """The classes and sizes of a source of real images; `workers` is as `data.workers` has it."""
+    names, size = source.class_names, source.image_size
+    all_names = source.all_classes or names
+    return Classes(names, all_names, size, source.channels, fit, worker_count(workers))
 
 
 def open_pictures(setting: str, path: str, classes: Classes) -> ClassPictures:
@@ -111,7 +114,7 @@ def named(root: Path, names: Names, labels: np.ndarray, classes: Classes) -> Enc
         image_size=classes.image_size,
         channels=classes.channels,
         fit=classes.fit,
-        workers=worker_count(-1),
+        workers=classes.workers,
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from delt_jax.data.class_pictures import Classes, ClassPictures, open_pictures
 from delt_jax.data.classes import pick, places_by_name, spelt, wanted_classes
 from delt_jax.data.source import ArrayExamples, Source
+from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.recipe.data import lists_classes
@@ -34,7 +35,8 @@ def open_classes(recipe: DataRecipe) -> Source:
             "data.channels or data.mean, to what the teacher takes."
         )
     of_all = {"source": "classes", "class_names": names, "size": [recipe.image_size, channels]}
-    classes = Classes(names, all_names, recipe.image_size, channels, recipe.fit)
+    workers = worker_count(recipe.workers)
+    classes = Classes(names, all_names, recipe.image_size, channels, recipe.fit, workers)
     test = open_pictures("data.path", recipe.path, classes) if recipe.path else None
     return Source(
         name=note,

@@ -237,7 +237,7 @@ def _own_pictures(recipe, source, teacher, ranking, partial) -> Starts:
 
 
 def _open_pictures(recipe: Recipe, source: Source) -> ClassPictures:
-    classes = class_pictures.of_source(source, recipe.data.fit)
+    classes = class_pictures.of_source(source, recipe.data.fit, recipe.data.workers)
     return class_pictures.open_pictures("select.pictures", recipe.select.pictures, classes)
 
 
@@ -341,7 +341,7 @@ def recorded(
         labels = np.zeros(len(manifest["pictures"]), np.int32)
         labels[chosen] = np.arange(len(chosen))[:, None]
         names = Names.of(map(os.fsencode, manifest["pictures"]))
-        classes = class_pictures.of_source(source, manifest["fit"])
+        classes = class_pictures.of_source(source, manifest["fit"], workers=-1)
         pictures = class_pictures.named(root, names, labels, classes)
         record_of = manifest["folder"], manifest["fit"]
         return OwnPictures(pictures, normalisation, chosen, record_of, manifest["seed"])

@@ -135,12 +135,11 @@ def section(part: Section) -> str:
 
 def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[str]:
     """Sections on the images and on how they were made."""
-    imported = "imported" in summary
-    above = (
-        "Random real images above those of the set."
-        if imported
-        else "Start images above recovered ones, in joining order."
-    )
+    above = "Start images above recovered ones, in joining order."
+    if "imported" in summary:
+        above = "Images of the set, below random real ones where there are any."
+    elif summary["select"].get("start") == "noise":
+        above = "Recovered images, in joining order."
     above += " Below, the teacher's probability of the class, mean over fresh views."
     parts = ["<h2>Images</h2>", picture(pictures["sheet.png"], above)]
     if "nearest.png" in pictures:

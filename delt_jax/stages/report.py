@@ -290,7 +290,10 @@ def _shown(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
 
 
 def _sheet(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews) -> bytes:
-    """Start images above recovered ones, and the teacher's probabilities where all are known."""
+    """Start images above recovered ones, and the teacher's probabilities where all are known.
+
+    Noise is left out.
+    """
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
     rows, columns = _shown(synthetic)
     iterations = []
@@ -303,10 +306,11 @@ def _sheet(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews)
     def cells(values):
         return values.reshape(classes, ipc, *values.shape[1:])[:rows, columns]
 
+    is_noise = "noise_seed" in synthetic.manifest.get("start", {})
     is_whole = len(seen.indices) == classes * ipc
     sure = cells(seen.probability) if is_whole else ()
     return figures.sheet(
-        None if starts is None else cells(starts),
+        None if starts is None or is_noise else cells(starts),
         cells(synthetic.images),
         in_words(synthetic.class_names[:rows]),
         iterations,

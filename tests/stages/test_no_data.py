@@ -11,7 +11,7 @@ from tiny_run import read_json, stop_after, tiny
 
 import delt_jax
 from delt_jax import config as config_lib
-from delt_jax import main
+from delt_jax import export, main
 from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.data.classes import in_words, wanted_classes
@@ -142,6 +142,15 @@ def test_test_images_give_accuracy_and_scores(finished, recipe, tmp_path, capsys
     first, second = summary["fresh_views"]["networks"]
     assert first["network"] == "conv3 (teacher)"
     assert first["probability"] == second["probability"]  # these are the same weights
+
+
+def test_an_imported_set_is_labelled_and_shown(finished, recipe, tmp_path):
+    export.run(export.ExportOptions(finished, "distilled", tmp_path / "run/distilled"))
+    main.run(recipe(), str(tmp_path / "run"), ["squeeze", "relabel", "report"])
+    summary = read_json(tmp_path / "run/summary.json")
+    before = read_json(finished / "summary.json")
+    assert summary["fresh_views"] == before["fresh_views"]
+    assert summary["within_class_similarity"].keys() == {"recovered"}
 
 
 def test_own_pictures_begin_the_images(recipe, tmp_path, capsys):
