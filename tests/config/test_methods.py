@@ -43,10 +43,12 @@ def test_there_are_methods():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_offers_every_method(path):
     plain = recipe_of(path.stem)
-    assert recipe_of(path.stem, "delt") == plain
+    # Without real images DELT's start is not to be had.
+    default = "delt" if plain.data.has_training_images else "cda_earlylate"
+    assert recipe_of(path.stem, default) == plain
     for method in METHODS:
         varied = recipe_of(path.stem, method)
-        assert (varied == plain) == (method == "delt")
+        assert (varied == plain) == (method == default)
         # One protocol and, where anything is optimised, one length for all.
         one = dataclasses.replace(varied.teacher, others=())
         assert (varied.data, one, varied.ipc) == (plain.data, plain.teacher, plain.ipc)
