@@ -90,7 +90,7 @@ def step_of(batch: int) -> Callable[[], None]:
     from delt_jax import models
     from delt_jax.augment import crop
     from delt_jax.models import ModelSpec
-    from delt_jax.models.tap import apply_tapped
+    from delt_jax.models.tap import TappedNetwork
     from delt_jax.recipe import RecoverRecipe
     from delt_jax.recovery import step
     from delt_jax.recovery.program import step_settings
@@ -104,7 +104,7 @@ def step_of(batch: int) -> Callable[[], None]:
     @jax.jit
     def gradient(variables, images):
         def loss(images):
-            teacher = functools.partial(apply_tapped, model, variables)
+            teacher = TappedNetwork(model, variables)
             return step.loss(images, labels, view, teacher, settings)[0]
 
         return jax.value_and_grad(loss)(images)

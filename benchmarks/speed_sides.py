@@ -17,7 +17,7 @@ from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.models import ModelSpec, torch_weights
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, active_of, step_settings
@@ -109,7 +109,7 @@ class Ours:
 
         @jax.jit
         def loss(variables, images, labels):
-            teacher = functools.partial(apply_tapped, self._model, variables)
+            teacher = TappedNetwork(self._model, variables)
             return recovery_step.loss(images, labels, view, teacher, self._settings)[0]
 
         return float(loss(self._variables, jnp.asarray(self._problem.images), jnp.array(labels)))

@@ -33,7 +33,7 @@ from delt_jax.augment import crop
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, forms, norm, pool
 from delt_jax.models.forms import PLAIN, Forms
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
@@ -180,7 +180,7 @@ def whole_step(model: nn.Module, batch: int, size: int, dtype: str) -> Part:
 
     def step(state, view, variables):
         images, adam = state
-        teacher = functools.partial(apply_tapped, model, variables)
+        teacher = TappedNetwork(model, variables)
         grads, _ = jax.grad(recovery_step.loss, has_aux=True)(
             images, labels, view, teacher, settings
         )

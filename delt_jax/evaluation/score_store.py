@@ -1,6 +1,5 @@
 """Finished scores on disk, one file each, found again by the hash of what they were made from."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ class ScoreStore:
 
     def refresh(self) -> None:
         """Makes NFS forget which scores were not there when this process looked before."""
-        os.listdir(self.folder)
+        files.look_again(self.folder)
 
     def path(self, score_id: str) -> Path:
         """File of a score."""

@@ -157,8 +157,8 @@ class EpochLabeller:
         """Takes the teachers, the set uint8 [N, S, S, C], and which of its views to label."""
         most, group = prediction.batch_size(pixels.shape[1]), plan.group_size
         self._count = len(pixels)
-        # Chunks as students draw them, whose batches are groups.
-        self._chunk, is_aligned = drawing.span(self._count, min(group, self._count), group, most)
+        # Chunks as students draw them where their batches are groups that fit into memory.
+        self._chunk, is_aligned = drawing.span(self._count, 1, group, most)
         self._program = _Labelling(
             tuple(teacher.model for teacher in teachers),
             tuple(teacher.normalisation for teacher in teachers),

@@ -35,6 +35,24 @@ class Pass(NamedTuple):
     weights: chex.Array | None = None
 
 
+class TappedNetwork(NamedTuple):
+    """A network that is called on images and tapped.
+
+    Attributes:
+      model: a model of `delt_jax.models`.
+      variables: {"params", "batch_stats"}.
+      weights: of the images in the moments; see `apply_tapped`.
+    """
+
+    model: nn.Module
+    variables: Mapping
+    weights: chex.Array | None = None
+
+    def __call__(self, images: chex.Array) -> Pass:
+        """Applies the network to normalised images [B, S, S, C]."""
+        return apply_tapped(self.model, self.variables, images, self.weights)
+
+
 def apply_tapped(
     model: nn.Module,
     variables: Mapping,

@@ -6,7 +6,6 @@ CDA's). Only the active images of a batch take part. Extra loss terms (`delt_jax
 teachers in round robin, residuals and perturbed parameters are what other methods add.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
 from delt_jax.models import forms
-from delt_jax.models.tap import Pass, apply_tapped
+from delt_jax.models.tap import Pass, TappedNetwork
 from delt_jax.recovery import active as masks
 from delt_jax.recovery import residual
 from delt_jax.recovery.active import put, take
@@ -72,7 +71,7 @@ def loss(
     images: chex.Array,
     labels: chex.Array,
     view: crop.View,
-    teacher: functools.partial[Pass],
+    teacher: TappedNetwork,
     settings: StepSettings,
     term_inputs: TermInputs | None = None,
 ) -> tuple[chex.Array, tuple[Losses, chex.Array, tuple[Any, ...]]]:
@@ -82,15 +81,14 @@ def loss(
       images: normalised float32 [n, S, S, C].
       labels: int32 [n].
       view: of the images, shared or one per image.
-      teacher: its forward pass in eval mode, `apply_tapped` with model, variables and, in a masked
-        program, the images' weights.
+      teacher: in a masked program with the images' weights.
       settings: of the step.
       term_inputs: what the extra terms read; None without any.
 
     Returns:
       The loss; its parts, the BN terms float32 [layers], and the next state of the extra terms.
     """
-    precision = forms.current(teacher.args[0].dtype).view_precision
+    precision = forms.current(teacher.model.dtype).view_precision
     viewed = crop.view_images(images, view, images.shape[1], precision=precision)
     tapped = teacher(viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
@@ -227,9 +225,7 @@ def update(
         taking_part = masks.mask(state.step, inputs, len(labels))
         weights = masks.weights(taking_part)
         images = masks.only(taking_part, images, 0.0)  # else 0 times a huge value might be NaN
-    teacher = functools.partial(
-        apply_tapped, program.models[turn], teachers[turn].variables, weights=weights
-    )
+    teacher = TappedNetwork(program.models[turn], teachers[turn].variables, weights)
     term_inputs = _term_inputs(program, state, inputs, teachers[turn], turn)
     grads, (losses, layers, after) = jax.grad(loss, has_aux=True)(
         images, labels, view, teacher, settings, term_inputs

@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -176,8 +176,11 @@ def _leave(status: int) -> int:
             job.stop_listening()
             jax.distributed.shutdown()
             return 0
-        except BaseException as e:  # another one has failed, or a signal has come, in the meantime
-            status = getattr(e, "status", 1)
+        except stopping.Stopped as e:  # another one has failed in the meantime
+            status = e.status
+        except jax.errors.JaxRuntimeError as e:
+            status = 1
+            _complain(f"the processes did not end together ({' '.join(str(e).split())[:200]})")
     job.say_end(status)
     if job.ended and job.ended[0] != job.index and job.ended[1] not in _STOPPED:
         status = 1  # not as if a signal had come from outside
@@ -249,6 +252,20 @@ def _meet(job: _Job, what: str = "") -> None:
     else:
         job.set(f"{turn}/{job.index}", b"")
         job.wait(f"{turn}/go")
+
+
+@contextlib.contextmanager
+def first_alone(what: str) -> Iterator[None]:
+    """A context that process 0 goes through first, and the others once it has, with what it left.
+
+    Args:
+      what: is done in it.
+    """
+    if not is_first():
+        barrier(what)
+    yield
+    if is_first():
+        barrier(what)
 
 
 def broadcast(value: Any = None) -> Any:

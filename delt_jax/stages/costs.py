@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.models import ModelSpec
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork
 from delt_jax.recipe import Recipe
 from delt_jax.recovery.program import StepSettings, step_settings
 from delt_jax.recovery.step import loss as recover_loss
@@ -49,7 +49,7 @@ def _step_memory(settings: StepSettings, spec: ModelSpec, batch: int) -> int:
 
     def residuals(variables, images, labels):
         view = crop.full_view(spec.image_size)
-        teacher = functools.partial(apply_tapped, model, variables)
+        teacher = TappedNetwork(model, variables)
 
         def total(x):
             return recover_loss(x, labels, view, teacher, settings)[0]

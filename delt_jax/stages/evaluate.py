@@ -179,7 +179,8 @@ def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStor
 def _score_rows(run: Evaluation) -> list[Score]:
     """All scores of a run: the rows of small sets in order, then those of all real images."""
     rows = rows_of(run.recipe, run.sets.ipc)
-    jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
+    with hosts.first_alone("the sets that its students learn from"):
+        jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
     with progress(jobs.epochs, "evaluate", "epoch") as bar:
         scores = jobs.scores(bar.update)
     full = [row for row in rows if row.image_set == "full"] if hosts.is_first() else []

@@ -102,7 +102,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/distilled, resuming what an interrupted run left in distilled.partial."""
     stage_inputs = inputs(recipe, source, workdir)
     begun = _begin(recipe, source, workdir, stage_inputs) if hosts.is_first() else None
-    plan = ExecutionPlan(**hosts.broadcast(asdict(begun[1]) if begun else None))
+    chosen = hosts.broadcast(asdict(begun[1]) if begun else None)
+    plan = ExecutionPlan(**chosen | {"sizes": tuple(chosen["sizes"])})
     # Another process finds what process 0 has prepared.
     partial = workdir.path / f"{ARTEFACT}.partial"
     workdir.refresh()

@@ -136,20 +136,19 @@ def _run_stages(
     from delt_jax.runtime import programs
     from delt_jax.stages import pipeline
 
-    cache = folder.path / "cache"
+    cache, memory = folder.path / "cache", recipe.data.memory_mib
     try:
         if hosts.is_first():
             folder.open(recipe)
-            source = data.cache_in_memory(source, recipe.data.memory_mib, cache)
         if hosts.count() > 1:
             _check_shared(folder)
-            if hosts.is_first():
-                data.decode(source)
-            hosts.barrier("its images to be decoded")
-        if not hosts.is_first():
+        with hosts.first_alone("its images to be decoded"):
             folder.refresh()
-            # What process 0 has found is named by its own times, and so is not found here.
-            source = data.cache_in_memory(replace(source, found={}), recipe.data.memory_mib, cache)
+            # What process 0 has found is named by its own times, and so is not found elsewhere.
+            found = source if hosts.is_first() else replace(source, found={})
+            source = data.cache_in_memory(found, memory, cache)
+            if hosts.count() > 1 and hosts.is_first():
+                data.decode(source)
         source = data.put_on_device(source, data.device_budget())
         for note in (*source.notes, *notes):
             say(note)

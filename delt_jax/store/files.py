@@ -288,6 +288,12 @@ def delete_folder(path: Path) -> None:
     _delete(path)
 
 
+def look_again(folder: Path) -> None:
+    """Makes NFS forget which files were not in a folder when this process looked before."""
+    with contextlib.suppress(OSError):
+        os.listdir(folder)  # opening a folder asks the server
+
+
 def check_replaceable(path: Path) -> None:
     """Raises a UserError if `replacing_folder` could not replace what is at `path`."""
     try:

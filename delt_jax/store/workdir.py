@@ -1,8 +1,6 @@
 """The work directory: its artefacts, their inputs, and the lock of the process that writes."""
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +120,10 @@ class WorkDir:
         return self.path / f"{_MARK}{token}"
 
     def refresh(self) -> None:
-        """Makes NFS forget which files were not there when this process looked before."""
-        with contextlib.suppress(OSError):
-            for inside in os.listdir(self.path):  # opening a folder asks the server
-                with contextlib.suppress(OSError):
-                    os.listdir(self.path / inside)
+        """Looks again at which files are there, and in the folders of artefacts."""
+        files.look_again(self.path)
+        for inside in self.path.glob("*/"):
+            files.look_again(inside)
 
     def _lock_out_others(self) -> None:
         """Locks the folder until this object closes or the process ends."""
@@ -204,11 +201,11 @@ class WorkDir:
         Deletes what was made from other inputs.
         """
         folder = self.path / f"{name}.partial"
-        if folder.exists() and not self._is_partial(name, inputs):
-            with files.disk_errors_as_user_errors(folder):
-                files.delete_folder(folder)
+        if self._is_partial(name, inputs):
+            return folder
         with files.disk_errors_as_user_errors(folder):
-            folder.mkdir(exist_ok=True)
+            files.delete_folder(folder)
+            folder.mkdir()
         files.write_json(folder / "inputs.json", inputs)
         return folder
 

@@ -15,7 +15,7 @@ from delt_jax import models
 from delt_jax.augment import crop
 from delt_jax.models import forms, pool, strided, torch_weights
 from delt_jax.models.forms import PLAIN, Forms
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork, apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
@@ -239,7 +239,7 @@ def test_the_teachers_type_sets_the_precision_of_its_views(dtype):
     settings = step_settings(RecoverRecipe(), flip=True)
 
     def objective(images, variables):
-        teacher = functools.partial(apply_tapped, model, variables)
+        teacher = TappedNetwork(model, variables)
         labels = jnp.zeros(2, jnp.int32)
         return recovery_step.loss(images, labels, crop.full_view(32), teacher, settings)[0]
 

@@ -11,7 +11,7 @@ from delt_jax.models import ModelSpec
 from delt_jax.recipe import SelectRecipe
 from delt_jax.recovery import mosaics
 from delt_jax.recovery.mosaics import Patches
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.teachers.teacher import Teacher
 
 PLAIN = Normalisation((0.0,), (1.0,))
@@ -136,7 +136,7 @@ def test_finding_reads_once_and_keeps_the_best(teacher, monkeypatch):
         np.testing.assert_allclose(found.cross_entropy[c], expected, atol=1e-5)
         assert (np.diff(found.cross_entropy[c]) >= 0).all()
     # Batches of another size, as elsewhere, find the same.
-    monkeypatch.setattr(teacher_lib, "batch_size", lambda _: 12)
+    monkeypatch.setattr(prediction, "batch_size", lambda _: 12)
     again = mosaics.find(teacher, examples, 8, recipe, 5, lambda _: None)
     np.testing.assert_array_equal(again.images, found.images)
     np.testing.assert_array_equal(again.boxes, found.boxes)

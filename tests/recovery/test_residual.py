@@ -21,7 +21,7 @@ from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import residual
 from delt_jax.recovery import step as recovery_step
@@ -151,7 +151,7 @@ update = jax.jit(recovery_step.update, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnames=("settings",))
 def gradient(images, labels, weights, settings):
-    teacher = functools.partial(apply_tapped, MODEL, weights)
+    teacher = TappedNetwork(MODEL, weights)
     return jax.grad(recovery_step.loss, has_aux=True)(images, labels, FULL, teacher, settings)[0]
 
 

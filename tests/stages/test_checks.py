@@ -33,7 +33,6 @@ def recipe(**changes):
         ("relabel.rand_augment", "rand-m99999999999", "section 'm99999999999'"),
         ("relabel.shuffle", 100, r"relabel.shuffle \(100\) .* set it to 8 or less"),
         ("evaluate.devices_per_student", 7, "7, which does not divide a batch of 15 images"),
-        ("evaluate.devices_per_student", 15, "15, but there are only 8 devices"),
         ("seed", 2**64, "seed must be at most 4294967295"),
         ("seed", 2**32, "seed must be at most 4294967295"),
         ("teacher.crop_padding", 8, r"teacher.crop_padding \(8\) must be below .* 8 px"),
@@ -73,6 +72,15 @@ def test_stages_that_do_not_run_may_have_what_they_cannot_use():
 def test_devices_that_divide_every_batch_pass():
     good = {"evaluate.devices_per_student": 5, "evaluate.batch_size": 15}
     checks.check(recipe(**good), SOURCE)
+
+
+def test_common_statistics_need_as_many_devices_as_shares():
+    many = {"evaluate.devices_per_student": 15}
+    checks.check(recipe(**many), SOURCE)
+    with pytest.raises(
+        UserError, match='is 15 and evaluate.batch_norm "shared".* there are only 8'
+    ):
+        checks.check(recipe(**many, **{"evaluate.batch_norm": "shared"}), SOURCE)
 
 
 # --- classes smaller than IPC ---

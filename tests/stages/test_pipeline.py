@@ -1,6 +1,5 @@
 """The pipeline end to end on digits, in this process: artefacts, skipping, resuming."""
 
-import functools
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import student_jobs
 from delt_jax.formats import distilled
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run.driver import DeviceGroup
@@ -103,7 +102,7 @@ def test_recovery_moves_images_and_lowers_the_loss(finished):
         images = jnp.asarray(teacher.normalisation(pixels))
         view, labels = crop.full_view(source.image_size), jnp.asarray(synthetic.labels)
         settings = step_settings(config_lib.from_config(tiny()).recover, flip=False)
-        look = functools.partial(apply_tapped, teacher.model, teacher.variables)
+        look = TappedNetwork(teacher.model, teacher.variables)
         return float(recovery_step.loss(images, labels, view, look, settings)[0])
 
     assert objective_of(synthetic.images) < objective_of(start)

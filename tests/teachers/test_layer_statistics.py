@@ -16,7 +16,7 @@ from delt_jax.data import ArrayExamples, Normalisation, Source
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import Recipe, RecoverRecipe
-from delt_jax.teachers import layer_statistics
+from delt_jax.teachers import layer_statistics, prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.layer_statistics import RealStatistics, Statistics
 from delt_jax.teachers.statistics_matching import Target
@@ -83,7 +83,7 @@ def toy():
 
 def test_real_statistics_are_numpys_class_by_class(tmp_path, monkeypatch):
     teacher, source = toy()
-    monkeypatch.setattr(teacher_lib, "batch_size", lambda size: 5)  # the last batch is padded
+    monkeypatch.setattr(prediction, "batch_size", lambda size: 5)  # the last batch is padded
     real = layer_statistics.of_real_images(teacher, source, tmp_path / "cache")
     assert real.counts.tolist() == [9, 13, 1]
     everything = layer_statistics.over_classes(real)

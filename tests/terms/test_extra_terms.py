@@ -22,7 +22,7 @@ from delt_jax.core.stopping import Stopped
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
-from delt_jax.models.tap import apply_tapped
+from delt_jax.models.tap import TappedNetwork, apply_tapped
 from delt_jax.recipe import RecoverRecipe
 from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, step_settings
@@ -118,7 +118,7 @@ def test_a_term_is_weighed_differentiated_and_carried_on():
     images, labels, key = make_state().images, inputs().labels, jax.random.key(3)
     (term_state,) = state_of().term_state
     constants = teachers()[0].constants
-    teacher = functools.partial(apply_tapped, MODEL, variables())
+    teacher = TappedNetwork(MODEL, variables())
 
     @functools.partial(jax.jit, static_argnames=("weight",))
     def gradient(images, weight=None):

@@ -16,6 +16,7 @@ from delt_jax.data import ArrayExamples, Normalisation, Source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
+from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import TeacherOutputs, barycentre, densification
@@ -117,7 +118,7 @@ def source():
 
 
 def test_points_of_every_class(teacher, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_lib, "BATCH", 3)  # classes lie across batches
+    monkeypatch.setattr(prediction, "BATCH", 3)  # classes lie across batches
     recipe = Recipe(ipc=2)
     points = barycentre.TERM.prepare(teacher, source, recipe, tmp_path / "cache")
     features = teacher_lib.features_of(teacher, source.train.pixels)
