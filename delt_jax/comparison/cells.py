@@ -13,8 +13,9 @@ from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison_tables
 from delt_jax.config import cli, derive, from_config
 from delt_jax.data import Source, read
+from delt_jax.data.classes import in_words
 from delt_jax.errors import UserError
-from delt_jax.evaluation.rows import rows_of
+from delt_jax.evaluation.rows import rows_of, skipped
 from delt_jax.formats import distilled
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import schedule
@@ -136,10 +137,7 @@ def plan(
         recipe, _ = derive.complete(recipe, source)
         if not ipc:
             return planned(config, recipe.ipc)
-        checks.check(recipe, source)
-        checks.check_imported((), recipe, source, run)
-        checks.check_places(recipe, source, run)
-        room.check(recipe, source, run)
+        _check_cell(recipe, source, run)
         return Cell(method, arguments, recipe, source, run)
 
     for ipc in ipcs:
@@ -155,6 +153,16 @@ def plan(
                 )
             cells[cell.name] = cell  # a recipe's own IPC may be listed, too
     return list(cells.values())
+
+
+def _check_cell(recipe: Recipe, source: Source, run: WorkDir) -> None:
+    """Raises a UserError if a cell cannot work, or would have no scores to compare."""
+    if why := skipped(recipe):
+        raise UserError(f"A comparison is one of scores, but {why}; give it what is missing.")
+    checks.check(recipe, source)
+    checks.check_imported((), recipe, source, run)
+    checks.check_places(recipe, source, run)
+    room.check(recipe, source, run)
 
 
 def check(folder: Path) -> None:
@@ -253,8 +261,10 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
         num_shown = min(SHEET_CLASSES, num_classes)
         ranks = np.unique(np.linspace(0, ipc - 1, min(_SHOWN, ipc)).astype(int))
         indices = (np.arange(num_shown)[:, None] * ipc + ranks).reshape(-1)
-        drawn = random_images(source.train.labels, ipc, num_classes, recipe.seed)
-        rows = {"real": read(source.train, drawn[:num_shown, : len(ranks)].reshape(-1))}
+        rows = {}
+        if len(source.train):
+            drawn = random_images(source.train.labels, ipc, num_classes, recipe.seed)
+            rows["real"] = read(source.train, drawn[:num_shown, : len(ranks)].reshape(-1))
         for cell in members:
             rows[cell.method] = distilled.read_images(cell.folder.path / "distilled", indices)
         rows = {
@@ -264,5 +274,7 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
         name = f"sheet_ipc{ipc}.png"
         if name in pictures:  # of other data
             name = f"sheet_ipc{ipc}_{folder_of(members[0].method)}.png"
-        pictures[name] = comparison_figures.side_by_side(rows, source.class_names[:num_shown])
+        pictures[name] = comparison_figures.side_by_side(
+            rows, in_words(source.class_names[:num_shown])
+        )
     return pictures

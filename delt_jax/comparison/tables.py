@@ -205,7 +205,7 @@ def _synthesis(cells: Sequence[CellResult]) -> Table:
                 f"{100 * s['fraction_of_full']:.2f} %",
                 f"{cell.label_bytes['fixed']:,}",
                 f"{cell.label_bytes['stored']:,}" if "stored" in cell.label_bytes else "–",
-                f"{teacher['model']} {100 * teacher['accuracy']:.2f} % ({teacher['hash']})",
+                f"{teacher['model']} {tables.percent(teacher['accuracy'])} ({teacher['hash']})",
                 cell.name,
             )
         )
@@ -273,7 +273,8 @@ def charts(cells: Sequence[CellResult]) -> dict[str, bytes]:
         similar = cell.summary["similarity_per_class"]
         if similar and cell.summary["class_names"] == classes:
             panel = panels.setdefault(f"IPC {cell.ipc}", {})
-            panel.setdefault("real", np.array(similar["real"], float))
+            if "real" in similar:
+                panel.setdefault("real", np.array(similar["real"], float))
             panel[cell.method] = np.array(similar["recovered"], float)
     if panels:
         pictures["diversity.png"] = comparison_figures.diversity_chart(panels, classes)

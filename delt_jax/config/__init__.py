@@ -12,6 +12,7 @@ from delt_jax.config import paths
 from delt_jax.config.ranges import validate
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
+from delt_jax.recipe.data import lists_classes
 from delt_jax.recipe.fields import Setting
 
 # Settings that hold paths, or names that are taken for paths where there is such a file.
@@ -20,8 +21,10 @@ _PATHS = (
     "data.classes",
     "teacher.weights",
     "teacher.others",
+    "select.pictures",
     "relabel.teachers",
     "evaluate.scores_folder",
+    "report.second_teacher",
 )
 _PLURALS = {str: "names", int: "whole numbers", float: "numbers"}
 
@@ -175,8 +178,10 @@ def _typed(name: str, value: Any, setting: Setting) -> Any:
 
 
 def _expanded(name: str, text: str) -> str:
-    """A path as `paths.expand` has it; names on the Hugging Face Hub and in packages stay."""
-    return text if text.startswith(("hf:", "pkg:")) else paths.expand(text, name)
+    """A path as `paths.expand` has it; names on the Hugging Face Hub and the like stay."""
+    is_listed = name == "data.classes" and lists_classes(text)
+    is_named = text.startswith(("hf:", "pkg:")) or is_listed
+    return text if is_named else paths.expand(text, name)
 
 
 def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from delt_jax.data import Source
+from delt_jax.evaluation import rows
 from delt_jax.recipe import Recipe
 
 _IPC = 10
@@ -23,19 +24,23 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
     The rules are ours. `ipc` is 10, or the size of the smallest training class. `teacher.model` is
     conv3 to 32 px, conv4 to 64, resnet18 above; students are like the teacher. Epochs are such that
     the teacher sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300).
-    `recover.jitter` is a seventh of the side.
+    `recover.jitter` is a seventh of the side. Where there are no training images, what would be
+    made of them is left out.
     """
-    notes = []
+    recipe, notes = _without_training_images(recipe)
     smallest = int(np.bincount(source.train.labels, minlength=len(source.class_names)).min())
-    if not recipe.ipc:
+    if not recipe.ipc and recipe.data.has_training_images:
         recipe = replace(recipe, ipc=max(1, min(_IPC, smallest)))
         notes.append(f"ipc {recipe.ipc}: the smallest class has {smallest} training images")
+    elif not recipe.ipc:
+        recipe = replace(recipe, ipc=_IPC)
+        notes.append(f"ipc {_IPC}: there are no training images")
     teacher, evaluate = recipe.teacher, recipe.evaluate
     if not teacher.model:
         model = next(name for side, name in _NETWORKS if source.image_size <= side)
         teacher = replace(teacher, model=model)
         notes.append(f"teacher.model {model}: the images have {source.image_size} px")
-    if not teacher.epochs:
+    if not teacher.epochs and len(source.train):
         count = len(source.train)
         teacher = replace(teacher, epochs=_epochs(_TEACHER_IMAGES, count, _TEACHER_EPOCHS))
         notes.append(f"teacher.epochs {teacher.epochs}: there are {count} training images")
@@ -52,10 +57,30 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         recover = replace(recover, jitter=source.image_size // _JITTER)
         notes.append(f"recover.jitter {recover.jitter}: the images have {source.image_size} px")
     data = recipe.data
-    if data.name == "folder":  # the source's own notes say so
+    if data.name in ("folder", "classes"):  # the source's own notes say so
         data = replace(data, image_size=source.image_size, channels=source.channels)
     changed = replace(recipe, data=data, teacher=teacher, recover=recover, evaluate=evaluate)
     return changed, notes
+
+
+def _without_training_images(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """Leaves out baselines and neighbours where there are no real images for them."""
+    notes: list[str] = []
+    evaluate, report = recipe.evaluate, recipe.report
+    if recipe.data.has_training_images:
+        return recipe, notes
+    possible = rows.image_sets(recipe)
+    left_out = [name for name in evaluate.images if name not in possible]
+    if left_out and possible and recipe.data.has_test_images:
+        evaluate = replace(evaluate, images=possible)
+        notes.append(
+            f"evaluate.images {','.join(possible)}: there are no training images for "
+            f"{', '.join(left_out)}"
+        )
+    if report.nearest:
+        report = replace(report, nearest=False)
+        notes.append("report.nearest False: there are no training images")
+    return replace(recipe, evaluate=evaluate, report=report), notes
 
 
 def _epochs(num_seen: int, count: int, limits: tuple[int, int]) -> int:

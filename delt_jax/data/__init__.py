@@ -48,8 +48,8 @@ def open_source(recipe: DataRecipe, cache: Path | None = None) -> Source:
     """
     source = _open(recipe, cache)
     labels = np.concatenate([source.train.labels, source.test.labels])
-    highest = int(labels.max())
-    lowest = int(labels.min())
+    highest = int(labels.max()) if len(labels) else len(source.class_names) - 1
+    lowest = int(labels.min()) if len(labels) else 0
     if lowest > 0:
         raise UserError(
             f"The labels of {source.name} go from {lowest} to {highest}, but classes count from 0; "
@@ -89,10 +89,14 @@ def _open(recipe: DataRecipe, cache: Path | None) -> Source:
         from delt_jax.data.npz import open_npz
 
         return open_npz(recipe)
+    if recipe.name == "classes":
+        from delt_jax.data.no_images import open_classes
+
+        return open_classes(recipe)
     if recipe.classes:
         raise UserError(
             f"data.classes {recipe.classes!r} does nothing for data.name {recipe.name!r}; it "
-            f"chooses classes of folder, tfds and npz sources."
+            f"chooses classes of the other sources."
         )
     if recipe.name == "digits":
         from delt_jax.data.digits import open_digits

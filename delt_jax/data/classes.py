@@ -1,5 +1,7 @@
 """Names of classes: those that `data.classes` chooses, and what any of them must be."""
 
+import difflib
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -11,6 +13,7 @@ import numpy as np
 
 from delt_jax.data.names import printable
 from delt_jax.errors import UserError
+from delt_jax.recipe.data import lists_classes
 from delt_jax.store import regular
 
 _MOST_BYTES = 2**26  # of a list of classes or files
@@ -18,14 +21,16 @@ _MOST_BYTES = 2**26  # of a list of classes or files
 _UNFIT = ("Cc", "Cs", "Zl", "Zp")
 _BYTE_ORDER_MARK = "\ufeff"
 _SHIPPED = ("imagenet", "imagenet100", "imagenet10", "imagenette", "imagewoof")
+_WORDS = "imagenet_words"  # names of the classes of "imagenet", in their order
 
 
 def wanted_classes(setting: str) -> tuple[str, ...]:
     """Classes that `data.classes` names, in label order; empty if it is empty.
 
     Args:
-      setting: "", a shipped list's name, or the path of a text file with a class per line
-        (lines that begin with # are remarks).
+      setting: "", a shipped list's name, the path of a text file with a class per line
+        (lines that begin with # are remarks), or classes of ImageNet with commas between, each by
+        its wnid, its name or its label.
 
     Raises:
       UserError: if there is no such list, or it is empty or repeats a class.
@@ -34,14 +39,72 @@ def wanted_classes(setting: str) -> tuple[str, ...]:
         return ()
     if setting in _SHIPPED:
         return _parse(setting, shipped(setting))
+    if lists_classes(setting):
+        return pick(setting.split(","), wanted_classes("imagenet"), "ImageNet")
     try:
         text = regular.read_bytes(setting, _MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as e:
         raise UserError(
-            f"data.classes {setting!r} cannot be read ({e}); name a file with a class per line, or "
-            f"one of the lists {', '.join(_SHIPPED)}."
+            f"data.classes {setting!r} cannot be read ({e}); name a file with a class per line, "
+            f"one of the lists {', '.join(_SHIPPED)}, or classes of ImageNet with commas between."
         ) from e
     return _parse(setting, text)
+
+
+def pick(listed: Sequence[str], known: Sequence[str], where: str) -> tuple[str, ...]:
+    """Those of the known classes that a list names: each by its name, its word or its label.
+
+    Args:
+      listed: the list.
+      known: class names in label order; wnids of ImageNet also go by their words.
+      where: has these classes, for the sentence.
+
+    Raises:
+      UserError: for an entry that is none of them, or is there twice.
+    """
+    places = places_by_name(known)
+    entries = [entry.strip() for entry in listed]
+    unknown = next((entry for entry in entries if spelt(entry) not in places), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(spelt(unknown), places, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; name each as the list does."
+        raise UserError(f"data.classes lists {unknown!r}, which is no class of {where}{hint}")
+    chosen = tuple(known[places[spelt(entry)]] for entry in entries)
+    twice = next((name for name, count in Counter(chosen).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"data.classes lists the class {twice!r} more than once; list it once.")
+    return chosen
+
+
+def places_by_name(known: Sequence[str]) -> dict[str, int]:
+    """Labels of classes by all that they go by, as `spelt`: label, word of ImageNet's, name.
+
+    Where two classes could be meant, names come before words, and words before labels.
+    """
+    places = {str(label): label for label in range(len(known))}
+    places |= {spelt(word): label for label, word in enumerate(in_words(known))}
+    return places | {spelt(name): label for label, name in enumerate(known)}
+
+
+def spelt(name: str) -> str:
+    """A name as people may type it: in lower case, with spaces for underscores."""
+    return name.strip().casefold().replace("_", " ")
+
+
+def in_words(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Class names for people to read: words for wnids of ImageNet's classes, others unchanged.
+
+    >>> in_words(("n02007558", "cat"))
+    ('flamingo', 'cat')
+    """
+    words = _imagenets_words()
+    return tuple(words.get(name, name) for name in class_names)
+
+
+@functools.cache
+def _imagenets_words() -> dict[str, str]:
+    """Words of ImageNet's classes by wnid."""
+    return dict(zip(wanted_classes("imagenet"), _parse(_WORDS, shipped(_WORDS)), strict=True))
 
 
 def shipped(name: str) -> str:
@@ -50,12 +113,12 @@ def shipped(name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def positions_in_imagenet(class_names: Sequence[str]) -> tuple[int, ...] | None:
-    """Labels of wnids among ImageNet's 1000 classes, or None if any is not one of them.
+def positions(class_names: Sequence[str], known: Sequence[str]) -> tuple[int, ...] | None:
+    """Labels of classes among all that a network knows, or None if any is not one of them.
 
-    A teacher of a subset needs these rows of the last layer of a 1000-class network.
+    A teacher of a subset needs these rows of the last layer of a network of all classes.
     """
-    places = {wnid: i for i, wnid in enumerate(wanted_classes("imagenet"))}
+    places = {name: i for i, name in enumerate(known)}
     if not all(name in places for name in class_names):
         return None
     return tuple(places[name] for name in class_names)

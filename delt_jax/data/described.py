@@ -31,7 +31,7 @@ class _Counted:
 def describe_source(recipe: DataRecipe) -> Source | None:
     """The source as published; None unless the recipe has classes, counts, size and channels."""
     told = (recipe.classes, recipe.train_images, recipe.test_images)
-    if not (all(told) and recipe.image_size and recipe.channels):
+    if recipe.name == "classes" or not (all(told) and recipe.image_size and recipe.channels):
         return None
     names = wanted_classes(recipe.classes)
 

@@ -165,7 +165,7 @@ def _list(recipe: DataRecipe) -> _Listing:
             f"the images of each class into a folder of its own, two classes at least."
         )
     layout = find_splits(root, train_root, chosen, wanted)
-    train = _class_files(root, train_root, chosen)
+    train = class_files(root, train_root, chosen)
     notes = [*layout.notes, *_unused(train_root, folders, chosen), *_notes(train_root, train)]
     test = Found()
     if layout.test:
@@ -213,8 +213,13 @@ def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
     )
 
 
-def _class_files(root: Path, folder: Path, chosen: Sequence[str]) -> Found:
+def class_files(root: Path, folder: Path, chosen: Sequence[str]) -> Found:
     """All files of the classes.
+
+    Args:
+      root: the folder that paths are relative to.
+      folder: holds a folder for each class.
+      chosen: names of these folders, in label order.
 
     Raises:
       UserError: if a class has no picture.
@@ -253,7 +258,7 @@ def _test_files(
             f"{folder} has folders that are no classes of {layout.train} and not used: "
             f"{some(counted)}"
         )
-    return _class_files(layout.root, folder, chosen), notes
+    return class_files(layout.root, folder, chosen), notes
 
 
 def _annotated(

@@ -60,6 +60,8 @@ class Source:
       scored: phrase for what `test` holds, as printed beside scores.
       content: hash like `fingerprint` that is equal for copies of the data on other hosts, which
         have other times; empty where `fingerprint` is.
+      all_classes: names of all outputs of networks that know more classes than these, in order;
+        empty where nothing is known of them.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Source:
     cache: Path | None = None
     scored: str = TEST_IMAGES
     content: str = ""
+    all_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,12 @@ def is_chance(accuracy: float, images: int, by_chance: float) -> bool:
 
 
 def of_teacher(teacher: Teacher, source: Source) -> list[str]:
-    """Whether a teacher is at chance level, or weak: nearer to chance than to all right."""
+    """Whether a teacher is at chance level, or weak: nearer to chance than to all right.
+
+    Nothing is said of one whose accuracy is not known.
+    """
+    if teacher.accuracy is None or not len(source.test):
+        return []
     by_chance = chance(source.test.labels, len(source.class_names))
     count, accuracy = len(source.test), teacher.accuracy
     head = f"The teacher {teacher.spec.name} gets {accuracy:.1%} of the {count} {source.scored}"
@@ -71,6 +76,8 @@ def of_teacher(teacher: Teacher, source: Source) -> list[str]:
 
 def of_constants(normalisation: Normalisation, source: Source) -> list[str]:
     """Whether mean and std lie implausibly far from those of a sample of the training images."""
+    if not len(source.train):
+        return []
     count = min(_SAMPLE, len(source.train))
     chosen = np.unique(np.linspace(0, len(source.train) - 1, count).astype(int))
     stacks = [np.asarray(images) for _, images in batches(source.train, _SAMPLE, chosen)]

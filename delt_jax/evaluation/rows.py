@@ -26,6 +26,22 @@ class EvalRow:
     ipc: int
 
 
+def image_sets(recipe: Recipe) -> tuple[str, ...]:
+    """Those of `evaluate.images` that can be had; all but one are of training images."""
+    asked = recipe.evaluate.images
+    has_all = recipe.data.has_training_images
+    return asked if has_all else tuple(name for name in asked if name == "recovered")
+
+
+def skipped(recipe: Recipe) -> str:
+    """Why no students are trained, as a phrase; empty if some are."""
+    if not recipe.data.has_test_images:
+        return "there are no test images to score students on"
+    if not image_sets(recipe):
+        return "there are no training images for students to learn from"
+    return ""
+
+
 def rows_of(recipe: Recipe, ipc: int) -> list[EvalRow]:
     """The rows that a recipe asks for.
 

@@ -1,9 +1,15 @@
 """Settings of the real images."""
 
+import os
 from dataclasses import dataclass
 
 from delt_jax.recipe.fields import above, at_least, one_of, setting, within
 from delt_jax.recipe.units import LEAST_STD
+
+
+def lists_classes(setting: str) -> bool:
+    """Whether `data.classes` lists classes itself, with commas between, and names no file."""
+    return "," in setting and not os.path.exists(setting)
 
 
 @dataclass(frozen=True)
@@ -12,13 +18,14 @@ class DataRecipe:
 
     name: str = setting(
         "digits",
-        "Source of the images.",
+        'Source of the images; "classes" has names of classes and no images to train on.',
         affects="data",
-        allowed=one_of("digits", "folder", "npz", "idx", "tfds"),
+        allowed=one_of("digits", "folder", "npz", "idx", "tfds", "classes"),
     )
     path: str = setting(
         "",
-        "The folder of images or of idx files, the .npz file, or the TFDS data directory.",
+        "The folder of images or of idx files, the .npz file, or the TFDS data directory; of "
+        "classes, perhaps a folder of test images.",
         affects="data",
     )
     dataset: str = setting(
@@ -28,9 +35,10 @@ class DataRecipe:
     )
     classes: str = setting(
         "",
-        "Classes to take of a folder, npz or tfds source, in label order: a file with one per "
-        'line, or "imagenet", "imagenet100", "imagenet10", "imagenette" or "imagewoof". Empty '
-        "takes all; those of a folder come in the order of their names.",
+        "Classes to take of a folder, npz, tfds or classes source, in label order: a file with "
+        'one per line, "imagenet", "imagenet100", "imagenet10", "imagenette" or "imagewoof", or '
+        "some of ImageNet's with commas between, by wnid, name or label. Empty takes all; those "
+        "of a folder come in the order of their names.",
         affects="data",
     )
     image_size: int = setting(
@@ -75,7 +83,8 @@ class DataRecipe:
     )
     class_names: tuple[str, ...] = setting(
         (),
-        "Names in label order, for sources that have none. Empty numbers the classes.",
+        "Names in label order, for sources that have none. Empty numbers the classes; for "
+        "classes, it stands for ImageNet's.",
         affects="data",
         split=False,  # a name may have a comma
     )
@@ -134,3 +143,13 @@ class DataRecipe:
         affects="dry run",
         allowed=at_least(0, most=10**8),
     )
+
+    @property
+    def has_training_images(self) -> bool:
+        """Whether there are real images to train on and to start from."""
+        return self.name != "classes"
+
+    @property
+    def has_test_images(self) -> bool:
+        """Whether there are real images to measure accuracy on."""
+        return self.has_training_images or bool(self.path)

@@ -257,3 +257,9 @@ class ReportRecipe:
         "reads the training set once and runs the teacher on all of it.",
         affects="report",
     )
+    second_teacher: str = setting(
+        "",
+        "Folder of a teacher that images were not optimised for, whose probabilities of their "
+        "classes are shown, too.",
+        affects="report",
+    )

@@ -19,10 +19,17 @@ class SelectRecipe:
     )
     start: str = setting(
         "real",
-        'What images start from: the chosen "real" images, Gaussian "noise", or "rded": mosaics '
-        "of the crops of real images that the teacher is surest of (RDED).",
+        'What images start from: the chosen "real" images, Gaussian "noise", "rded": mosaics '
+        'of the crops of real images that the teacher is surest of (RDED), or "pictures" of your '
+        "own.",
         affects="images",
-        allowed=one_of("real", "noise", "rded"),
+        allowed=one_of("real", "noise", "rded", "pictures"),
+    )
+    pictures: str = setting(
+        "",
+        'Folder with a folder of "pictures" for each class. Where a class has fewer than ipc, '
+        "they come again as random crops.",
+        affects="images",
     )
     mosaic: int = setting(
         0,

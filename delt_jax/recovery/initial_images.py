@@ -1,5 +1,6 @@
 """The images that recovery starts from."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +8,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.core.progress import progress, say
-from delt_jax.data import Normalisation, Source, read
+from delt_jax.data import Normalisation, Source, class_pictures, read
+from delt_jax.data.class_pictures import ClassPictures
+from delt_jax.data.names import Names
+from delt_jax.data.source import EncodedExamples
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import mosaics
@@ -22,6 +28,7 @@ from delt_jax.teachers.teacher import Teacher
 
 PATCHES = "patches.npz"
 _CHUNK = 256  # images converted to pixels at a time
+_LEAST_CROP = 0.5  # of the area of a picture that more than one image starts from
 
 
 class Starts(Protocol):
@@ -125,13 +132,64 @@ class Mosaics:
         return {"split": "train", "mosaic": self.factor, "patches": PATCHES}
 
 
+@dataclass(frozen=True)
+class OwnPictures:
+    """Pictures of the user's own, in turn; after the first turn, random crops of them.
+
+    Equal images would stay equal where they share a batch.
+
+    Attributes:
+      pictures: of all classes.
+      normalisation: the teacher's.
+      chosen: int [classes, ipc], indices of pictures.
+      record_of: folder of the pictures as set, and how they are brought to their size.
+      seed: of the crops.
+      seconds: that finding them took.
+    """
+
+    pictures: EncodedExamples
+    normalisation: Normalisation
+    chosen: np.ndarray
+    record_of: tuple[str, str]
+    seed: int
+    seconds: float = 0.0
+
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """The pictures and crops, normalised."""
+        return np.asarray(self.normalisation(self.pixels(indices)))
+
+    def pixels(self, indices: Sequence[int]) -> np.ndarray:
+        """The same as uint8."""
+        pixels = read(self.pictures, self.chosen.reshape(-1)[list(indices)])
+        ipc = self.chosen.shape[1]
+        for place, i in enumerate(indices):
+            label, rank = divmod(int(i), ipc)
+            if self.chosen[label, rank] in self.chosen[label, :rank]:
+                pixels[place] = self._cropped(pixels[place], int(i))
+        return pixels
+
+    def _cropped(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """A random crop of an image, drawn from the seed and the image's index only."""
+        size = pixels.shape[0]
+        key = keys.stream(self.seed, "start", index)
+        view = crop.random_view(key, size, _LEAST_CROP, flip=False)
+        seen = crop.view_images(jnp.asarray(pixels[None], jnp.float32), view, size)[0]
+        return np.clip(np.rint(np.asarray(seen)), 0, 255).astype(np.uint8)
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Names of all pictures, where they lie, and which of them each image starts from."""
+        where, fit = self.record_of
+        named = {"pictures": list(self.pictures.names), "folder": where, "fit": fit}
+        return named | {"chosen": self.chosen.tolist(), "seed": self.seed}
+
+
 def _pixels(starts: Starts, normalisation: Normalisation, indices: Sequence[int]) -> np.ndarray:
     chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
     return np.concatenate([normalisation.to_pixels(starts.images(c)) for c in chunks])
 
 
 def prepare(
-    recipe: Recipe, source: Source, teacher: Teacher, ranking: Ranking, partial: Path
+    recipe: Recipe, source: Source, teacher: Teacher, ranking: Ranking | None, partial: Path
 ) -> Starts:
     """Finds the start images that `recipe.select` asks for.
 
@@ -139,7 +197,7 @@ def prepare(
       recipe: of the run.
       source: of the real images.
       teacher: scores crops; its normalisation is the images'.
-      ranking: of the training images by that teacher.
+      ranking: of the training images by that teacher; None where `reads_training_images` is false.
       partial: folder of the unfinished recovery, which keeps what takes long to find.
     """
     return _KINDS[recipe.select.start].prepare(recipe, source, teacher, ranking, partial)
@@ -168,6 +226,21 @@ def _mosaics(recipe, source, teacher, ranking, partial) -> Starts:
     return Mosaics(source, teacher.normalisation, Patches(**stored), factor, seconds)
 
 
+def _own_pictures(recipe, source, teacher, ranking, partial) -> Starts:
+    found = _open_pictures(recipe, source).examples
+    chosen = []
+    for label in range(len(source.class_names)):
+        members = np.flatnonzero(found.labels == label)
+        chosen.append(members[np.arange(recipe.ipc) % len(members)])
+    record_of = str(Path(recipe.select.pictures).absolute()), recipe.data.fit
+    return OwnPictures(found, teacher.normalisation, np.stack(chosen), record_of, recipe.seed)
+
+
+def _open_pictures(recipe: Recipe, source: Source) -> ClassPictures:
+    classes = class_pictures.of_source(source, recipe.data.fit, recipe.data.workers)
+    return class_pictures.open_pictures("select.pictures", recipe.select.pictures, classes)
+
+
 def _find_patches(recipe: Recipe, source: Source, teacher: Teacher, factor: int) -> Patches:
     keep = recipe.ipc * factor**2
     with progress(_num_candidates(recipe, source), "crops", "image") as bar:
@@ -189,10 +262,16 @@ def forward_passes(recipe: Recipe, source: Source) -> int:
     return _KINDS[recipe.select.start].forward_passes(recipe, source)
 
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """Dotted names and values of the settings that these start images depend on."""
-    names = _KINDS[recipe.select.start].settings
-    return {f"select.{name}": getattr(recipe.select, name) for name in names}
+def settings(recipe: Recipe, source: Source) -> dict[str, Any]:
+    """Dotted names and values of what these start images depend on."""
+    kind = _KINDS[recipe.select.start]
+    named = {f"select.{name}": getattr(recipe.select, name) for name in kind.settings}
+    return named | kind.inputs(recipe, source)
+
+
+def reads_training_images(start: str) -> bool:
+    """Whether a value of `select.start` takes images of the training set."""
+    return _KINDS[start].reads_training_images
 
 
 def version(name: str) -> int:
@@ -204,8 +283,19 @@ def check(recipe: Recipe, source: Source) -> None:
     """Checks the settings against the data before anything runs.
 
     Raises:
-      UserError: if a class has too few images, or mosaics do not divide an image.
+      UserError: if there are no training images or a class has too few, mosaics do not divide an
+        image, or the user's own pictures are missing.
     """
+    start = recipe.select.start
+    if reads_training_images(start) and not recipe.data.has_training_images:
+        raise UserError(
+            f"select.start {start!r} takes training images, which data.name {recipe.data.name!r} "
+            f"does not have; set it to 'noise', or to 'pictures' with select.pictures."
+        )
+    if recipe.select.pictures and start != "pictures":
+        raise UserError(
+            f"select.pictures is set, but select.start is {start!r}; set that to 'pictures'."
+        )
     _KINDS[recipe.select.start].check(recipe, source)
 
 
@@ -246,6 +336,15 @@ def recorded(
     """
     if "indices" in manifest:
         return RealImages(source, normalisation, np.array(manifest["indices"]))
+    if "pictures" in manifest:
+        root, chosen = Path(manifest["folder"]), np.array(manifest["chosen"])
+        labels = np.zeros(len(manifest["pictures"]), np.int32)
+        labels[chosen] = np.arange(len(chosen))[:, None]
+        names = Names.of(map(os.fsencode, manifest["pictures"]))
+        classes = class_pictures.of_source(source, manifest["fit"], workers=-1)
+        pictures = class_pictures.named(root, names, labels, classes)
+        record_of = manifest["folder"], manifest["fit"]
+        return OwnPictures(pictures, normalisation, chosen, record_of, manifest["seed"])
     if "patches" in manifest:
         patches = Patches(**files.read_npz(folder / manifest["patches"], "recover"))
         return Mosaics(source, normalisation, patches, manifest["mosaic"])
@@ -258,14 +357,26 @@ class _Kind:
 
     version: int  # part of the images' identity; raise it when these start images change
     settings: tuple[str, ...]
-    prepare: Callable[[Recipe, Source, Teacher, Ranking, Path], Starts]
+    prepare: Callable[..., Starts]
     check: Callable[[Recipe, Source], None] = lambda recipe, source: None
     forward_passes: Callable[[Recipe, Source], int] = lambda recipe, source: 0
+    reads_training_images: bool = True
+    inputs: Callable[[Recipe, Source], dict[str, Any]] = lambda recipe, source: {}
 
 
 _KINDS = {
     "real": _Kind(1, ("rule", "start"), _real),
-    "noise": _Kind(1, ("rule", "start"), _noise),
+    "noise": _Kind(1, ("rule", "start"), _noise, reads_training_images=False),
+    "pictures": _Kind(
+        1,
+        ("start",),
+        _own_pictures,
+        lambda recipe, source: _open_pictures(recipe, source) and None,
+        reads_training_images=False,
+        inputs=lambda recipe, source: {
+            "select.pictures": _open_pictures(recipe, source).fingerprint
+        },
+    ),
     "rded": _Kind(
         1,
         ("start", "candidates", "crops", "mosaic"),

@@ -49,20 +49,23 @@ def enlarged(image: np.ndarray, side: int) -> Image.Image:
 
 
 def sheet(
-    start: np.ndarray,
+    start: np.ndarray | None,
     recovered: np.ndarray,
     class_names: Sequence[str],
     iterations: Sequence[int],
+    beneath: Sequence[Sequence[str]] = (),
 ) -> bytes:
     """Two rows per class, in the order in which images join: start images above recovered ones.
 
     Args:
-      start, recovered: uint8 [classes, n, S, S, C].
+      start, recovered: uint8 [classes, n, S, S, C]; without start images there is one row.
       class_names: one per class.
       iterations: number of optimisation steps of each of a class's n images; empty where it is
         unknown.
+      beneath: [classes][n] words below the images, or none.
     """
-    return _paired(start, recovered, class_names, [f"{n}" for n in iterations], "iterations")
+    columns = [f"{n}" for n in iterations]
+    return _paired(start, recovered, class_names, columns, "iterations", beneath)
 
 
 def nearest_sheet(
@@ -80,7 +83,7 @@ def nearest_sheet(
 
 
 def _paired(
-    above: np.ndarray,
+    above: np.ndarray | None,
     below: np.ndarray,
     class_names: Sequence[str],
     columns: Sequence[str] = (),
@@ -90,7 +93,7 @@ def _paired(
     """Draws pairs of images, those of a class in a line, with words above columns or below pairs.
 
     Args:
-      above, below: uint8 [classes, n, S, S, C].
+      above, below: uint8 [classes, n, S, S, C]; `above` may be missing.
       class_names: one per class.
       columns: n words above the columns, or none.
       columns_are: what these words are.
@@ -102,7 +105,8 @@ def _paired(
     cell, gap = size * scale, 4
     font = ImageFont.load_default(13)
     margin = 12 + max(int(font.getlength(name)) for name in (*class_names, "recovered"))
-    top, pair = 22, 2 * cell + gap + (24 if beneath else 12)
+    rows = [below] if above is None else [above, below]
+    top, pair = 22, len(rows) * cell + gap + (24 if beneath else 12)
     width = margin + count * (cell + gap)
     page = Image.new("RGB", (width, top + classes * pair), _PAPER)
     pen = ImageDraw.Draw(page)
@@ -114,13 +118,13 @@ def _paired(
     for c in range(classes):
         y = top + c * pair
         pen.text((4, y + cell - 8), class_names[c], fill=_INK, font=font)
-        for row, images in enumerate((above[c], below[c])):
-            for i, image in enumerate(images):
+        for row, images in enumerate(rows):
+            for i, image in enumerate(images[c]):
                 place = (margin + i * (cell + gap), y + row * (cell + gap // 2))
                 page.paste(enlarged(image, cell), place)
         for i, word in enumerate(beneath[c] if beneath else ()):
             x = margin + i * (cell + gap) + cell // 2
-            pen.text((x, y + 2 * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
+            pen.text((x, y + len(rows) * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
     return image_png(page)
 
 

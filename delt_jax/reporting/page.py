@@ -50,12 +50,11 @@ def page(
       sections: tables of the scores.
       pictures: PNG by file name; a missing picture leaves its section out.
     """
-    teacher, command = summary["teacher"], summary["command"]
+    command = summary["command"]
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
     parts = [
         f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
-        f"<p>Teacher {html.escape(teacher['model'])} with {100 * teacher['accuracy']:.2f} % of the "
-        f"{html.escape(summary['scored_on'])}; {html.escape(_others(summary))}"
+        f"<p>{html.escape(_teacher(summary))}; {html.escape(_others(summary))}"
         f"{html.escape(_making(summary))}; {spent}.</p>",
         *_warnings(summary),
         *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
@@ -92,10 +91,19 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
     return [f'<div class="warning"><p><b>Warnings</b></p>{"".join(lines)}</div>'] if lines else []
 
 
+def _teacher(summary: Mapping[str, Any]) -> str:
+    """Words on the run's first teacher."""
+    teacher = summary["teacher"]
+    if teacher["accuracy"] is None:
+        return f"Teacher {teacher['model']}, whose accuracy was not measured"
+    accuracy = tables.percent(teacher["accuracy"])
+    return f"Teacher {teacher['model']} with {accuracy} of the {summary['scored_on']}"
+
+
 def _others(summary: Mapping[str, Any]) -> str:
     """Words on the run's other teachers, if it has any."""
     named = [
-        f"{other['model']} {100 * other['accuracy']:.2f} %"
+        f"{other['model']} {tables.percent(other['accuracy'])}"
         for other in summary.get("other_teachers", ())
     ]
     return f"other teachers {', '.join(named)}; " if named else ""
@@ -127,12 +135,12 @@ def section(part: Section) -> str:
 
 def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[str]:
     """Sections on the images and on how they were made."""
-    imported = "imported" in summary
-    above = (
-        "Random real images above those of the set."
-        if imported
-        else "Start images above recovered ones, in joining order."
-    )
+    above = "Start images above recovered ones, in joining order."
+    if "imported" in summary:
+        above = "Images of the set, below random real ones where there are any."
+    elif summary["select"].get("start") == "noise":
+        above = "Recovered images, in joining order."
+    above += " Below, the teacher's probability of the class, mean over fresh views."
     parts = ["<h2>Images</h2>", picture(pictures["sheet.png"], above)]
     if "nearest.png" in pictures:
         n = summary["nearest"]

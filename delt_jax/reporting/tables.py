@@ -3,8 +3,8 @@
 import csv
 import html
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,6 +85,29 @@ def sections(
         ),
     ]
     return [section for section in found if section.table.body]
+
+
+def fresh_views(seen: Mapping[str, Any]) -> Section:
+    """What networks say of the distilled images in crops that these were not optimised for.
+
+    Args:
+      seen: the summary's entry.
+    """
+    head = ("network", "probability of the class", "views taken for it")
+    body = [
+        (each["network"], f"{each['probability']:.3f}", f"{100 * each['right']:.1f} %")
+        for each in seen["networks"]
+    ]
+    text = (
+        f"Means over {seen['views']} random crops, of {100 * seen['least_area']:.0f} to 100 % of "
+        f"the area, of each of {seen['images']} distilled images."
+    )
+    return Section("Fresh views", [text], Table(head, body), [])
+
+
+def percent(accuracy: float | None) -> str:
+    """A teacher's accuracy; words where there were no test images."""
+    return "of unknown accuracy" if accuracy is None else f"{100 * accuracy:.2f} %"
 
 
 def accuracy_on(scored: str) -> str:

@@ -34,7 +34,8 @@ def prepare(recipe: Recipe, source: Source, workdir: WorkDir, names: Collection[
         programs.in_background(lambda: _prepare_recovery(recipe, source, workdir))
     # Scores may be found again where several runs share them.
     is_shared = bool(recipe.evaluate.scores_folder)
-    if "evaluate" in names and workdir.manifest(evaluate.MANIFEST) is None and not is_shared:
+    is_scored = "evaluate" in names and not rows.skipped(recipe)
+    if is_scored and workdir.manifest(evaluate.MANIFEST) is None and not is_shared:
         room = _classroom(recipe, source)  # here, as it may write the data's mean into a cache
         programs.in_background(lambda: _prepare_students(room, workdir))
 

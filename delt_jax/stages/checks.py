@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from delt_jax import models
+from delt_jax import models, terms
 from delt_jax.augment import rand_augment
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -38,15 +38,40 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
     squeeze.check_head_classes(recipe, source)
     squeeze.check_others(recipe, source)
     labelling.described(recipe.relabel.teachers, source)
-    _check_class_sizes(recipe, source, names)
-    if len(source.test) == 0:
+    _check_second_teacher(recipe, source)
+    if recipe.data.has_training_images:
+        _check_class_sizes(recipe, source, names)
+    else:
+        _check_terms(recipe)
+    if recipe.data.has_test_images and len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
     _check_sides(recipe, source)
     initial_images.check(recipe, source)
     _check_schedule(recipe, source)
     squeeze.check_norm(squeeze.spec_of(recipe, source))
-    if not names or "evaluate" in names:
+    if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
+
+
+def _check_second_teacher(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError unless `report.second_teacher` is the folder of a teacher of the data."""
+    folder = recipe.report.second_teacher
+    if not folder:
+        return
+    try:
+        teacher_lib.check_fits(teacher_lib.describe(Path(folder)), source)
+    except UserError as e:
+        raise UserError(f"report.second_teacher names {folder}: {e}") from e
+
+
+def _check_terms(recipe: Recipe) -> None:
+    """Raises a UserError for a term that reads training images where there are none."""
+    for name, _ in terms.asked(recipe.recover.terms):
+        if terms.find(name).reads_images:
+            raise UserError(
+                f"recover.terms has {name!r}, which reads training images, but data.name "
+                f"{recipe.data.name!r} has none; leave it out."
+            )
 
 
 def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import DamagedArtefact, UserError
+from delt_jax.evaluation import rows
 from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
@@ -33,6 +34,7 @@ class Stage:
       inputs: everything that its artefact depends on, by name; recorded in the manifest.
       run: makes the artefact; where `is_shared`, by a share of the work in every process of a job.
       is_shared: whether all processes of a job run it, rather than process 0 alone.
+      skipped: why a recipe leaves nothing for it to do, as a phrase; empty where there is work.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stage:
     inputs: Callable[[Recipe, Source, WorkDir], dict[str, Any]]
     run: Callable[[Recipe, Source, WorkDir], None]
     is_shared: bool = False
+    skipped: Callable[[Recipe], str] = lambda recipe: ""
 
 
 STAGES = (
@@ -61,6 +64,7 @@ STAGES = (
         rank.inputs,
         rank.run,
         is_shared=True,
+        skipped=rank.skipped,
     ),
     Stage(
         "recover",
@@ -88,6 +92,7 @@ STAGES = (
         evaluate.inputs,
         evaluate.run,
         is_shared=True,
+        skipped=rows.skipped,
     ),
     Stage(
         "report",
@@ -124,10 +129,10 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
     # Of the sets that students train on, only this one is chosen by the ranking.
     ranked = "selected" in recipe.evaluate.images
     for stage in stages:
-        for need in stage.needs:
+        for need in () if stage.skipped(recipe) else stage.needs:
             if (stage.name, need) == ("evaluate", "rank") and not ranked:
                 continue
-            if need in coming:
+            if need in coming or by_name[need].skipped(recipe):
                 continue
             path = by_name[need].manifest
             try:
@@ -145,10 +150,12 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
 def status(
     stage: Stage, recipe: Recipe, source: Source, workdir: WorkDir, verify: bool = False
 ) -> tuple[bool, str]:
-    """Whether a stage must run, and why, as a phrase for the user.
+    """Whether a stage must run, and why or why not, as a phrase for the user.
 
     Looks at the sizes of the artefact's files; with `verify` it reads them all.
     """
+    if why := stage.skipped(recipe):
+        return False, f"left out, as {why}"
     try:
         manifest = workdir.read_manifest(stage.manifest, stage.name)
     except FileNotFoundError:

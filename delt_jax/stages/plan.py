@@ -17,7 +17,7 @@ from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import pipeline, recover, relabel, room, squeeze
+from delt_jax.stages import pipeline, rank, recover, relabel, room, squeeze
 from delt_jax.stages.costs import StageWork, amount, hours, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble, prediction
@@ -86,7 +86,7 @@ def describe(
     labelling_flops = _labelling_flops(recipe, source, teachers)
     work = [
         *_squeeze_lines(recipe, source, teachers),
-        _rank_line(source, teachers[0]),
+        *([] if rank.skipped(recipe) else [_rank_line(source, teachers[0])]),
         _recover_line(recipe, source, teachers, batches),
         *_relabel_lines(recipe, source, teachers[0], labelling_flops),
         *_evaluate_lines(recipe, source, students, labelling_flops),
@@ -138,14 +138,15 @@ def _stage_lines(
     lines, redo = [], False
     stages = pipeline.chosen(names, recipe, workdir)
     for stage in stages:
-        if redo and workdir.manifest(stage.manifest):
+        if redo and workdir.manifest(stage.manifest) and not stage.skipped(recipe):
             fault = pipeline.damage(stage, workdir, contents=verify)
             why = f": {fault}" if fault else " if an earlier stage's result changes"
             lines.append(f"  {stage.name:<9} would run{why}")
             continue
         needed, why = pipeline.status(stage, recipe, source, workdir, verify)
         redo |= needed
-        lines.append(f"  {stage.name:<9} {'would run' if needed else 'would be skipped'}: {why}")
+        would = "would run: " if needed else "would be skipped: " * (not stage.skipped(recipe))
+        lines.append(f"  {stage.name:<9} {would}{why}")
     return lines + (pipeline.damaged_others(stages, workdir) if verify else [])
 
 
@@ -170,6 +171,8 @@ def _in_recovery(recipe: Recipe, teachers: Sequence[_Teacher]) -> Sequence[_Teac
 
 def _students(recipe: Recipe, source: Source) -> list[_Student]:
     e = recipe.evaluate
+    if rows.skipped(recipe):
+        return []
     asked = [row for row in rows.rows_of(recipe, recipe.ipc) if row.image_set != "full"]
     return [
         _Student(

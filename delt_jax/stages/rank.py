@@ -10,6 +10,7 @@ from delt_jax.core.progress import progress, say
 from delt_jax.data import Source, batches
 from delt_jax.evaluation import failed_training
 from delt_jax.recipe import Recipe
+from delt_jax.recovery import initial_images
 from delt_jax.recovery import ranking as store
 from delt_jax.recovery.selection import Ranking
 from delt_jax.runtime import processes as hosts
@@ -18,6 +19,16 @@ from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
+
+
+def skipped(recipe: Recipe) -> str:
+    """Why nothing is ranked, as a phrase; empty if the ranking is read."""
+    if not recipe.data.has_training_images:
+        return "there are no training images"
+    start = recipe.select.start
+    if initial_images.reads_training_images(start) or "selected" in recipe.evaluate.images:
+        return ""
+    return f"select.start {start!r} takes no training images, nor does evaluate.images 'selected'"
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:

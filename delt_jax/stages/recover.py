@@ -41,13 +41,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = affecting("images", recipe, "recover")
     if not recipe.recover.residual:
         del settings["recover.residual_rounds"]  # nothing reads it
-    ranking = workdir.needed(ranking_store.MANIFEST, "rank")
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     asked = [teacher]
     if recipe.recover.round_robin:
         settings["other_teachers"] = [other["hash"] for other in teacher.get("others", [])]
         asked += teacher_lib.manifests_of_others(workdir.path / "teacher")
-    settings |= initial_images.settings(recipe)
+    if initial_images.reads_training_images(recipe.select.start):
+        settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
+    settings |= initial_images.settings(recipe, source)
     settings |= versions(_parts(recipe) | teacher_lib.parts(asked))
     return settings | {
         "seed": recipe.seed,
@@ -55,7 +56,6 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         "data": source.fingerprint,
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
-        "ranking": ranking["hash"],
         "teacher": teacher["hash"],
     }
 
@@ -135,7 +135,8 @@ def task_of(recipe: Recipe, source: Source, workdir: WorkDir, partial: Path) -> 
     """Loads teachers and ranking, and prepares start images, extra terms and schedule."""
     teacher = teacher_lib.load(workdir.path / "teacher")
     teacher_lib.check_against(teacher, source, say)
-    ranking = ranking_store.read(workdir.path, teacher.hash)
+    is_ranked = initial_images.reads_training_images(recipe.select.start)
+    ranking = ranking_store.read(workdir.path, teacher.hash) if is_ranked else None
     starts = initial_images.prepare(recipe, source, teacher, ranking, partial)
     teachers = (teacher, *_other_teachers(recipe, source, workdir, teacher))
     settings = step_settings(recipe.recover, recipe.data.flip)

@@ -1,6 +1,5 @@
 """Stage 6, report: a self-contained page of images, curves, diversity and scores."""
 
-import datetime
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,12 @@ import numpy as np
 from delt_jax import __version__
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Normalisation, Source, read
+from delt_jax.data.classes import in_words
 from delt_jax.errors import DamagedArtefact
-from delt_jax.evaluation import dd_ranking, metrics, score_store
-from delt_jax.evaluation.metrics import Score, ScoreRow, or_none, within_class_similarity
+from delt_jax.evaluation import dd_ranking, fresh_views, metrics, score_store
+from delt_jax.evaluation.fresh_views import FreshViews
+from delt_jax.evaluation.metrics import Score, ScoreRow, within_class_similarity
+from delt_jax.evaluation.rows import skipped
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.labels import soft_labels
@@ -24,7 +26,7 @@ from delt_jax.recovery.selection import random_images
 from delt_jax.recovery.types import Losses
 from delt_jax.reporting import figures, nearest, tables
 from delt_jax.reporting import page as report_page
-from delt_jax.runtime import devices
+from delt_jax.stages.summary import is_imported, of_scores, summary_of
 from delt_jax.store import artefact, files
 from delt_jax.store.schema import mismatch
 from delt_jax.store.workdir import WorkDir
@@ -41,9 +43,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     if teacher.get("others"):
         settings["other teachers"] = [other["hash"] for other in teacher["others"]]
+    if recipe.report.second_teacher:
+        second = teacher_lib.describe(Path(recipe.report.second_teacher))
+        settings["report.second_teacher"] = second.hash
+    if not skipped(recipe):
+        evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
+        settings["evaluation"] = evaluation["hash"]
     return settings | {
         "version": __version__,
-        "evaluation": workdir.needed("evaluation/manifest.json", "evaluate")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
         "teacher": teacher["hash"],
     }
@@ -55,31 +62,38 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     teacher = teacher_lib.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
     _check_known(workdir, synthetic)
-    evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
-    teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
-    rows = _rows(workdir, evaluation)
-    doubts = _warnings(workdir)
+    evaluation = _evaluation(recipe, source, workdir)
+    rows = _rows(workdir, evaluation) if evaluation else []
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts)
-    pictures = {"sheet.png": _sheet(synthetic, starts)}
+    names = in_words(synthetic.class_names)
+    networks = _networks(recipe, teacher)
+    seen = fresh_views.look(list(networks.values()), synthetic.images, synthetic.labels)
+    pictures = {"sheet.png": _sheet(synthetic, starts, seen[0])}
     if synthetic.ipc > 1:  # a single image of a class is similar to no other
-        pictures["diversity.png"] = figures.similarity_chart(similarity, synthetic.class_names)
+        pictures["diversity.png"] = figures.similarity_chart(similarity, names)
     if _is_optimised(synthetic):
         pictures |= _optimisation_charts(workdir, synthetic)
-    pictures |= _score_charts(rows, _scores(workdir), synthetic.class_names)
-    summary = _summary(workdir, teacher, synthetic, evaluation, similarity)
-    summary["warnings"] = doubts
+    pictures |= _score_charts(rows, _scores(workdir) if evaluation else {}, names)
+    summary = summary_of(workdir, teacher, synthetic, evaluation, similarity)
+    summary |= of_scores(evaluation, workdir.command, source.scored)
+    summary["warnings"] = _warnings(workdir)
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
-    lists = {"scores.csv": tables.as_csv(rows)}
+    summary["fresh_views"] = fresh_views.described(networks, seen)
+    lists = {
+        "scores.csv": tables.as_csv(rows),
+        "fresh_views.csv": fresh_views.as_csv(list(networks), seen, synthetic.ipc),
+    }
     if recipe.report.nearest:
         ours, real = _neighbours(teacher, source, synthetic)
         summary["nearest"] = nearest.summary(ours, real)
         pictures["nearest.png"] = _nearest_sheet(source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
-    scored = evaluation["scored_on"]
-    traced = tables.sections(rows, robust, ranks, ids=True, scored=scored)
+    scored = summary["scored_on"]
+    fresh = tables.fresh_views(summary["fresh_views"])
+    traced = [*tables.sections(rows, robust, ranks, ids=True, scored=scored), fresh]
     lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
     lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
     manifest = {
@@ -87,19 +101,49 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "warnings": [],
         "seconds": round(time.perf_counter() - started, 1),
     }
+    _write(workdir, summary, pictures | lists, manifest)
+    more = tables.sections(rows, robust, ranks, scored=scored)[1:] if rows else [fresh]
+    for line in ["", *_paragraph(tables.as_text(more))]:
+        say(line)
+    for line in tables.last_lines(rows, scored) if rows else ():
+        say(line)
+    for doubt in summary["warnings"]:
+        say(f"warning of {doubt['stage']}: {doubt['sentence']}")
+    say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
+
+
+def _write(
+    workdir: WorkDir,
+    summary: dict[str, Any],
+    contents: dict[str, bytes],
+    manifest: dict[str, Any],
+) -> None:
+    """Writes the report's files by name, and the summary beside their folder."""
     # First the summary: the folder's manifest lists it, too, and comes last.
     files.write_json(workdir.path / SUMMARY, summary)
     with artefact.replacing(workdir.path / ARTEFACT) as folder:
-        for name, content in (pictures | lists).items():
+        for name, content in contents.items():
             files.write_bytes(folder / name, content)
         parts = artefact.below(folder) | {f"../{SUMMARY}": workdir.path / SUMMARY}
         artefact.seal(folder / "manifest.json", manifest, parts)
-    _, *more = tables.sections(rows, robust, ranks, scored=scored)
-    for line in ["", *_paragraph(tables.as_text(more)), *tables.last_lines(rows, scored)]:
-        say(line)
-    for doubt in doubts:
-        say(f"warning of {doubt['stage']}: {doubt['sentence']}")
-    say(f"report: {workdir.path / ARTEFACT / 'report.html'}")
+
+
+def _evaluation(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any] | None:
+    """Manifest of the evaluation; None where no students are trained."""
+    if skipped(recipe):
+        return None
+    evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
+    teacher_lib.check_class_names("The evaluation", tuple(evaluation["class_names"]), source)
+    return evaluation
+
+
+def _networks(recipe: Recipe, teacher: Teacher) -> dict[str, Teacher]:
+    """Those whose answers to fresh views are shown, by name: the teacher, and perhaps a second."""
+    folder = recipe.report.second_teacher
+    if not folder:
+        return {teacher.spec.name: teacher}
+    second = teacher_lib.load(Path(folder))
+    return {f"{teacher.spec.name} (teacher)": teacher, f"{second.spec.name} (second)": second}
 
 
 def _warnings(workdir: WorkDir) -> list[dict[str, str]]:
@@ -161,7 +205,7 @@ def _rows(workdir: WorkDir, evaluation: dict[str, Any]) -> list[ScoreRow]:
 
 def _check_known(workdir: WorkDir, synthetic: DistilledSet) -> None:
     """Raises a DamagedArtefact if a set that was recovered here does not say how."""
-    wrong = mismatch(synthetic.manifest, {} if _is_imported(synthetic) else artefact.RECOVERED)
+    wrong = mismatch(synthetic.manifest, {} if is_imported(synthetic) else artefact.RECOVERED)
     if wrong:
         path = workdir.path / "distilled/manifest.json"
         raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "recover")
@@ -172,23 +216,21 @@ def _scores(workdir: WorkDir) -> dict[str, Score]:
     return {score.id: score for score in score_store.read_list(workdir)}
 
 
-def _is_imported(synthetic: DistilledSet) -> bool:
-    return "imported" in synthetic.manifest
-
-
 def _is_optimised(synthetic: DistilledSet) -> bool:
     """Whether recovery took any iterations; of an imported set that is not known."""
-    return not _is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
+    return not is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
 
 
 def _start_pixels(
     recipe: Recipe, source: Source, workdir: WorkDir, synthetic: DistilledSet
-) -> np.ndarray:
+) -> np.ndarray | None:
     """The images that recovery started from, uint8 [N, S, S, C] in the set's order.
 
-    For an imported set, random real images of the same classes.
+    For an imported set, random real images of the same classes; None where there are none.
     """
-    if _is_imported(synthetic):
+    if is_imported(synthetic) and not len(source.train):
+        return None
+    if is_imported(synthetic):
         classes, ipc = len(synthetic.class_names), synthetic.ipc
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
         return read(source.train, drawn.reshape(-1))
@@ -217,27 +259,27 @@ def _schedule(synthetic: DistilledSet) -> tuple[BatchSchedule, ...]:
 
 
 def _similarity(
-    teacher: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray
+    teacher: Teacher, source: Source, synthetic: DistilledSet, starts: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """Within-class similarity of teacher features, float64 [classes] by the set's name."""
-    draw = np.random.default_rng(0)
-    sample = np.concatenate(
-        [
-            draw.permutation(np.flatnonzero(source.train.labels == c))[:_REAL_PER_CLASS]
-            for c in range(len(source.class_names))
-        ]
-    )
-    sets = {
-        "real": (read(source.train, sample), source.train.labels[sample]),
-        "start": (starts, synthetic.labels),
-        "recovered": (synthetic.images, synthetic.labels),
-    }
-    if _is_imported(synthetic):
-        del sets["start"]
+    sets = {}
+    if len(source.train):
+        sample = _real_sample(source)
+        sets["real"] = read(source.train, sample), source.train.labels[sample]
+    if starts is not None and not is_imported(synthetic):
+        sets["start"] = starts, synthetic.labels
+    sets["recovered"] = synthetic.images, synthetic.labels
     return {
         name: within_class_similarity(teacher_lib.features_of(teacher, pixels), labels)
         for name, (pixels, labels) in sets.items()
     }
+
+
+def _real_sample(source: Source) -> np.ndarray:
+    """Indices of some training images of every class, int [n]."""
+    draw = np.random.default_rng(0)
+    members = [np.flatnonzero(source.train.labels == c) for c in range(len(source.class_names))]
+    return np.concatenate([draw.permutation(each)[:_REAL_PER_CLASS] for each in members])
 
 
 def _shown(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
@@ -247,7 +289,11 @@ def _shown(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
     return min(figures.SHEET_CLASSES, len(synthetic.class_names)), columns
 
 
-def _sheet(synthetic: DistilledSet, starts: np.ndarray) -> bytes:
+def _sheet(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews) -> bytes:
+    """Start images above recovered ones, and the teacher's probabilities where all are known.
+
+    Noise is left out.
+    """
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
     rows, columns = _shown(synthetic)
     iterations = []
@@ -257,14 +303,18 @@ def _sheet(synthetic: DistilledSet, starts: np.ndarray) -> bytes:
         joins = join_rounds(ipc, r["iterations"] // step)
         iterations = [r["iterations"] - joins[i] * step for i in columns]
 
-    def cells(images):
-        return images.reshape(classes, ipc, *images.shape[1:])[:rows, columns]
+    def cells(values):
+        return values.reshape(classes, ipc, *values.shape[1:])[:rows, columns]
 
+    is_noise = "noise_seed" in synthetic.manifest.get("start", {})
+    is_whole = len(seen.indices) == classes * ipc
+    sure = cells(seen.probability) if is_whole else ()
     return figures.sheet(
-        cells(starts),
+        None if starts is None or is_noise else cells(starts),
         cells(synthetic.images),
-        synthetic.class_names[:rows],
+        in_words(synthetic.class_names[:rows]),
         iterations,
+        [[f"{value:.0%}" for value in line] for line in sure],
     )
 
 
@@ -324,63 +374,5 @@ def _nearest_sheet(source: Source, synthetic: DistilledSet, found: nearest.Neare
         synthetic.images[places].reshape(*shape, *real.shape[1:]),
         real.reshape(*shape, *real.shape[1:]),
         found.pixels_any.distances[places].reshape(shape),
-        synthetic.class_names[:rows],
+        in_words(synthetic.class_names[:rows]),
     )
-
-
-def _named(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Entry of the summary about another teacher of the run."""
-    return {"model": Path(folder).name} | {k: manifest[k] for k in ("accuracy", "hash")}
-
-
-def _summary(
-    workdir: WorkDir,
-    teacher: Teacher,
-    synthetic: DistilledSet,
-    evaluation: dict[str, Any],
-    similarity: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    """Content of summary.json but for what is computed from rows and neighbours."""
-    made = synthetic.manifest
-    if _is_imported(synthetic):
-        making = {"imported": made["imported"]}
-    else:
-        making = {
-            "image_iterations": made["schedule"]["image_iterations"],
-            "fraction_of_full": made["schedule"]["fraction"],
-            "recover": made["settings"]["recover"],
-            "select": made["settings"]["select"],
-        }
-    squeezed = workdir.manifest("teacher/manifest.json") or {}
-    others = {
-        other["folder"]: workdir.needed(f"{other['folder']}/manifest.json", "squeeze")
-        for other in squeezed.get("others", ())
-    }
-    spent = [made["seconds"] for made in (squeezed, *others.values()) if "seconds" in made]
-    seconds = {
-        "squeeze": round(sum(spent), 1) if spent else None,
-        "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
-        "recover": None if _is_imported(synthetic) else made["cost_seconds"],
-        "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
-        "evaluate": evaluation["seconds"],
-    }
-    diverse = made["ipc"] > 1  # a single image of a class is similar to no other
-    return {
-        "version": __version__,
-        "class_names": list(synthetic.class_names),
-        "ipc": made["ipc"],
-        "teacher": {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash},
-        **({"other_teachers": [_named(*other) for other in others.items()]} if others else {}),
-        "distilled": made["hash"],
-        **making,
-        "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
-        if diverse
-        else None,
-        "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
-        "command": evaluation["command"],
-        "protocols": evaluation["protocols"],
-        "scored_on": evaluation["scored_on"],
-        "scores": evaluation["rows"],
-        "seconds": seconds,
-        "made": {"date": datetime.date.today().isoformat(), "machine": devices.describe()},
-    }

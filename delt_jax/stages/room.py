@@ -47,7 +47,7 @@ def disk(recipe: Recipe, source: Source) -> dict[str, int]:
     stored = relabel.plan_of(recipe, source)
     pixels = source.image_size**2 * source.channels
     e = recipe.evaluate
-    asked = [row for row in rows.rows_of(recipe, recipe.ipc) if row.image_set != "full"]
+    asked = _rows(recipe)
     trained = sum(parameters(rows.student_spec(recipe, row.student, source)) for row in asked) * (
         e.seeds * max(1, len(e.learning_rates)) if e.keep_students else 0
     )
@@ -61,6 +61,13 @@ def disk(recipe: Recipe, source: Source) -> dict[str, int]:
         + (0 if stored is None else label_store.stored_bytes(stored)),
         "evaluate": 4 * trained,
     }
+
+
+def _rows(recipe: Recipe) -> list[rows.EvalRow]:
+    """Rows of students on small sets."""
+    if rows.skipped(recipe):
+        return []
+    return [row for row in rows.rows_of(recipe, recipe.ipc) if row.image_set != "full"]
 
 
 def memory(recipe: Recipe, source: Source) -> dict[str, int]:
@@ -79,7 +86,7 @@ def memory(recipe: Recipe, source: Source) -> dict[str, int]:
     if devices.memory_limit() is None:  # models lie in the host's memory
         for spec in teachers(recipe, source):
             needs[f"the teacher {spec.name}"] = 4 * _TEACHER_COPIES * parameters(spec)
-        for name in recipe.evaluate.students:
+        for name in () if rows.skipped(recipe) else recipe.evaluate.students:
             spec = rows.student_spec(recipe, name, source)
             needs[f"a student {name}"] = 4 * _STUDENT_COPIES * parameters(spec)
     return needs

@@ -1,13 +1,14 @@
 """Stage 1, squeeze: train teachers with BatchNorm on the real images, or import them."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from delt_jax import models
 from delt_jax.core.progress import say
 from delt_jax.data import Source, measure_normalisation
-from delt_jax.data.classes import positions_in_imagenet
+from delt_jax.data.classes import positions, wanted_classes
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.evaluation import failed_training
 from delt_jax.models import ModelSpec, torch_files, torch_weights
@@ -24,7 +25,6 @@ from delt_jax.training.real_images import TrainingOutput
 
 ARTEFACT = "teacher"
 _OTHERS = "teacher.others"  # the one input that the first teacher does not depend on
-_IMAGENET = 1000  # outputs of a teacher of ImageNet-1K
 _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
 
@@ -44,6 +44,11 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
 def check_weights(recipe: Recipe) -> None:
     """Raises a UserError unless `teacher.weights` can be a teacher's, by what needs no reading."""
     weights = recipe.teacher.weights
+    if not weights and not recipe.data.has_training_images:
+        raise UserError(
+            f"data.name {recipe.data.name!r} has no images to train a teacher on; give one with "
+            f"teacher.weights."
+        )
     if not weights:
         return
     is_on_hub = weights.startswith(torch_files.HUB)
@@ -98,6 +103,7 @@ def check_others(recipe: Recipe, source: Source) -> None:
     for name, alone in ensemble.recipes(recipe).items():
         try:
             folder = alone.teacher.weights
+            check_weights(alone)
             if folder:
                 described = teacher_lib.describe(Path(folder))
                 teacher_lib.check_fits(described, source)
@@ -212,7 +218,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         folder = f"{ensemble.FOLDER}/{name}"
         say(f"  teacher {name}, {number} of {len(more)} others")
         own = inputs_of[folder]
-        if not _is_whole(workdir, folder, own):
+        if not _is_whole(workdir, folder, own, source):
             with files.disk_errors_as_user_errors(workdir.path / ensemble.FOLDER):
                 (workdir.path / ensemble.FOLDER).mkdir(exist_ok=True)
             _make(alone, source, workdir, _TeacherToMake(folder, own, name, {"inputs": own}))
@@ -220,7 +226,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         listed.append({"folder": folder} | {k: manifest[k] for k in ("hash", "accuracy")})
     entries: dict[str, Any] = {"inputs": inputs(recipe, source, workdir)}
     entries |= {"others": listed} if listed else {}
-    if _is_whole(workdir, ARTEFACT, inputs_of[ARTEFACT]):
+    if _is_whole(workdir, ARTEFACT, inputs_of[ARTEFACT], source):
         # The same first teacher, perhaps with other ones beside it.
         manifest = workdir.needed(f"{ARTEFACT}/manifest.json", "squeeze")
         manifest.pop("others", None)
@@ -232,8 +238,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         files.delete_folder(unasked)
 
 
-def _is_whole(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bool:
-    """Whether the teacher made from these inputs is there and can be read."""
+def _is_whole(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any], source: Source) -> bool:
+    """Whether the teacher made from these inputs is there and can be read; says what is kept."""
     if not is_made(workdir, folder, stage_inputs):
         return False
     try:
@@ -242,7 +248,7 @@ def _is_whole(workdir: WorkDir, folder: str, stage_inputs: dict[str, Any]) -> bo
         fault = e.fault if isinstance(e, DamagedArtefact) else e
         say(f"  {folder} is made again: {fault}")
         return False
-    say(f"  {folder} is kept: {teacher.spec.name} with {teacher.accuracy:.2%}")
+    say(f"  {folder} is kept: {teacher.spec.name}, {_accuracy_text(teacher, source)}")
     return True
 
 
@@ -253,8 +259,7 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     if not recipe.teacher.weights:
         teacher = _trained(recipe, source, workdir, target, stage)
     elif Path(recipe.teacher.weights).is_dir():
-        teacher = teacher_lib.load(Path(recipe.teacher.weights))
-        teacher_lib.check_against(teacher, source, say)
+        teacher = _from_folder(Path(recipe.teacher.weights), source)
     else:
         teacher = _from_torch(recipe, source)
     doubts = failed_training.of_teacher(teacher, source)
@@ -269,10 +274,18 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     with artefact.replacing(workdir.path / target.folder) as new:
         teacher_lib.save(new, teacher, manifest)
     files.delete_folder(workdir.path / f"{target.folder}.partial")
-    workdir.log.write(stage, recipe.teacher.epochs, test_accuracy=teacher.accuracy)
-    name, count = teacher.spec.name, len(source.test)
-    say(f"  {name} teacher: {teacher.accuracy:.2%} of {count} {source.scored}")
+    scores = {} if teacher.accuracy is None else {"test_accuracy": teacher.accuracy}
+    workdir.log.write(stage, recipe.teacher.epochs, **scores)
+    say(f"  {teacher.spec.name} teacher: {_accuracy_text(teacher, source)}")
     failed_training.told(doubts)
+
+
+def _accuracy_text(teacher: Teacher, source: Source) -> str:
+    """A teacher's accuracy for a sentence, or that there are no images to measure it on."""
+    if len(source.test):
+        return f"{teacher.accuracy:.2%} of {len(source.test)} {source.scored}"
+    before = "" if teacher.accuracy is None else f"; {teacher.accuracy:.2%} is recorded with it"
+    return f"accuracy was not measured, as there are no test images{before}"
 
 
 def _trained(
@@ -286,31 +299,57 @@ def _trained(
     return Teacher(spec, variables, normalisation, source.class_names, accuracy)
 
 
-def _from_torch(recipe: Recipe, source: Source) -> Teacher:
-    """A teacher from a file of weights under torch's names, measured on the full test set."""
-    weights = recipe.teacher.weights
-    if not recipe.data.mean:
-        raise _without_constants(weights)
-    spec = spec_of(recipe, source)
-    normalisation = measure_normalisation(recipe.data, source)
-    state = torch_files.read(weights, say)
-    classes = recipe.teacher.head_classes or _imagenet_rows(state, spec, source)
-    variables = torch_weights.from_torch(state, spec, classes)
-    measured = teacher_lib.accuracy(models.create(spec), variables, normalisation, source.test)
+def _from_folder(folder: Path, source: Source) -> Teacher:
+    """A finished teacher, measured here if that could not be done where it was made."""
+    teacher = teacher_lib.load(folder)
+    teacher_lib.check_against(teacher, source, say)
+    return teacher if teacher.accuracy is not None else _measured(teacher, source, str(folder))
+
+
+def _measured(teacher: Teacher, source: Source, weights: str) -> Teacher:
+    """The teacher with its accuracy on the full test set, if there is one.
+
+    Raises:
+      UserError: if that is no better than chance.
+    """
+    if not len(source.test):
+        return teacher
+    measured = teacher_lib.accuracy(
+        teacher.model, teacher.variables, teacher.normalisation, source.test
+    )
     if measured < _TIMES_CHANCE / len(source.class_names):
         raise UserError(
             f"The teacher of {weights} gets only {measured:.1%} of the {source.scored} right, "
             f"about as many as by chance: its classes are in another order, or data.mean, data.std "
             f"or data.image_size are not those it was trained with."
         )
-    return Teacher(spec, variables, normalisation, source.class_names, measured)
+    return replace(teacher, accuracy=measured)
 
 
-def _imagenet_rows(state, spec: ModelSpec, source: Source) -> tuple[int, ...] | None:
-    """Which outputs of a teacher of ImageNet-1K are the data's classes; None for other teachers."""
-    if torch_weights.outputs(state, spec.name) != _IMAGENET != spec.num_classes:
+def _from_torch(recipe: Recipe, source: Source) -> Teacher:
+    """A teacher from a file of weights under torch's names."""
+    weights = recipe.teacher.weights
+    if not recipe.data.mean:
+        raise _without_constants(weights)
+    spec = spec_of(recipe, source)
+    normalisation = measure_normalisation(recipe.data, source)
+    state = torch_files.read(weights, say)
+    classes = recipe.teacher.head_classes or _rows(state, spec, source)
+    variables = torch_weights.from_torch(state, spec, classes)
+    teacher = Teacher(spec, variables, normalisation, source.class_names, None)
+    return _measured(teacher, source, weights)
+
+
+def _rows(state, spec: ModelSpec, source: Source) -> tuple[int, ...] | None:
+    """Which outputs of a teacher of more classes are the data's; None for other teachers.
+
+    These classes are those that the source knows of, or else ImageNet's.
+    """
+    known = source.all_classes or wanted_classes("imagenet")
+    if torch_weights.outputs(state, spec.name) != len(known):
         return None
-    rows = positions_in_imagenet(source.class_names)
-    if rows is not None:
-        say(f"  {len(rows)} of the teacher's {_IMAGENET} outputs are kept: the data's wnids")
+    rows = positions(source.class_names, known)
+    if rows is None or rows == tuple(range(len(known))):
+        return None
+    say(f"  {len(rows)} of the teacher's {len(known)} outputs are kept: the data's classes")
     return rows

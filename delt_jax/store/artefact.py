@@ -23,19 +23,25 @@ from delt_jax.store.schema import mismatch
 _FILES, _CHECKSUM, _RANDOM = "files", "checksum", "random_numbers"
 _TEXTS = [str]
 _CONSTANTS = {"mean": [float], "std": [float]}
+_ACCURACY = (float, type(None))  # null where there were no test images
 TEACHER = {
     "hash": str,
     "spec": {"name": str, "num_classes": int, "image_size": int, "channels": int},
     "normalisation": _CONSTANTS,
     "class_names": _TEXTS,
-    "accuracy": float,
-    "others?": [{"folder": str, "hash": str, "accuracy": float}],
+    "accuracy": _ACCURACY,
+    "others?": [{"folder": str, "hash": str, "accuracy": _ACCURACY}],
     "seconds?": float,
 }
 _SET = {"inputs": dict, "hash": str, "class_names": _TEXTS, "ipc": int, "storage": str}
 # What is known of a set that was recovered here; older versions and imported sets know less.
 RECOVERED = {
-    "start": ({"indices": [[int]]}, {"patches": str, "mosaic": int}, {"noise_seed": int}),
+    "start": (
+        {"indices": [[int]]},
+        {"patches": str, "mosaic": int},
+        {"noise_seed": int},
+        {"pictures": [str], "folder": str, "chosen": [[int]], "fit": str, "seed": int},
+    ),
     "schedule": {"image_iterations": int, "fraction": float, "class_iterations": [int]},
     "settings": {
         "select": dict,

@@ -27,7 +27,11 @@ _NETWORKS = {
     "vit": ("vit",),
 }
 _OF_NETWORKS = ("forms", "layers", "convolution", "depthwise", "strided", "pool", "norm")
-_STARTS = {"real": ("recovery/selection",), "rded": ("recovery/mosaics",)}
+_STARTS = {
+    "real": ("recovery/selection",),
+    "rded": ("recovery/mosaics",),
+    "pictures": ("data/class_pictures", "augment/crop"),
+}
 _AUGMENTATIONS = {
     "rand_augment": ("rand_augment", "affine", "enhance", "tables", "chosen"),
     "cutmix": ("mix",),

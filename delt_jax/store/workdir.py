@@ -12,6 +12,8 @@ from delt_jax.store.log import MetricsLog
 
 _FORMAT = "delt_jax work directory, version 1"
 _NOT_A_SETTING = object()
+# An input that older versions named also where nothing was made from it.
+_NAMED_TOO_OFTEN = "ranking"
 # Artefacts that are folders, with a file or folder that each has beside its manifest.
 _FOLDERS = {
     "teacher": "weights.safetensors",
@@ -216,7 +218,8 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     Every decision that two artefacts are made from the same inputs is made here. A setting that
     inputs do not name has its default, and one that was removed has the value that all runs now
-    have. So new and removed settings do not make finished runs run again.
+    have. A ranking that is gone was not read. So new and removed settings do not make finished runs
+    run again.
     """
     old, new = as_json(old), as_json(new)
     phrases = []
@@ -226,6 +229,8 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             continue
         if name not in old:
             phrases.append(f"{name} is new")
+        elif name not in new and name == _NAMED_TOO_OFTEN:
+            continue
         elif name not in new:
             phrases.append(f"{name} is gone")
         else:

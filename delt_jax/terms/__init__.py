@@ -57,12 +57,14 @@ class Term(NamedTuple):
       init: ``(constants) -> state``, a pytree of numpy arrays before a batch's first iteration;
         `value` must keep its shapes and dtypes.
       version: part of the images' identity; raise it when the term's values change.
+      reads_images: whether `prepare` reads the training images.
     """
 
     value: Callable[[TeacherOutputs, Any, Any], tuple[chex.Array, Any]]
     prepare: Callable[[Teacher, Source, Recipe, Path], Any] = lambda *_: ()
     init: Callable[[Any], Any] = lambda constants: ()
     version: int = 1
+    reads_images: bool = False
 
 
 def names() -> list[str]:

@@ -93,4 +93,4 @@ def value(seen: TeacherOutputs, points: chex.Array, term_state: tuple) -> tuple[
     return losses_lib.distance(seen.features, points[seen.labels, seen.ranks]), term_state
 
 
-TERM = Term(value, prepare)
+TERM = Term(value, prepare, reads_images=True)

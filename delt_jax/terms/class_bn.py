@@ -37,4 +37,4 @@ def _prepare(teacher, source, recipe, cache):
     return layer_statistics.of_real_images(teacher, source, cache).by_class.norms
 
 
-TERM = Term(_value, _prepare)
+TERM = Term(_value, _prepare, reads_images=True)

@@ -29,4 +29,4 @@ def _init(constants):
     return statistics_matching.begin(one)
 
 
-TERM = Term(_value, _prepare, _init)
+TERM = Term(_value, _prepare, _init, reads_images=True)

@@ -30,4 +30,8 @@ def _prepare(teacher, source, recipe, cache):
     return statistics_matching.target(real._replace(norms=running), recipe.recover)
 
 
-TERM = Term(_value, _prepare, lambda constants: statistics_matching.begin(constants.real))
+def _init(constants):
+    return statistics_matching.begin(constants.real)
+
+
+TERM = Term(_value, _prepare, _init, reads_images=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delt_jax.data import Source, open_source
-from delt_jax.data.classes import positions_in_imagenet, wanted_classes
+from delt_jax.data.classes import positions, wanted_classes
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.store import foreign
@@ -171,16 +171,16 @@ def test_shipped_lists():
     imagenet = wanted_classes("imagenet")
     assert len(imagenet) == 1000
     assert list(imagenet) == sorted(imagenet)
-    assert positions_in_imagenet(wanted_classes("imagenette")) == (
+    assert positions(wanted_classes("imagenette"), wanted_classes("imagenet")) == (
         *(0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
     )
-    woof = positions_in_imagenet(wanted_classes("imagewoof"))
+    woof = positions(wanted_classes("imagewoof"), wanted_classes("imagenet"))
     assert woof == (155, 159, 162, 167, 182, 193, 207, 229, 258, 273)
     hundred = wanted_classes("imagenet100")
     assert len(hundred) == 100
     assert wanted_classes("imagenet10") == hundred[:10]
-    assert positions_in_imagenet(hundred) is not None
-    assert positions_in_imagenet(("n01440764", "cat")) is None
+    assert positions(hundred, wanted_classes("imagenet")) is not None
+    assert positions(("n01440764", "cat"), wanted_classes("imagenet")) is None
 
 
 def test_lists_are_for_sources_with_classes():

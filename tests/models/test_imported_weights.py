@@ -13,7 +13,7 @@ from torch_pickles import Attack, dictionary, storage, tensor
 
 from delt_jax import main, models
 from delt_jax.config import cli
-from delt_jax.data.classes import positions_in_imagenet, wanted_classes
+from delt_jax.data.classes import positions, wanted_classes
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.teachers import teacher as teacher_lib
 
@@ -89,7 +89,8 @@ def test_a_wide_head_is_cut_to_the_teacher_it_was_made_from(
 
 def test_a_head_of_all_imagenet_is_cut_to_the_datas_wnids(trained, tmp_path, capsys):
     wnids = wanted_classes("imagewoof")
-    head = widen(trained, 1000, positions_in_imagenet(wnids), tmp_path / "imagenet.safetensors")
+    rows = positions(wnids, wanted_classes("imagenet"))
+    head = widen(trained, 1000, rows, tmp_path / "imagenet.safetensors")
     names = f"--config.data.class_names={wnids!r}"
     arguments = (f"{WEIGHTS}{head}", *constants(trained))
     assert command(tmp_path / "run", *arguments, names) == 0

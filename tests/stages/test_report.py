@@ -172,9 +172,9 @@ def complete(teacher, tmp_path_factory):
 def test_every_file_is_there(complete):
     folder, page, _ = complete
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("confusion.png", "diversity.png", "ipc.png", "losses.png", "manifest.json"),
-        *("nearest.csv", "nearest.png", "per_class.png", "report.html", "schedule.png"),
-        *("scores.csv", "scores.md", "sheet.png"),
+        *("confusion.png", "diversity.png", "fresh_views.csv", "ipc.png", "losses.png"),
+        *("manifest.json", "nearest.csv", "nearest.png", "per_class.png", "report.html"),
+        *("schedule.png", "scores.csv", "scores.md", "sheet.png"),
     ]
     assert page.count("data:image/png;base64,") == 8
     assert "http" not in page

@@ -1,0 +1,99 @@
+"""Content of summary.json: what a run made, how, and what it cost."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax import __version__
+from delt_jax.evaluation.metrics import or_none
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.runtime import devices
+from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers.teacher import Teacher
+
+
+def is_imported(synthetic: DistilledSet) -> bool:
+    """Whether a set was brought from elsewhere, so that nothing is known of its start."""
+    return "imported" in synthetic.manifest
+
+
+def of_scores(evaluation: dict[str, Any] | None, command: str, scored_on: str) -> dict[str, Any]:
+    """Entries about scores; empty ones where no students were trained.
+
+    Args:
+      evaluation: manifest of the evaluation, if there is one.
+      command: line of the run.
+      scored_on: what test images are called.
+    """
+    if evaluation is None:
+        return {"command": command, "protocols": [], "scored_on": scored_on, "scores": []}
+    return {
+        "command": evaluation["command"],
+        "protocols": evaluation["protocols"],
+        "scored_on": evaluation["scored_on"],
+        "scores": evaluation["rows"],
+    }
+
+
+def _other(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Entry of the summary about another teacher of the run."""
+    return {"model": Path(folder).name} | {k: manifest[k] for k in ("accuracy", "hash")}
+
+
+def summary_of(
+    workdir: WorkDir,
+    teacher: Teacher,
+    synthetic: DistilledSet,
+    evaluation: dict[str, Any] | None,
+    similarity: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Content of summary.json but for scores, and for what is computed from images.
+
+    Args:
+      workdir: of the run.
+      teacher: its first one.
+      synthetic: the distilled set.
+      evaluation: its manifest; None where no students were trained.
+      similarity: within each class, float [classes] by the set's name.
+    """
+    made = synthetic.manifest
+    if is_imported(synthetic):
+        making = {"imported": made["imported"]}
+    else:
+        making = {
+            "image_iterations": made["schedule"]["image_iterations"],
+            "fraction_of_full": made["schedule"]["fraction"],
+            "recover": made["settings"]["recover"],
+            "select": made["settings"]["select"],
+        }
+    squeezed = workdir.manifest("teacher/manifest.json") or {}
+    others = {
+        other["folder"]: workdir.needed(f"{other['folder']}/manifest.json", "squeeze")
+        for other in squeezed.get("others", ())
+    }
+    spent = [made["seconds"] for made in (squeezed, *others.values()) if "seconds" in made]
+    seconds = {
+        "squeeze": round(sum(spent), 1) if spent else None,
+        "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
+        "recover": None if is_imported(synthetic) else made["cost_seconds"],
+        "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
+        "evaluate": evaluation["seconds"] if evaluation else None,
+    }
+    diverse = made["ipc"] > 1  # a single image of a class is similar to no other
+    return {
+        "version": __version__,
+        "class_names": list(synthetic.class_names),
+        "ipc": made["ipc"],
+        "teacher": {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash},
+        **({"other_teachers": [_other(*other) for other in others.items()]} if others else {}),
+        "distilled": made["hash"],
+        **making,
+        "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
+        if diverse
+        else None,
+        "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
+        "seconds": seconds,
+        "made": {"date": datetime.date.today().isoformat(), "machine": devices.describe()},
+    }
