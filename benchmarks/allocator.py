@@ -42,11 +42,13 @@ SETTINGS: dict[str, tuple[tuple[int, int], ...]] = {
     "kept, one arena, more cached": (*KEPT, (ARENA_MAX, 1)),
     "huge pages": (),
     "kept, padded, huge pages": PADDED,
+    "kept, one arena, huge pages": (*KEPT, (ARENA_MAX, 1)),
 }
 TUNABLES = {
     "kept, one arena, more cached": "glibc.malloc.tcache_count=2000",
     "huge pages": "glibc.malloc.hugetlb=1",
     "kept, padded, huge pages": "glibc.malloc.hugetlb=1",
+    "kept, one arena, huge pages": "glibc.malloc.hugetlb=1",
 }
 LIBRARIES = {  # with what makes them keep what is freed
     "jemalloc": {"MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"},

@@ -4,8 +4,8 @@ XLA on CPU takes its temporary buffers anew in every call, hundreds of megabytes
 own. glibc gets such buffers from the kernel and gives them back each time, so the kernel must fill
 every page with zeros again, which can cost more than the layer itself. A heap that threads share
 keeps them, which is fastest on few cores; on many, threads that compile would wait for each other,
-so there every thread has a heap. With huge pages filling is cheap in either case. docs/performance.md
-has the measurements.
+so there every thread has a heap. With huge pages filling is cheap in either case. See the
+measurements in docs/performance.md.
 """
 
 import ctypes
