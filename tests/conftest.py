@@ -72,6 +72,16 @@ def emitters(request):
     compile_cache.free()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_ahead():
+    """Runs in this process compile as they call: many of them end before what they prepared."""
+    from delt_jax.stages import ahead
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ahead, "prepare", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of the recorded vectors: $DELT_GOLDEN_DIR or the copy beside the tests."""

@@ -75,6 +75,8 @@ def predictions(
     Each local device takes a batch, where there are enough of them; the numbers are those of one.
     """
     pieces: Iterator[Any] = (piece for stack in images for piece in in_batches(stack))
+    # Of what else `init` returns nothing is read.
+    variables = {k: variables[k] for k in ("params", "batch_stats") if k in variables}
     num_devices, placed = devices.device_count(), None
     waiting: tuple[Any, list[int]] | None = None  # answers of the group before, still on devices
     while group := list(itertools.islice(pieces, num_devices)):

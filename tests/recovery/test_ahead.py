@@ -42,8 +42,8 @@ def test_what_is_prepared_before_the_teacher_is_what_recovery_needs(
     recovered(folder, **{"recover.residual": 0.3})
     assert manifest(folder)["execution"]["sizes"] == list(plan.sizes)
     assert len(before) > 1
-    assert [x[0] for x in asked] == [x[0] for x in before]
-    assert [x[1] for x in asked] == [x[1] for x in before]
+    # Asked for once more at most: by the run itself, ahead of its stages.
+    assert {id(x[0]): x[1] for x in asked} == {id(x[0]): x[1] for x in before}
 
 
 def test_nothing_is_prepared_where_constants_are_unknown(monkeypatch):

@@ -275,6 +275,7 @@ def test_the_batches_follow_the_devices_memory(monkeypatch):
 def test_choices_of_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(memory, "peak_bytes", lambda *_: {1: 1, 2: 2, 4: 4})
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
     def chosen(**changes):
         recipe = RecoverRecipe(**changes)
@@ -283,3 +284,5 @@ def test_choices_of_an_accelerator(monkeypatch):
     assert chosen() == execution.ExecutionPlan("float32", 4, 50, (50,))
     asked = chosen(dtype="bfloat16", batches_per_device=3, chunk_steps=7)
     assert asked == execution.ExecutionPlan("bfloat16", 3, 7, (50,))
+    monkeypatch.setattr(jax, "device_count", lambda: len(BATCHES))
+    assert chosen().batches_per_device == 1  # each device has one batch

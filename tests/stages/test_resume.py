@@ -5,13 +5,20 @@ import signal
 import time
 
 import pytest
-from processes import assert_same, config, ended, start, unrecovered, wait_for_step
+from processes import SETTINGS, assert_same, config, ended, start, unrecovered, wait_for_step
 
 from delt_jax import main
 from delt_jax.recovery.run import checkpoint
 from delt_jax.runtime import devices as devices_lib
 
 KILLS = ((signal.SIGTERM, 1), (signal.SIGKILL, 4))  # and devices
+
+
+def iterations_of(partial, index):
+    """Iterations of a batch that are kept; all of them once it is finished."""
+    if checkpoint.finished_batch(partial, index).exists():
+        return SETTINGS["recover.iterations"]
+    return checkpoint.step_of(partial, index)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,7 @@ def test_killed_again_and_again_on_other_devices(whole, tmp_path, monkeypatch):
         if number == signal.SIGTERM:
             assert "the same command goes on from there" in errors
             assert "Traceback" not in errors
-        before, steps = steps, max(checkpoint.step_of(partial, i) for i in range(5))
+        before, steps = steps, max(iterations_of(partial, i) for i in range(5))
         assert steps > before  # every start goes on where the last one was kept
     monkeypatch.setattr(devices_lib, "device_count", lambda: 3)
     main.run(config(), str(workdir), ["recover"])

@@ -126,7 +126,7 @@ def test_update_learns_moves_the_running_statistics_and_reports_the_loss_before(
     def loss(logits):
         return losses_lib.cross_entropy(logits, labels)
 
-    state = state_lib.init_state(model, optimiser, jax.random.key(0, (8, 8, 3)))
+    state = state_lib.init_state(model, optimiser, jax.random.key(0), (8, 8, 3))
     trainer = state_lib.Trainer(model, optimiser)
     step = jax.jit(lambda state: state_lib.update(trainer, state, images, loss))
     assert int(state.step) == 0
