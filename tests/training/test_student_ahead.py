@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from test_student_loop import PROGRAM, PROTOCOL, SPEC, label_plan, train
@@ -9,7 +10,7 @@ from test_student_loop import PROGRAM, PROTOCOL, SPEC, label_plan, train
 from delt_jax.labels import compact
 from delt_jax.runtime import programs
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_ahead, student_layout
+from delt_jax.training import student_ahead, student_layout, student_step
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
@@ -30,6 +31,7 @@ def test_nothing_is_compiled_again(tmp_path, monkeypatch, regime, on_cpu):
         def stored(epoch):
             return labels
 
+    student_step.init_student(program, jax.random.key(0))  # compiled with the first student
     student_ahead.prepare(student_layout.of(program, 2, 1))
 
     def never(*_):
