@@ -21,8 +21,8 @@ SETTINGS = {
     "data.flip": False,
     "teacher.width": 8,
     "teacher.epochs": 4,
-    "recover.iterations": 240,
-    "recover.round_iterations": 80,
+    "recover.iterations": 480,
+    "recover.round_iterations": 160,
     "recover.batch_size": 6,  # five batches
     "recover.learning_rate": 0.02,
     "recover.save_minutes": 0.004,
