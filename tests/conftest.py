@@ -75,10 +75,10 @@ def emitters(request):
 @pytest.fixture(autouse=True, scope="session")
 def nothing_ahead():
     """Runs in this process compile as they call: many of them end before what they prepared."""
-    from delt_jax.stages import ahead
+    from delt_jax.runtime import programs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ahead, "prepare", lambda *_: None)
+        patch.setattr(programs, "in_background", lambda begin: None)
         yield
 
 

@@ -1,12 +1,10 @@
 """Runs the stages in order over a work directory: skips what is done, redoes what changed."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from delt_jax.config import nearest
-from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import DamagedArtefact, UserError
@@ -314,18 +312,16 @@ def _see(stage: Stage, workdir: WorkDir) -> None:
     Raises:
       UserError: if it still does not after `_SECONDS_TO_SEE`.
     """
-    mine = (workdir.manifest(stage.manifest) or {}).get("hash")
-    theirs, deadline = hosts.broadcast(mine), time.monotonic() + _SECONDS_TO_SEE
-    while mine != theirs:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"Process {hosts.index()} does not see {workdir.path / stage.manifest} as process "
-                f"0 wrote it; check the file system that they share."
-            )
-        stopping.check()
-        time.sleep(0.1)
-        workdir.refresh()
-        mine = (workdir.manifest(stage.manifest) or {}).get("hash")
+
+    def mine() -> str | None:
+        return (workdir.manifest(stage.manifest) or {}).get("hash")
+
+    theirs = hosts.broadcast(mine())
+    if not workdir.wait_to_see(lambda: mine() == theirs, _SECONDS_TO_SEE):
+        raise UserError(
+            f"Process {hosts.index()} does not see {workdir.path / stage.manifest} as process "
+            f"0 wrote it; check the file system that they share."
+        )
 
 
 def _owner(damaged: DamagedArtefact, workdir: WorkDir) -> Stage | None:

@@ -1,7 +1,6 @@
 """Runs a config: opens data and work directory, then calls the pipeline."""
 
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -166,15 +165,12 @@ def _check_shared(folder: "WorkDir") -> None:
     if hosts.is_first():
         folder.mark(token)
     hosts.barrier("its work directory")
-    deadline = time.monotonic() + _SECONDS_TO_SEE
-    while not folder.is_marked(token):
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"--workdir {folder.path} of process {hosts.index()} is not that of process 0; "
-                f"name a folder on a file system that all processes share."
-            )
-        stopping.check()
-        time.sleep(0.2)
+    folder.refresh()
+    if not folder.wait_to_see(lambda: folder.is_marked(token), _SECONDS_TO_SEE):
+        raise UserError(
+            f"--workdir {folder.path} of process {hosts.index()} is not that of process 0; "
+            f"name a folder on a file system that all processes share."
+        )
     hosts.barrier("its work directory")
     if hosts.is_first():
         folder.unmark(token)

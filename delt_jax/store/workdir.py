@@ -1,10 +1,13 @@
 """The work directory: its artefacts, their inputs, and the lock of the process that writes."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from delt_jax import recipe as recipe_lib
+from delt_jax.core import stopping
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recipe import Recipe
 from delt_jax.store import artefact, files, locks
@@ -25,6 +28,7 @@ _FOLDERS = {
 _FILES = ("config.json", "ranking.csv", "ranking.json", "summary.json")
 _MARK = ".job-"
 _SECONDS_OF_A_WRITE = 60  # of a score, which runs may share
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class WorkDir:
@@ -108,8 +112,7 @@ class WorkDir:
         files.write_bytes(self._marked(token), b"")
 
     def is_marked(self, token: str) -> bool:
-        """Whether the mark of another process is here; looks afresh also where NFS remembers."""
-        self.refresh()
+        """Whether the mark of another process is here."""
         return self._marked(token).exists()
 
     def unmark(self, token: str) -> None:
@@ -124,6 +127,27 @@ class WorkDir:
         files.look_again(self.path)
         for inside in self.path.glob("*/"):
             files.look_again(inside)
+
+    def wait_to_see(self, is_seen: Callable[[], bool], seconds: float) -> bool:
+        """Looks again and again for what another process has written: NFS shows files late.
+
+        Every look is a safe point.
+
+        Args:
+          is_seen: whether it is there.
+          seconds: after which it is given up.
+
+        Returns:
+          Whether it was seen.
+        """
+        deadline = time.monotonic() + seconds
+        while not is_seen():
+            if time.monotonic() > deadline:
+                return False
+            stopping.check()
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            self.refresh()
+        return True
 
     def _lock_out_others(self) -> None:
         """Locks the folder until this object closes or the process ends."""

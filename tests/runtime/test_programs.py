@@ -9,7 +9,7 @@ import pytest
 
 from delt_jax.core.progress import progress
 from delt_jax.runtime import programs
-from delt_jax.runtime.programs import Program
+from delt_jax.runtime.programs import Program, in_background
 
 
 def counted(compilations):
@@ -49,7 +49,7 @@ def test_what_was_prepared_in_vain_is_compiled_in_the_call(monkeypatch, fault):
     else:
         held = threading.Event()
         for _ in range(8):
-            programs.in_background(held.wait)
+            in_background(held.wait)
         program.prepare(jax.ShapeDtypeStruct((3,), jnp.float32))
         programs.cancel()
         held.set()
