@@ -129,11 +129,9 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem = SameConv(3, 32, 3, 2)
         self._bn0 = _lite_norm(32)
         self._blocks, channels = nn.ModuleList(), 32
-        for expansion, size, stride, features, blocks in efficientnet.STAGES:
-            for block in range(blocks):
-                step = stride if block == 0 else 1
-                self._blocks.append(LiteBlock(channels, expansion, size, step, features))
-                channels = features
+        for _, _, shape in efficientnet.blocks(1.0):
+            self._blocks.append(LiteBlock(channels, *shape[:-1]))  # the last one is of training
+            channels = shape.features
         self._conv_head = SameConv(channels, 1280, 1, 1)
         self._bn1 = _lite_norm(1280)
         self._fc = nn.Linear(1280, num_classes)

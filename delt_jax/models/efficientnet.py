@@ -1,5 +1,8 @@
 """EfficientNet-B0 (arXiv 1905.11946), as torchvision's."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import chex
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,7 +12,7 @@ from delt_jax.models.layers import conv, divisible, stochastic_depth
 from delt_jax.models.norm import BatchNorm
 
 # Expansion, kernel, stride of the first block, channels, blocks (paper, table 1).
-STAGES = (
+_STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -18,9 +21,30 @@ STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-BLOCKS = sum(stage[-1] for stage in STAGES)
-STOCHASTIC_DEPTH = 0.2  # of the last block, growing linearly from zero
+_BLOCKS = sum(stage[-1] for stage in _STAGES)
+_STOCHASTIC_DEPTH = 0.2  # of the last block, growing linearly from zero
 DROPOUT = 0.2
+
+
+class Shape(NamedTuple):
+    """What a block's size is, in the order of its attributes; `drop` is of stochastic depth."""
+
+    expansion: int
+    kernel: int
+    stride: int
+    features: int
+    drop: float
+
+
+def blocks(scale: float) -> Iterator[tuple[int, int, Shape]]:
+    """Stage, place within the stage, and size of each block, with channels scaled."""
+    number = 0
+    for stage, (expansion, kernel, stride, channels, count) in enumerate(_STAGES):
+        for place in range(count):
+            drop = _STOCHASTIC_DEPTH * number / _BLOCKS
+            first = stride if place == 0 else 1
+            yield stage, place, Shape(expansion, kernel, first, divisible(channels * scale), drop)
+            number += 1
 
 
 class SqueezeExcitation(nn.Module):
@@ -82,23 +106,12 @@ class EfficientNetB0(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Logits float32 [B, num_classes] of images [B, S, S, C]."""
-        scale = self.width / 32
         x = conv(divisible(self.width), 3, 2, dtype=self.dtype, name="features_0_0")(x)
         x = nn.silu(BatchNorm(self.dtype, name="features_0_1")(x, train))
-        number = 0
-        for i, (expansion, kernel, stride, channels, blocks) in enumerate(STAGES):
-            for block in range(blocks):
-                x = MBConv(
-                    expansion,
-                    kernel,
-                    stride if block == 0 else 1,
-                    divisible(channels * scale),
-                    STOCHASTIC_DEPTH * number / BLOCKS,
-                    self.dtype,
-                    name=f"features_{i + 1}_{block}",
-                )(x, train)
-                number += 1
-        last = f"features_{len(STAGES) + 1}"
+        for stage, place, shape in blocks(self.width / 32):
+            name = f"features_{stage + 1}_{place}"
+            x = MBConv(*shape, self.dtype, name=name)(x, train)
+        last = f"features_{len(_STAGES) + 1}"
         x = conv(4 * x.shape[-1], 1, dtype=self.dtype, name=f"{last}_0")(x)
         x = nn.silu(BatchNorm(self.dtype, name=f"{last}_1")(x, train))
         x = x.mean(axis=(1, 2)).astype(jnp.float32)

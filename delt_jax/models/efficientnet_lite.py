@@ -4,8 +4,8 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
-from delt_jax.models.efficientnet import BLOCKS, DROPOUT, STAGES, STOCHASTIC_DEPTH
-from delt_jax.models.layers import conv, divisible, stochastic_depth
+from delt_jax.models.efficientnet import DROPOUT, blocks
+from delt_jax.models.layers import conv, stochastic_depth
 from delt_jax.models.norm import BatchNorm
 
 # Those of TensorFlow, where its weights come from.
@@ -71,22 +71,10 @@ class EfficientNetLite0(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         """Logits float32 [B, num_classes] of images [B, S, S, C]."""
-        scale = self.width / 32
         x = conv(_STEM, 3, 2, padding="SAME", dtype=self.dtype, name="conv_stem")(x)
         x = nn.relu6(_norm(self.dtype, "bn0")(x, train))
-        number = 0
-        for expansion, kernel, stride, channels, blocks in STAGES:
-            for block in range(blocks):
-                x = LiteBlock(
-                    expansion,
-                    kernel,
-                    stride if block == 0 else 1,
-                    divisible(channels * scale),
-                    STOCHASTIC_DEPTH * number / BLOCKS,
-                    self.dtype,
-                    name=f"blocks_{number}",
-                )(x, train)
-                number += 1
+        for number, (_, _, shape) in enumerate(blocks(self.width / 32)):
+            x = LiteBlock(*shape, self.dtype, name=f"blocks_{number}")(x, train)
         x = conv(_HEAD, 1, dtype=self.dtype, name="conv_head")(x)
         x = nn.relu6(_norm(self.dtype, "bn1")(x, train))
         x = x.mean(axis=(1, 2)).astype(jnp.float32)
