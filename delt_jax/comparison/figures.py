@@ -46,7 +46,7 @@ def _short(x: float) -> str:
 def accuracy_chart(
     panels: Mapping[str, Mapping[str, Curve]], baselines: Collection[str], xlabel: str
 ) -> bytes:
-    """Accuracy over images per class or over image-iterations, a panel for each kind of labels.
+    """Accuracy over images per class, image-iterations or bytes, a panel for each kind of labels.
 
     Args:
       panels: by title, the curves of a panel by name, their points in the order of x.
@@ -58,7 +58,7 @@ def accuracy_chart(
     labels = [charted(name.replace(head, ""), _LONG) for name in names]
     height = max(3.6, _LEGEND_LINE * len(names) + 0.3)
     figure = Figure(figsize=(1.5 + 3.6 * len(panels), height), facecolor=_PAPER)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     values = sorted({x for lines in panels.values() for line in lines.values() for x, _, _ in line})
     known = {}
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
