@@ -47,7 +47,7 @@ class ViewSpec:
 
         What came later is there only where it is used, so that older identities stay.
         """
-        later = {"dsa": self.dsa} if self.dsa else {}
+        later: dict[str, Any] = {"dsa": self.dsa} if self.dsa else {}
         if self.mix_probability < 1:
             later["mix_probability"] = self.mix_probability
         return {

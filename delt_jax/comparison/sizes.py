@@ -25,7 +25,7 @@ WORDS = (
 
 
 @dataclass(frozen=True)
-class RealImages:
+class RealSizes:
     """What real images would take.
 
     Attributes:
@@ -53,7 +53,7 @@ class Sizes:
     images: tuple[int, ...]
     labels: Mapping[str, int]
     teachers: int | None
-    real: RealImages | None = None
+    real: RealSizes | None = None
 
     def of_images(self, row: ScoreRow, is_baseline: bool) -> int | None:
         """Bytes of the images of a row; None if they are not known.
@@ -91,7 +91,7 @@ class Sizes:
         return self.real.count if self.real else 0
 
 
-def of_folder(folder: Path, real: RealImages | None = None) -> Sizes:
+def of_folder(folder: Path, real: RealSizes | None = None) -> Sizes:
     """Looks up the sizes of a finished cell.
 
     Args:
@@ -117,14 +117,14 @@ def of_folder(folder: Path, real: RealImages | None = None) -> Sizes:
     return Sizes(num_classes, images, labels, _bytes_of_teachers(folder, labelled), real)
 
 
-def of_real_images(source: Source) -> RealImages | None:
+def of_real_images(source: Source) -> RealSizes | None:
     """What a source's training images would take; None if it has none."""
     count = len(source.train)
     if not count:
         return None
     chosen = np.unique(np.linspace(0, count - 1, SAMPLE).astype(int))
     sizes = [len(pictures.encode(image)) for image in read(source.train, chosen)]
-    return RealImages(count, float(np.mean(sizes)))
+    return RealSizes(count, float(np.mean(sizes)))
 
 
 def _bytes_of(path: Path) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import sizes as sizes_lib
-from delt_jax.comparison.sizes import RealImages, Sizes
+from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.reporting import page as report_page
 from delt_jax.reporting import tables
@@ -77,7 +77,7 @@ class Line:
         return self.cell.sizes.of_row(self.row, self.is_baseline)
 
 
-def read(folder: Path, method: str, real: RealImages | None = None) -> CellResult:
+def read(folder: Path, method: str, real: RealSizes | None = None) -> CellResult:
     """Reads what a finished cell says about itself.
 
     Args:
@@ -262,7 +262,7 @@ def as_csv(cells: Sequence[CellResult]) -> bytes:
         if line.is_baseline:
             made = [None] * len(of_set)
         sizes = line.cell.sizes
-        known = [sizes.of_images(row, line.is_baseline), sizes.of_labels(row)]
+        known: list[Any] = [sizes.of_images(row, line.is_baseline), sizes.of_labels(row)]
         known += [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
         values = [getattr(row, name) for name in of_row]
         known += [line.cell.scored_on, " ".join(row.scores), s["command"]]

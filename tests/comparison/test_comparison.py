@@ -23,7 +23,7 @@ from delt_jax.comparison import cells as grid
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison_tables
-from delt_jax.comparison.sizes import RealImages, Sizes
+from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.comparison.tables import CellResult
 from delt_jax.config import cli
 from delt_jax.data import open_source
@@ -87,7 +87,7 @@ def cell(method, ipc, rows, iterations=100, **label_bytes):
             "scored_on": "test images",
             "made": {"machine": "1 x cpu", "date": "2026-11-22"},
         },
-        Sizes(2, (100,) * ipc, {"fixed": 40} | label_bytes, 5000, RealImages(50, 10.0)),
+        Sizes(2, (100,) * ipc, {"fixed": 40} | label_bytes, 5000, RealSizes(50, 10.0)),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from delt_jax.comparison import figures, sizes, tables
-from delt_jax.comparison.sizes import RealImages, Sizes
+from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.comparison.tables import CellResult
 from delt_jax.data.digits import open_digits
 from delt_jax.errors import UserError
@@ -37,7 +37,7 @@ def row(images, ipc, ids, last=0.5, **changed) -> ScoreRow:
 
 def cell(method, ipc, rows, similar=True, **changed) -> CellResult:
     labels = changed.pop("labels", {"fixed": 1234})
-    made = Sizes(2, (100,) * ipc, labels, changed.pop("teachers", 5000), RealImages(50, 9.5))
+    made = Sizes(2, (100,) * ipc, labels, changed.pop("teachers", 5000), RealSizes(50, 9.5))
     per_class = {"real": [0.5, 0.7], "start": [0.5, 0.6], "recovered": [0.25, 0.75]}
     summary = {
         "ipc": ipc,
@@ -91,7 +91,7 @@ def test_label_bytes_are_those_of_the_regime(regime, size):
 
 
 def test_bytes_of_parts_of_a_set_and_of_real_images():
-    made = Sizes(300, (1000, 500, 300, 200), {"fixed": 2400}, 7000, RealImages(60_000, 9.5))
+    made = Sizes(300, (1000, 500, 300, 200), {"fixed": 2400}, 7000, RealSizes(60_000, 9.5))
     first = row("recovered", 2, "a")
     assert (made.of_images(first, False), made.of_labels(first)) == (1500, 2 * 600)
     assert made.of_row(row("recovered", 2, "a", regime="fixed"), False) == 1500 + 1200
@@ -371,10 +371,10 @@ def write_cell(folder, stored=None, weights=("7ea", "0e1")):
 def test_a_cell_is_read_from_its_folder(tmp_path, stored):
     folder = tmp_path / "own-ipc4"
     write_cell(folder, stored)
-    read = tables.read(folder, "own", RealImages(3, 2.5))
+    read = tables.read(folder, "own", RealSizes(3, 2.5))
     assert (read.method, read.name, read.summary) == ("own", "own-ipc4", ONE.summary)
     labels = {"fixed": 55} | ({"stored": 77} if stored else {})
-    assert read.sizes == Sizes(2, (21, 221), labels, 4300, RealImages(3, 2.5))
+    assert read.sizes == Sizes(2, (21, 221), labels, 4300, RealSizes(3, 2.5))
     assert (read.ipc, read.scored_on) == (4, "test images")
 
 
