@@ -402,3 +402,16 @@ def test_a_class_of_a_single_image_has_no_similarity(monkeypatch):
         assert values.dtype == float
     np.testing.assert_array_equal(panels["IPC 4"]["real"], [np.nan, 0.5])
     np.testing.assert_array_equal(panels["IPC 4"]["own"], [0.25, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1200, 21000, [2000, 5000, 10000, 20000]),
+        (3, 5000, [10, 100, 1000]),
+        (10, 10, [10]),
+        (11, 19, [11]),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, ticks):
+    assert figures.round_numbers(low, high) == ticks

@@ -38,16 +38,12 @@ def given(name):
 
 @pytest.mark.parametrize("name", SPECS)
 def test_recorded_numbers(name):
-    """Logits and the gradient of the images; then five steps of SGD, its rate falling after three.
-
-    As torch's SGD takes them: decay in the gradients of all weights, and a velocity without rates.
-    """
     spec, variables, images, labels = given(name)
     model = models.create(spec)
 
     @jax.jit
     def loss(images):
-        logits = model.apply(variables, images, train=True)
+        logits = model.apply(variables, images, train=False)
         return losses.cross_entropy(logits, labels), logits
 
     (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(images)
@@ -55,24 +51,30 @@ def test_recorded_numbers(name):
     corner = np.asarray(gradient)[:, :6, :6].transpose(0, 3, 1, 2)
     np.testing.assert_allclose(corner, RECORDED[f"{name}_gradient"], atol=1e-6)
 
+
+def test_sgd_takes_torchs_steps():
+    """Five, the rate falling after three: decay in the gradients of all weights, and a velocity
+    that knows nothing of rates.
+    """
+    spec, variables, images, labels = given("grey")
     optimiser = make_optimiser(LearnProgram(spec, 5e-4, 1, 0.0, "kl", False, optimiser="sgd"))
-    params = variables["params"]
+    trainer, params = Trainer(models.create(spec), optimiser), variables["params"]
     state = state_lib.TrainState(jnp.int32(0), params, {}, optimiser.init(params))
 
     @jax.jit
     def step(state, rate):
         outcome = state_lib.gradients(
-            Trainer(model, optimiser), state, images, lambda z: losses.cross_entropy(z, labels)
+            trainer, state, images, lambda z: losses.cross_entropy(z, labels)
         )
-        return state_lib.apply_gradients(Trainer(model, optimiser), state, outcome, rate)
+        return state_lib.apply_gradients(trainer, state, outcome, rate)
 
     taken = []
     for rate in (0.05, 0.05, 0.05, 0.005, 0.005):
         state, value = step(state, rate)
         taken.append(value)
-    np.testing.assert_allclose(taken, RECORDED[f"{name}_losses"], rtol=1e-4)
-    after = model.apply(state.variables, images, train=False)
-    np.testing.assert_allclose(after, RECORDED[f"{name}_trained"], atol=1e-3)
+    np.testing.assert_allclose(taken, RECORDED["grey_losses"], rtol=1e-4)
+    after = trainer.model.apply(state.variables, images, train=False)
+    np.testing.assert_allclose(after, RECORDED["grey_trained"], atol=1e-3)
 
 
 def test_names_are_the_released_ones():
