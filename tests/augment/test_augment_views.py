@@ -18,7 +18,7 @@ FULL = replace(PLAIN, rand_augment="rand-m6-n2-mstd1.0", shuffle=2)
 WITH_DSA = replace(
     PLAIN,
     min_scale=1.0,
-    dsa="one-color_crop_cutout_flip_scale_rotate",
+    dsa="one-color_flip_rotate",
     mix_probability=0.5,
 )
 NORMALISATION = Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -272,7 +272,7 @@ def test_students_of_the_hard_label_protocols(tmp_path):
     The rate falls to a tenth in the last epoch of four, and with it what a step changes.
     """
     spec = ModelSpec("dc_conv3", 3, 8, 1, width=4)
-    views = replace(VIEWS, min_scale=1.0, dsa="idc-color_crop_scale_rotate", mix_probability=0.5)
+    views = replace(VIEWS, min_scale=1.0, dsa="idc-color_crop", mix_probability=0.5)
     protocol = replace(PROTOCOL, views=views, schedule="step", optimiser="sgd", batch_size=COUNT)
     made = []
     for epochs in (2, 3, 4):
