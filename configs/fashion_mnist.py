@@ -21,6 +21,7 @@ def get_config(variants=""):
     config = default_config()
     config.ipc = 10
     config.data.name = "idx"
+    config.data.known_as = "fashion_mnist"
     config.data.path = "/usr/share/datasets/fashion-mnist"
     config.data.class_names = (
         "T-shirt/top",
