@@ -67,8 +67,7 @@ def settings(data):
         "imagenette": ten,
         "imagewoof": ten,
         "tiny_imagenet": recovery("Tiny_ImageNet", 2000, 100, {}) | students(100, 300, 0.5),
-        "cifar10": recovery("CIFAR_10", 75, ALL_OF_IPC_50, SMALL_CROPS)
-        | students(25, 1000, 0.08),
+        "cifar10": recovery("CIFAR_10", 75, ALL_OF_IPC_50, SMALL_CROPS) | students(25, 1000, 0.08),
         "cifar100": recovery("CIFAR_100", 2000, 100, {}) | students(50, 1000, 0.5),
     }
     teachers = others(LARGE_TEACHERS if data.is_large else SMALL_TEACHERS, data)

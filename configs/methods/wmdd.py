@@ -37,7 +37,11 @@ def recovery(learning_rate):
 
 STUDENTS = published(RUN, {"evaluate.protocol": "sre2l", "evaluate.batch_size": 100})
 IMAGENETTE = published(f"{RUN} and README.md", recovery(0.25) | terms(10)) | STUDENTS
-TINY = published(f"{RUN} and README.md", recovery(0.1) | terms(500)) | STUDENTS
+TINY = (
+    published(f"{RUN} and README.md", recovery(0.1) | terms(500))
+    | ours({"recover.jitter": -1}, "in place of 32 for 224 px")
+    | STUDENTS
+)
 IMAGENET = published(RUN, recovery(0.25)) | ours(terms(10), "as for ImageNette") | STUDENTS
 CIFAR = ours(
     recovery(0.25) | terms(10) | {"recover.min_scale": 1.0, "recover.jitter": 4},

@@ -198,7 +198,7 @@ def random_view(
 
 
 def _padded_box(draws: chex.Array, size: int, padding: int) -> chex.Array:
-    """Box of the image's size that sticks out of it by at most `padding` (torchvision's RandomCrop).
+    """Box of torchvision's RandomCrop(size, padding), which sticks out of the image at random.
 
     Args:
       draws: float32 [2] in [0, 1), for the place from the top and from the left.

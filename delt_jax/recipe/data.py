@@ -23,13 +23,6 @@ class DataRecipe:
         affects="data",
         allowed=one_of("digits", "folder", "npz", "idx", "tfds", "classes"),
     )
-    known_as: str = setting(
-        "",
-        "The published data set that these images are. Methods then bring the settings that are "
-        "published for it, and a dry run needs no data. Empty for images of your own.",
-        affects="dry run",
-        allowed=one_of("", *KNOWN),
-    )
     path: str = setting(
         "",
         "The folder of images or of idx files, the .npz file, or the TFDS data directory; of "
@@ -138,6 +131,14 @@ class DataRecipe:
         affects="data",
         allowed=one_of("stop", "skip"),
     )
+    known_as: str = setting(
+        "",
+        "The published data set that these images are. Methods then bring the settings that are "
+        "published for it, and a dry run needs no data. Empty for images of your own.",
+        affects="dry run",
+        allowed=one_of("", *KNOWN),
+    )
+
     @property
     def has_training_images(self) -> bool:
         """Whether there are real images to train on and to start from."""
