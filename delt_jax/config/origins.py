@@ -1,5 +1,7 @@
 """Says whose each setting of a run is: its method's, its recipe's or the command line's."""
 
+import functools
+import itertools
 import re
 import runpy
 import shlex
@@ -7,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delt_jax.config import from_config, methods
+import ml_collections
+
+from delt_jax.config import methods
 from delt_jax.recipe import Recipe, flatten
 from delt_jax.recipe.known import KNOWN
 
@@ -50,11 +54,10 @@ def of(command: str, recipe: Recipe) -> dict[str, str]:
     config = runpy.run_path(file)["get_config"](*([variants] if variants else []))
     names = methods.parted(variants, methods.find(file))
     method, settings = methods.chosen(names, file, methods.kind_of(config))
-    before, now = flatten(from_config(config)), flatten(recipe)
-    yours = {name.removeprefix("config.") for name in given if name.startswith("config.")}
+    yours = {name.removeprefix("config.") for name in given}
     yours |= {"evaluate.protocol" for name in names if name.startswith(methods.PROTOCOL)}
     found: dict[str, str] = {}
-    for name in now:
+    for name, value in flatten(recipe).items():
         if _is_unread(name, recipe):
             continue
         if name in yours:
@@ -62,9 +65,15 @@ def of(command: str, recipe: Recipe) -> dict[str, str]:
         elif name in settings:
             found[name] = f"{method}, {settings[name]}"
         elif name in _ALWAYS:
-            derived = ", derived from the images" if now[name] != before[name] else ""
+            derived = ", derived from the images" if value != _at(config, name) else ""
             found[name] = f"recipe {Path(file).stem}{derived}"
     return found
+
+
+def _at(config: ml_collections.ConfigDict, name: str) -> Any:
+    """The value of a setting by its dotted name."""
+    value = functools.reduce(getattr, name.split("."), config)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_unread(name: str, recipe: Recipe) -> bool:
@@ -94,9 +103,14 @@ def lines(command: str, recipe: Recipe) -> list[str]:
 
 
 def _given(command: str) -> dict[str, str]:
-    """Values of the flags of a command line, by name without dashes."""
-    parts = [re.match(r"--?([\w.]+)=(.*)", a, re.DOTALL) for a in shlex.split(command)]
-    return {part[1]: part[2] for part in parts if part}
+    """Values of --config and --config.NAME on a command line, by name; "" where none is seen."""
+    words = shlex.split(command)
+    given = {}
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        flag = re.fullmatch(r"--?(?:no)?(config(?:\.[\w.]+)?)(=.*)?", word, re.DOTALL)
+        if flag:
+            given[flag[1]] = flag[2][1:] if flag[2] else following
+    return given
 
 
 def _width(values: Mapping[str, str], shown: Mapping[str, str]) -> int:

@@ -278,8 +278,9 @@ def test_the_example_of_the_docs(ranked, tmp_path, monkeypatch, capsys):
     page = (CONFIGS.parent / "docs/methods.md").read_text()
     term, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert term.count("\n") + method.count("\n") <= 30
+    shutil.copytree(CONFIGS / "methods", tmp_path / "methods")
+    (tmp_path / "terms").mkdir()
     for file, code in (("terms/centres.py", term), ("methods/centred.py", method)):
-        (tmp_path / file).parent.mkdir()
         (tmp_path / file).write_text(code)
     monkeypatch.setattr(terms, "__path__", [*terms.__path__, str(tmp_path / "terms")])
     distances = []
@@ -287,7 +288,7 @@ def test_the_example_of_the_docs(ranked, tmp_path, monkeypatch, capsys):
         folder = shutil.copytree(ranked, tmp_path / f"run{len(more)}")
         config = tiny("delt")
         vary(config, "centred", {}, str(tmp_path / "mine.py"))
-        config.update_from_flattened_dict(more)
+        config.update_from_flattened_dict({"recover.iterations": 4} | more)
         main.run(config, str(folder), ["recover"])
         with np.load(folder / "distilled/losses.npz") as losses:
             parts = losses["cross_entropy"] + config.recover.bn_weight * losses["bn"]

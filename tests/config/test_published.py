@@ -12,6 +12,7 @@ from delt_jax.config import cli, derive, from_config, methods, origins
 from delt_jax.config.methods import DataKind, for_data, ours, published
 from delt_jax.data import describe_source
 from delt_jax.errors import UserError
+from delt_jax.recipe import flatten
 from delt_jax.recipe.known import KNOWN
 from delt_jax.stages import plan
 from delt_jax.teachers.cost import ModelCost
@@ -180,6 +181,31 @@ def test_students_train_as_the_authors_do_or_by_one_protocol():
     assert (folder.data.path, folder.evaluate.protocol) == ("/a,b", "rded")
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "more"),
+    [
+        ("fadrm", "tiny_imagenet", {"recover.residual_rounds": 2}),
+        ("fadrm", "cifar100", {"recover.iterations": 2000, "evaluate.epochs": 1000}),
+        ("fadrm", "imagenette", {"recover.learning_rate": 0.05, "recover.residual_rounds": 4}),
+        ("fadrm", "imagewoof", {"recover.learning_rate": 0.25, "recover.jitter": -1}),
+        ("wmdd", "imagenette", {"recover.terms": ("class_bn=10", "barycentre=1")}),
+        ("edc", "imagewoof", {"recover.iterations": 50, "recover.statistics_momentum": 0.0}),
+        ("edc", "imagenet", {"evaluate.ema": 0.99, "evaluate.batch_size": 100}),
+        ("edc", "cifar100", {"recover.iterations": 2000, "relabel.min_scale": 0.5}),
+        ("sre2l", "cifar100", {"recover.min_scale": 1.0, "recover.flip": False}),
+        ("sre2l", "imagenet_conv4", {"recover.jitter": -1, "recover.learning_rate": 0.25}),
+        ("cda", "imagenet", {"evaluate.batch_size": 128}),
+        ("gvbsm", "cifar10", {"evaluate.hard_weight": 0.15, "evaluate.weight_decay": 0.0}),
+        ("gvbsm", "digits", {"recover.crop_padding": 1, "recover.jitter": -1}),
+        ("rded", "imagenet", {"select.candidates": 300, "select.crops": 5}),
+        ("delt", "imagenet", {"recover.round_iterations": 500}),
+    ],
+)
+def test_more_that_is_published(method, name, more):
+    flat = flatten(recipe_of(name, method))
+    assert {setting: flat[setting] for setting in more} == more
+
+
 # --- settings of the data set that is most alike ---
 
 
@@ -311,8 +337,9 @@ def test_without_a_method_settings_are_the_recipes_and_yours(tmp_path):
         parsed = cli.parse(["main", *arguments, f"--workdir={tmp_path}"])
         return origins.of(parsed.command, from_config(parsed.config))
 
-    plain = found(f"--config={CONFIGS / 'digits.py'}", "--config.select.rule=top")
-    assert plain.pop("select.rule") == "yours"
+    mine = ["--config.select.rule=top", "--config.report.nearest=False", "--config.seed", "3"]
+    plain = found(f"--config={CONFIGS / 'digits.py'}", *mine)
+    assert [plain.pop(name) for name in ("select.rule", "report.nearest", "seed")] == ["yours"] * 3
     assert set(plain.values()) == {"recipe digits"}
     one = found(f"--config={CONFIGS / 'digits.py'}:sre2l,protocol=rded")
     assert one["evaluate.protocol"] == "yours"
