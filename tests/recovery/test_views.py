@@ -18,7 +18,8 @@ def drawn(recipe, size=8, count=400):
     """Boxes [N, 4], flips [N] and rolls [N, 2] of all images in some iterations."""
     settings = step_settings(recipe, flip=True)
     box, flip, roll = views.draw_views(np.int32(0), make_inputs(), settings, size, count).drawn
-    return np.reshape(box, (-1, 4)), np.reshape(flip, -1), np.reshape(roll, (-1, 2))
+    box, flip, roll = map(np.asarray, (box, flip, roll))
+    return box.reshape(-1, 4), flip.reshape(-1), roll.reshape(-1, 2)
 
 
 @pytest.mark.parametrize("crop", ["batch", "image"])
