@@ -188,6 +188,8 @@ def test_students_train_as_the_authors_do_or_by_one_protocol():
         ("fadrm", "cifar100", {"recover.iterations": 2000, "evaluate.epochs": 1000}),
         ("fadrm", "imagenette", {"recover.learning_rate": 0.05, "recover.residual_rounds": 4}),
         ("fadrm", "imagewoof", {"recover.learning_rate": 0.25, "recover.jitter": -1}),
+        ("fadrm", "imagewoof", {"evaluate.schedule": "cosine", "evaluate.batch_size": 10}),
+        ("fadrm", "imagenet", {"evaluate.schedule": "half_cosine", "evaluate.batch_size": 16}),
         ("wmdd", "imagenette", {"recover.terms": ("class_bn=10", "barycentre=1")}),
         ("edc", "imagewoof", {"recover.iterations": 50, "recover.statistics_momentum": 0.0}),
         ("edc", "imagenet", {"evaluate.ema": 0.99, "evaluate.batch_size": 100}),
