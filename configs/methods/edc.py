@@ -53,19 +53,25 @@ MOSAICS = {"select.start": "rded"}
 TEN_TIMES = {"recover.terms": ("global_statistics=0.05", "class_statistics=0.05")}
 SMALL_CROPS = {"recover.min_scale": 0.08}
 ALL_OF_IPC_50 = 500  # images of CIFAR-10, which share a batch
-IMAGENET10 = {name: s.value for name, s in recovery("ImageNet_10", 50, 100, MOSAICS).items()} | {
-    "recover.statistics_momentum": 0.0
-}
+IMAGENET10 = ours(
+    MOSAICS
+    | {
+        "recover.iterations": 50,
+        "recover.learning_rate": 0.05,
+        "recover.batch_size": 100,
+        "recover.statistics_momentum": 0.0,
+    },
+    f"as for ImageNet-10: {RELEASED}ImageNet_10/recover",
+)
 
 
 def settings(data):
     """By data set and size; other images keep the recipe's steps."""
-    ten = ours(IMAGENET10, f"as for ImageNet-10: {RELEASED}ImageNet_10/recover")
     by_name = {
         "imagenet": recovery("full_ImageNet_1k", 1000, 80, MOSAICS | TEN_TIMES)
         | students(100, 300, 0.5),
-        "imagenette": ten,
-        "imagewoof": ten,
+        "imagenette": IMAGENET10,
+        "imagewoof": IMAGENET10,
         "tiny_imagenet": recovery("Tiny_ImageNet", 2000, 100, {}) | students(100, 300, 0.5),
         "cifar10": recovery("CIFAR_10", 75, ALL_OF_IPC_50, SMALL_CROPS) | students(25, 1000, 0.08),
         "cifar100": recovery("CIFAR_100", 2000, 100, {}) | students(50, 1000, 0.5),

@@ -5,7 +5,6 @@ import itertools
 import re
 import runpy
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +93,11 @@ def lines(command: str, recipe: Recipe) -> list[str]:
     if not found:
         return []
     known = KNOWN.get(recipe.data.known_as)
-    values = {name: _short(value) for name, value in flatten(recipe).items()}
+    values = {name: _short(value) for name, value in flatten(recipe).items() if name in found}
+    width = max(map(len, values.values()))
     return [
         f"settings, and whose they are, on {known.title if known else 'images of your own'}:",
-        *(f"  {name:<28} {values[name]:<{_width(values, found)}}  {found[name]}" for name in found),
+        *(f"  {name:<28} {value:<{width}}  {found[name]}" for name, value in values.items()),
         "",
     ]
 
@@ -111,10 +111,6 @@ def _given(command: str) -> dict[str, str]:
         if flag:
             given[flag[1]] = flag[2][1:] if flag[2] else following
     return given
-
-
-def _width(values: Mapping[str, str], shown: Mapping[str, str]) -> int:
-    return max(len(values[name]) for name in shown)
 
 
 def _short(value: Any) -> str:
