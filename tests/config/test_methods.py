@@ -226,7 +226,7 @@ def tiny(method):
         }
     )
     if config.teacher.others:
-        config.teacher.others = ("conv3:4",)
+        config.teacher.others = ("conv3:8",)  # like the first one, so that programs are shared
     if config.recover.iterations:
         config.recover.iterations = 4
     if config.recover.round_iterations:
