@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from delt_jax import models, terms
-from delt_jax.augment import rand_augment
+from delt_jax.augment import dsa, rand_augment
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
@@ -148,6 +148,8 @@ def _check_views(protocol: Protocol, size: int) -> None:
     """Checks the augmentations of a protocol against the images' side."""
     if protocol.views.rand_augment:
         rand_augment.parse(protocol.views.rand_augment)
+    if protocol.views.dsa:
+        dsa.parse(protocol.views.dsa)
     if protocol.views.shuffle > size:
         raise UserError(
             f"relabel.shuffle ({protocol.views.shuffle}) cuts a view into more strips than its "

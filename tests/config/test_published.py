@@ -198,6 +198,8 @@ def test_students_train_as_the_authors_do_or_by_one_protocol():
         ("sre2l", "imagenet_conv4", {"recover.jitter": -1, "recover.learning_rate": 0.25}),
         ("cda", "imagenet", {"evaluate.batch_size": 128}),
         ("gvbsm", "cifar10", {"evaluate.hard_weight": 0.15, "evaluate.weight_decay": 0.0}),
+        ("gvbsm", "tiny_imagenet", {"evaluate.optimiser": "sgd", "evaluate.epochs": 100}),
+        ("gvbsm", "cifar100", {"evaluate.learning_rates": (0.1,), "evaluate.batch_size": 64}),
         ("gvbsm", "digits", {"recover.crop_padding": 1, "recover.jitter": -1}),
         ("rded", "imagenet", {"select.candidates": 300, "select.crops": 5}),
         ("delt", "imagenet", {"recover.round_iterations": 500}),

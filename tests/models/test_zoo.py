@@ -20,7 +20,8 @@ from delt_jax.models.tap import apply_tapped
 from delt_jax.training import state as state_lib
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
-WITHOUT_BN = ("alexnet", "swin_v2_t", "vgg11", "vit_b_16")
+DC = ("dc_conv3", "dc_conv4", "dc_conv5", "dc_conv6")
+WITHOUT_BN = ("alexnet", *DC, "swin_v2_t", "vgg11", "vit_b_16")
 WITH_DROPOUT = (
     "alexnet",
     "efficientnet_b0",
