@@ -111,7 +111,7 @@ def plan(
       ipcs: images per class; 0 for a recipe's own.
       folder: of the comparison.
       flags: more flags for every run.
-      dry_run: whether published counts may stand in for data that are missing.
+      dry_run: whether published numbers may stand in for data that are missing.
 
     Raises:
       UserError: for the first cell that cannot work.

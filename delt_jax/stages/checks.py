@@ -88,12 +88,17 @@ def _check_sides(recipe: Recipe, source: Source) -> None:
     size = source.image_size
     for name, pixels in (
         ("teacher.crop_padding", recipe.teacher.crop_padding),
-        ("recover.jitter", recipe.recover.jitter),
+        ("recover.crop_padding", recipe.recover.crop_padding),
     ):
         if pixels >= size:
             raise UserError(
                 f"{name} ({pixels}) must be below the images' side, which is {size} px."
             )
+    if recipe.recover.jitter > size:
+        raise UserError(
+            f"recover.jitter ({recipe.recover.jitter}) must be at most the images' side, which is "
+            f"{size} px."
+        )
 
 
 def _check_schedule(recipe: Recipe, source: Source) -> None:
