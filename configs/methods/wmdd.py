@@ -6,7 +6,7 @@ The weight of the BN statistics is the released one for ImageNette; Tiny-ImageNe
 
 def apply(config):
     config.select.start = "noise"
-    config.recover.layout = "class_major"
+    config.recover.layout = "whole_classes"
     config.recover.round_iterations = 0
     config.recover.min_iterations = 0
     config.recover.milestone = 0.0
