@@ -47,7 +47,7 @@ def square_boxes(
     places = draw.random((count, 2))
     sides = np.rint(np.sqrt(areas)).astype(np.int64)
     fits = (sides >= 1) & (sides <= min(size))
-    is_drawn = fits.any(1)
+    is_drawn = np.any(fits, axis=1)
     side = np.where(is_drawn, sides[np.arange(count), fits.argmax(1)], min(size))
     free = np.stack([height - side, width - side], axis=1)
     drawn = np.minimum(np.floor(places * (free + 1)).astype(np.int64), free)

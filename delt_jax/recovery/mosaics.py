@@ -176,9 +176,7 @@ def _score(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _losses(
-    program: _CropProgram, variables, pixels: chex.Array, labels: chex.Array
-) -> chex.Array:
+def _losses(program: _CropProgram, variables, pixels: chex.Array, labels: chex.Array) -> chex.Array:
     """`crop_losses` of crops uint8 [n, crops, side, side, C]."""
     teacher = functools.partial(program.model.apply, variables, train=False)
     return crop_losses(program.normalisation(pixels), labels, program.size, teacher)

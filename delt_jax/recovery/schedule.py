@@ -150,9 +150,7 @@ def plainest_layout(layout: str, num_classes: int, ipc: int, batch_size: int) ->
     """
     if layout != "whole_classes":
         return layout
-    plain, whole = (
-        LAYOUTS[name](num_classes, ipc, batch_size) for name in ("class_major", layout)
-    )
+    plain, whole = (LAYOUTS[name](num_classes, ipc, batch_size) for name in ("class_major", layout))
     return "class_major" if plain == whole else layout
 
 
@@ -167,11 +165,10 @@ def make_schedule(  # noqa: PLR0913 (the plain numbers that describe a set; call
 ) -> tuple[BatchSchedule, ...]:
     """Lays out the EarlyLate optimisation of a whole distilled set.
 
-    In the layout "class_major" all IPC images of a class are adjacent, `batch_size` images to
-    a batch, the last batch possibly smaller. In "whole_classes" (WMDD) no class is cut: a batch
-    holds `batch_size` // IPC classes. In "one_per_class" (SRe2L, CDA) a batch holds one
-    rank of up to `batch_size` consecutive classes. The round in which an image joins follows
-    from its rank in either.
+    In "class_major" all IPC images of a class are adjacent, `batch_size` images to a batch, the
+    last batch possibly smaller. In "whole_classes" (WMDD) no class is cut. In "one_per_class"
+    (SRe2L, CDA) a batch holds one rank of up to `batch_size` consecutive classes. The round in
+    which an image joins follows from its rank in each.
 
     Rounds in which a batch has no active image yet are dropped and its iterations shrink by
     `round_iterations` each; so a batch whose images all have one late rank runs through learning
