@@ -183,7 +183,7 @@ def schedule_of(recording: Recording) -> BatchSchedule:
             len(counts),
             ipc,
             record["iterations"],
-            record["round_iterations"] if record["early_late"] else 0,
+            record["round_iterations"] if record.get("early_late", True) else 0,
             len(members),
             by_class,
             "recorded",
@@ -331,13 +331,21 @@ def train(recording: Recording, dtype: str = "float32", seed: int = 0) -> Traini
         return _train(recording, dtype, seed)
 
 
+def student_and_teacher(recording: Recording) -> tuple[Network, Network]:
+    """The networks of a training."""
+    record, arrays = recording
+    arch = record["arch"]
+    student, teacher = (
+        network(arch, state_dict(arch, record[f"{who}_seed"]), arrays["images"])
+        for who in ("student", "teacher")
+    )
+    return student, teacher
+
+
 def _train(recording: Recording, dtype: str, seed: int) -> Training:
     record, arrays = recording
     images = jnp.asarray(nhwc(rounded(arrays["images"], seed)), dtype)
-    student, teacher = (
-        network(record["arch"], state_dict(record["arch"], record[f"{who}_seed"]), arrays["images"])
-        for who in ("student", "teacher")
-    )
+    student, teacher = student_and_teacher(recording)
     model, variables = student.model(dtype), student.variables(dtype)
     taught = teacher.variables(dtype)
     rates = tuple(step["learning_rate"] for step in record["steps"])
