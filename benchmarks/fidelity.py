@@ -173,11 +173,12 @@ def compare_recovery(path: Path) -> None:
 def compare_training(path: Path) -> None:
     """Prints one recorded training's deviations."""
     recording = replays.read(path)
+    networks = replays.student_and_teacher(recording)
     recorded = np.array([step["loss"] for step in recording.record["steps"]])
     runs = {"recorded": (recorded, recording.arrays["final_eval_logits"])}
     for bits, dtype in (("32", torch.float32), ("64", torch.float64)):
         runs[f"torch{bits}"] = train(recording, dtype)
-        ours = replays.train(recording, f"float{bits}")
+        ours = replays.train(recording, networks, f"float{bits}")
         runs[f"ours{bits}"] = ours.losses, ours.logits
     compare(path.stem, runs, to_the_largest)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TIPPED = 0.03  # largest share of pixels that tipped ReLUs may move
-DRAWS, FACTOR = 3, 3.0  # further float32 replays, and how many times their spread is allowed
+DRAWS, FACTOR = 2, 3.0  # further float32 replays, and how many times their spread is allowed
 
 
 class Off(NamedTuple):

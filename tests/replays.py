@@ -325,10 +325,19 @@ def _compiled_step(
     return jax.jit(step_on, compiler_options=COMPILER[dtype])
 
 
-def train(recording: Recording, dtype: str = "float32", seed: int = 0) -> Training:
-    """Replays a student training; see `rounded` for the seed."""
+def train(
+    recording: Recording, networks: tuple[Network, Network], dtype: str = "float32", seed: int = 0
+) -> Training:
+    """Replays a student training.
+
+    Args:
+      recording: of the training.
+      networks: its student and teacher, as `student_and_teacher` has them.
+      dtype: to compute in.
+      seed: see `rounded`.
+    """
     with precision(dtype):
-        return _train(recording, dtype, seed)
+        return _train(recording, networks, dtype, seed)
 
 
 def student_and_teacher(recording: Recording) -> tuple[Network, Network]:
@@ -342,10 +351,19 @@ def student_and_teacher(recording: Recording) -> tuple[Network, Network]:
     return student, teacher
 
 
-def _train(recording: Recording, dtype: str, seed: int) -> Training:
+@functools.cache
+def _compiled_logits(model: Any, dtype: str) -> Callable[..., Any]:
+    """Logits in eval mode of (variables, images)."""
+    logits = functools.partial(model.apply, train=False)
+    return jax.jit(logits, compiler_options=COMPILER[dtype])
+
+
+def _train(
+    recording: Recording, networks: tuple[Network, Network], dtype: str, seed: int
+) -> Training:
     record, arrays = recording
     images = jnp.asarray(nhwc(rounded(arrays["images"], seed)), dtype)
-    student, teacher = student_and_teacher(recording)
+    student, teacher = networks
     model, variables = student.model(dtype), student.variables(dtype)
     taught = teacher.variables(dtype)
     rates = tuple(step["learning_rate"] for step in record["steps"])
@@ -365,7 +383,7 @@ def _train(recording: Recording, dtype: str, seed: int) -> Training:
             mixed, _ = mix.mixup(images, partners, step["lambda"])
         state, loss = step_on(state, taught, mixed)
         losses.append(float(loss))
-    logits = jax.jit(functools.partial(model.apply, train=False))(state.variables, images)
+    logits = _compiled_logits(model, dtype)(state.variables, images)
     chex.assert_type(logits, jnp.dtype(dtype))
     stats = torch_weights.to_torch(state.variables, student.spec)
     found = [array for name, array in stats.items() if name.endswith("running_var")]

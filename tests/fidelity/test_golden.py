@@ -83,7 +83,8 @@ def check_training(path):
     variances = {name: array for name, array in arrays.items() if name.endswith("running_var")}
     losses = np.array([step["loss"] for step in recording.record["steps"]])
     recorded = replays.Training(losses, arrays["final_eval_logits"], variances)
-    replay = functools.cache(functools.partial(replays.train, recording))
+    networks = replays.student_and_teacher(recording)
+    replay = functools.cache(functools.partial(replays.train, recording, networks))
     assert replay("float32", 0).variances.keys() == variances.keys()
     judging.assert_agrees(recorded, replay, off_training)
 

@@ -171,7 +171,8 @@ def test_trainings_of_other_sizes_and_classes(small_zoo):
     record = {"arch": "conv3", "student_seed": 1, "teacher_seed": 2, "temperature": 2.0}
     record |= {"mix": "mixup", "weight_decay": 0.1, "epochs": 2, "steps": steps}
     images = np.float32(draw.standard_normal((5, 3, 16, 16)))
-    ours = replays.train(replays.Recording(record, {"images": images}), "float64")
+    recording = replays.Recording(record, {"images": images})
+    ours = replays.train(recording, replays.student_and_teacher(recording), "float64")
     assert ours.logits.shape == (5, 7)
     for step, loss in zip(steps, ours.losses, strict=True):
         step["loss"] = float(loss)
