@@ -71,4 +71,5 @@ def relative(ours: Any, theirs: Any, tolerance: float, least: Any = 0.0) -> np.n
 def beyond(ours: Any, theirs: Any, tolerance: float) -> float:
     """Share of the values that differ by more than a tolerance."""
     assert np.shape(ours) == np.shape(theirs), (np.shape(ours), np.shape(theirs))
-    return float((np.abs(np.asarray(ours, np.float64) - theirs) > tolerance).mean())
+    off = np.abs(np.asarray(ours, np.float64) - theirs) > tolerance
+    return float(off.mean()) if off.size else 0.0

@@ -52,14 +52,14 @@ def check_recovery(path):
     case = replays.case_of(recording)
     # The released code lets images of a class whose budget is spent drift; ours are frozen.
     full = replays.budgets(recording) == recording.record["iterations"]
-    assert full.any()
 
     @functools.cache
     def replay(dtype, seed):
         steps = replays.recover(case, dtype, seed)
         for step in steps:
             assert step.active == step.recorded["batch"]
-            np.testing.assert_allclose(step.rate, step.recorded["learning_rate"], rtol=1e-4)
+            rate, least = step.recorded["learning_rate"], 1e-6 * case.recipe.learning_rate
+            np.testing.assert_allclose(step.rate, rate, rtol=1e-4, atol=least)
             np.testing.assert_allclose(step.scale, step.recorded["scale"][0], rtol=1e-5)
         return numbers_of(steps)
 

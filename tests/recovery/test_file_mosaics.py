@@ -138,6 +138,23 @@ def test_the_best_crops_of_files_as_they_are(folder, teacher, tmp_path):
         np.testing.assert_allclose(made[c, 4:, 4:], NORMALISATION(corner), atol=1e-6)
 
 
+def test_mosaics_of_files_are_found_again(folder, teacher, tmp_path):
+    """By a recovery that goes on, and by what the manifest of the set says."""
+    select = dataclasses.replace(RECIPE, candidates=10)
+    source, recipe = source_of(folder), Recipe(ipc=2, seed=3, select=select)
+    initial_images.check(recipe, source)
+    starts = initial_images.prepare(recipe, source, teacher, None, tmp_path)
+    made = starts.images(range(4))
+    assert made.shape == (4, SIZE, SIZE, 1)
+    resumed = initial_images.prepare(recipe, source, teacher, None, tmp_path)
+    np.testing.assert_array_equal(resumed.images([2, 0]), made[[2, 0]])
+    again = initial_images.recorded(starts.record(tmp_path), tmp_path, source, NORMALISATION)
+    np.testing.assert_array_equal(again.images(range(4)), made)
+    # As stored they lose nothing: crops are whole pixel values already.
+    pixels = again.pixels(range(4))
+    np.testing.assert_allclose(NORMALISATION(pixels), made, atol=1e-6)
+
+
 def test_crops_depend_on_seed_and_file_alone(folder):
     files = files_of(source_of(folder).train)
     crops = RandomCrops(files, 4, 3, 0.08, 7)
