@@ -92,7 +92,7 @@ def parts(model: nn.Module, batch: int, size: int) -> list[Part]:
     """
     images = jax.random.uniform(jax.random.key(0), (batch, size, size, 3), minval=-2, maxval=2)
     stem, variables, maps = first_layer(model, images)
-    view = crop.random_view(jax.random.key(1), size, jnp.float32(0.3), jitter=4)
+    view = crop.random_view(jax.random.key(1), size, jnp.float32(0.3), shifts=(0, 4))
     pooled = jax.eval_shape(functools.partial(_pool, size=3), maps)
     upstream, upstream_pooled, upstream_view = (
         jax.random.normal(jax.random.key(2), like.shape).astype(like.dtype)

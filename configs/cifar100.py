@@ -20,6 +20,7 @@ def get_config(variants=""):
     config.ipc = 10
     config.data.name = "tfds"
     config.data.dataset = "cifar100"
+    config.data.known_as = "cifar100"
 
     config.teacher.model = "resnet18_modified"
     config.teacher.epochs = 200

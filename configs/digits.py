@@ -13,6 +13,7 @@ def get_config(variants=""):
     # to gain; with 3 or 1 single classes fail in some seeds.
     config.ipc = 5
     config.data.name = "digits"
+    config.data.known_as = "digits"
     config.data.flip = False  # a mirrored 2 is no digit
 
     config.teacher.model = "conv3"

@@ -2,8 +2,8 @@
 
 Debian's package `dataset-fashion-mnist` puts the files where data.path points; any folder
 with the four files will do. The networks are the field's ConvNet-3 of width 128; iterations
-and the teacher's epochs are ours, sized for two CPU cores. The preset `study` has the steps at
-which docs/study.md compares methods.
+and the teacher's epochs are ours, sized for two CPU cores. The preset `study` has the steps of
+docs/study.md for DELT and its ablations; other methods bring their own.
 """
 
 from delt_jax.config import default_config, vary
@@ -21,6 +21,7 @@ def get_config(variants=""):
     config = default_config()
     config.ipc = 10
     config.data.name = "idx"
+    config.data.known_as = "fashion_mnist"
     config.data.path = "/usr/share/datasets/fashion-mnist"
     config.data.class_names = (
         "T-shirt/top",

@@ -24,6 +24,7 @@ def get_config(variants=""):
     config.data.name = "tfds"
     config.data.dataset = "imagenet2012"
     config.data.classes = "imagenet100"
+    config.data.known_as = "imagenet100"
     config.data.image_size = 128
     config.data.channels = 3
     config.data.fit = "centre"

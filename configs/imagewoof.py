@@ -24,6 +24,7 @@ def get_config(variants=""):
     config.data.name = "tfds"
     config.data.dataset = "imagenet2012"
     config.data.classes = "imagewoof"
+    config.data.known_as = "imagewoof"
     config.data.image_size = 128
     config.data.channels = 3
     config.data.fit = "centre"

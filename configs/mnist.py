@@ -12,6 +12,7 @@ def get_config(variants=""):
     config.ipc = 10
     config.data.name = "tfds"
     config.data.dataset = "mnist"
+    config.data.known_as = "mnist"
     config.data.flip = False  # a mirrored 2 is no digit
 
     config.teacher.model = "conv3"

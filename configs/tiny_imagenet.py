@@ -22,6 +22,7 @@ def get_config(variants=""):
     config = default_config()
     config.ipc = 10
     config.data.name = "folder"
+    config.data.known_as = "tiny_imagenet"
     config.data.path = "tiny-imagenet-200"
     config.data.image_size = 64
     config.data.channels = 3

@@ -9,6 +9,7 @@ from delt_jax.models import ModelSpec, torch_weights
 SMALL = {
     "alexnet": (8, 64),
     "conv6": (8, 64),
+    "dc_conv6": (8, 64),
     "shufflenet_v2_x0_5": (12, 32),
     "shufflenet_v2_x1_0": (12, 32),
     "swin_v2_t": (32, 40),

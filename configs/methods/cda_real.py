@@ -1,12 +1,12 @@
-"""CDA from DELT's real images: what is left of DELT without EarlyLate and its batches."""
+"""CDA from DELT's real images: what is left of DELT without EarlyLate and its batches.
+
+Students train as the recipe says.
+"""
+
+from delt_jax.config.methods import ours, recovery_of, sibling
 
 
-def apply(config):
-    config.select.start = "real"
-    config.select.rule = "medium"
-    config.recover.layout = "one_per_class"
-    config.recover.round_iterations = 0
-    config.recover.min_iterations = 0
-    config.recover.curriculum = "cosine"
-    config.recover.milestone = 1.0
-    config.recover.jitter = -1
+def settings(data):
+    """CDA's but for the start."""
+    start = {"select.start": "real", "select.rule": "medium"}
+    return recovery_of(sibling(__file__, "cda", data)) | ours(start, "as DELT")

@@ -3,12 +3,9 @@
 Learning rate, curriculum and Adam's bias correction of an image run from its own start to the end.
 """
 
+from delt_jax.config.methods import ours, sibling
 
-def apply(config):
-    config.select.start = "real"
-    config.select.rule = "medium"
-    config.recover.layout = "class_major"
-    config.recover.clock = "image"
-    config.recover.curriculum = "cosine"
-    config.recover.milestone = 1.0
-    config.recover.jitter = 0
+
+def settings(data):
+    """DELT's but for the clock."""
+    return sibling(__file__, "delt", data) | ours({"recover.clock": "image"})

@@ -1,13 +1,9 @@
 """DELT without EarlyLate, else the same: every image takes part in all iterations."""
 
+from delt_jax.config.methods import ours, sibling
 
-def apply(config):
-    config.select.start = "real"
-    config.select.rule = "medium"
-    config.recover.layout = "class_major"
-    config.recover.round_iterations = 0
-    config.recover.min_iterations = 0
-    config.recover.clock = "batch"
-    config.recover.curriculum = "cosine"
-    config.recover.milestone = 1.0
-    config.recover.jitter = 0
+
+def settings(data):
+    """DELT's but for EarlyLate."""
+    none = {"recover.round_iterations": 0, "recover.min_iterations": 0}
+    return sibling(__file__, "delt", data) | ours(none)

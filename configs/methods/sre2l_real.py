@@ -1,11 +1,9 @@
-"""SRe2L from DELT's real images."""
+"""SRe2L from DELT's real images; students train as the recipe says."""
+
+from delt_jax.config.methods import ours, recovery_of, sibling
 
 
-def apply(config):
-    config.select.start = "real"
-    config.select.rule = "medium"
-    config.recover.layout = "one_per_class"
-    config.recover.round_iterations = 0
-    config.recover.min_iterations = 0
-    config.recover.milestone = 0.0
-    config.recover.jitter = -1
+def settings(data):
+    """SRe2L's but for the start."""
+    start = {"select.start": "real", "select.rule": "medium"}
+    return recovery_of(sibling(__file__, "sre2l", data)) | ours(start, "as DELT")

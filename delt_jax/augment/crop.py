@@ -24,7 +24,8 @@ class View(NamedTuple):
     """A crop, flip and shift of an image; leading axes, if any, index images.
 
     Attributes:
-      box: int32 [..., 4], top, left, height, width of the crop.
+      box: int32 [..., 4], top, left, height, width of the crop; may stick out of the image, beyond
+        which there are zeros, if it is of the result's size.
       flip: bool [...], mirror left-right after the crop.
       roll: int32 [..., 2], circular shift down and right, after the flip.
     """
@@ -56,7 +57,7 @@ def resize_weights(
       antialias: widen the filter when shrinking.
 
     Returns:
-      float32 [out_size, in_size], rows sum to 1.
+      float32 [out_size, in_size]; rows sum to 1, or to 0 where the box has left the image.
     """
     support = jnp.maximum(length / out_size, 1.0) if antialias else 1.0
     # Centres (o + 1/2) length / out_size - 1/2 within the box, as whole pixels and a fraction:
@@ -68,7 +69,8 @@ def resize_weights(
     weights = jnp.maximum(1.0 - distance / support, 0.0)
     inside = (pixel >= 0) & (pixel < length)
     weights = jnp.where(inside[None, :], weights, 0.0)
-    return weights / weights.sum(axis=1, keepdims=True)
+    total = weights.sum(axis=1, keepdims=True)
+    return weights / jnp.where(total > 0, total, 1.0)
 
 
 def _view_weights(view: View, in_size: tuple[int, int], out_size: int, antialias: bool):
@@ -165,7 +167,12 @@ def _below(draw: chex.Array, count: chex.Array | int) -> chex.Array:
 
 
 def random_view(
-    key: chex.PRNGKey, size: int, min_scale: chex.Array, flip: bool = True, jitter: int = 0
+    key: chex.PRNGKey,
+    size: int,
+    min_scale: chex.Array,
+    flip: bool = True,
+    shifts: tuple[int, int] = (0, 0),
+    padding: int = 0,
 ) -> View:
     """Draws one view of a size x size image.
 
@@ -174,14 +181,35 @@ def random_view(
       size: side of the image.
       min_scale: smallest area fraction of the crop.
       flip: mirror with probability 1/2.
-      jitter: largest circular shift in pixels, each axis uniform in 0..jitter.
+      shifts: smallest and largest circular shift in pixels, each axis uniform between them.
+      padding: instead of a resized crop, takes one of the image's size out of the image with so
+        many pixels of zeros around it; 0 takes resized crops.
     """
     draws = jax.random.uniform(key, (_BOX_DRAWS + 3,))
+    low, high = shifts
+    roll = _below(draws[_BOX_DRAWS + 1 :], high - low + 1)
     return View(
-        box=_box(draws[:_BOX_DRAWS], (size, size), min_scale),
+        box=_padded_box(draws[_BOX_DRAWS - 2 : _BOX_DRAWS], size, padding)
+        if padding
+        else _box(draws[:_BOX_DRAWS], (size, size), min_scale),
         flip=(draws[_BOX_DRAWS] < 0.5) & flip,
-        roll=_below(draws[_BOX_DRAWS + 1 :], jitter + 1),
+        roll=roll + low if low else roll,
     )
+
+
+def _padded_box(draws: chex.Array, size: int, padding: int) -> chex.Array:
+    """Box of torchvision's RandomCrop(size, padding), which sticks out of the image at random.
+
+    Args:
+      draws: float32 [2] in [0, 1), for the place from the top and from the left.
+      size: side of the image.
+      padding: pixels of zeros around it.
+
+    Returns:
+      int32 [4]: top, left, height, width.
+    """
+    corner = _below(draws, 2 * padding + 1) - padding
+    return jnp.concatenate([corner, jnp.full(2, size, jnp.int32)])
 
 
 def random_shift(key: chex.PRNGKey, images: chex.Array, padding: int) -> chex.Array:

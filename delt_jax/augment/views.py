@@ -1,8 +1,8 @@
 """Augmented views of images, which teachers label and students learn from.
 
 A view is a function of the epoch's key and the image's index alone: the index gives its crop,
-colours and flip, the plan of the epoch its partner and their mix. So it can be drawn again
-anywhere, in batches of any size.
+colours and flip, the plan of the epoch its partner, their mix, and the operation of DSA that its
+group goes through. So it can be drawn again anywhere, in batches of any size.
 """
 
 import functools
@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from delt_jax.augment import crop, mix, rand_augment, shuffle
+from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
 from delt_jax.core import keys
 from delt_jax.core.normalisation import Normalisation
 
@@ -29,6 +29,8 @@ class ViewSpec:
       flip: mirror at random.
       mix: "cutmix", "mixup" or "none".
       mix_alpha: parameter of the mix's Beta distribution.
+      dsa: strategy of `dsa` after all but the mix, or empty for none; its flips replace the others.
+      mix_probability: of a group's being mixed.
     """
 
     rand_augment: str
@@ -37,9 +39,17 @@ class ViewSpec:
     flip: bool
     mix: str
     mix_alpha: float
+    dsa: str = ""
+    mix_probability: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The values under the names that manifests and identities have."""
+        """The values under the names that manifests and identities have.
+
+        What came later is there only where it is used, so that older identities stay.
+        """
+        later: dict[str, Any] = {"dsa": self.dsa} if self.dsa else {}
+        if self.mix_probability < 1:
+            later["mix_probability"] = self.mix_probability
         return {
             "rand_augment": self.rand_augment,
             "shuffle": self.shuffle,
@@ -47,7 +57,7 @@ class ViewSpec:
             "flip": self.flip,
             "mix": self.mix,
             "mix_alpha": self.mix_alpha,
-        }
+        } | later
 
     def versions(self) -> dict[str, int]:
         """Versions of the augmentations that these views use."""
@@ -56,6 +66,8 @@ class ViewSpec:
             used["augment.rand_augment"] = rand_augment.VERSION
         if self.shuffle > 1:
             used["augment.shuffle"] = shuffle.VERSION
+        if self.dsa:
+            used["augment.dsa"] = dsa.VERSION
         if self.mix != "none":
             used[f"augment.{self.mix}"] = mix.VERSION
         return used
@@ -132,8 +144,8 @@ def student_views(
 ) -> Mixed:
     """Draws the views of some positions of an epoch.
 
-    Every image gets its own RandAugment, shuffled strips, random resized crop and flip, in this
-    order; then it is mixed with its partner.
+    Every image gets its own RandAugment, shuffled strips, random resized crop and flip, and DSA, in
+    this order; then it is mixed with its partner.
 
     Args:
       epoch_key: key of (seed, epoch) that `plan_epoch` had.
@@ -144,18 +156,56 @@ def student_views(
     """
     spec, batch = program.spec, len(positions)
     order, partner = plan.order[positions], plan.partner[positions]
+    groups = plan.group[positions]
     again = spec.mix != "none" and not program.aligned
     indices = jnp.concatenate([order, plan.order[partner]]) if again else order
     images = _own_views(epoch_key, pixels, indices, program)
+    if spec.dsa:  # partners are in the same group
+        of_images = jnp.concatenate([groups, groups]) if again else groups
+        images = _dsa_views(epoch_key, images, indices, of_images, spec)
     if spec.mix == "none":
         return Mixed(images, jnp.ones(batch))
     images, others = (
         (images[:batch], images[batch:]) if again else (images, images[partner - positions[0]])
     )
-    mix_key = keys.derive(epoch_key, "mix")
-    groups = plan.group[positions]
-    mix_keys = jax.vmap(lambda group: jax.random.fold_in(mix_key, group))(groups)
-    return Mixed(*mix.random_mix(mix_keys, images, others, spec.mix, spec.mix_alpha))
+    mix_keys = _keys_of(keys.derive(epoch_key, "mix"), groups)
+    mixed = Mixed(*mix.random_mix(mix_keys, images, others, spec.mix, spec.mix_alpha))
+    return mixed if spec.mix_probability == 1 else _mixed_or_not(mix_keys, mixed, images, spec)
+
+
+def _keys_of(key: chex.PRNGKey, numbers: chex.Array) -> chex.Array:
+    """A key for each of some numbers, int32 [B], of groups or of images."""
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
+
+def _mixed_or_not(mix_keys: chex.Array, mixed: Mixed, images: chex.Array, spec: ViewSpec) -> Mixed:
+    """The mixed views of the groups that are mixed, and the images of the others."""
+
+    def is_mixed(key):
+        return jax.random.bernoulli(keys.derive(key, "whether"), spec.mix_probability)
+
+    wanted = jax.vmap(is_mixed)(mix_keys)
+    chosen = jnp.where(wanted[:, None, None, None], mixed.images, images)
+    return Mixed(chosen, jnp.where(wanted, mixed.share, 1.0))
+
+
+def _dsa_views(
+    epoch_key: chex.PRNGKey,
+    images: chex.Array,
+    indices: chex.Array,
+    groups: chex.Array,
+    spec: ViewSpec,
+) -> chex.Array:
+    """DSA of normalised images: each has its own parameters, a group goes through one operation.
+
+    This is how the released code trains networks; it shares parameters only where it learns images.
+    """
+    strategy, size = dsa.parse(spec.dsa, spec.flip), images.shape[1]
+    group_keys = _keys_of(keys.derive(epoch_key, "dsa", "groups"), groups)
+    image_keys = _keys_of(keys.derive(epoch_key, "dsa", "images"), indices)
+    choice = jax.vmap(lambda key: dsa.choose(key, strategy))(group_keys)
+    parameters = jax.vmap(lambda key: dsa.draw(key, size))(image_keys)
+    return dsa.augment(images, choice, parameters, strategy)
 
 
 def _own_views(
@@ -184,5 +234,6 @@ def _own_views(
 def _random_crop(key: chex.PRNGKey, size: int, spec: ViewSpec) -> crop.View:
     box_key, flip_key = jax.random.split(key)
     box = crop.random_box(box_key, (size, size), spec.min_scale)
-    flip = jax.random.bernoulli(flip_key) if spec.flip else jnp.array(False)
+    # Among DSA's operations there may be a flip, which is then the only one.
+    flip = jax.random.bernoulli(flip_key) if spec.flip and not spec.dsa else jnp.array(False)
     return crop.View(box, flip, jnp.zeros(2, jnp.int32))

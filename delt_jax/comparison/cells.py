@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
-from delt_jax.comparison import reuse
+from delt_jax.comparison import reuse, sizes
 from delt_jax.comparison import tables as comparison_tables
 from delt_jax.config import cli, derive, from_config
 from delt_jax.data import Source, read
@@ -111,7 +111,7 @@ def plan(
       ipcs: images per class; 0 for a recipe's own.
       folder: of the comparison.
       flags: more flags for every run.
-      dry_run: whether published counts may stand in for data that are missing.
+      dry_run: whether published numbers may stand in for data that are missing.
 
     Raises:
       UserError: for the first cell that cannot work.
@@ -237,7 +237,12 @@ def write(folder: Path, cells: Sequence[Cell]) -> None:
     if not finished:
         return
     missing = [cell.name for cell in cells if cell not in finished]
-    results = [comparison_tables.read(cell.folder.path, cell.method) for cell in finished]
+    sources = {cell.source.fingerprint: cell.source for cell in finished}
+    real = {name: sizes.of_real_images(source) for name, source in sources.items()}
+    results = [
+        comparison_tables.read(cell.folder.path, cell.method, real[cell.source.fingerprint])
+        for cell in finished
+    ]
     parts = comparison_tables.sections(results, missing)
     pictures = comparison_tables.charts(results) | sheets(finished)
     page = comparison_tables.page(parts, pictures)

@@ -43,10 +43,22 @@ def _short(x: float) -> str:
     return f"{x:,g}" if x < 1e6 else f"{x:.2g}"
 
 
+def round_numbers(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or powers alone if these do.
+
+    >>> round_numbers(1200, 21000), round_numbers(3, 5000)
+    ([2000.0, 5000.0, 10000.0, 20000.0], [10.0, 100.0, 1000.0])
+    """
+    decades = range(int(np.floor(np.log10(low))), int(np.log10(high)) + 1)
+    steps = (1, 2, 5) if high < 300 * low else (1,)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return [tick for tick in ticks if low <= tick <= high] or [low]
+
+
 def accuracy_chart(
     panels: Mapping[str, Mapping[str, Curve]], baselines: Collection[str], xlabel: str
 ) -> bytes:
-    """Accuracy over images per class or over image-iterations, a panel for each kind of labels.
+    """Accuracy over images per class, image-iterations or bytes, a panel for each kind of labels.
 
     Args:
       panels: by title, the curves of a panel by name, their points in the order of x.
@@ -58,7 +70,7 @@ def accuracy_chart(
     labels = [charted(name.replace(head, ""), _LONG) for name in names]
     height = max(3.6, _LEGEND_LINE * len(names) + 0.3)
     figure = Figure(figsize=(1.5 + 3.6 * len(panels), height), facecolor=_PAPER)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     values = sorted({x for lines in panels.values() for line in lines.values() for x, _, _ in line})
     known = {}
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
@@ -79,6 +91,10 @@ def accuracy_chart(
         apart = all(b >= 2 * a for a, b in itertools.pairwise(filter(None, values)))
         if len(values) <= 6 and apart:
             ax.set_xticks(values, [_short(x) for x in values])
+            ax.minorticks_off()
+        elif values[0] > 0:
+            ticks = round_numbers(values[0], values[-1])
+            ax.set_xticks(ticks, [_short(x) for x in ticks])
             ax.minorticks_off()
         ax.tick_params(labelsize=8)
         ax.set_title(charted(title, _LONG), fontsize=10)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from delt_jax.comparison import figures as comparison_figures
+from delt_jax.comparison import sizes as sizes_lib
+from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.evaluation.metrics import ScoreRow
-from delt_jax.labels import soft_labels
 from delt_jax.reporting import page as report_page
 from delt_jax.reporting import tables
 from delt_jax.reporting.tables import Section, Table
@@ -23,6 +24,8 @@ CAPTIONS = {  # of the charts, in the order of the page; sheets of images come a
     "accuracy_ipc.png": "Accuracy over images per class; dashed: real images.",
     "accuracy_compute.png": "Accuracy over the image-iterations of synthesis, which real images do "
     "without.",
+    "accuracy_bytes.png": "Accuracy over the bytes of images and labels; online labels count the "
+    "weights of the teachers.",
     "diversity.png": "Similarity of teacher features within a class; lower is more diverse.",
 }
 
@@ -35,13 +38,13 @@ class CellResult:
       method: name of its recipe.
       name: of its folder.
       summary: content of its summary.json.
-      label_bytes: bytes of labels on disk by regime: "fixed", and "stored" if it has those.
+      sizes: bytes of its images and labels.
     """
 
     method: str
     name: str
     summary: dict[str, Any]
-    label_bytes: dict[str, int]
+    sizes: Sizes
 
     @property
     def ipc(self) -> int:
@@ -68,22 +71,25 @@ class Line:
     cell: CellResult
     is_baseline: bool
 
+    @property
+    def size(self) -> int | None:
+        """Bytes of its images and labels; None if these are not known."""
+        return self.cell.sizes.of_row(self.row, self.is_baseline)
 
-def read(folder: Path, method: str) -> CellResult:
+
+def read(folder: Path, method: str, real: RealSizes | None = None) -> CellResult:
     """Reads what a finished cell says about itself.
 
     Args:
       folder: a work directory whose stages are all done.
       method: name of its recipe.
+      real: what real images would take, where that is known.
 
     Raises:
       UserError: if a file is missing or damaged.
     """
-    labels = files.read_json(folder / soft_labels.FOLDER / "manifest.json")
-    sizes = {"fixed": labels["bytes"]}
-    if "stored" in labels:
-        sizes["stored"] = labels["stored"]["bytes"]
-    return CellResult(method, folder.name, files.read_json(folder / "summary.json"), sizes)
+    summary = files.read_json(folder / "summary.json")
+    return CellResult(method, folder.name, summary, sizes_lib.of_folder(folder, real))
 
 
 def lines(cells: Sequence[CellResult]) -> list[Line]:
@@ -136,8 +142,11 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
     scored = tables.scores(rows, ids=True)
     named = tables.accuracy_on(" and ".join(dict.fromkeys(cell.scored_on for cell in cells)))
     accuracy = Table(
-        (*scored.head, "cell"),
-        [(*cells_, line.cell.name) for cells_, line in zip(scored.body, listed, strict=True)],
+        (*scored.head[:-1], "bytes", scored.head[-1], "cell"),
+        [
+            (*figures, _grouped(line.size), ids, line.cell.name)
+            for (*figures, ids), line in zip(scored.body, listed, strict=True)
+        ],
     )
     baselines = dict.fromkeys(line.row.image_set for line in listed if line.is_baseline)
     kinds = f"Real images: {', '.join(baselines)}; all else are recipes." if baselines else ""
@@ -154,9 +163,10 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
     synthesis = [
         f"Made on {'; '.join(machines)}.",
         "Similarity is the mean cosine of teacher features within a class: of the recovered "
-        "images, of those they started from, and of real ones; lower is more diverse. Labels are "
-        "bytes on disk: one per image (fixed), of augmented views (stored); online ones are asked "
-        "of the teacher while a student trains, hard ones are the classes.",
+        "images, of those they started from, and of real ones; lower is more diverse. Images, "
+        "labels and teachers are bytes on disk. Labels are one per image (fixed) or of augmented "
+        "views (stored); online ones are asked of the teachers, whose weights are counted, while a "
+        "student trains; hard ones are the classes.",
     ]
     commands = Table(("cell", "command"), [(c.name, c.summary["command"]) for c in cells])
     return [
@@ -165,6 +175,7 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
             [
                 *tables.protocols(rows),
                 f"{named} in %, mean ± sample standard deviation.",
+                sizes_lib.WORDS,
                 *filter(None, [kinds, unfinished]),
                 *_warnings(cells),
             ],
@@ -189,7 +200,8 @@ def _warnings(cells: Sequence[CellResult]) -> list[str]:
 def _synthesis(cells: Sequence[CellResult]) -> Table:
     """Cost of each set, and similarity of its images."""
     head = ("method", "IPC", *(f"similarity {name}" for name in _SETS), "seconds")
-    head += ("image-iterations", "of full", "fixed labels", "stored labels", "teacher", "cell")
+    head += ("image-iterations", "of full", "images", "fixed labels", "stored labels")
+    head += ("teachers", "teacher", "cell")
     body = []
     for cell in sorted(cells, key=lambda c: c.ipc):
         s = cell.summary
@@ -203,13 +215,19 @@ def _synthesis(cells: Sequence[CellResult]) -> Table:
                 f"{s['seconds']['recover']:.1f}",
                 f"{s['image_iterations']:,}",
                 f"{100 * s['fraction_of_full']:.2f} %",
-                f"{cell.label_bytes['fixed']:,}",
-                f"{cell.label_bytes['stored']:,}" if "stored" in cell.label_bytes else "–",
+                _grouped(sum(cell.sizes.images)),
+                *(_grouped(cell.sizes.labels.get(regime)) for regime in ("fixed", "stored")),
+                _grouped(cell.sizes.teachers),
                 f"{teacher['model']} {tables.percent(teacher['accuracy'])} ({teacher['hash']})",
                 cell.name,
             )
         )
     return Table(head, body)
+
+
+def _grouped(number: int | None) -> str:
+    """A whole number with commas; a dash where there is none."""
+    return "–" if number is None else f"{number:,}"
 
 
 def as_markdown(parts: Sequence[Section]) -> str:
@@ -223,38 +241,37 @@ def as_markdown(parts: Sequence[Section]) -> str:
 def as_csv(cells: Sequence[CellResult]) -> bytes:
     """A line per row in full: accuracies as fractions, then its cell's figures, ids, and command.
 
-    Label bytes are those of the row's regime, empty where labels are asked of the teacher; what
-    belongs to a synthetic set is empty for baselines.
+    Bytes are those of the row's images and of its kind of labels (see `sizes.WORDS`), empty where
+    they are not known; what belongs to a synthetic set is empty for baselines.
     """
     of_row = ["student", "regime", "ipc", "learning_rate", "seeds", "last_mean", "last_std"]
     of_row += ["best_mean", "best_std", "calibration", "protocol"]
     of_set = [*(f"similarity_{name}" for name in _SETS), "recover_seconds", "image_iterations"]
-    of_set += ["fraction_of_full", "label_bytes", "distilled"]
+    of_set += ["fraction_of_full", "distilled"]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    ends = ["teacher", "teacher_accuracy", "cell", "scored_on", "scores", "command"]
+    ends = ["image_bytes", "label_bytes"]
+    ends += ["teacher", "teacher_accuracy", "cell", "scored_on", "scores", "command"]
     out.writerow(["images", "is_baseline", *of_row, *of_set, *ends])
     for line in lines(cells):
         s, row = line.cell.summary, line.row
         similar = s["within_class_similarity"] or {}
         made = [similar.get(name) for name in _SETS]
         made += [s["seconds"]["recover"], s["image_iterations"], s["fraction_of_full"]]
-        made += [_label_bytes(row.regime, line.cell), s["distilled"]]
+        made.append(s["distilled"])
         if line.is_baseline:
             made = [None] * len(of_set)
-        known = [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
+        sizes = line.cell.sizes
+        known: list[Any] = [sizes.of_images(row, line.is_baseline), sizes.of_labels(row)]
+        known += [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
         values = [getattr(row, name) for name in of_row]
         known += [line.cell.scored_on, " ".join(row.scores), s["command"]]
         out.writerow([row.image_set, int(line.is_baseline), *values, *made, *known])
     return text.getvalue().encode()
 
 
-def _label_bytes(regime: str, cell: CellResult) -> int | None:
-    return 0 if regime in ("hard", "plain") else cell.label_bytes.get(regime)
-
-
 def charts(cells: Sequence[CellResult]) -> dict[str, bytes]:
-    """PNG by file name: accuracy of the first student over IPC and over compute; diversity."""
+    """PNG by file name: accuracy of the first student over IPC, compute and bytes; diversity."""
     listed = lines(cells)
     first = [line for line in listed if line.row.student == listed[0].row.student and line.row.ipc]
     baselines = {line.row.image_set for line in first if line.is_baseline}
@@ -266,6 +283,15 @@ def charts(cells: Sequence[CellResult]) -> dict[str, bytes]:
         )
         pictures["accuracy_compute.png"] = comparison_figures.accuracy_chart(
             _panels(whole, _paid), baselines, "image-iterations"
+        )
+    sized = sorted(
+        (line for line in first if line.size is not None), key=lambda line: line.size or 0
+    )
+    if sized:
+        pictures["accuracy_bytes.png"] = comparison_figures.accuracy_chart(
+            _panels(sized, lambda line: line.size or 0),
+            baselines,
+            "bytes of images and labels",
         )
     classes = cells[0].summary["class_names"]
     panels: dict[str, dict[str, np.ndarray]] = {}

@@ -2,13 +2,11 @@
 
 import dataclasses
 import difflib
-import runpy
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from delt_jax.config import paths
+from delt_jax.config import methods, paths
 from delt_jax.config.ranges import validate
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
@@ -61,57 +59,33 @@ def vary(
 
     Args:
       config: changed in place.
-      variants: names with commas between them: presets, one method, and "folder=PATH" for images
-        in folders. The method is applied last, wherever it stands.
+      variants: names with commas between them: presets, one method, "folder=PATH" for images in
+        folders, and "protocol=NAME" to train students by a protocol instead of as the method's
+        authors do. The method is applied last, wherever it stands.
       presets: settings by the preset's name, e.g. {"ipc10": {"ipc": 10}}.
       file: the config file, its `__file__`. Methods are the files methods/NAME.py beside it, each
-        with a function `apply(config)` that changes settings (see docs/methods.md).
+        with a function `settings(data)` (see docs/methods.md).
 
     Raises:
       ValueError: for a name that is none of these, or for two methods.
     """
-    methods = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
-    names = _parted(variants, {*presets, *methods})
-    if len(several := [name for name in names if name in methods]) > 1:
-        raise ValueError(f"{' and '.join(several)} are methods; name one of them.")
-    for variant in sorted(filter(None, names), key=methods.__contains__):
-        if variant.startswith("folder="):
-            path = variant.removeprefix("folder=")
+    known = methods.find(file)
+    names = methods.parted(variants, {*presets, *known})
+    for variant in names:
+        if variant.startswith(methods.FOLDER):
+            path = variant.removeprefix(methods.FOLDER)
             config.update_from_flattened_dict({"data.name": "folder", "data.path": path})
         elif variant in presets:
             config.update_from_flattened_dict(presets[variant])
-        elif variant in methods:
-            _apply(methods[variant], config)
-        else:
-            hint = nearest(variant, [*presets, *methods])
+        elif variant not in known and not variant.startswith(methods.PROTOCOL):
+            hint = nearest(variant, [*presets, *known])
             raise ValueError(
                 f"{variant!r} is no variant of this recipe{hint} It has the presets "
-                f"{', '.join(presets) or '(none)'}, the methods {', '.join(methods) or '(none)'}, "
-                f"and folder=PATH."
+                f"{', '.join(presets) or '(none)'}, the methods {', '.join(known) or '(none)'}, "
+                f"folder=PATH and protocol=NAME."
             )
-
-
-def _parted(variants: str, known: set[str]) -> list[str]:
-    """The variants; what follows "folder=PATH," and is not known belongs to the path.
-
-    >>> _parted("ipc10,folder=/cats,dogs,cda", {"ipc10", "cda"})
-    ['ipc10', 'folder=/cats,dogs', 'cda']
-    """
-    parted: list[str] = []
-    for part in variants.split(","):
-        if parted and parted[-1].startswith("folder=") and part not in known:
-            parted[-1] += f",{part}"
-        else:
-            parted.append(part)
-    return parted
-
-
-def _apply(method: Path, config: ml_collections.ConfigDict) -> None:
-    """Runs a method's file and calls its `apply` with the config."""
-    apply = runpy.run_path(str(method)).get("apply")
-    if apply is None:
-        raise ValueError(f"{method} has no function apply(config).")
-    apply(config)
+    _, settings = methods.chosen(names, file, methods.kind_of(config))
+    config.update_from_flattened_dict({name: s.value for name, s in settings.items()})
 
 
 def nearest(name: str, known: list[str]) -> str:

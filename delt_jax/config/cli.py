@@ -134,12 +134,17 @@ def _with_home(argument: str) -> str:
 
 
 def _check_overrides(arguments: Sequence[str]) -> None:
-    """Raises a UserError that names a misspelt --config.NAME and the nearest setting."""
+    """Raises a UserError for a misspelt --config.NAME, or one that comes too late there."""
     known = list(SETTINGS)
     for argument in arguments:
         match = re.match(r"--?config\.([^=]*)", argument)
         if match and match[1] not in known:
             raise UserError(f"There is no setting {match[1]}{nearest(match[1], known)}")
+        if match and match[1] == "data.known_as":
+            raise UserError(
+                "data.known_as comes too late on the command line, as methods have read it; set it "
+                "in a recipe."
+            )
 
 
 def _check_file(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A source known only by its published counts: enough for a dry run without the data."""
+"""A source known only by its published numbers: enough for a dry run without the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from delt_jax.data.source import TEST_IMAGES, Source, split_mask
 from delt_jax.data.validation import SCORED
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
+from delt_jax.recipe.known import KNOWN
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,29 @@ class _Counted:
 
 
 def describe_source(recipe: DataRecipe) -> Source | None:
-    """The source as published; None unless the recipe has classes, counts, size and channels."""
-    told = (recipe.classes, recipe.train_images, recipe.test_images)
-    if recipe.name == "classes" or not (all(told) and recipe.image_size and recipe.channels):
-        return None
-    names = wanted_classes(recipe.classes)
+    """The data set that `data.known_as` names, as published; None if it names none.
 
-    def split(count: int) -> np.ndarray:
+    Of some of its classes it has as many images as of all of them on average.
+    """
+    if not recipe.known_as or not recipe.has_training_images:
+        return None
+    known = KNOWN[recipe.known_as]
+    numbers = tuple(map(str, range(known.num_classes)))
+    names = recipe.class_names or wanted_classes(recipe.classes) or numbers
+
+    def split(of_all: int) -> np.ndarray:
+        count = round(of_all * len(names) / known.num_classes)
         return np.sort(np.arange(count, dtype=np.int32) % len(names))
 
-    train, test = split(recipe.train_images), split(recipe.test_images)
+    train, test = split(known.train_images), split(known.test_images)
     if recipe.validation_share:
         in_validation = split_mask(train, recipe.validation_share, recipe.split_seed)
         train, test = train[~in_validation], train[in_validation]
     return Source(
-        name=f"{recipe.dataset or recipe.path} as published",
+        name=f"{known.title} as published",
         class_names=names,
-        image_size=recipe.image_size,
-        channels=recipe.channels,
+        image_size=recipe.image_size or known.image_size,
+        channels=recipe.channels or known.channels,
         train=_Counted(train),
         test=_Counted(test),
         fingerprint="",

@@ -83,7 +83,7 @@ def _program(size: int, shape: tuple[int, ...]) -> Program:
         seen = crop.view_images(pixels.astype(jnp.float32), jax.vmap(view)(indices), shape[0])
         return jnp.clip(jnp.round(seen), 0, 255).astype(jnp.uint8)
 
-    return Program(jax.jit(cut))
+    return Program(jax.jit(cut), quickly=True)
 
 
 def described(networks: Mapping[str, Teacher], seen: Sequence[FreshViews]) -> dict[str, Any]:

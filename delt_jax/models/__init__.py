@@ -13,6 +13,7 @@ from flax import linen as nn
 from delt_jax.errors import UserError
 from delt_jax.models.alexnet import AlexNet
 from delt_jax.models.convnet import ConvNet
+from delt_jax.models.dc_convnet import DCConvNet
 from delt_jax.models.efficientnet import EfficientNetB0
 from delt_jax.models.efficientnet_lite import EfficientNetLite0
 from delt_jax.models.mobilenet import MobileNetV2, SmallMobileNetV2
@@ -57,14 +58,16 @@ class ModelSpec:
         }
 
 
-def _convnet(depth: int) -> Callable[[ModelSpec], nn.Module]:
+def _convnet(
+    depth: int, module: type[ConvNet] | type[DCConvNet]
+) -> Callable[[ModelSpec], nn.Module]:
     def build(spec: ModelSpec) -> nn.Module:
         if spec.image_size < 2**depth:
             raise UserError(
                 f"{spec.name} halves the image {depth} times, so images of {spec.image_size} px "
                 f"vanish; use at least {2**depth} px (data.image_size) or a shallower ConvNet."
             )
-        return ConvNet(depth, spec.width or 128, spec.num_classes, jnp.dtype(spec.dtype))
+        return module(depth, spec.width or 128, spec.num_classes, jnp.dtype(spec.dtype))
 
     return build
 
@@ -166,10 +169,14 @@ def _swin_v2_t(spec: ModelSpec) -> nn.Module:
 
 
 _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
-    "conv3": _convnet(3),
-    "conv4": _convnet(4),
-    "conv5": _convnet(5),
-    "conv6": _convnet(6),
+    "conv3": _convnet(3, ConvNet),
+    "conv4": _convnet(4, ConvNet),
+    "conv5": _convnet(5, ConvNet),
+    "conv6": _convnet(6, ConvNet),
+    "dc_conv3": _convnet(3, DCConvNet),
+    "dc_conv4": _convnet(4, DCConvNet),
+    "dc_conv5": _convnet(5, DCConvNet),
+    "dc_conv6": _convnet(6, DCConvNet),
     "resnet18": _resnet((2, 2, 2, 2), small_stem=False),
     "resnet18_modified": _resnet((2, 2, 2, 2), small_stem=True),
     "resnet34": _resnet((3, 4, 6, 3), small_stem=False),

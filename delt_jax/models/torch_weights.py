@@ -48,6 +48,7 @@ _OLD_NAMES: dict[str, tuple[tuple[str, str], ...]] = {
 _HEADS = {
     "alexnet": "classifier.6",
     "conv": "classifier",
+    "dc_conv": "classifier",
     "efficientnet": "classifier.1",
     "efficientnet_lite0": "_fc",
     "mobilenet_v2": "classifier.1",

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from delt_jax.recipe.fields import above, at_least, one_of, setting, within
+from delt_jax.recipe.known import KNOWN
 from delt_jax.recipe.units import LEAST_STD
 
 
@@ -130,18 +131,12 @@ class DataRecipe:
         affects="data",
         allowed=one_of("stop", "skip"),
     )
-    train_images: int = setting(
-        0,
-        "Published number of training images, for a dry run where the data are not at hand "
-        "(`classes` must be set). 0 requires the data.",
+    known_as: str = setting(
+        "",
+        "The published data set that these images are. Methods then bring the settings that are "
+        "published for it, and a dry run needs no data. Empty for images of your own.",
         affects="dry run",
-        allowed=at_least(0, most=10**8),
-    )
-    test_images: int = setting(
-        0,
-        "Published number of test images, for the same.",
-        affects="dry run",
-        allowed=at_least(0, most=10**8),
+        allowed=one_of("", *KNOWN),
     )
 
     @property

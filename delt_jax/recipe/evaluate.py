@@ -37,6 +37,18 @@ class RelabelRecipe:
         affects=_VIEWS,
         allowed=above(0, least=1e-3, most=1e6),
     )
+    mix_probability: float | None = setting(
+        None,
+        "Probability that the images of a batch are mixed at all.",
+        affects=_VIEWS,
+        allowed=within(0, 1, "(]"),
+    )
+    dsa: str | None = setting(
+        None,
+        "Differentiable Siamese augmentation after the crop: a mode and operations, for instance "
+        '"one-color_crop_cutout_flip_scale_rotate" (see docs/evaluation.md). Empty turns it off.',
+        affects=_VIEWS,
+    )
     temperature: float | None = setting(
         None,
         "Temperature T by which the logits of teacher and student are divided.",
@@ -94,7 +106,7 @@ class EvaluateRecipe:
         "delt",
         "Recipe of training by its name, which the settings below and those of relabel change.",
         affects=_VIEWS,
-        allowed=one_of("delt", "sre2l", "rded", "delt_jax"),
+        allowed=one_of("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"),
     )
     students: tuple[str, ...] = setting(
         ("conv3",),
@@ -157,13 +169,21 @@ class EvaluateRecipe:
     schedule: str | None = setting(
         None,
         'Learning rate by epoch: "cosine" falls to zero, "half_cosine" to half the peak (RDED, '
-        "DELT).",
+        'DELT), "step" to a tenth in the middle (DSA), "two_steps" to a fifth after 2/3 and again '
+        "after 5/6 (IDC).",
         affects="scores",
-        allowed=one_of("cosine", "half_cosine"),
+        allowed=one_of("cosine", "half_cosine", "step", "two_steps"),
+    )
+    optimiser: str | None = setting(
+        None,
+        'Optimiser of students: "adamw", or "sgd" with a momentum of 0.9.',
+        affects="scores",
+        allowed=one_of("adamw", "sgd"),
     )
     weight_decay: float | None = setting(
         None,
-        "Decoupled decay of AdamW, of weights with more than one axis.",
+        "Decay of weights: with AdamW decoupled and of those with more than one axis, with SGD an "
+        "L2 term of all.",
         affects="scores",
         allowed=at_least(0),
     )

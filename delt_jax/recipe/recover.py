@@ -124,10 +124,27 @@ class RecoverRecipe:
     )
     jitter: int = setting(
         0,
-        "Largest circular shift in pixels, right and down. -1 takes a seventh of the image's "
-        "side, which is SRe2L's 32 px of 224 and 4 of 32.",
+        "Largest circular shift in pixels, right and down, at most the image's side. -1 takes a "
+        "seventh of it, which is SRe2L's 32 px of 224 and 4 of 32.",
         affects="images",
         allowed=at_least(-1),
+    )
+    jitter_both_ways: bool = setting(
+        False,
+        "Whether shifts also go as far left and up (SRe2L on Tiny-ImageNet).",
+        affects="images",
+    )
+    crop_padding: int = setting(
+        0,
+        "Pixels of the mean colour around an image, out of which a view of its size is cut at "
+        "random (G-VBSM on small images). 0 takes resized crops instead.",
+        affects="images",
+        allowed=at_least(0),
+    )
+    flip: bool = setting(
+        True,
+        "Whether views are mirrored at random, where data.flip allows it.",
+        affects="images",
     )
     crop: str = setting(
         "batch",

@@ -22,7 +22,7 @@ class StepSettings:
 
     Attributes:
       terms: name and weight of each extra loss term.
-      flip: whether views may be mirrored, which is `data.flip`.
+      flip: whether views are mirrored at random.
       others: as of `RecoverRecipe`.
     """
 
@@ -39,20 +39,22 @@ class StepSettings:
     milestone: float
     min_scale: float
     jitter: int
+    jitter_both_ways: bool
+    crop_padding: int
     crop: str
     clock: str
     flip: bool
 
 
 def step_settings(recipe: RecoverRecipe, flip: bool) -> StepSettings:
-    """The settings of a recipe's steps; `flip` is `data.flip`.
+    """The settings of a recipe's steps; `flip` is `data.flip`, without which nothing is mirrored.
 
     Raises:
       UserError: if an extra term is unknown or its weight is not a finite number above 0.
     """
     names = {field.name for field in dataclasses.fields(StepSettings)} - {"terms", "flip"}
     same = {name: getattr(recipe, name) for name in names}
-    return StepSettings(**same, terms=terms.asked(recipe.terms), flip=flip)
+    return StepSettings(**same, terms=terms.asked(recipe.terms), flip=flip and recipe.flip)
 
 
 @dataclass(frozen=True)

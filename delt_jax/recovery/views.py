@@ -83,9 +83,10 @@ def draw_view(
     """
     key = jax.random.fold_in(inputs.key, step)
     scale = curriculum(settings, *clocks(step, inputs, settings))
+    shifts = (-settings.jitter if settings.jitter_both_ways else 0, settings.jitter)
 
     def draw(key, scale):
-        return crop.random_view(key, size, scale, settings.flip, settings.jitter)
+        return crop.random_view(key, size, scale, settings.flip, shifts, settings.crop_padding)
 
     if settings.crop == "image":
         positions = jnp.arange(len(scale))

@@ -13,7 +13,10 @@ from delt_jax.recovery.types import Losses
 from delt_jax.reporting.words import all_charted, all_printed, charted, missing_glyphs_unsaid
 
 SHEET_CLASSES, SHEET_COLUMNS = 10, 10  # classes on a sheet, and images of each, at most
+GALLERY = 100  # images of a gallery, at most
 _CELL = 56  # pixels to which small images are enlarged on a sheet
+_ACROSS, _FEW = 10, 20  # images in a line of a gallery; of so many or fewer half of that
+_WIDEST = 1640  # pixels of a gallery, whose large images are made smaller
 _INK, _PAPER, _GRID = "#222222", "#ffffff", "#dddddd"
 COLOURS = {  # of sets of images, and of the recovered one alone
     "real": "#7f7f7f",
@@ -49,7 +52,7 @@ def enlarged(image: np.ndarray, side: int) -> Image.Image:
 
 
 def sheet(
-    start: np.ndarray | None,
+    start: np.ndarray,
     recovered: np.ndarray,
     class_names: Sequence[str],
     iterations: Sequence[int],
@@ -58,7 +61,7 @@ def sheet(
     """Two rows per class, in the order in which images join: start images above recovered ones.
 
     Args:
-      start, recovered: uint8 [classes, n, S, S, C]; without start images there is one row.
+      start, recovered: uint8 [classes, n, S, S, C].
       class_names: one per class.
       iterations: number of optimisation steps of each of a class's n images; empty where it is
         unknown.
@@ -66,6 +69,51 @@ def sheet(
     """
     columns = [f"{n}" for n in iterations]
     return _paired(start, recovered, class_names, columns, "iterations", beneath)
+
+
+def gallery(
+    images: np.ndarray, class_names: Sequence[str], beneath: Sequence[Sequence[str]] = ()
+) -> bytes:
+    """All images side by side, those of a class next to each other, with the class beneath.
+
+    Args:
+      images: uint8 [classes, n, S, S, C], where n is at most 10.
+      class_names: one per class.
+      beneath: [classes][n] words below the class's name, or none.
+    """
+    classes, count, size = images.shape[:3]
+    class_names = all_printed(class_names)
+    across = _ACROSS // 2 if classes * count <= _FEW and count <= _ACROSS // 2 else _ACROSS
+    across = min(across // count, classes) * count
+    gap, line, font = 4, 15, ImageFont.load_default(13)
+    cell = min(size * max(1, _CELL // size), _WIDEST // across - gap)
+    height = cell + line * (2 if any(map(any, beneath)) else 1) + 3 * gap
+    lines = -(-classes * count // across)
+    page = Image.new("RGB", (across * (cell + gap) + gap, lines * height + gap), _PAPER)
+    pen = ImageDraw.Draw(page)
+    for k, image in enumerate(images.reshape(classes * count, *images.shape[2:])):
+        x, y = gap + k % across * (cell + gap), gap + k // across * height
+        page.paste(resized(image, cell), (x, y))
+        words = [class_names[k // count], *([beneath[k // count][k % count]] if beneath else ())]
+        for row, word in enumerate(words):
+            place = (x + cell // 2, y + cell + gap + row * line)
+            pen.text(place, fitting(word, font, cell), fill=_INK, font=font, anchor="mt")
+    return image_png(page)
+
+
+def resized(image: np.ndarray, side: int) -> Image.Image:
+    """Pixels uint8 [S, S, 1 or 3] as an RGB image `side` pixels wide, smoothed where it shrinks."""
+    if side >= len(image):
+        return enlarged(image, side)
+    return enlarged(image, len(image)).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def fitting(word: str, font: Any, width: int) -> str:
+    """A word, cut short with an ellipsis where it is wider than so many pixels."""
+    if font.getlength(word) <= width:
+        return word
+    end = next(n for n in range(len(word) - 1, -1, -1) if font.getlength(word[:n] + "…") <= width)
+    return word[:end] + "…"
 
 
 def nearest_sheet(
@@ -83,7 +131,7 @@ def nearest_sheet(
 
 
 def _paired(
-    above: np.ndarray | None,
+    above: np.ndarray,
     below: np.ndarray,
     class_names: Sequence[str],
     columns: Sequence[str] = (),
@@ -93,7 +141,7 @@ def _paired(
     """Draws pairs of images, those of a class in a line, with words above columns or below pairs.
 
     Args:
-      above, below: uint8 [classes, n, S, S, C]; `above` may be missing.
+      above, below: uint8 [classes, n, S, S, C].
       class_names: one per class.
       columns: n words above the columns, or none.
       columns_are: what these words are.
@@ -105,8 +153,8 @@ def _paired(
     cell, gap = size * scale, 4
     font = ImageFont.load_default(13)
     margin = 12 + max(int(font.getlength(name)) for name in (*class_names, "recovered"))
-    rows = [below] if above is None else [above, below]
-    top, pair = 22, len(rows) * cell + gap + (24 if beneath else 12)
+    rows = (above, below)
+    top, pair = 22, 2 * cell + gap + (24 if any(map(any, beneath)) else 12)
     width = margin + count * (cell + gap)
     page = Image.new("RGB", (width, top + classes * pair), _PAPER)
     pen = ImageDraw.Draw(page)
@@ -124,7 +172,7 @@ def _paired(
                 page.paste(enlarged(image, cell), place)
         for i, word in enumerate(beneath[c] if beneath else ()):
             x = margin + i * (cell + gap) + cell // 2
-            pen.text((x, y + len(rows) * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
+            pen.text((x, y + 2 * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
     return image_png(page)
 
 

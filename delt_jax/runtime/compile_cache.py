@@ -7,15 +7,20 @@ import jax
 
 from delt_jax.runtime import programs
 
+_LEAST_SECONDS = 0.2  # to compile; JAX keeps programs from one second on
+
 
 def use() -> None:
-    """Caches programs that take a second or more to compile, in the user's cache folder.
+    """Caches programs that take a fifth of a second or more to compile, in the user's cache folder.
 
-    JAX's own JAX_COMPILATION_CACHE_DIR chooses another folder, and
+    JAX's own JAX_COMPILATION_CACHE_DIR chooses another folder,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS another time, and
     JAX_ENABLE_COMPILATION_CACHE=false none. A folder that cannot be written only costs time.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(folder()))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
 
 
 def free() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from delt_jax import models, terms
-from delt_jax.augment import rand_augment
+from delt_jax.augment import dsa, rand_augment
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
@@ -88,12 +88,17 @@ def _check_sides(recipe: Recipe, source: Source) -> None:
     size = source.image_size
     for name, pixels in (
         ("teacher.crop_padding", recipe.teacher.crop_padding),
-        ("recover.jitter", recipe.recover.jitter),
+        ("recover.crop_padding", recipe.recover.crop_padding),
     ):
         if pixels >= size:
             raise UserError(
                 f"{name} ({pixels}) must be below the images' side, which is {size} px."
             )
+    if recipe.recover.jitter > size:
+        raise UserError(
+            f"recover.jitter ({recipe.recover.jitter}) must be at most the images' side, which is "
+            f"{size} px."
+        )
 
 
 def _check_schedule(recipe: Recipe, source: Source) -> None:
@@ -143,6 +148,8 @@ def _check_views(protocol: Protocol, size: int) -> None:
     """Checks the augmentations of a protocol against the images' side."""
     if protocol.views.rand_augment:
         rand_augment.parse(protocol.views.rand_augment)
+    if protocol.views.dsa:
+        dsa.parse(protocol.views.dsa)
     if protocol.views.shuffle > size:
         raise UserError(
             f"relabel.shuffle ({protocol.views.shuffle}) cuts a view into more strips than its "

@@ -282,20 +282,25 @@ def _real_sample(source: Source) -> np.ndarray:
     return np.concatenate([draw.permutation(each)[:_REAL_PER_CLASS] for each in members])
 
 
-def _shown(synthetic: DistilledSet) -> tuple[int, np.ndarray]:
+def _shown(
+    synthetic: DistilledSet, most_classes: int = figures.SHEET_CLASSES
+) -> tuple[int, np.ndarray]:
     """Number of classes that sheets show, and which ranks of each, int [n]."""
     ipc = synthetic.ipc
     columns = np.unique(np.linspace(0, ipc - 1, min(figures.SHEET_COLUMNS, ipc)).astype(int))
-    return min(figures.SHEET_CLASSES, len(synthetic.class_names)), columns
+    return min(most_classes, len(synthetic.class_names)), columns
 
 
 def _sheet(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews) -> bytes:
     """Start images above recovered ones, and the teacher's probabilities where all are known.
 
-    Noise is left out.
+    Without start images to show, as of noise, it is a gallery of more classes.
     """
     ipc, classes = synthetic.ipc, len(synthetic.class_names)
-    rows, columns = _shown(synthetic)
+    shows_starts = starts is not None and "noise_seed" not in synthetic.manifest.get("start", {})
+    ranks = min(figures.SHEET_COLUMNS, ipc)
+    most = figures.SHEET_CLASSES if shows_starts else figures.GALLERY // ranks
+    rows, columns = _shown(synthetic, most)
     iterations = []
     if _is_optimised(synthetic):
         r = synthetic.manifest["settings"]["recover"]
@@ -306,16 +311,19 @@ def _sheet(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews)
     def cells(values):
         return values.reshape(classes, ipc, *values.shape[1:])[:rows, columns]
 
-    is_noise = "noise_seed" in synthetic.manifest.get("start", {})
-    is_whole = len(seen.indices) == classes * ipc
-    sure = cells(seen.probability) if is_whole else ()
-    return figures.sheet(
-        None if starts is None or is_noise else cells(starts),
-        cells(synthetic.images),
-        in_words(synthetic.class_names[:rows]),
-        iterations,
-        [[f"{value:.0%}" for value in line] for line in sure],
-    )
+    images, names = cells(synthetic.images), in_words(synthetic.class_names[:rows])
+    said = [[""] * len(columns)] * rows
+    if len(seen.indices) == classes * ipc:
+        said = [[f"{value:.0%}" for value in line] for line in cells(seen.probability)]
+    if shows_starts:
+        return figures.sheet(cells(starts), images, names, iterations, said)
+    if len(set(iterations)) > 1:
+        counts = [f"{count} iterations" for count in iterations]
+        said = [
+            [", ".join(filter(None, both)) for both in zip(counts, line, strict=True)]
+            for line in said
+        ]
+    return figures.gallery(images, names, said)
 
 
 def _score_charts(

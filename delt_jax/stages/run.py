@@ -61,7 +61,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
 
 
 def _run(asked: cli.Arguments) -> None:
-    from delt_jax.config import derive
+    from delt_jax.config import derive, origins
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import checks, pipeline, plan, room
@@ -84,8 +84,9 @@ def _run(asked: cli.Arguments) -> None:
     if not asked.dry_run:
         _run_stages(recipe, source, folder, stages, [*derived, *scarce], asked.verify)
     elif hosts.is_first():
+        whose = origins.lines(asked.command, recipe)
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
-        print("\n".join([*lines, *source.notes, *derived, *scarce]))
+        print("\n".join([*whose, *lines, *source.notes, *derived, *scarce]))
 
 
 def _agreed(asked: cli.Arguments, recipe: Recipe, source: "Source") -> "Source":
@@ -177,7 +178,7 @@ def _check_shared(folder: "WorkDir") -> None:
 
 
 def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
-    """Opens the data; in a dry run published counts stand in for missing data.
+    """Opens the data; in a dry run published numbers stand in for missing data.
 
     Raises:
       UserError: if they are missing, damaged or do not fit the recipe.
@@ -190,4 +191,4 @@ def open_data(recipe: DataRecipe, cache: Path, dry_run: bool) -> "Source":
         described = data.describe_source(recipe) if dry_run else None
         if described is None:
             raise
-        return replace(described, notes=(f"planned from published counts: {e}",))
+        return replace(described, notes=(f"planned from published numbers: {e}",))

@@ -17,6 +17,7 @@ _PACKAGE = Path(__file__).parents[1]
 _NETWORKS = {
     "alexnet": ("alexnet",),
     "conv": ("convnet",),
+    "dc_conv": ("dc_convnet",),
     "efficientnet_lite": ("efficientnet_lite", "efficientnet"),
     "efficientnet": ("efficientnet", "inverted_residual"),
     "mobilenet": ("mobilenet", "inverted_residual"),

@@ -198,6 +198,31 @@ def cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     return schedule
 
 
+def step(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate of DC, DSA and DM (arXiv 2006.05929): the peak, and a tenth from the middle on.
+
+    Their code trains for E + 1 epochs and drops the rate after epoch E // 2 + 1, counted from 0;
+    `epochs` is E + 1.
+    """
+    last = (epochs - 1) // 2 + 1
+
+    def schedule(step):
+        return jnp.where(step // steps_per_epoch <= last, peak, 0.1 * peak)
+
+    return schedule
+
+
+def two_steps(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate of IDC (arXiv 2205.14959): a fifth of it from epoch 2E // 3 and 5E // 6 on."""
+    first, second = 2 * epochs // 3, 5 * epochs // 6
+
+    def schedule(step):
+        epoch = step // steps_per_epoch
+        return peak * jnp.where(epoch < first, 1.0, jnp.where(epoch < second, 0.2, 0.04))
+
+    return schedule
+
+
 def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
     """AdamW(0.9, 0.999) that decays only weights with more than one axis."""
 

@@ -18,10 +18,16 @@ from delt_jax.models import ModelSpec
 from delt_jax.models.norm import shared_over
 from delt_jax.runtime import devices
 from delt_jax.training import state as state_lib
+from delt_jax.training.protocols import MOMENTUM
 from delt_jax.training.state import Outcome, Trainer, TrainState
 from delt_jax.training.student_program import StudentProgram
 
-_SCHEDULES = {"half_cosine": state_lib.half_cosine, "cosine": state_lib.cosine}
+_SCHEDULES = {
+    "half_cosine": state_lib.half_cosine,
+    "cosine": state_lib.cosine,
+    "step": state_lib.step,
+    "two_steps": state_lib.two_steps,
+}
 
 
 class LearnProgram(NamedTuple):
@@ -29,7 +35,7 @@ class LearnProgram(NamedTuple):
 
     Attributes:
       student: architecture.
-      weight_decay, accumulate, ema, loss: as of `Protocol`.
+      weight_decay, accumulate, ema, loss, optimiser: as of `Protocol`.
       has_hard_term: whether a cross-entropy with the image's own class is added.
       shares: number of shares of each batch; see `StudentProgram.devices`.
       shared_norm: as of `StudentProgram`.
@@ -43,6 +49,7 @@ class LearnProgram(NamedTuple):
     has_hard_term: bool
     shares: int = 1
     shared_norm: bool = False
+    optimiser: str = "adamw"
 
 
 def learn_program(program: StudentProgram) -> LearnProgram:
@@ -57,6 +64,7 @@ def learn_program(program: StudentProgram) -> LearnProgram:
         protocol.hard_weight > 0,
         program.devices,
         program.shared_norm,
+        protocol.optimiser,
     )
 
 
@@ -123,8 +131,17 @@ def pace(program: StudentProgram, rates: np.ndarray) -> Pace:
 
 
 def make_optimiser(program: LearnProgram) -> optax.GradientTransformation:
-    """AdamW at a rate of 1; the rate of each batch scales its updates."""
-    optimiser = state_lib.adamw(optax.constant_schedule(1.0), program.weight_decay)
+    """The optimiser at a rate of 1; the rate of each batch scales its updates.
+
+    So the velocity of SGD holds gradients alone, as torch's does: it is not scaled by the rates
+    that were when these came.
+    """
+    if program.optimiser == "sgd":
+        optimiser = optax.chain(
+            optax.add_decayed_weights(program.weight_decay), optax.sgd(1.0, momentum=MOMENTUM)
+        )
+    else:
+        optimiser = state_lib.adamw(optax.constant_schedule(1.0), program.weight_decay)
     if program.accumulate == 1:
         return optimiser
     return optax.MultiSteps(optimiser, program.accumulate).gradient_transformation()

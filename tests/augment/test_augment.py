@@ -214,7 +214,7 @@ def test_random_view_draws_every_flip_and_roll():
     @jax.jit
     def draw(flip, jitter):
         keys = jax.random.split(jax.random.key(0), 3000)
-        return jax.lax.map(lambda k: crop.random_view(k, 32, 0.5, flip, jitter), keys)
+        return jax.lax.map(lambda k: crop.random_view(k, 32, 0.5, flip, (0, jitter)), keys)
 
     drawn = draw(True, 3)
     chex.assert_shape([drawn.box, drawn.flip, drawn.roll], [(3000, 4), (3000,), (3000, 2)])
@@ -225,6 +225,36 @@ def test_random_view_draws_every_flip_and_roll():
     still = draw(False, 0)
     assert not still.flip.any()
     assert (still.roll == 0).all()
+
+
+def test_shifts_may_go_both_ways():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    drawn = jax.vmap(lambda k: crop.random_view(k, 32, 0.5, True, (-2, 2)))(keys)
+    for axis in (0, 1):
+        counts = np.bincount(np.asarray(drawn.roll[:, axis]) + 2)
+        chex.assert_trees_all_close(counts / 2000, np.full(5, 0.2), atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_padded_view_is_cut_out_of_zeros_around_the_image(flip):
+    """As numpy pads, cuts, mirrors and rolls: exactly, as nothing is resized."""
+    size, padding, shifts = 6, 2, (-1, 3)
+    images = normal(2, size, size, 3)
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    keys = jax.random.split(jax.random.key(3), 600)
+    views = jax.vmap(lambda k: crop.random_view(k, size, 0.1, flip, shifts, padding))(keys)
+    seen = jax.vmap(lambda view: crop.view_images(jnp.asarray(images), view, size))(views)
+    for i, (box, mirrored, roll) in enumerate(zip(*map(np.asarray, views), strict=True)):
+        top, left = box[:2] + padding
+        cut = padded[:, top : top + size, left : left + size]
+        cut = cut[:, :, ::-1] if mirrored else cut
+        np.testing.assert_array_equal(seen[i], np.roll(cut, roll, axis=(1, 2)))
+    corners = np.asarray(views.box[:, :2])
+    assert (np.asarray(views.box[:, 2:]) == size).all()
+    for axis in (0, 1):  # every place is as likely as any other
+        counts = np.bincount(corners[:, axis] + padding, minlength=5)
+        chex.assert_trees_all_close(counts / 600, np.full(5, 0.2), atol=0.06, rtol=0)
+    assert np.asarray(views.flip).any() == flip
 
 
 def test_random_shift_cuts_the_padded_image_anywhere():

@@ -15,6 +15,12 @@ from delt_jax.data import Normalisation
 
 PLAIN = ViewSpec("", 1, 0.25, True, "cutmix", 1.0)
 FULL = replace(PLAIN, rand_augment="rand-m6-n2-mstd1.0", shuffle=2)
+WITH_DSA = replace(
+    PLAIN,
+    min_scale=1.0,
+    dsa="one-color_flip_rotate",
+    mix_probability=0.5,
+)
 NORMALISATION = Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 plan_epoch = jax.jit(views.plan_epoch, static_argnums=(1, 2))
 student_views = jax.jit(views.student_views, static_argnums=4)
@@ -151,12 +157,49 @@ def epoch(key, images, spec, batch, group=10, normalisation=NORMALISATION, align
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def test_any_batch_size_sees_the_same_views():
+@pytest.mark.parametrize("spec", [FULL, WITH_DSA], ids=["full", "dsa"])
+def test_any_batch_size_sees_the_same_views(spec):
     images, key = pixels(70), jax.random.key(3)
-    whole = epoch(key, images, FULL, 70, aligned=True)
-    chex.assert_trees_all_close(epoch(key, images, FULL, 7), whole, atol=1e-6)
-    other = epoch(jax.random.key(4), images, FULL, 70, aligned=True)
+    whole = epoch(key, images, spec, 70, aligned=True)
+    chex.assert_trees_all_close(epoch(key, images, spec, 7), whole, atol=1e-5)
+    other = epoch(jax.random.key(4), images, spec, 70, aligned=True)
     assert (np.abs(other.images - whole.images).max((1, 2, 3)) > 1e-3).all()
+
+
+def test_a_group_goes_through_one_operation_of_dsa():
+    """Each image by its own draw: flips only where the group is flipped, and then by halves."""
+    images, key = pixels(60), jax.random.key(5)
+    still = replace(WITH_DSA, mix="none", dsa="one-flip_cutout")
+    seen = epoch(key, images, still, 60, group=10).images
+    plan = plan_epoch(key, 60, 10)
+    own = np.asarray(NORMALISATION(images[plan.order]))
+    mirrored = np.isclose(seen, own[:, :, ::-1], atol=1e-5).all((1, 2, 3))
+    same = np.isclose(seen, own, atol=1e-5).all((1, 2, 3))
+    cut = np.isclose(seen, own, atol=1e-5).mean((1, 2, 3)) < 0.95
+    flipped = []
+    for first in range(0, 60, 10):
+        group = slice(first, first + 10)
+        flipped.append(bool((mirrored | same)[group].all()))
+        assert flipped[-1] or (cut[group] & ~mirrored[group]).all()
+    assert 0 < sum(flipped) < 6
+    assert 0.2 < mirrored[np.repeat(flipped, 10)].mean() < 0.8
+
+
+def test_some_groups_are_mixed():
+    """Flat images stay flat where their group is not mixed, and their labels are their own."""
+    levels = jnp.arange(200)[:, None, None, None]
+    images = jnp.broadcast_to(levels, (200, 6, 6, 1)).astype(jnp.uint8)
+    spec = replace(PLAIN, min_scale=1.0, mix="mixup", mix_probability=0.25)
+    normalisation = Normalisation((0.0,), (1.0,))
+    seen = epoch(jax.random.key(0), images, spec, 200, 5, normalisation, aligned=True)
+    order = plan_epoch(jax.random.key(0), 200, 5).order
+    own = np.isclose(255 * seen.images, levels[order], atol=1e-3).all((1, 2, 3)).reshape(40, 5)
+    share = seen.share.reshape(40, 5)
+    is_mixed = share[:, 0] < 1
+    assert 2 <= is_mixed.sum() <= 20
+    assert (share == share[:, :1]).all()
+    assert own[~is_mixed].all()
+    assert not own[is_mixed].all(1).any()
 
 
 def test_several_seeds_at_once_and_batches_of_one_group():

@@ -13,6 +13,7 @@ import measured
 import results_table
 
 from delt_jax.comparison import tables as comparison_tables
+from delt_jax.comparison.sizes import Sizes
 from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 
@@ -53,7 +54,8 @@ def compared(folder, scored_on="test images", last=0.6):
         }
         (folder / "cells" / name).mkdir(parents=True)
         (folder / "cells" / name / "summary.json").write_text(json.dumps(summary))
-        cells.append(comparison_tables.CellResult(method, name, summary, {"fixed": 4}))
+        sizes = Sizes(10, (100,) * ipc, {"fixed": 4}, 5000)
+        cells.append(comparison_tables.CellResult(method, name, summary, sizes))
     (folder / "comparison.csv").write_bytes(comparison_tables.as_csv(cells))
     (folder / "comparison.json").write_text(json.dumps({"command": COMMAND}))
     return folder

@@ -23,6 +23,7 @@ from delt_jax.comparison import cells as grid
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison_tables
+from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.comparison.tables import CellResult
 from delt_jax.config import cli
 from delt_jax.data import open_source
@@ -86,7 +87,7 @@ def cell(method, ipc, rows, iterations=100, **label_bytes):
             "scored_on": "test images",
             "made": {"machine": "1 x cpu", "date": "2026-11-22"},
         },
-        {"fixed": 40} | label_bytes,
+        Sizes(2, (100,) * ipc, {"fixed": 40} | label_bytes, 5000, RealSizes(50, 10.0)),
     )
 
 
@@ -147,14 +148,15 @@ def test_tables_carry_ids_protocols_and_commands(cells):
     assert accuracy.above[-1] == "Not finished: c-ipc1."
     assert accuracy.table.body[4] == (
         *("conv3", "hard", "a", "4", "60.00 ± 1.00", "60.00 ± 2.00", "10.00", "2", "1"),
-        *("a4", "a-ipc4"),
+        *("408", "a4", "a-ipc4"),
     )
     teacher = "conv3 90.00 % (7ea)"
     assert parts["Synthesis"].table.body[0] == (
-        *("a", "1", "–", "–", "–", "12.3", "100", "63.75 %", "40", "–", teacher, "a-ipc1"),
+        *("a", "1", "–", "–", "–", "12.3", "100", "63.75 %", "100", "40", "–", "5,000"),
+        *(teacher, "a-ipc1"),
     )
-    assert parts["Synthesis"].table.body[2][2:10] == (
-        *("0.432", "0.500", "0.600", "12.3", "400", "63.75 %", "40", "9,000"),
+    assert parts["Synthesis"].table.body[2][2:11] == (
+        *("0.432", "0.500", "0.600", "12.3", "400", "63.75 %", "400", "40", "9,000"),
     )
     assert ("a-ipc4", "make <a> 4") in parts["Commands"].table.body
     text = comparison_tables.as_markdown(list(parts.values()))
@@ -167,13 +169,15 @@ def test_csv_has_every_figure(cells):
     by_ids = {line["scores"]: line for line in listed}
     stored = by_ids["a4s"]
     assert (stored["last_mean"], stored["last_std"], stored["best_std"]) == ("0.7", "0.01", "0.02")
-    assert (stored["label_bytes"], stored["image_iterations"]) == ("9000", "400")
+    assert (stored["image_bytes"], stored["label_bytes"]) == ("400", "9000")
+    assert stored["image_iterations"] == "400"
     assert (stored["similarity_recovered"], stored["recover_seconds"]) == ("0.4321", "12.34")
     assert (stored["distilled"], stored["command"]) == ("set-a-4", "make <a> 4")
-    assert by_ids["a1"]["label_bytes"] == "0"  # of hard labels
+    assert by_ids["a1"]["label_bytes"] == "2"  # of hard labels
     assert by_ids["a1"]["similarity_recovered"] == ""
     random = by_ids["ra"]
-    assert (random["is_baseline"], random["label_bytes"], random["distilled"]) == ("1", "", "")
+    assert (random["is_baseline"], random["distilled"]) == ("1", "")
+    assert (random["image_bytes"], random["label_bytes"]) == ("80", "9000")
     assert random["teacher_accuracy"] == "0.9"
 
 
@@ -203,7 +207,7 @@ def test_page_holds_everything(cells):
     page = comparison_tables.page(
         comparison_tables.sections(cells), pictures | {"sheet_ipc4.png": b"sheet"}
     )
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "make &lt;a&gt; 4" in page
     assert "Images at IPC 4" in page
@@ -401,11 +405,15 @@ def test_grid_that_is_killed_goes_on(tiny, capsys):
     ]
     assert [x["image_iterations"] for x in listed] == ["20", "20", "", "40", "30", ""]
     assert len({x["teacher"] for x in listed}) == 1
+    for x in listed:  # a byte for each label, and images of 8 x 8 pixels
+        count = 10 * int(x["ipc"])
+        assert int(x["label_bytes"]) == count
+        assert 60 * count < int(x["image_bytes"]) < 200 * count
     for x in listed:
         assert all((folder / "scores" / f"{i}.json").exists() for i in x["scores"].split())
         assert f"--workdir={folder}/cells/{x['cell']} " in x["command"]
     assert {p.name for p in (folder / "figures").iterdir()} == {
-        *("accuracy_ipc.png", "accuracy_compute.png", "diversity.png"),
+        *("accuracy_ipc.png", "accuracy_compute.png", "accuracy_bytes.png", "diversity.png"),
         *("sheet_ipc1.png", "sheet_ipc2.png"),
     }
     assert "Not finished" not in (folder / "comparison.html").read_text()

@@ -276,6 +276,8 @@ def test_the_published_recipe_needs_no_data_to_be_planned(tmp_path):
     with pytest.raises(UserError, match="not at hand"):
         described.train.images(np.array([0]))
     assert describe_source(DataRecipe(name="tfds", dataset="cifar10")) is None
+    without_images = DataRecipe(name="classes", known_as="imagenet")
+    assert describe_source(without_images) is None
 
 
 def test_hours_add_up():

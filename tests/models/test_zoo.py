@@ -1,6 +1,7 @@
 """Every architecture against the numbers recorded from torch, and what all must share."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from delt_jax.models.tap import apply_tapped
 from delt_jax.training import state as state_lib
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
-WITHOUT_BN = ("alexnet", "swin_v2_t", "vgg11", "vit_b_16")
+DC = ("dc_conv3", "dc_conv4", "dc_conv5", "dc_conv6")
+WITHOUT_BN = ("alexnet", *DC, "swin_v2_t", "vgg11", "vit_b_16")
 WITH_DROPOUT = (
     "alexnet",
     "efficientnet_b0",
@@ -32,10 +34,23 @@ WITH_DROPOUT = (
 )
 
 
+def small_model(name):
+    """A model of few channels in bfloat16, and two images for it."""
+    size = small(name).image_size
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return models.create(small(name, "bfloat16")), images
+
+
 def shapes(model, images):
     """Of the variables, nothing computed."""
     made = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
     return {k: v for k, v in made.items() if k != "features"}
+
+
+@functools.cache
+def small_shapes(name):
+    """Of the variables of `small_model`, which two tests need."""
+    return shapes(*small_model(name))
 
 
 def architecture(stem: str) -> str:
@@ -56,9 +71,7 @@ def test_recorded_numbers(path):
 @pytest.mark.parametrize("name", models.NAMES)
 def test_contract_of_every_model(name):
     """Shapes, types, features, moments one to one with statistics; traced, never run."""
-    model = models.create(small(name, "bfloat16"))
-    images = jax.ShapeDtypeStruct((2, *[small(name).image_size] * 2, 3), jnp.float32)
-    variables = shapes(model, images)
+    (model, images), variables = small_model(name), small_shapes(name)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
     def train(variables, images):
@@ -87,9 +100,7 @@ def test_contract_of_every_model(name):
 
 @pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_models_with_dropout_ask_for_a_key_in_train_mode_only(name):
-    model = models.create(small(name))
-    images = jax.ShapeDtypeStruct((2, *[small(name).image_size] * 2, 3), jnp.float32)
-    variables = shapes(model, images)
+    (model, images), variables = small_model(name), small_shapes(name)
 
     def apply(variables, images, train):
         return model.apply(variables, images, train=train, mutable=["batch_stats"])

@@ -43,6 +43,9 @@ READ = {
     "milestone": 0.5,
     "min_scale": 0.5,
     "jitter": 4,
+    "jitter_both_ways": True,
+    "crop_padding": 4,
+    "flip": False,
     "crop": "image",
     "clock": "image",
 }
@@ -53,7 +56,7 @@ def test_every_setting_is_read_or_not():
     names = {field.name for field in dataclasses.fields(RecoverRecipe)}
     assert set(UNREAD).isdisjoint(READ)
     assert names == set(UNREAD) | set(READ)
-    assert {field.name for field in dataclasses.fields(StepSettings)} == {*READ, "flip"}
+    assert {field.name for field in dataclasses.fields(StepSettings)} == {*READ}
 
 
 @pytest.mark.parametrize("name", UNREAD)
@@ -74,8 +77,10 @@ def test_what_steps_read_makes_another_program(name):
     assert compiled[0] is not compiled[1]
 
 
-def test_flipping_is_the_datas():
-    assert [step_settings(RECIPE, flip).flip for flip in (True, False)] == [True, False]
+@pytest.mark.parametrize(("of_data", "of_recovery"), [(True, True), (True, False), (False, True)])
+def test_what_must_not_be_mirrored_is_not(of_data, of_recovery):
+    recipe = dataclasses.replace(RECIPE, flip=of_recovery)
+    assert step_settings(recipe, of_data).flip == (of_data and of_recovery)
 
 
 def test_terms_are_names_and_weights():

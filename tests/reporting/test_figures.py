@@ -86,6 +86,37 @@ def test_sheet_of_one_image():
     assert page.shape[0] == TOP + 2 * 56 + GAP + 12
 
 
+def test_gallery_shows_every_image_and_names_it():
+    images, _ = stacks(7, 2, 28, 3)
+    names = [f"class {c}" for c in range(7)]
+    page = decode(figures.gallery(images, names))
+    height = 56 + 15 + 3 * GAP
+    assert page.shape == (4 * height + GAP, 4 * 60 + GAP, 3)  # two classes in a line
+    for k, image in enumerate(images.reshape(14, 28, 28, 3)):
+        x, y = GAP + k % 4 * 60, GAP + k // 4 * height
+        np.testing.assert_array_equal(page[y : y + 56, x : x + 56], enlarged(image, 2))
+        assert (page[y + 60 : y + 74, x : x + 56] < 128).any()
+    beneath = [[f"{c}{rank}" for rank in range(2)] for c in range(7)]
+    taller = decode(figures.gallery(images, names, beneath))
+    assert taller.shape[0] == page.shape[0] + 4 * 15
+    blank = [["", ""]] * 7
+    np.testing.assert_array_equal(decode(figures.gallery(images, names, blank)), page)
+
+
+@pytest.mark.parametrize(("classes", "count", "size", "across"), [(30, 1, 224, 10), (1, 3, 300, 3)])
+def test_gallery_of_large_images_is_no_wider_than_a_page(classes, count, size, across):
+    images = np.full((classes, count, size, size, 3), 100, np.uint8)
+    page = decode(
+        figures.gallery(images, ["a name that is longer than any image is wide" * 3] * 30)
+    )
+    cell = min(size, 1640 // across - GAP)
+    assert page.shape[:2] == (
+        -(-classes * count // across) * (cell + 27) + GAP,
+        across * (cell + GAP) + GAP,
+    )
+    np.testing.assert_array_equal(page[GAP : GAP + cell, GAP : GAP + cell], 100)
+
+
 def losses(offset: float = 0.0) -> Losses:
     draw = np.random.default_rng(0)
     values = [draw.uniform(1, 2, (2, 30)).astype(np.float32) + offset for _ in range(3)]

@@ -286,10 +286,15 @@ def test_compiled_programs_are_kept_where_the_environment_says(monkeypatch, tmp_
     chosen = {}
     monkeypatch.setattr(compile_cache.jax.config, "update", chosen.__setitem__)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compile_cache.use()
-    assert chosen == {"jax_compilation_cache_dir": f"{tmp_path}/delt_jax/compiled"}
+    assert chosen == {
+        "jax_compilation_cache_dir": f"{tmp_path}/delt_jax/compiled",
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
     chosen.clear()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     compile_cache.use()
     assert not chosen

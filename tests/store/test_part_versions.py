@@ -18,7 +18,7 @@ from delt_jax.store.identity import versions
 def parts() -> dict[str, int]:
     """Version of every named part."""
     from delt_jax import models, terms
-    from delt_jax.augment import crop, mix, rand_augment, shuffle
+    from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
     from delt_jax.evaluation import coresets, training_sets
     from delt_jax.labels import compact
     from delt_jax.recipe import choices
@@ -33,6 +33,7 @@ def parts() -> dict[str, int]:
     found |= {f"coreset.{name}": coresets.VERSION for name in training_sets.CORESETS}
     return found | {
         "augment.crop": crop.VERSION,
+        "augment.dsa": dsa.VERSION,
         "augment.rand_augment": rand_augment.VERSION,
         "augment.shuffle": shuffle.VERSION,
         "augment.cutmix": mix.VERSION,
@@ -108,6 +109,7 @@ def test_layout_and_words_add_nothing(package):
         ("recovery/selection.py", "start.real", "start.noise"),
         ("training/student_step.py", "protocol.delt", "recovery.step"),
         ("models/convnet.py", "model.conv3", "model.vgg11"),
+        ("models/dc_convnet.py", "model.dc_conv4", "model.conv4"),
         ("augment/tables.py", "augment.rand_augment", "augment.crop"),
         ("labels/compact.py", "labels.compact", "augment.crop"),
         ("evaluation/coresets.py", "coreset.kmeans", "start.real"),

@@ -238,3 +238,23 @@ def test_the_gradient_is_finite_for_equal_images(scale):
     total, gradient = jax.jit(jax.value_and_grad(value))(jnp.asarray(images))
     chex.assert_tree_all_finite((total, gradient))
     assert total >= -1e-6
+
+
+# total variation
+
+
+def test_total_variation_by_hand():
+    images = normal(2, 5, 5, 3)
+    value, state = terms.find("total_variation").value(seen([0, 1], images=images), (), ())
+    wide = images.astype(np.float64)
+    expected = (np.diff(wide, axis=1) ** 2).mean() + (np.diff(wide, axis=2) ** 2).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert state == ()
+
+
+def test_total_variation_smooths_and_leaves_flat_images_alone():
+    def value(images):
+        return terms.find("total_variation").value(seen([0, 1], images=images), (), ())[0]
+
+    check_grads(value, (normal(2, 4, 4, 1),), order=1, modes=["rev"], rtol=1e-2, eps=1e-2)
+    np.testing.assert_array_equal(jax.grad(value)(jnp.full((2, 4, 4, 1), 0.3)), 0)

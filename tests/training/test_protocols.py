@@ -6,7 +6,7 @@ import pytest
 
 from delt_jax.config import default_config, from_config
 from delt_jax.recipe import choices
-from delt_jax.training import protocols
+from delt_jax.training import protocols, state
 from delt_jax.training.protocols import EvalSetting, resolve
 
 
@@ -259,7 +259,7 @@ def test_settings_of_both_groups_replace_a_protocols_values():
 
 def test_versions_are_one_until_results_change():
     assert {name: protocols.version(name) for name in protocols.NAMES} == dict.fromkeys(
-        ("delt", "sre2l", "rded", "delt_jax"), 1
+        ("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"), 1
     )
 
 
@@ -281,3 +281,81 @@ def test_stored_epochs_may_be_fewer_than_those_trained():
 def test_protocols_are_called_by_their_names():
     assert [of(name).name for name in protocols.NAMES] == list(protocols.NAMES)
     assert of("delt_jax").text().startswith("delt_jax: 300 epochs, ")
+
+
+def test_the_common_protocol_has_the_rate_of_its_student():
+    small, large = (of("common", size=size) for size in (64, 224))
+    assert small.as_dict() == {
+        **of("rded", size=64).as_dict(),
+        "name": "common",
+        "epochs": 400,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+    }
+    assert (large.views.shuffle, large.views.min_scale) == (1, 0.5)
+    for student in ("conv3", "resnet50", "efficientnet_b0"):
+        other = of("common", student, ipc=50)
+        assert (other.schedule, other.learning_rate) == ("half_cosine", 1e-3)
+        assert (other.batch_size, other.epochs) == (50, 400)
+
+
+def test_every_value_of_the_protocols_of_hard_labels():
+    dsa = {
+        "name": "dsa",
+        "views": {
+            "rand_augment": "",
+            "shuffle": 1,
+            "min_scale": 1.0,
+            "flip": True,
+            "mix": "none",
+            "mix_alpha": 1.0,
+            "dsa": "one-color_crop_cutout_flip_scale_rotate",
+        },
+        "temperature": 1.0,
+        "loss": "kl",
+        "hard_weight": 0.0,
+        "learning_rate": 0.01,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "epochs": 1001,
+        "batch_size": 256,
+        "accumulate": 1,
+        "ema": 0.0,
+        "eval_every": 1001,
+        "changed": (),
+        "optimiser": "sgd",
+    }
+    assert of("dsa", "dc_conv3", ipc=50).as_dict() == dsa
+    views = {"mix": "cutmix", "dsa": "idc-color_crop_flip_scale_rotate", "mix_probability": 0.5}
+    own = {"schedule": "two_steps", "epochs": 1000, "batch_size": 64, "eval_every": 250}
+    idc = dsa | {"name": "idc", "views": dsa["views"] | views} | own
+    assert of("idc", "dc_conv3", ipc=50).as_dict() == idc
+
+
+def test_the_lines_of_the_protocols_of_hard_labels():
+    assert of("dsa", ipc=50, data__flip=False).text() == (
+        "dsa: 1001 epochs, batch 256, SGD 0.01 and a tenth of it from the middle on, decay 0.0005, "
+        "DSA one-color_crop_cutout_scale_rotate, no mixing, KL of soft labels at T 1"
+    )
+    assert of("idc", relabel__min_scale=0.5).text() == (
+        "idc with min scale 0.5: 1000 epochs, batch 64, SGD 0.01 and a fifth of it from 2/3 and "
+        "again from 5/6 on, decay 0.0005, crops 0.5-1, DSA idc-color_crop_flip_scale_rotate, "
+        "cutmix 1 of 0.5 of the batches, KL of soft labels at T 1"
+    )
+    other = of("delt", evaluate__optimiser="sgd", relabel__dsa="all-crop")
+    assert other.changed == ("optimiser sgd", "dsa all-crop")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "rates"),
+    [
+        ("step", 1001, {0: 1.0, 501: 1.0, 502: 0.1, 1000: 0.1}),  # as the released code of DC
+        ("step", 4, {2: 1.0, 3: 0.1}),
+        ("two_steps", 1000, {0: 1.0, 665: 1.0, 666: 0.2, 832: 0.2, 833: 0.04, 999: 0.04}),
+    ],
+)
+def test_rates_that_fall_in_steps(schedule, epochs, rates):
+    values = getattr(state, schedule)(3.0, epochs, 2)
+    for epoch, share in rates.items():
+        for batch in (0, 1):
+            assert float(values(2 * epoch + batch)) == pytest.approx(3 * share)

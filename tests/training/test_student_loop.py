@@ -308,3 +308,25 @@ def test_sets_and_regimes_share_what_learns(tmp_path, monkeypatch):
     train(tmp_path, replace(fresh, regime="fixed"), count=2)
     train(tmp_path, replace(fresh, regime="online", teachers=(SPEC,)), count=2)
     assert traces == [4]
+
+
+def test_students_of_the_hard_label_protocols(tmp_path):
+    """SGD and DSA through the programs that train; a student without BatchNorm.
+
+    The rate falls to a tenth in the last epoch of four, and with it what a step changes.
+    """
+    spec = ModelSpec("dc_conv3", 3, 8, 1, width=4)
+    views = replace(VIEWS, min_scale=1.0, dsa="idc-color_crop", mix_probability=0.5)
+    protocol = replace(PROTOCOL, views=views, schedule="step", optimiser="sgd", batch_size=COUNT)
+    made = []
+    for epochs in (2, 3, 4):
+        own = replace(protocol, epochs=epochs, eval_every=epochs)
+        made += train(tmp_path, replace(PROGRAM, student=spec, protocol=own, group_size=COUNT), 1)
+    weights = [
+        np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(one.variables["params"])])
+        for one in made
+    ]
+    first, second = np.diff(weights, axis=0)
+    assert 0 < np.abs(first).max() < np.inf
+    assert np.linalg.norm(second) < 0.5 * np.linalg.norm(first)
+    assert not made[0].variables.get("batch_stats")
