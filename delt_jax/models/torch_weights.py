@@ -95,10 +95,19 @@ def head_name(architecture: str) -> str:
     return _of_family(_HEADS, architecture, "")
 
 
+def head(
+    state: Mapping[str, np.ndarray], architecture: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Weight [classes, D] and bias [classes] of the last layer of torch's state dict; or None."""
+    renamed = timm_names.to_torchvision(state, architecture)
+    names = [f"{head_name(architecture)}.{leaf}" for leaf in ("weight", "bias")]
+    return (renamed[names[0]], renamed[names[1]]) if renamed.keys() >= set(names) else None
+
+
 def outputs(state: Mapping[str, np.ndarray], architecture: str) -> int:
     """How many classes the last layer of torch's state dict has; 0 if it has no such layer."""
-    head = timm_names.to_torchvision(state, architecture).get(f"{head_name(architecture)}.weight")
-    return 0 if head is None else len(head)
+    found = head(state, architecture)
+    return 0 if found is None else len(found[0])
 
 
 def from_torch(

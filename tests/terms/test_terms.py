@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from delt_jax import models, terms
+from delt_jax.core import losses as losses_lib
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
-from delt_jax.models import ModelSpec
+from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import DataRecipe, Recipe
+from delt_jax.recipe.teacher import TeacherRecipe
 from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
@@ -47,7 +50,7 @@ def seen(labels, ranks=None, features=None, images=None):
 def test_terms_by_name():
     assert {"barycentre", "densification"} <= set(terms.names())
     assert terms.find("barycentre") is barycentre.TERM
-    with pytest.raises(UserError, match=r"no term 'barycenter' for .*; there are barycentre"):
+    with pytest.raises(UserError, match=r"no term 'barycenter' for .*; there are all_outputs, b"):
         terms.find("barycenter")
 
 
@@ -258,3 +261,59 @@ def test_total_variation_smooths_and_leaves_flat_images_alone():
 
     check_grads(value, (normal(2, 4, 4, 1),), order=1, modes=["rev"], rtol=1e-2, eps=1e-2)
     np.testing.assert_array_equal(jax.grad(value)(jnp.full((2, 4, 4, 1), 0.3)), 0)
+
+
+# all outputs
+
+WHOLE = ModelSpec("conv3", 7, 8, 1, width=4)
+KEPT = (5, 0, 3)
+
+
+@pytest.fixture
+def cut_from(tmp_path):
+    """Variables of a network of seven classes, and the file that has them."""
+    variables = models.create(WHOLE).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    variables = {k: jax.device_get(variables[k]) for k in ("params", "batch_stats")}
+    state = torch_weights.to_torch(variables, WHOLE)
+    state["classifier.bias"] = normal(7)
+    torch_files.write(tmp_path / "whole.safetensors", state)
+    return state, tmp_path / "whole.safetensors"
+
+
+def of_three_classes(state, weights):
+    cut = torch_weights.from_torch(state, SPEC, KEPT)
+    recipe = Recipe(teacher=TeacherRecipe(model="conv3", weights=str(weights)))
+    return Teacher(SPEC, cut, Normalisation((0.0,), (1.0,)), tuple("abc"), None), recipe
+
+
+def test_cross_entropy_over_the_outputs_that_were_cut(cut_from, tmp_path):
+    state, weights = cut_from
+    teacher, recipe = of_three_classes(state, weights)
+    constants = terms.find("all_outputs").prepare(teacher, None, recipe, tmp_path)
+    images, labels = normal(4, 8, 8, 1), np.array([2, 0, 1, 1])
+    tapped = apply_tapped(teacher.model, teacher.variables, images)
+    look = seen(labels, images=images)._replace(features=tapped.features, logits=tapped.logits)
+    value, _ = terms.find("all_outputs").value(look, constants, ())
+    logits = models.create(WHOLE).apply(torch_weights.from_torch(state, WHOLE), images, train=False)
+    expected = losses_lib.cross_entropy(logits, np.asarray(KEPT)[labels])
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert value > losses_lib.cross_entropy(tapped.logits, labels)
+
+
+def test_outputs_that_were_not_cut_are_refused(cut_from, tmp_path):
+    state, weights = cut_from
+    teacher, recipe = of_three_classes(state, weights)
+    prepare = terms.find("all_outputs").prepare
+    with pytest.raises(UserError, match=r"teacher.weights is ''; name such a file"):
+        prepare(teacher, None, Recipe(), tmp_path)
+    folder = Recipe(teacher=TeacherRecipe(weights=str(tmp_path)))
+    with pytest.raises(UserError, match=r"more classes than the data have, but teacher.weights"):
+        prepare(teacher, None, folder, tmp_path)
+    whole = Teacher(
+        WHOLE, torch_weights.from_torch(state, WHOLE), teacher.normalisation, tuple("abcdefg"), None
+    )
+    with pytest.raises(UserError, match=r"the data's 7, but the last layer of .* has 7"):
+        prepare(whole, None, recipe, tmp_path)
+    torch_files.write(weights, state | {"classifier.weight": state["classifier.weight"] + 1})
+    with pytest.raises(UserError, match=r"that this teacher was cut from"):
+        prepare(teacher, None, recipe, tmp_path)
