@@ -1,9 +1,7 @@
 """Replays the recordings in PyTorch and in delt_jax, in float32 and in float64.
 
-python benchmarks/fidelity.py                 prints the deviations between all of them
-python benchmarks/fidelity.py --write=NAMES   also writes these recordings' PyTorch float64 runs
-                                              to tests/float64/
-python benchmarks/fidelity.py --plot          also draws docs/drift.png
+python benchmarks/fidelity.py          prints the deviations between all of them
+python benchmarks/fidelity.py --plot   also draws docs/drift.png
 
 Needs the `torch` extra. Where two right float32 programs may differ because rounding tips a
 ReLU or the sign of a vanishing gradient, float64 says whether the formulas agree.
@@ -21,7 +19,6 @@ import torch_models
 from torch import nn
 from torch.nn import functional
 
-_KEPT_STEPS = 2  # after which the tests compare images: float64 convolutions are slow
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -29,13 +26,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import replays
 from conftest import golden_dir
 
-from delt_jax import models
 from delt_jax.models import torch_files, torch_weights
 
 
-def network(arch: str, state: dict, dtype: torch.dtype) -> nn.Module:
+def network(recorded: replays.Network, dtype: torch.dtype) -> nn.Module:
     """A recorded network."""
-    return torch_models.load(torch_models.create(arch, 10, 32), state).to(dtype)
+    spec = recorded.spec
+    net = torch_models.create(spec.name, spec.num_classes, spec.image_size)
+    return torch_models.load(net, recorded.state).to(dtype)
 
 
 def bn_terms_of(net: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -51,12 +49,10 @@ def bn_terms_of(net: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor
     return terms
 
 
-def recover(
-    recording: replays.Recording, dtype: torch.dtype, count: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Recovers in PyTorch; returns the losses of the first `count` steps, and images after them."""
+def recover(recording: replays.Recording, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Recovers in PyTorch; returns the losses of the steps, and images after them."""
     record, arrays = recording
-    net = network(record["teacher"]["arch"], replays.teacher_state(record), dtype).eval()
+    net = network(replays.case_of(recording).teacher, dtype).eval()
     net.requires_grad_(False)
     inputs: list[torch.Tensor] = []
     for module in net.modules():  # defined in the order in which they run
@@ -72,8 +68,7 @@ def recover(
     order = np.array(batch.indices)
     active_at = [order[list(r.active)] for r in batch.rounds for _ in range(r.iterations)]
     losses = []
-    steps = list(zip(record["steps"], active_at, strict=True))[:count]
-    for t, (step, active) in enumerate(steps, 1):
+    for t, (step, active) in enumerate(zip(record["steps"], active_at, strict=True), 1):
         x = images[active].clone().requires_grad_(True)
         top, left, height, width = step["crop"]
         view = x[:, :, top : top + height, left : left + width]
@@ -101,10 +96,7 @@ def recover(
 def train(recording: replays.Recording, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Trains in PyTorch; returns the losses of every step, and final logits in eval mode."""
     record, arrays = recording
-    student, teacher = (
-        network(record["arch"], replays.state_dict(record["arch"], record[f"{who}_seed"]), dtype)
-        for who in ("student", "teacher")
-    )
+    student, teacher = (network(one, dtype) for one in replays.student_and_teacher(recording))
     student.train()
     teacher.eval()
     images = torch.tensor(arrays["images"]).to(dtype)
@@ -150,12 +142,6 @@ def to_the_largest(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
 
 
-def save(name: str, losses: np.ndarray, end: np.ndarray, steps: int) -> None:
-    """Keeps a float64 run for the tests: all its losses, and the end after so many steps."""
-    replays.FLOAT64.mkdir(exist_ok=True)
-    np.savez_compressed(replays.FLOAT64 / f"{name}.npz", losses=losses, end=end, steps=steps)
-
-
 def compare(name: str, runs: dict[str, tuple[np.ndarray, np.ndarray]], ends) -> None:
     """Prints the deviations of losses and ends between the runs."""
     pairs = [("torch32", "recorded"), ("torch64", "recorded"), ("ours32", "recorded")]
@@ -168,34 +154,31 @@ def compare(name: str, runs: dict[str, tuple[np.ndarray, np.ndarray]], ends) -> 
         )
 
 
-def compare_recovery(path: Path, write: bool) -> None:
+def compare_recovery(path: Path) -> None:
     """Prints one recorded recovery's deviations, over the classes with the whole budget."""
     recording = replays.read(path)
-    full = replays.full_budget(recording)
+    case = replays.case_of(recording)
+    full = replays.budgets(recording) == recording.record["iterations"]
     recorded = np.array([step["loss"] for step in recording.record["steps"]])
     runs = {"recorded": (recorded, replays.final_images(recording)[full])}
     for bits, dtype in (("32", torch.float32), ("64", torch.float64)):
         losses, images = recover(recording, dtype)
         runs[f"torch{bits}"] = losses, images[full]
-        if bits == "64" and write:
-            early = recover(recording, dtype, _KEPT_STEPS)[1]
-            save(path.stem, losses, early.astype(np.float32), _KEPT_STEPS)
-        ours = replays.recover(recording, f"float{bits}")
-        losses = np.array([step.losses.loss for step in ours.steps])
-        runs[f"ours{bits}"] = losses, ours.images[full]
+        ours = replays.recover(case, f"float{bits}")
+        losses = np.array([step.losses.loss for step in ours])
+        runs[f"ours{bits}"] = losses, ours[-1].images[full]
     compare(path.stem, runs, lambda a, b: float(np.abs(a - b).max()))
 
 
-def compare_training(path: Path, write: bool) -> None:
+def compare_training(path: Path) -> None:
     """Prints one recorded training's deviations."""
     recording = replays.read(path)
+    networks = replays.student_and_teacher(recording)
     recorded = np.array([step["loss"] for step in recording.record["steps"]])
     runs = {"recorded": (recorded, recording.arrays["final_eval_logits"])}
     for bits, dtype in (("32", torch.float32), ("64", torch.float64)):
-        losses, logits = runs[f"torch{bits}"] = train(recording, dtype)
-        if bits == "64" and write:
-            save(path.stem, losses, logits, len(losses))
-        ours = replays.train(recording, f"float{bits}")
+        runs[f"torch{bits}"] = train(recording, dtype)
+        ours = replays.train(recording, networks, f"float{bits}")
         runs[f"ours{bits}"] = ours.losses, ours.logits
     compare(path.stem, runs, to_the_largest)
 
@@ -203,14 +186,13 @@ def compare_training(path: Path, write: bool) -> None:
 def compare_exports() -> None:
     """Writes networks of ours as safetensors, loads them in PyTorch, and compares logits."""
     for arch in ("conv3", "resnet18_modified"):
-        spec = replays.spec_of(arch)
-        model = models.create(spec)
-        state = replays.state_dict(arch, 5)
-        variables = torch_weights.from_torch(state, spec)
+        recorded = replays.network(arch, replays.state_dict(arch, 5), np.zeros((1, 3, 32, 32)))
+        model, spec, variables = recorded.model(), recorded.spec, recorded.variables()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "weights.safetensors"
             torch_files.write(file, torch_weights.to_torch(variables, spec))
-            net = network(arch, torch_files.read(file), torch.float32).eval()
+            read = recorded._replace(state=torch_files.read(file))
+            net = network(read, torch.float32).eval()
         images = np.random.default_rng(0).standard_normal((16, 32, 32, 3)).astype(np.float32)
         ours = np.asarray(model.apply(variables, images, train=False))
         with torch.no_grad():
@@ -225,10 +207,12 @@ def plot_drift(path: Path, target: Path) -> None:
     from matplotlib.figure import Figure
 
     recording = replays.read(path)
-    ours = replays.recover(recording)
+    case = replays.case_of(recording)
     recorded = np.array([step["loss"] for step in recording.record["steps"]])
-    losses = np.array([step.losses.loss for step in ours.steps])
-    exact = np.array([s.losses.loss for s in replays.recover(recording, "float64").steps])
+    losses, exact = (
+        np.array([step.losses.loss for step in replays.recover(case, dtype)])
+        for dtype in ("float32", "float64")
+    )
     steps = np.arange(1, len(losses) + 1)
     batch = replays.schedule_of(recording)
     joins = np.cumsum([r.iterations for r in batch.rounds])[:-1] + 0.5
@@ -254,15 +238,14 @@ def plot_drift(path: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", default="", help="recordings, by commas, for tests/float64/")
     parser.add_argument("--plot", action="store_true", help="draw docs/drift.png")
     chosen = parser.parse_args()
     print("| recording | deviation of | losses, relative | end |")
     print("|---|---|---|---|")
     for path in sorted((golden_dir() / "recover").glob("*.json")):
-        compare_recovery(path, path.stem in chosen.write.split(","))
+        compare_recovery(path)
     for path in sorted((golden_dir() / "train").glob("*.json")):
-        compare_training(path, path.stem in chosen.write.split(","))
+        compare_training(path)
     compare_exports()
     if chosen.plot:
         plot_drift(

@@ -9,7 +9,7 @@ METHOD = published(
     "arXiv 2311.18531",
     {
         "select.start": "noise",
-        "recover.layout": "class_major",
+        "recover.layout": "whole_classes",
         "recover.round_iterations": 0,
         "recover.min_iterations": 0,
         "recover.milestone": 0.0,

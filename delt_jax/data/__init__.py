@@ -10,6 +10,7 @@ import numpy as np
 from delt_jax.core.normalisation import Normalisation
 from delt_jax.data import classes, in_memory
 from delt_jax.data.described import describe_source
+from delt_jax.data.file_crops import files_of
 from delt_jax.data.in_memory import cache_in_memory, decode
 from delt_jax.data.on_device import device_budget, put_on_device
 from delt_jax.data.source import TEST_IMAGES, ArrayExamples, Examples, Source
@@ -29,6 +30,7 @@ __all__ = [
     "decode",
     "describe_source",
     "device_budget",
+    "files_of",
     "measure_normalisation",
     "open_source",
     "put_on_device",

@@ -1,12 +1,13 @@
 """What every source of real images provides: ordered classes, and examples by index."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
+from PIL import Image
 
 from delt_jax.data.fit import decode, fit_image
 from delt_jax.data.names import printable
@@ -115,6 +116,7 @@ class EncodedExamples:
       where: text before a name in sentences, such as the folder's path.
       image_size, channels, fit: see `delt_jax.data.fit.fit_image`.
       workers: processes to decode in.
+      as_stored: whether all files are known to have this size, so that fitting changes none.
     """
 
     encoded: Encoded
@@ -125,6 +127,7 @@ class EncodedExamples:
     channels: int
     fit: str
     workers: int
+    as_stored: bool = False
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -136,18 +139,26 @@ class EncodedExamples:
         Raises:
           UserError: naming the first that cannot be read.
         """
-        fitted = []
+        images = self.decoded(indices)
+        return np.stack(
+            [fit_image(image, self.image_size, self.channels, self.fit) for image in images]
+        )
+
+    def decoded(self, indices: np.ndarray) -> Iterator[Image.Image]:
+        """Decodes the examples one after another, each as large as its file has it.
+
+        Raises:
+          UserError: naming the first that cannot be read.
+        """
         for i, content in zip(indices, self.encoded.read(indices), strict=True):
             try:
-                image = decode(content, self.names[i])
+                yield decode(content, self.names[i])
             except UnreadableError as e:
                 raise UserError(
                     f"{self.where}{printable(self.names[i])} cannot be read as an image ({e}); "
                     f"mend or remove it, or leave out all such files with data.unreadable "
                     f'"skip".'
                 ) from e
-            fitted.append(fit_image(image, self.image_size, self.channels, self.fit))
-        return np.stack(fitted)
 
 
 @dataclass(frozen=True)

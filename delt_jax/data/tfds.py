@@ -93,6 +93,7 @@ class _Dataset(NamedTuple):
       class_names: what they are called here.
       new_labels: int32 [classes of the data set], -1 for those that are not chosen.
       image_size, channels: of the images once they fit.
+      as_stored: whether all images are stored in this size and stay as they are.
       cache: where labels and readable files may have been kept.
     """
 
@@ -103,6 +104,7 @@ class _Dataset(NamedTuple):
     new_labels: np.ndarray
     image_size: int
     channels: int
+    as_stored: bool
     cache: Path | None
 
 
@@ -193,7 +195,8 @@ def _dataset(recipe: DataRecipe, cache: Path | None) -> _Dataset:
             f"and data.channels."
         )
     new_labels = relabel(label.names, chosen)
-    return _Dataset(recipe, builder, chosen, names, new_labels, size, channels, cache)
+    as_stored = shape[:2] == (size, size) and recipe.fit != "centre"
+    return _Dataset(recipe, builder, chosen, names, new_labels, size, channels, as_stored, cache)
 
 
 def _open_split(dataset: _Dataset, name: str) -> _Split:
@@ -219,6 +222,7 @@ def _open_split(dataset: _Dataset, name: str) -> _Split:
         channels=dataset.channels,
         fit=recipe.fit,
         workers=worker_count(recipe.workers),
+        as_stored=dataset.as_stored,
     )
     return _Split(name, examples, stored, file)
 

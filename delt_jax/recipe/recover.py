@@ -79,9 +79,10 @@ class RecoverRecipe:
     layout: str = setting(
         "class_major",
         'Which images share a batch: "class_major" puts all images of a class side by side '
-        '(DELT), "one_per_class" takes one image of each class (SRe2L, CDA).',
+        '(DELT), "whole_classes" does so and cuts no class (WMDD), "one_per_class" takes one '
+        "image of each class (SRe2L, CDA).",
         affects="images",
-        allowed=one_of("class_major", "one_per_class"),
+        allowed=one_of("class_major", "whole_classes", "one_per_class"),
     )
     learning_rate: float = setting(
         0.25,

@@ -14,7 +14,7 @@ import numpy as np
 from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.core.progress import progress, say
-from delt_jax.data import Normalisation, Source, class_pictures, read
+from delt_jax.data import Normalisation, Source, class_pictures, files_of, read
 from delt_jax.data.class_pictures import ClassPictures
 from delt_jax.data.names import Names
 from delt_jax.data.source import EncodedExamples
@@ -277,6 +277,15 @@ def reads_training_images(start: str) -> bool:
 def version(name: str) -> int:
     """Version of a value of `select.start`."""
     return _KINDS[name].version
+
+
+def parts(recipe: Recipe, source: Source) -> dict[str, int]:
+    """Versions of what the start images of a recipe are made by."""
+    start = recipe.select.start
+    found = {f"start.{start}": version(start)}
+    if start == "rded" and files_of(source.train) is not None:
+        found["start.rded_files"] = mosaics.FILES_VERSION
+    return found
 
 
 def check(recipe: Recipe, source: Source) -> None:

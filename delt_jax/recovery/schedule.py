@@ -114,6 +114,17 @@ def _class_major(num_classes: int, ipc: int, batch_size: int) -> list[range]:
     return [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
 
 
+def _whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[range]:
+    """The same with as many classes to a batch as fit as a whole."""
+    classes = batch_size // ipc
+    if not classes:
+        raise UserError(
+            f'recover.layout "whole_classes" never cuts a class, but ipc ({ipc}) is more than '
+            f"recover.batch_size ({batch_size}); raise recover.batch_size to {ipc} or more."
+        )
+    return _class_major(num_classes, ipc, classes * ipc)
+
+
 def _one_per_class(num_classes: int, ipc: int, batch_size: int) -> list[range]:
     """For each rank the classes in consecutive chunks, one image of each."""
     return [
@@ -126,8 +137,21 @@ def _one_per_class(num_classes: int, ipc: int, batch_size: int) -> list[range]:
 # Each maps (num_classes, ipc, batch_size) to the indices (class * IPC + rank) of every batch.
 LAYOUTS: dict[str, Callable[[int, int, int], Sequence[Sequence[int]]]] = {
     "class_major": _class_major,
+    "whole_classes": _whole_classes,
     "one_per_class": _one_per_class,
 }
+
+
+def plainest_layout(layout: str, num_classes: int, ipc: int, batch_size: int) -> str:
+    """The layout by which identities name these batches.
+
+    That is "class_major" where it cuts no class, so that a set is found again whichever of the two
+    it was made by.
+    """
+    if layout != "whole_classes":
+        return layout
+    plain, whole = (LAYOUTS[name](num_classes, ipc, batch_size) for name in ("class_major", layout))
+    return "class_major" if plain == whole else layout
 
 
 def make_schedule(  # noqa: PLR0913 (the plain numbers that describe a set; callers name them)
@@ -141,10 +165,10 @@ def make_schedule(  # noqa: PLR0913 (the plain numbers that describe a set; call
 ) -> tuple[BatchSchedule, ...]:
     """Lays out the EarlyLate optimisation of a whole distilled set.
 
-    In the layout "class_major" all IPC images of a class are adjacent, `batch_size` images to
-    a batch, the last batch possibly smaller. In "one_per_class" (SRe2L, CDA) a batch holds one
-    rank of up to `batch_size` consecutive classes. The round in which an image joins follows
-    from its rank in either.
+    In "class_major" all IPC images of a class are adjacent, `batch_size` images to a batch, the
+    last batch possibly smaller. In "whole_classes" (WMDD) no class is cut. In "one_per_class"
+    (SRe2L, CDA) a batch holds one rank of up to `batch_size` consecutive classes. The round in
+    which an image joins follows from its rank in each.
 
     Rounds in which a batch has no active image yet are dropped and its iterations shrink by
     `round_iterations` each; so a batch whose images all have one late rank runs through learning

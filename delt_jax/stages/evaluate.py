@@ -38,7 +38,7 @@ from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.training import protocols, state
+from delt_jax.training import state, student_program
 
 ARTEFACT = "evaluation"
 MANIFEST = f"{ARTEFACT}/manifest.json"
@@ -90,9 +90,7 @@ def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:
         if row.image_set == "full":
             parts["training.teacher"] = state.VERSION
             continue
-        protocol = resolve(recipe, source, row)
-        parts |= {f"protocol.{protocol.name}": protocols.version(protocol.name)}
-        parts |= protocol.views.versions()
+        parts |= student_program.parts(resolve(recipe, source, row), row.regime)
         if row.image_set in training_sets.CORESETS:
             parts[f"coreset.{row.image_set}"] = coresets.VERSION
     return parts

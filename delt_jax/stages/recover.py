@@ -22,7 +22,13 @@ from delt_jax.recovery.program import step_settings
 from delt_jax.recovery.run import checkpoint, driver, execution, salvage
 from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
-from delt_jax.recovery.schedule import BatchSchedule, cost, draw_class_iterations, make_schedule
+from delt_jax.recovery.schedule import (
+    BatchSchedule,
+    cost,
+    draw_class_iterations,
+    make_schedule,
+    plainest_layout,
+)
 from delt_jax.recovery.types import Losses, TeacherVariables
 from delt_jax.runtime import environment
 from delt_jax.runtime import processes as hosts
@@ -41,6 +47,9 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = affecting("images", recipe, "recover")
     if not recipe.recover.residual:
         del settings["recover.residual_rounds"]  # nothing reads it
+    settings["recover.layout"] = plainest_layout(
+        recipe.recover.layout, len(source.class_names), recipe.ipc, recipe.recover.batch_size
+    )
     teacher = workdir.needed("teacher/manifest.json", "squeeze")
     asked = [teacher]
     if recipe.recover.round_robin:
@@ -49,7 +58,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if initial_images.reads_training_images(recipe.select.start):
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     settings |= initial_images.settings(recipe, source)
-    settings |= versions(_parts(recipe) | teacher_lib.parts(asked))
+    settings |= versions(_parts(recipe, source) | teacher_lib.parts(asked))
     return settings | {
         "seed": recipe.seed,
         "ipc": recipe.ipc,
@@ -60,14 +69,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     }
 
 
-def _parts(recipe: Recipe) -> dict[str, int]:
+def _parts(recipe: Recipe, source: Source) -> dict[str, int]:
     """Versions of the named parts that make the images, beside the teachers' own."""
-    chosen = recipe.select.start
-    parts = {f"start.{chosen}": initial_images.version(chosen), "augment.crop": crop.VERSION}
+    parts = initial_images.parts(recipe, source) | {"augment.crop": crop.VERSION}
     if recipe.recover.iterations:
         parts["recovery.step"] = step.VERSION
     for name, _ in terms.asked(recipe.recover.terms):
-        parts[f"term.{name}"] = terms.find(name).version
+        term = terms.find(name)
+        parts |= {f"term.{name}": term.version, **term.parts(recipe)}
     return parts
 
 

@@ -31,6 +31,7 @@ _OF_NETWORKS = ("forms", "layers", "convolution", "depthwise", "strided", "pool"
 _STARTS = {
     "real": ("recovery/selection",),
     "rded": ("recovery/mosaics",),
+    "rded_files": ("recovery/mosaics", "data/file_crops"),
     "pictures": ("data/class_pictures", "augment/crop"),
 }
 _AUGMENTATIONS = {
@@ -59,6 +60,9 @@ _ALWAYS = {
         "core/losses",
         "core/normalisation",
     ),
+    "training.own_class": ("training/student_labels", "training/student_step"),
+    "training.ema": ("training/student_step", "training/state"),
+    "statistics.conv_drop": ("teachers/statistics_matching",),
     "labels.compact": ("labels/compact",),
     "coreset.herding": ("evaluation/coresets",),
     "coreset.kmeans": ("evaluation/coresets",),

@@ -8,7 +8,7 @@ and the floors below them.
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,8 @@ class Term(NamedTuple):
         `value` must keep its shapes and dtypes.
       version: part of the images' identity; raise it when the term's values change.
       reads_images: whether `prepare` reads the training images.
+      parts: ``recipe -> versions`` by name of what the term uses under some recipes only; part of
+        the images' identity, too.
     """
 
     value: Callable[[TeacherOutputs, Any, Any], tuple[chex.Array, Any]]
@@ -65,6 +67,7 @@ class Term(NamedTuple):
     init: Callable[[Any], Any] = lambda constants: ()
     version: int = 1
     reads_images: bool = False
+    parts: Callable[[Recipe], Mapping[str, int]] = lambda recipe: {}
 
 
 def names() -> list[str]:

@@ -14,9 +14,8 @@ from delt_jax.terms import Term
 
 def _value(seen, constants, term_state):
     now = layer_statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
-    matched, after = statistics_matching.follow(now, term_state, constants.momentum)
     real = jax.tree.map(lambda x: x[seen.labels].mean(0), constants.real)
-    return statistics_matching.residual(matched, real, constants, seen.key), after
+    return statistics_matching.match(now, real, constants, term_state, seen.key)
 
 
 def _prepare(teacher, source, recipe, cache):
@@ -29,4 +28,4 @@ def _init(constants):
     return statistics_matching.begin(one)
 
 
-TERM = Term(_value, _prepare, _init, reads_images=True)
+TERM = Term(_value, _prepare, _init, reads_images=True, parts=statistics_matching.parts)

@@ -18,8 +18,7 @@ from delt_jax.terms import Term
 
 def _value(seen, constants, term_state):
     now = layer_statistics.of_batch(seen.norm_inputs, seen.conv_inputs, seen.images.shape[1])
-    matched, after = statistics_matching.follow(now, term_state, constants.momentum)
-    return statistics_matching.residual(matched, constants.real, constants, seen.key), after
+    return statistics_matching.match(now, constants.real, constants, term_state, seen.key)
 
 
 def _prepare(teacher, source, recipe, cache):
@@ -34,4 +33,4 @@ def _init(constants):
     return statistics_matching.begin(constants.real)
 
 
-TERM = Term(_value, _prepare, _init, reads_images=True)
+TERM = Term(_value, _prepare, _init, reads_images=True, parts=statistics_matching.parts)

@@ -27,7 +27,7 @@ class TrainState(struct.PyTreeNode):
       params: float32 pytree of weights.
       batch_stats: BatchNorm's running statistics; empty for models without BatchNorm.
       opt_state: state of the optimiser.
-      average: exponential moving average of `variables`, or None where none is kept.
+      average: exponential moving average of `params`, or None where none is kept.
     """
 
     step: chex.Array
@@ -170,7 +170,7 @@ def apply_gradients(
     after = TrainState(state.step + 1, params, outcome.batch_stats, opt_state)
     if state.average is None:
         return after, outcome.loss
-    average = optax.incremental_update(after.variables, state.average, 1.0 - trainer.ema_decay)
+    average = optax.incremental_update(params, state.average, 1.0 - trainer.ema_decay)
     return after.replace(average=average), outcome.loss
 
 

@@ -49,7 +49,8 @@ def prepare(layout: StudentLayout) -> None:
             batches = -(-views_of_call // layout.batch)
             lesson = Lesson(
                 jax.ShapeDtypeStruct((views_of_call, *image), np.float32),
-                *[jax.ShapeDtypeStruct((views_of_call, spec.num_classes), np.float32)] * 2,
+                jax.ShapeDtypeStruct((views_of_call, spec.num_classes), np.float32),
+                jax.ShapeDtypeStruct((views_of_call,), np.int32),
             )
             job = layout.shapes_of_jobs((own, lesson))
             pace = Pace(jax.ShapeDtypeStruct((batches,), np.float32), rate, rate)

@@ -82,20 +82,20 @@ def label(
       program: static.
 
     Returns:
-      Soft and hard labels, probabilities float32 [n, classes] each.
+      Labels, probabilities float32 [n, classes], and the class of each view's own image, int32 [n].
     """
     mixed, own, partners = drawn
-    classes = jax.nn.one_hot(inputs.classes, program.num_classes)
-    hard = mixed.labels(classes[own], classes[partners])
+    classes = inputs.classes[own]
     if program.source == "teachers":
-        return _teacher_labels(program, teachers, mixed.images), hard
+        return _teacher_labels(program, teachers, mixed.images), classes
     if program.source == "fixed":
         assert inputs.targets is not None
-        return mixed.labels(inputs.targets[own], inputs.targets[partners]), hard
+        return mixed.labels(inputs.targets[own], inputs.targets[partners]), classes
     if program.source == "stored":
         assert stored is not None
-        return stored[own], hard
-    return hard, hard
+        return stored[own], classes
+    hard = jax.nn.one_hot(inputs.classes, program.num_classes)
+    return mixed.labels(hard[own], hard[partners]), classes
 
 
 def _teacher_labels(

@@ -14,6 +14,28 @@ from delt_jax.training import protocols
 from delt_jax.training.protocols import Protocol
 
 PLAIN = ViewSpec("", 1, 1.0, False, "none", 1.0)  # no augmentation: whole images, unmixed
+# Of what only some trainings have; part of identities, to be raised when their results change.
+OWN_CLASS_VERSION = 2  # the added cross-entropy, since its label is not mixed any more
+EMA_VERSION = 2  # averaged weights, since running statistics are not averaged any more
+
+
+def parts(protocol: Protocol, regime: str) -> dict[str, int]:
+    """Versions of a training's protocol, its views, and what it has beside others.
+
+    Args:
+      protocol: of the training.
+      regime: where its labels come from, as of `StudentProgram`.
+    """
+    found = {f"protocol.{protocol.name}": protocols.version(protocol.name)}
+    if protocol.hard_weight and not _is_hard(regime):
+        found["training.own_class"] = OWN_CLASS_VERSION
+    if protocol.ema:
+        found["training.ema"] = EMA_VERSION
+    return found | protocol.views.versions()
+
+
+def _is_hard(regime: str) -> bool:
+    return regime in ("hard", "plain")
 
 
 @dataclass(frozen=True)
@@ -70,14 +92,13 @@ class StudentProgram:
     def versions(self) -> dict[str, int]:
         """Versions of the architectures, the protocol and the augmentations in use."""
         networks = {spec.name for spec in (self.student, *self.teachers)}
-        parts = {f"model.{name}": models.version(name) for name in networks}
-        parts[f"protocol.{self.protocol.name}"] = protocols.version(self.protocol.name)
-        return parts | self.protocol.views.versions()
+        named = {f"model.{name}": models.version(name) for name in networks}
+        return named | parts(self.protocol, self.regime)
 
     @property
     def is_hard(self) -> bool:
         """Whether the labels are classes."""
-        return self.regime in ("hard", "plain")
+        return _is_hard(self.regime)
 
     @property
     def drawing(self) -> tuple[ViewSpec, int]:

@@ -74,12 +74,12 @@ class Lesson(NamedTuple):
     Attributes:
       images: normalised float32 [n, S, S, C].
       targets: soft labels, probabilities float32 [n, classes]; classes where labels are hard.
-      hard: classes, mixed as the views are, float32 [n, classes].
+      classes: int32 [n], of each view's own image, whatever is mixed into it.
     """
 
     images: chex.Array
     targets: chex.Array
-    hard: chex.Array
+    classes: chex.Array
 
 
 class Pace(NamedTuple):
@@ -152,14 +152,14 @@ def init_student(program: StudentProgram, key: chex.PRNGKey) -> TrainState:
     model, optimiser, shape = _network(program)
     state = state_lib.init_state(model, optimiser, key, shape)
     if program.protocol.ema:
-        state = state.replace(average=jax.tree.map(jnp.array, state.variables))
+        state = state.replace(average=jax.tree.map(jnp.array, state.params))
     return state
 
 
 def shapes_of_student(program: StudentProgram) -> TrainState:
     """Shapes and types of what `init_student` returns; nothing is computed."""
     state = state_lib.shapes_of_state(*_network(program))
-    return state.replace(average=state.variables) if program.protocol.ema else state
+    return state.replace(average=state.params) if program.protocol.ema else state
 
 
 def _network(program: StudentProgram) -> tuple[Any, Any, tuple[int, int, int]]:
@@ -170,8 +170,12 @@ def _network(program: StudentProgram) -> tuple[Any, Any, tuple[int, int, int]]:
 
 
 def scored_variables(state: TrainState) -> dict[str, Any]:
-    """The variables whose accuracy counts: the averaged ones where an average is kept."""
-    return state.variables if state.average is None else state.average
+    """The variables whose accuracy counts: averaged parameters where an average is kept.
+
+    BatchNorm's running statistics are the student's own beside them, as EDC (arXiv 2404.13733)
+    evaluates.
+    """
+    return state.variables if state.average is None else state.variables | {"params": state.average}
 
 
 def learn(
@@ -260,7 +264,7 @@ def gradients(
             _trainer(program),
             state,
             lesson.images,
-            lambda logits: _loss(program, logits, lesson, pace),
+            lambda logits: loss_of(program, logits, lesson, pace),
             key,
         )
 
@@ -269,13 +273,21 @@ def _trainer(program: LearnProgram) -> Trainer:
     return Trainer(models.create(program.student), make_optimiser(program), program.ema)
 
 
-def _loss(program: LearnProgram, logits: chex.Array, lesson: Lesson, pace: Pace) -> chex.Array:
+def loss_of(program: LearnProgram, logits: chex.Array, lesson: Lesson, pace: Pace) -> chex.Array:
+    """What a gradient step lowers, float32 scalar.
+
+    Args:
+      program: says which loss it is, and whether the own class counts.
+      logits: of the student, float32 [n, classes].
+      lesson: that these are of.
+      pace: temperature and weight of the own class's cross-entropy.
+    """
     if program.loss == "mse":
-        loss = losses_lib.logit_error(logits, lesson.targets, pace.temperature)
+        soft = losses_lib.logit_error(logits, lesson.targets, pace.temperature)
     else:
         # By the reciprocal: whether XLA divides by it depends on the number of devices.
         cool = logits * (1.0 / pace.temperature)
-        loss = losses_lib.kl_divergence(cool, lesson.targets, 1.0)
-    if program.has_hard_term:
-        loss += pace.hard_weight * losses_lib.kl_divergence(logits, lesson.hard, 1.0)
-    return loss
+        soft = losses_lib.kl_divergence(cool, lesson.targets, 1.0)
+    if not program.has_hard_term:
+        return soft
+    return soft + pace.hard_weight * losses_lib.cross_entropy(logits, lesson.classes)

@@ -37,7 +37,7 @@ cda_earlylate     | imagenet      | noise       | each  | 4000 | 0.25 | 0.01    
 rded              | imagenet      | rded        | -     | 0    | -    | -           | -      | -   | -   | -   | rded
 gvbsm             | imagenet      | noise       | class | 4000 | 0.1  | 0.01 + 1    | 0.08   | yes | 32  | 80  | sre2l
 edc               | imagenet      | rded        | class | 1000 | 0.05 | 0.05 + 0.05 | 0.5    | yes | 0   | 80  | rded
-wmdd              | imagenet      | noise       | class | 2000 | 0.25 | 10 + 1      | 0.08   | yes | 32  | 100 | sre2l
+wmdd              | imagenet      | noise       | whole | 2000 | 0.25 | 10 + 1      | 0.08   | yes | 32  | 100 | sre2l
 dwa               | imagenet      | real random | each  | 2000 | 0.25 | 0.01        | 0.08   | yes | 32  | 100 | sre2l
 fadrm             | imagenet      | rded        | each  | 2000 | 0.25 | 0.01        | 0.08   | yes | 32  | 100 | sre2l
 delt              | tiny_imagenet | real medium | class | 4000 | 0.4  | 0.05        | 1-0.08 | yes | 0   | 100 | delt
@@ -52,7 +52,7 @@ cda_earlylate     | tiny_imagenet | noise       | each  | 4000 | 0.4  | 0.05    
 rded              | tiny_imagenet | rded        | -     | 0    | -    | -           | -      | -   | -   | -   | rded
 gvbsm             | tiny_imagenet | noise       | class | 4000 | 0.05 | 0.01 + 1    | pad 8  | yes | 32  | 100 | sre2l
 edc               | tiny_imagenet | real random | class | 2000 | 0.05 | 0.005+0.005 | 0.5    | yes | 0   | 100 | rded
-wmdd              | tiny_imagenet | noise       | class | 2000 | 0.1  | 500 + 1     | 0.08   | yes | 9   | 100 | sre2l
+wmdd              | tiny_imagenet | noise       | whole | 2000 | 0.1  | 500 + 1     | 0.08   | yes | 9   | 100 | sre2l
 dwa               | tiny_imagenet | real random | each  | 2000 | 0.1  | 0.01        | 0.08   | yes | 4   | 200 | sre2l
 fadrm             | tiny_imagenet | rded        | each  | 1000 | 0.01 | 0.01        | 0.08   | yes | 4   | 100 | sre2l
 delt              | cifar10       | real medium | class | 1000 | 0.25 | 0.01        | 1-0.08 | yes | 0   | 100 | delt
@@ -67,7 +67,7 @@ cda_earlylate     | cifar10       | noise       | each  | 1000 | 0.25 | 0.01    
 rded              | cifar10       | rded        | -     | 0    | -    | -           | -      | -   | -   | -   | rded
 gvbsm             | cifar10       | noise       | class | 4000 | 0.05 | 0.01 + 1    | pad 4  | yes | 32  | 100 | sre2l
 edc               | cifar10       | real random | class | 75   | 0.05 | 0.005+0.005 | 0.08   | yes | 0   | 500 | rded
-wmdd              | cifar10       | noise       | class | 2000 | 0.25 | 10 + 1      | 1      | yes | 4   | 100 | delt
+wmdd              | cifar10       | noise       | whole | 2000 | 0.25 | 10 + 1      | 1      | yes | 4   | 100 | delt
 dwa               | cifar10       | real random | each  | 1000 | 0.25 | 0.01        | 1      | no  | 4   | 100 | sre2l
 fadrm             | cifar10       | rded        | each  | 2000 | 0.25 | 0.01        | 0.08   | yes | 4   | 100 | sre2l
 delt              | fashion_mnist | real medium | class | 400  | 0.01 | 0.01        | 1-0.08 | yes | 0   | 100 | delt_jax
@@ -82,7 +82,7 @@ cda_earlylate     | fashion_mnist | noise       | each  | 400  | 0.25 | 0.01    
 rded              | fashion_mnist | rded        | -     | 0    | -    | -           | -      | -   | -   | -   | delt_jax
 gvbsm             | fashion_mnist | noise       | class | 4000 | 0.05 | 0.01 + 1    | pad 3  | yes | 4   | 100 | delt_jax
 edc               | fashion_mnist | real random | class | 75   | 0.05 | 0.005+0.005 | 0.08   | yes | 0   | 500 | delt_jax
-wmdd              | fashion_mnist | noise       | class | 2000 | 0.25 | 10 + 1      | 1      | yes | 4   | 100 | delt_jax
+wmdd              | fashion_mnist | noise       | whole | 2000 | 0.25 | 10 + 1      | 1      | yes | 4   | 100 | delt_jax
 dwa               | fashion_mnist | real random | each  | 1000 | 0.25 | 0.01        | 1      | no  | 4   | 100 | delt_jax
 fadrm             | fashion_mnist | rded        | each  | 2000 | 0.25 | 0.01        | 0.08   | yes | 4   | 100 | delt_jax
 """  # noqa: E501 (a table)
@@ -126,7 +126,7 @@ def in_words(recipe):
     crops = f"1-{r.min_scale:g}" if r.milestone else f"{r.min_scale:g}"
     return (
         start,
-        {"class_major": "class", "one_per_class": "each"}[r.layout],
+        {"class_major": "class", "whole_classes": "whole", "one_per_class": "each"}[r.layout],
         str(r.iterations),
         f"{r.learning_rate:g}",
         "+".join(f"{float(weight):g}" for weight in weights),

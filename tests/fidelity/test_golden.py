@@ -1,80 +1,99 @@
 """Whole recoveries and student trainings, step by step against the released PyTorch code.
 
 The tolerances are those of golden/README.md: losses within 1e-3 relative, pixels within 0.05.
-Two recordings of a ResNet-18 are further than that from what PyTorch itself computes in
-float64, because rounding tips ReLUs and the signs of vanishing gradients. For them float64/
-holds PyTorch's float64 run (written by benchmarks/fidelity.py): in float64 ours must agree with
-it far more closely, and in float32 within twice the recording's own distance from it, or, for
-pixels, all but a few.
+judging.py says what holds where rounding tips a recording.
 """
 
 import functools
 
-import chex
+import judging
 import numpy as np
 import pytest
 import replays
-from replays import cases, float64_file
+from judging import Off, relative
+from replays import cases
 
 LOSS, PIXEL = 1e-3, 0.05
-TIPPED = 0.03  # largest share of pixels that a tipped ReLU may move
 
 
-@functools.cache
-def recovery(path):
-    return replays.recover(replays.read(path))
+def off_recovery(full, ours, theirs):
+    """Deviation of two recoveries; pixels of the images whose class has the whole budget.
+
+    Cross-entropies fall to where rounding is a large part of them; then they count beside the loss.
+    """
+    steps = np.maximum(
+        relative(ours["loss"], theirs["loss"], LOSS),
+        relative(ours["cross_entropy"], theirs["cross_entropy"], 10 * LOSS, theirs["loss"] / 10),
+    )
+    steps = np.maximum(steps, relative(ours["bn_terms"], theirs["bn_terms"], LOSS).max(1))
+    return Off(steps, judging.beyond(ours["images"][full], theirs["images"][full], PIXEL))
 
 
-def rounding(path, recorded, name, scale):
-    """How far the recording is from PyTorch's float64 result: its largest deviation / scale."""
-    if not float64_file(path).exists():
-        return 0.0
-    with np.load(float64_file(path)) as exact:
-        return np.max(np.abs(recorded - exact[name]) / scale)
+def numbers_of(steps):
+    """What of a recovery is compared."""
+    return {
+        "loss": np.array([step.losses.loss for step in steps]),
+        "cross_entropy": np.array([step.losses.cross_entropy for step in steps]),
+        "bn_terms": np.array([step.terms for step in steps]),
+        "images": steps[-1].images,
+    }
 
 
-def assert_close(ours, recorded, tolerance):
-    chex.assert_equal_shape([ours, recorded])  # which array_less would broadcast
-    np.testing.assert_array_less(np.abs(ours - recorded), tolerance)
+def recorded_numbers(recording):
+    steps = recording.record["steps"]
+    names = ("loss", "cross_entropy", "bn_terms")
+    found = {name: np.array([step[name] for step in steps]) for name in names}
+    return found | {"images": replays.final_images(recording)}
 
 
-@pytest.mark.parametrize("path", cases("recover"))
-def test_recovery_has_the_recorded_losses(path):
-    for step in recovery(path).steps:
-        recorded = step.recorded
-        assert step.active == recorded["batch"]
-        chex.assert_trees_all_close(step.losses.loss, np.float32(recorded["loss"]), rtol=LOSS)
-        ce = np.float32(recorded["cross_entropy"])
-        chex.assert_trees_all_close(step.losses.cross_entropy, ce, rtol=1e-2)
-        chex.assert_trees_all_close(step.terms, np.float32(recorded["bn_terms"]), rtol=LOSS)
-        np.testing.assert_allclose(step.rate, recorded["learning_rate"], rtol=1e-4)
-        np.testing.assert_allclose(step.scale, recorded["scale"][0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("path", cases("recover"))
-def test_recovery_ends_at_the_recorded_pixels(path):
+def check_recovery(path):
+    """Asserts that the recorded recovery is ours."""
     recording = replays.read(path)
-    full, recorded = replays.full_budget(recording), replays.final_images(recording)
-    assert full.any()
-    beyond = np.abs(recovery(path).images[full] - recorded[full]) > PIXEL
-    assert beyond.mean() <= (TIPPED if float64_file(path).exists() else 0.0)
+    case = replays.case_of(recording)
+    # The released code lets images of a class whose budget is spent drift; ours are frozen.
+    full = replays.budgets(recording) == recording.record["iterations"]
+
+    @functools.cache
+    def replay(dtype, seed):
+        steps = replays.recover(case, dtype, seed)
+        for step in steps:
+            assert step.active == step.recorded["batch"]
+            rate, least = step.recorded["learning_rate"], 1e-6 * case.recipe.learning_rate
+            np.testing.assert_allclose(step.rate, rate, rtol=1e-4, atol=least)
+            np.testing.assert_allclose(step.scale, step.recorded["scale"][0], rtol=1e-5)
+        return numbers_of(steps)
+
+    off = functools.partial(off_recovery, full)
+    judging.assert_agrees(recorded_numbers(recording), replay, off)
+
+
+def off_training(ours, theirs):
+    """Deviation of two trainings: every loss, and then what the last step leaves."""
+    steps = relative(ours.losses, theirs.losses, LOSS)
+    names = [name for name in ours.variances if name in theirs.variances]
+    ends = [(ours.variances[name], theirs.variances[name]) for name in names]
+    ends.append((ours.logits, theirs.logits))
+    return Off(np.append(steps, [relative(a, b, LOSS, np.abs(b).max()).max() for a, b in ends]))
+
+
+def check_training(path):
+    """Asserts that the recorded training is ours."""
+    recording = replays.read(path)
+    arrays = recording.arrays
+    variances = {name: array for name, array in arrays.items() if name.endswith("running_var")}
+    losses = np.array([step["loss"] for step in recording.record["steps"]])
+    recorded = replays.Training(losses, arrays["final_eval_logits"], variances)
+    networks = replays.student_and_teacher(recording)
+    replay = functools.cache(functools.partial(replays.train, recording, networks))
+    assert replay("float32", 0).variances.keys() == variances.keys()
+    judging.assert_agrees(recorded, replay, off_training)
+
+
+@pytest.mark.parametrize("path", cases("recover"))
+def test_recovery_is_the_recorded_one(path):
+    check_recovery(path)
 
 
 @pytest.mark.parametrize("path", cases("train"))
-def test_student_training_follows_the_recorded_one(path):
-    recording = replays.read(path)
-    ours = replays.train(recording)
-    losses = np.array([step["loss"] for step in recording.record["steps"]])
-    chex.assert_trees_all_close(ours.losses[0], losses[0], rtol=LOSS)
-    tolerance = max(LOSS, 2 * rounding(path, losses, "losses", losses))
-    assert_close(ours.losses / losses, np.ones_like(losses), tolerance)
-    arrays = recording.arrays
-    logits = arrays["final_eval_logits"]
-    tolerance = max(LOSS, 2 * rounding(path, logits, "end", np.abs(logits).max()))
-    for values, name in (
-        (ours.variances[0], "first_running_var"),
-        (ours.variances[-1], "last_running_var"),
-        (ours.logits, "final_eval_logits"),
-    ):
-        scale = np.abs(arrays[name]).max()
-        assert_close(values / scale, arrays[name] / scale, tolerance)
+def test_student_training_is_the_recorded_one(path):
+    check_training(path)

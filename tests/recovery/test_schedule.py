@@ -18,6 +18,7 @@ from delt_jax.recovery.schedule import (
     draw_class_iterations,
     join_rounds,
     make_schedule,
+    plainest_layout,
 )
 
 CASES = [
@@ -122,14 +123,16 @@ def test_groups_are_even_and_the_larger_come_first(ipc, rounds):
 def layouts(draw, budgets: bool):
     rounds, length, classes = (draw(st.integers(1, n)) for n in (8, 5, 5))
     budget = st.integers(1, rounds).map(lambda r: r * length)
+    ipc, layout = draw(st.integers(1, 14)), draw(st.sampled_from(list(LAYOUTS)))
+    least = ipc if layout == "whole_classes" else 1
     return {
         "num_classes": classes,
-        "ipc": draw(st.integers(1, 14)),
+        "ipc": ipc,
         "iterations": rounds * length,
         "round_iterations": length,
-        "batch_size": draw(st.integers(1, 30)),
+        "batch_size": draw(st.integers(least, 30)),
         "class_iterations": tuple(draw(budget) for _ in range(classes)) if budgets else (),
-        "layout": draw(st.sampled_from(list(LAYOUTS))),
+        "layout": layout,
     }
 
 
@@ -338,6 +341,25 @@ def test_every_image_is_in_one_batch_whose_last_may_be_smaller():
     assert [tuple(b) for b in LAYOUTS["class_major"](2, 3, 4)] == [(0, 1, 2, 3), (4, 5)]
     assert [tuple(b) for b in LAYOUTS["class_major"](1, 4, 2)] == [(0, 1), (2, 3)]
     assert [tuple(b) for b in LAYOUTS["one_per_class"](3, 2, 2)] == [(0, 2), (4,), (1, 3), (5,)]
+    whole = [tuple(b) for b in LAYOUTS["whole_classes"](5, 3, 8)]
+    assert whole == [tuple(range(6)), tuple(range(6, 12)), (12, 13, 14)]
+
+
+def test_whole_classes_are_never_cut():
+    """IPC 33 in batches of 100: three classes each, and one alone."""
+    schedule = make_schedule(10, 33, 1000, 0, 100, layout="whole_classes")
+    labels = [sorted(set(batch.labels)) for batch in schedule]
+    assert labels == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    assert [len(batch.labels) for batch in schedule] == [99, 99, 99, 33]
+    with pytest.raises(UserError, match=r"ipc \(101\) is more than recover.batch_size \(100\)"):
+        make_schedule(10, 101, 1000, 0, 100, layout="whole_classes")
+
+
+def test_batches_that_cut_no_class_have_one_name():
+    assert plainest_layout("whole_classes", 10, 30, 100) == "whole_classes"
+    assert plainest_layout("whole_classes", 10, 10, 100) == "class_major"
+    assert plainest_layout("whole_classes", 3, 30, 100) == "class_major"  # all in one batch
+    assert plainest_layout("one_per_class", 10, 1, 100) == "one_per_class"
 
 
 def test_nothing_to_do_is_refused_in_numbers():

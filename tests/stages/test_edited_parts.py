@@ -1,6 +1,7 @@
 """What a stage makes depends on the code that makes it: edited parts are made again."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,33 @@ def test_the_stages_that_use_a_part_are_redone(made, edit, file, part, stages):
     redone = {stage: changes(before[stage], stage.inputs(*made)) for stage in every}
     for stage in every:
         assert redone[stage] == ([f"source of {part} is new"] if stage in stages else [])
+
+
+def test_only_what_uses_a_part_of_a_new_version_is_redone(made):
+    recipe, source, workdir = made
+
+    def inputs(stage, **changes):
+        part = stage.__name__.rpartition(".")[2]
+        changed = replace(getattr(recipe, part), **changes)
+        return stage.inputs(replace(recipe, **{part: changed}), source, workdir)
+
+    def versions(found):
+        return [name for name in found if name.startswith("version of")]
+
+    terms = ("global_statistics=1",)
+    assert versions(inputs(recover, conv_drop=0.4)) == []  # no term of the recipe drops any
+    assert versions(inputs(recover, terms=terms)) == []
+    dropped = inputs(recover, terms=terms, conv_drop=0.4)
+    assert versions(dropped) == ["version of statistics.conv_drop"]
+    assert versions(inputs(evaluate)) == []
+    assert versions(inputs(evaluate, ema=0.9)) == ["version of training.ema"]
+    assert versions(inputs(evaluate, hard_weight=0.1)) == ["version of training.own_class"]
+    assert versions(inputs(evaluate, hard_weight=0.1, regimes=("hard",))) == []
+    # IPC 3: batches of 6 cut no class in either layout, batches of 7 do.
+    before = inputs(recover)
+    assert changes(before, inputs(recover, layout="whole_classes")) == []
+    other = inputs(recover, layout="whole_classes", batch_size=7)
+    assert "recover.layout" in str(changes(inputs(recover, batch_size=7), other))
 
 
 def test_the_user_reads_which_part_is_another(made, edit):

@@ -16,7 +16,7 @@ from delt_jax.data import ArrayExamples, Normalisation, Source
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import apply_tapped
 from delt_jax.recipe import Recipe, RecoverRecipe
-from delt_jax.teachers import layer_statistics, prediction
+from delt_jax.teachers import layer_statistics, prediction, statistics_matching
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.layer_statistics import RealStatistics, Statistics
 from delt_jax.teachers.statistics_matching import Target
@@ -248,6 +248,35 @@ def test_convolutions_are_dropped_by_the_key():
     assert len(found) == 4  # both, one, the other, none
     everything = numpy_residual(numpy_statistics(*inputs()), real)
     assert max(found) == pytest.approx(everything, abs=1e-3)
+
+
+def test_averages_of_dropped_convolutions_stand_still():
+    """Also where the first iterations are left out: an average begins with what it first sees."""
+    now, term = [layer_statistics.of_batch(*inputs(10 * t), SIZE) for t in range(3)], None
+    state = statistics_matching.begin(real_statistics())
+    states = []
+    for statistics, counted in zip(now, ([False, True], [True, False], [True, True]), strict=True):
+        _, state = statistics_matching.follow(statistics, state, 0.7, np.array(counted))
+        states.append(state)
+    assert [s.begun.tolist() for s in states] == [[1, 0, 1], [1, 1, 1], [1, 1, 1]]
+
+    def mixed(old, new):
+        return jax.tree.map(lambda a, b: 0.7 * a + 0.3 * b, old, new)
+
+    for kind in ("convs", "cells"):
+        seen = [getattr(statistics, kind) for statistics in now]
+        ends = getattr(states[2].average, kind)
+        chex.assert_trees_all_close(ends[0], mixed(seen[1][0], seen[2][0]), rtol=1e-5)
+        chex.assert_trees_all_close(ends[1], mixed(seen[0][1], seen[2][1]), rtol=1e-5)
+        chex.assert_trees_all_close(getattr(states[1].average, kind)[1], seen[0][1], rtol=1e-5)
+    norms = mixed(mixed(now[0].norms, now[1].norms), now[2].norms)
+    chex.assert_trees_all_close(states[2].average.norms, norms, rtol=1e-5)
+    for name in ("global_statistics", "class_statistics"):
+        term = find(name)
+        assert term.parts(Recipe(recover=RecoverRecipe(conv_drop=0.4))) == {
+            "statistics.conv_drop": 2
+        }
+        assert term.parts(Recipe()) == {}
 
 
 def test_each_class_against_its_own():

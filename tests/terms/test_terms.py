@@ -13,11 +13,11 @@ from jax.test_util import check_grads
 
 from delt_jax import models, terms
 from delt_jax.core import losses as losses_lib
-from delt_jax.data import ArrayExamples, Normalisation, Source
+from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.models.tap import apply_tapped
-from delt_jax.recipe import Recipe
+from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recipe.teacher import TeacherRecipe
 from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
@@ -207,6 +207,21 @@ def test_the_gradient_of_densification():
         expected[at] = (loss(rows + step) - loss(rows - step)) / 2e-5
     ours = jax.grad(densification.densification)(jnp.float32(rows))
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_real_images_have_no_densification():
+    """Their spectra saturate the softmax: value and gradient are exactly 0, as in released code."""
+    source = open_source(DataRecipe(name="digits"))
+    members = np.flatnonzero(source.train.labels == 3)[:10]
+    images = jnp.asarray(Normalisation((0.3,), (0.4,))(source.train.images(members)))
+
+    @jax.value_and_grad
+    def value(images):
+        return densification.TERM.value(seen([3] * 10, images=images), (), ())[0]
+
+    total, gradient = jax.jit(value)(images)
+    assert float(total) == 0
+    assert not np.asarray(gradient).any()
 
 
 def test_eigenvalues_have_their_derivative():

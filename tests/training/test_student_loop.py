@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from delt_jax import models
-from delt_jax.augment.views import ViewProgram, ViewSpec, plan_epoch, student_views
+from delt_jax.augment.drawing import Drawn
+from delt_jax.augment.views import Mixed, ViewProgram, ViewSpec, plan_epoch, student_views
 from delt_jax.core import keys
 from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
@@ -19,8 +20,9 @@ from delt_jax.labels import compact
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_layout, student_loop, student_step
+from delt_jax.training import student_labels, student_layout, student_loop, student_step
 from delt_jax.training.protocols import Protocol
+from delt_jax.training.student_labels import LabelInputs
 from delt_jax.training.student_loop import Saving, Student, StudentTask
 from delt_jax.training.student_program import LabelledImages, StudentProgram
 from delt_jax.training.student_step import Lesson, Own, learn_program
@@ -123,7 +125,7 @@ def learn_epoch(program, count, batch, seed=0):
     draw = np.random.default_rng(seed)
     views = jnp.asarray(draw.standard_normal((count, 8, 8, 1)), jnp.float32)
     soft = jnp.asarray(draw.dirichlet(np.ones(3), count), jnp.float32)
-    lesson = Lesson(views, soft, jax.nn.one_hot(jnp.arange(count) % 3, 3))
+    lesson = Lesson(views, soft, jnp.arange(count) % 3)
     own = Own(keys.stream(0, "dropout"), jnp.float32(0.01), jnp.int32(0))
     state, losses = student_step.init_student(program, jax.random.key(1)), []
     rates = student_step.rates(program)[2]
@@ -225,6 +227,48 @@ def test_averaged_weights_are_scored(tmp_path):
     model = models.create(SPEC)
     logits = teacher_lib.logits_of_examples(model, averaged[0].variables, NORMALISATION, examples())
     np.testing.assert_array_equal(logits, averaged[0].logits)
+    # Of parameters alone: running statistics are the student's own.
+    program = replace(PROGRAM, protocol=replace(PROTOCOL, ema=0.9))
+    state, _ = learn_epoch(program, COUNT, COUNT)
+    chex.assert_trees_all_equal_structs(state.average, state.params)
+    scored = student_step.scored_variables(state)
+    chex.assert_trees_all_equal(scored, {"params": state.average, "batch_stats": state.batch_stats})
+
+
+def test_the_added_cross_entropy_is_that_of_the_own_class():
+    """However much of another image is in the view."""
+    protocol = replace(PROTOCOL, hard_weight=0.5)
+    program = replace(PROGRAM, regime="fixed", protocol=protocol)
+    draw = np.random.default_rng(0)
+    own, partners = jnp.array([0, 3, 1]), jnp.array([3, 1, 0])
+    share = jnp.array([0.2, 0.7, 0.5])
+    soft = jnp.asarray(draw.dirichlet(np.ones(3), 4), jnp.float32)
+    inputs = LabelInputs(jnp.array([2, 0, 1, 1]), soft)
+    drawn = Drawn(Mixed(jnp.zeros((3, 8, 8, 1)), share), own, partners)
+    targets, classes = student_labels.label(
+        drawn, inputs, None, (), student_labels.label_program(program)
+    )
+    assert classes.tolist() == [2, 1, 0]
+    part = np.asarray(share)[:, None]
+    np.testing.assert_allclose(targets, part * soft[own] + (1 - part) * soft[partners], rtol=1e-6)
+    logits = jnp.asarray(draw.standard_normal((3, 3)), jnp.float32)
+    lesson, rates = Lesson(drawn.mixed.images, targets, classes), np.ones(1, np.float32)
+    losses = [
+        student_step.loss_of(learn_program(p), logits, lesson, student_step.pace(p, rates))
+        for p in (program, replace(program, protocol=PROTOCOL))
+    ]
+    expected = -np.mean([jax.nn.log_softmax(z)[c] for z, c in zip(logits, classes, strict=True)])
+    np.testing.assert_allclose(losses[0] - losses[1], 0.5 * expected, rtol=1e-4)
+
+
+def test_only_what_has_changed_has_another_version():
+    """Averages and the own class where a training has them, hard labels without the latter."""
+    both = replace(PROTOCOL, ema=0.9, hard_weight=0.5)
+    assert {k: v for k, v in PROGRAM.versions().items() if v > 1} == {}
+    soft = replace(PROGRAM, regime="fixed", protocol=both).versions()
+    assert {k: v for k, v in soft.items() if v > 1} == {"training.ema": 2, "training.own_class": 2}
+    hard = replace(PROGRAM, protocol=both).versions()
+    assert {k: v for k, v in hard.items() if v > 1} == {"training.ema": 2}
 
 
 def test_accumulated_batches_are_one_gradient_step():
