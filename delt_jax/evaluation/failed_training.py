@@ -40,7 +40,7 @@ def chance(labels: np.ndarray, num_classes: int) -> float:
 def is_chance(accuracy: float, images: int, by_chance: float) -> bool:
     """Whether an accuracy on so many images is no better than chance, by its sampling error.
 
-    A binomial test on one side, at the level of 1 %.
+    A binomial test on one side, at the level of 1 %; few images that are all right pass it.
 
     Args:
       accuracy: in [0, 1].
@@ -48,6 +48,8 @@ def is_chance(accuracy: float, images: int, by_chance: float) -> bool:
       by_chance: accuracy of guessing, in (0, 1].
     """
     hits = round(accuracy * images)
+    if hits == images and by_chance < 1:
+        return False
     return bool(stats.binom.sf(hits - 1, images, min(by_chance, 1.0)) > _LEVEL)
 
 

@@ -39,6 +39,8 @@ def test_the_limit_is_that_of_a_binomial_test():
     assert not failed_training.is_chance((limit + 1) / 539, 539, CHANCE)
     assert 70 <= limit <= 75
     assert failed_training.is_chance(1.0, 10, 1.0)  # of a single class nothing can be learnt
+    assert not failed_training.is_chance(1.0, 3, 1 / 3)  # too few to tell, but all right
+    assert failed_training.is_chance(2 / 3, 3, 1 / 3)
     assert failed_training.is_chance(0.3, 20, 0.1) == (stats.binom.sf(5, 20, 0.1) > 0.01)
 
 
