@@ -1,6 +1,6 @@
 """CDA (arXiv 2311.18838): SRe2L whose crops fall from the whole image to small ones."""
 
-from delt_jax.config.methods import for_data, ours, published
+from delt_jax.config.methods import SHIFT, for_data, ours, published
 
 METHOD = published(
     "arXiv 2311.18838",
@@ -58,6 +58,6 @@ def settings(data):
             "imagenet": IMAGENET,
             "tiny_imagenet": TINY,
             "cifar100": CIFAR100,
-            "": ours({"recover.jitter": -1}, "a seventh of the side"),
+            "": SHIFT,
         },
     )

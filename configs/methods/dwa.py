@@ -3,7 +3,7 @@
 On CIFAR the released code shifts images and does nothing else to them.
 """
 
-from delt_jax.config.methods import for_data, ours, published
+from delt_jax.config.methods import SHIFT, for_data, ours, published
 
 METHOD = published(
     "arXiv 2409.17612",
@@ -77,7 +77,6 @@ def settings(data):
         "recover.bn_variance_weight": 2.0 if data.is_large else 11.0,
         "recover.perturbation_steps": 15 if data.is_large else 12,
     }
-    unknown = ours({"recover.jitter": -1}, "a seventh of the side")
     return METHOD | for_data(
         data,
         {
@@ -85,6 +84,6 @@ def settings(data):
             "tiny_imagenet": TINY,
             "cifar10": CIFAR,
             "cifar100": CIFAR,
-            "": unknown | ours(of_size, "as for the published size that is nearest"),
+            "": SHIFT | ours(of_size, "as for the published size that is nearest"),
         },
     )

@@ -1,6 +1,6 @@
 """FADRM (arXiv 2506.24125): SRe2L from mosaics of real crops, which come back on the way."""
 
-from delt_jax.config.methods import for_data, ours, published
+from delt_jax.config.methods import SHIFT, for_data, ours, published
 
 METHOD = published(
     "arXiv 2506.24125",
@@ -44,7 +44,6 @@ LOW = {"evaluate.schedule": "cosine", "evaluate.learning_rates": (0.0005,)}
 
 def settings(data):
     """By data set; other images keep the recipe's steps and crops."""
-    unknown = ours({"recover.jitter": -1}, "a seventh of the side")
     return METHOD | for_data(
         data,
         {
@@ -53,6 +52,6 @@ def settings(data):
             "imagewoof": recovery("imagewoof", 4, 0.25, 32) | students(10, 300, LOW),
             "tiny_imagenet": recovery("tiny_imagenet", 2, 0.01, 4) | students(16, 300, HALF),
             "cifar100": recovery("cifar100", 4, 0.25, 4) | students(16, 1000, HALF),
-            "": unknown | ours({"recover.residual_rounds": 4}, "as for ImageNet-1K"),
+            "": SHIFT | ours({"recover.residual_rounds": 4}, "as for ImageNet-1K"),
         },
     )

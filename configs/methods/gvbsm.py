@@ -4,7 +4,7 @@ Images of up to 64 px are padded and cut at random instead of cropped and resize
 shift of up to 32 px at 32 px is scaled for other small images, for which nobody would choose it.
 """
 
-from delt_jax.config.methods import for_data, others, ours, published
+from delt_jax.config.methods import SHIFT, for_data, others, ours, published
 
 METHOD = published(
     "arXiv 2311.17950",
@@ -87,7 +87,7 @@ def settings(data):
         "tiny_imagenet": TINY,
         "cifar10": CIFAR10,
         "cifar100": CIFAR100,
-        "": ours({"recover.jitter": -1}, "a seventh of the side"),
+        "": SHIFT,
     }
     teachers = others(LARGE_TEACHERS if data.is_large else SMALL_TEACHERS, data)
     of_size = published("arXiv 2311.17950, by size", LARGE if data.is_large else SMALL)

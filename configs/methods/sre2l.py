@@ -3,7 +3,7 @@
 On CIFAR the released code shifts images and does nothing else to them.
 """
 
-from delt_jax.config.methods import for_data, ours, published
+from delt_jax.config.methods import SHIFT, for_data, ours, published
 
 METHOD = published(
     "arXiv 2306.13092",
@@ -69,6 +69,6 @@ def settings(data):
             "imagenet": IMAGENET,
             "tiny_imagenet": TINY,
             "cifar100": CIFAR100,
-            "": ours({"recover.jitter": -1}, "a seventh of the side"),
+            "": SHIFT,
         },
     )

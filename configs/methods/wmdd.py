@@ -3,7 +3,7 @@
 The released code brings all images to 224 px; here they keep the recipe's size.
 """
 
-from delt_jax.config.methods import for_data, ours, published
+from delt_jax.config.methods import SHIFT, for_data, ours, published
 
 METHOD = published(
     "arXiv 2311.18531",
@@ -51,7 +51,6 @@ CIFAR = ours(
 
 def settings(data):
     """By data set; other images keep the recipe's steps and crops."""
-    unknown = ours({"recover.jitter": -1}, "a seventh of the side")
     return METHOD | for_data(
         data,
         {
@@ -60,6 +59,6 @@ def settings(data):
             "tiny_imagenet": TINY,
             "cifar10": CIFAR,
             "cifar100": CIFAR,
-            "": unknown | ours(terms(10), "as for ImageNette"),
+            "": SHIFT | ours(terms(10), "as for ImageNette"),
         },
     )

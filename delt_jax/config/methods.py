@@ -96,6 +96,10 @@ def ours(settings: Mapping[str, Any], why: str = "") -> Settings:
     return {name: Sourced(value, why, True) for name, value in settings.items()}
 
 
+# SRe2L's circular shift, 32 px of 224 and 4 of 32, for images of which nothing is published.
+SHIFT = ours({"recover.jitter": -1}, "a seventh of the side")
+
+
 def without(settings: Settings, names: Iterable[str]) -> Settings:
     """The settings but for some, whose names or beginnings of names are listed."""
     left_out = tuple(names)
