@@ -21,6 +21,7 @@ import kills
 import numpy as np
 from matplotlib.figure import Figure
 
+from delt_jax.recovery.run.loss_history import of_columns
 from delt_jax.recovery.types import Losses
 from delt_jax.reporting.figures import figure_png
 from delt_jax.store import files
@@ -53,7 +54,7 @@ def recover(flags: Sequence[str], workdir: Path, dtype: str) -> Losses:
     used = files.read_json(workdir / "distilled/manifest.json")["execution"]["dtype"]
     if used != dtype:
         raise SystemExit(f"dtype_curves: recovery used {used} in place of {dtype}")
-    return Losses(**files.read_npz(workdir / "distilled/losses.npz", "recover"))
+    return of_columns(files.read_npz(workdir / "distilled/losses.npz", "recover"))
 
 
 def curve(losses: Losses, term: str) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Config files fill a `ConfigDict`; from_config() checks it and makes a `Recipe` of it."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 import ml_collections
 
 from delt_jax.config import methods, paths
 from delt_jax.config.ranges import validate
+from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
 from delt_jax.recipe.data import lists_classes
@@ -86,16 +86,6 @@ def vary(
             )
     _, settings = methods.chosen(names, file, methods.kind_of(config))
     config.update_from_flattened_dict({name: s.value for name, s in settings.items()})
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Ends a sentence about a misspelt name: with a "did you mean", or just a full stop."""
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not match:  # compares the last part alone, e.g. `ierations` with `recover.iterations`
-        tails = {k.rsplit(".", 1)[-1]: k for k in known}
-        found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)
-        match = [tails[f] for f in found]
-    return f"; did you mean {match[0]}?" if match else "."
 
 
 def from_config(config: ml_collections.ConfigDict) -> Recipe:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from delt_jax.recipe import REMOVED, SETTINGS, Recipe
-from delt_jax.recipe.fields import RESULTS, SIDE_EFFECTS, Interval, Setting
+from delt_jax.recipe.fields import RESULTS, SIDE_EFFECTS, Interval, OneOf, Setting
 
 _PAGE = """\
 # Settings
@@ -94,6 +94,8 @@ def _values(setting: Setting) -> str:
     """Type and allowed values in words."""
     if setting.choices:
         listed = ", ".join(map(_code, setting.choices))
+        if isinstance(setting.allowed, OneOf) and setting.allowed.with_plugins:
+            listed += ", or a [plug-in](extending.md)"
         return f"some of {listed}" if setting.kind is tuple else listed
     kind = _PLURALS[setting.element] if setting.element else _KINDS[setting.kind]
     return f"{kind} {setting.allowed}" if isinstance(setting.allowed, Interval) else kind

@@ -1,10 +1,13 @@
 """Checks settings without data: each against what its field allows, then their combinations."""
 
 import math
+import re
 from typing import Any
 
+from delt_jax.core import plugins
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, DataRecipe, Recipe, RecoverRecipe, flatten, units
+from delt_jax.recipe.fields import OneOf
 from delt_jax.recovery.schedule import check_rounds
 
 # Of float32, which everything is computed in; below the smallest, processors take 0.
@@ -44,8 +47,10 @@ def _check_value(name: str, value: Any) -> None:
             raise UserError(f"{name} {problem}.")
     if name in _CONSTANTS and (high := units.too_large(value)):
         raise UserError(f"{name} {high}.")
+    _check_plugins(name, value)
     allowed = SETTINGS[name].allowed
-    problem = None if value is None or allowed is None else allowed.problem(value)
+    is_open = isinstance(allowed, OneOf) and allowed.with_plugins
+    problem = None if value is None or allowed is None or is_open else allowed.problem(value)
     problem = problem or _problem_of_precision(name, value)
     if problem:
         raise UserError(f"{name} {problem}.")
@@ -53,6 +58,19 @@ def _check_value(name: str, value: Any) -> None:
         twice = next((each for each in value if value.count(each) > 1), None)
         if twice is not None:
             raise UserError(f"{name} lists {twice!r} more than once; list it once.")
+
+
+def _check_plugins(name: str, value: Any) -> None:
+    """Takes note of the plug-ins that a setting names; raises a UserError for an unknown name."""
+    group = plugins.group_of(name)
+    if group is None:
+        return
+    choices = SETTINGS[name].choices
+    for each in value if isinstance(value, tuple) else (value,):
+        if each not in choices:
+            plugins.allow(group, re.sub(r"=.*|:\d+$", "", each))  # without a weight or width
+    if choices and value not in choices and not plugins.is_allowed(group, value):
+        raise plugins.unknown(group, value, choices)
 
 
 def _problem_of_type(name: str, value: Any) -> str | None:

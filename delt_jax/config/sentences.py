@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import delt_jax
-from delt_jax.config import nearest
+from delt_jax.core.spelling import nearest
 from delt_jax.recipe import SETTINGS
 
 _NOT_A_USERS = (*sysconfig.get_paths().values(), str(Path(delt_jax.__file__).parent))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from delt_jax.core import plugins
 from delt_jax.core.normalisation import Normalisation
-from delt_jax.data import classes, in_memory
+from delt_jax.data import classes, in_memory, outside
 from delt_jax.data.described import describe_source
 from delt_jax.data.file_crops import files_of
 from delt_jax.data.in_memory import cache_in_memory, decode
@@ -78,6 +79,8 @@ def open_source(recipe: DataRecipe, cache: Path | None = None) -> Source:
 
 
 def _open(recipe: DataRecipe, cache: Path | None) -> Source:
+    if plugins.is_allowed(plugins.DATA, recipe.name):
+        return outside.open_plugin(recipe, cache)
     # scikit-learn and TFDS take seconds to import, so each is imported only where it is used.
     if recipe.name == "tfds":
         from delt_jax.data.tfds import open_tfds

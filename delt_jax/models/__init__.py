@@ -4,13 +4,13 @@ May import `augment`, `runtime`, `store`, `core` and `errors`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.core import plugins
 from delt_jax.errors import UserError
+from delt_jax.models import outside
 from delt_jax.models.alexnet import AlexNet
 from delt_jax.models.convnet import ConvNet
 from delt_jax.models.dc_convnet import DCConvNet
@@ -19,43 +19,14 @@ from delt_jax.models.efficientnet_lite import EfficientNetLite0
 from delt_jax.models.mobilenet import MobileNetV2, SmallMobileNetV2
 from delt_jax.models.resnet import ResNet
 from delt_jax.models.shufflenet import ShuffleNetV2
+from delt_jax.models.spec import ModelSpec
 from delt_jax.models.swin import HEAD_WIDTH as SWIN_HEAD_WIDTH
 from delt_jax.models.swin import SwinV2
 from delt_jax.models.vgg import VGG11
 from delt_jax.models.vit import HEAD_WIDTH as VIT_HEAD_WIDTH
 from delt_jax.models.vit import PATCH, VisionTransformer
 
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything needed to build a model; hashable, and stored with its weights.
-
-    Attributes:
-      name: a key of `NAMES`.
-      num_classes: outputs.
-      image_size: side of the input in pixels.
-      channels: of the input.
-      width: channels of the first stage; 0 is the paper's.
-      dtype: of activations, "float32" or "bfloat16".
-    """
-
-    name: str
-    num_classes: int
-    image_size: int
-    channels: int
-    width: int = 0
-    dtype: str = "float32"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values under the names that manifests and identities have."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "width": self.width,
-            "dtype": self.dtype,
-        }
+__all__ = ["NAMES", "ModelSpec", "create", "version"]
 
 
 def _convnet(
@@ -203,15 +174,17 @@ _VERSIONS: dict[str, int] = {}  # of architectures whose outputs have changed; 1
 
 def version(name: str) -> int:
     """Version of an architecture, part of the identity of everything made with it."""
-    return _VERSIONS.get(name, 1)
+    if name in _REGISTRY:
+        return _VERSIONS.get(name, 1)
+    return plugins.version(plugins.MODELS, name)
 
 
 def create(spec: ModelSpec) -> nn.Module:
     """Builds the Flax module of a specification.
 
     Raises:
-      UserError: for an unknown name or an image size that the architecture cannot take.
+      UserError: for an unknown name, an image size that the architecture cannot take, or a plug-in
+        that is no classifier as docs/extending.md says.
     """
-    if spec.name not in _REGISTRY:
-        raise UserError(f"There is no model {spec.name!r}; the zoo has {', '.join(NAMES)}.")
-    return _REGISTRY[spec.name](spec)
+    found = plugins.find(plugins.MODELS, spec.name, _REGISTRY)
+    return found(spec) if spec.name in _REGISTRY else outside.create(spec, found)

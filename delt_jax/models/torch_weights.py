@@ -2,7 +2,8 @@
 
 The names of our modules mirror torch's, so one rule serves every architecture: a path
 ("layer1_0", "conv1", "kernel") is torch's "layer1.0.conv1.weight". The few names that the
-rule misses are in `_RENAMES`.
+rule misses are in `_RENAMES`. Models from outside keep Flax's names and layouts: the arrays of
+("params", "Conv_0", "kernel") are "params.Conv_0.kernel".
 """
 
 import functools
@@ -76,10 +77,18 @@ def entries(spec: ModelSpec) -> tuple[Entry, ...]:
     image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     kept = {k: shapes[k] for k in ("params", "batch_stats") if k in shapes}
+    flat = flatten_dict(kept)
+    if not _is_ours(spec):
+        return tuple(Entry(path, ".".join(path), leaf.shape) for path, leaf in flat.items())
     return tuple(
         Entry(path, torch_name(path, spec.name), _torch_shape(leaf.shape))
-        for path, leaf in flatten_dict(kept).items()
+        for path, leaf in flat.items()
     )
+
+
+def _is_ours(spec: ModelSpec) -> bool:
+    """Whether a model is one of the zoo, whose names and layouts torch has, too."""
+    return spec.name in models.NAMES
 
 
 def torch_name(path: Sequence[str], architecture: str) -> str:
@@ -127,20 +136,21 @@ def from_torch(
       UserError: naming every key that is missing, too many or of another shape, or the
         class that the head does not have.
     """
-    old = _of_family(_OLD_NAMES, spec.name, ())
-    state = {
-        _substitute(name, old): array
-        for name, array in state.items()
-        if name.rpartition(".")[2] not in _DERIVED
-    }
-    state = timm_names.to_torchvision(state, spec.name)
+    ours = _is_ours(spec)
+    if ours:
+        old = _of_family(_OLD_NAMES, spec.name, ())
+        state = {
+            _substitute(name, old): array
+            for name, array in state.items()
+            if name.rpartition(".")[2] not in _DERIVED
+        }
+        state = timm_names.to_torchvision(state, spec.name)
     if classes is not None:
         state = _cut_head(state, spec, classes)
     expected = entries(spec)
     _check(state, expected, spec)
-    return unflatten_dict(
-        {entry.path: _to_ours(np.asarray(state[entry.name], np.float32)) for entry in expected}
-    )
+    arrays = {entry.path: np.asarray(state[entry.name], np.float32) for entry in expected}
+    return unflatten_dict({k: _to_ours(v) for k, v in arrays.items()} if ours else arrays)
 
 
 def to_torch(variables: Mapping[str, Any], spec: ModelSpec) -> dict[str, np.ndarray]:
@@ -149,6 +159,8 @@ def to_torch(variables: Mapping[str, Any], spec: ModelSpec) -> dict[str, np.ndar
     Only BatchNorm's step counters are left out, which torch sets to zero itself.
     """
     flat = flatten_dict(dict(variables))
+    if not _is_ours(spec):
+        return {entry.name: np.asarray(flat[entry.path], np.float32) for entry in entries(spec)}
     state = {
         entry.name: _to_torchs(np.asarray(flat[entry.path], np.float32)) for entry in entries(spec)
     }

@@ -21,7 +21,7 @@ class DataRecipe:
         "digits",
         'Source of the images; "classes" has names of classes and no images to train on.',
         affects="data",
-        allowed=one_of("digits", "folder", "npz", "idx", "tfds", "classes"),
+        allowed=one_of(*("digits", "folder", "npz", "idx", "tfds", "classes"), with_plugins=True),
     )
     path: str = setting(
         "",

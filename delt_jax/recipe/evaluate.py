@@ -106,11 +106,14 @@ class EvaluateRecipe:
         "delt",
         "Recipe of training by its name, which the settings below and those of relabel change.",
         affects=_VIEWS,
-        allowed=one_of("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"),
+        allowed=one_of(
+            *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"), with_plugins=True
+        ),
     )
     students: tuple[str, ...] = setting(
         ("conv3",),
-        "Architectures of the students. An empty name stands for the teacher's.",
+        "Architectures of the students, names of the zoo or plug-ins. An empty name stands for the "
+        "teacher's.",
         affects=_VIEWS,
     )
     width: int = setting(

@@ -38,9 +38,15 @@ class Allowed(Protocol):
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of some values."""
+    """One of some values.
+
+    Attributes:
+      choices: the values.
+      with_plugins: whether names of plug-ins are allowed, too, which `delt_jax.core.plugins` knows.
+    """
 
     choices: tuple[Any, ...]
+    with_plugins: bool = False
 
     def __str__(self) -> str:
         """The values as Python writes them."""
@@ -114,9 +120,9 @@ class Interval:
         return None
 
 
-def one_of(*choices: Any) -> OneOf:
-    """Allows one of these values."""
-    return OneOf(choices)
+def one_of(*choices: Any, with_plugins: bool = False) -> OneOf:
+    """Allows one of these values, and perhaps names of plug-ins (see docs/extending.md)."""
+    return OneOf(choices, with_plugins)
 
 
 def some_of(*choices: Any) -> SomeOf:

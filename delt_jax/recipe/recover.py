@@ -15,7 +15,7 @@ class SelectRecipe:
         'those around the median ("medium", DELT), the highest ("top"), the lowest ("min"), or '
         '"random" ones.',
         affects=("images", "scores"),
-        allowed=one_of("medium", "top", "min", "random"),
+        allowed=one_of("medium", "top", "min", "random", with_plugins=True),
     )
     start: str = setting(
         "real",
@@ -23,7 +23,7 @@ class SelectRecipe:
         'of the crops of real images that the teacher is surest of (RDED), or "pictures" of your '
         "own.",
         affects="images",
-        allowed=one_of("real", "noise", "rded", "pictures"),
+        allowed=one_of("real", "noise", "rded", "pictures", with_plugins=True),
     )
     pictures: str = setting(
         "",
@@ -84,9 +84,16 @@ class RecoverRecipe:
         affects="images",
         allowed=one_of("class_major", "whole_classes", "one_per_class"),
     )
+    optimiser: str = setting(
+        "adam",
+        'What turns gradients into steps: "adam" is Adam(0.5, 0.9). A plug-in keeps a state for '
+        "each image (see docs/extending.md).",
+        affects="images",
+        allowed=one_of("adam", with_plugins=True),
+    )
     learning_rate: float = setting(
         0.25,
-        "Peak learning rate of Adam(0.5, 0.9); it falls to zero by a cosine.",
+        "Peak learning rate; it falls to zero by a cosine.",
         affects="images",
         allowed=above(0),
     )
@@ -191,7 +198,7 @@ class RecoverRecipe:
     terms: tuple[str, ...] = setting(
         (),
         'Further terms of the objective, each "name=weight", or the name alone for weight 1. '
-        "Names are those of the files in delt_jax/terms (see docs/methods.md).",
+        "Names are those of the files in delt_jax/terms (see docs/methods.md), or of plug-ins.",
         affects="images",
     )
     round_robin: bool = setting(

@@ -11,7 +11,8 @@ class TeacherRecipe:
 
     model: str = setting(
         "conv3",
-        "Architecture, a name of the zoo. Empty derives it from the image size.",
+        "Architecture, a name of the zoo or a plug-in (see docs/extending.md). Empty derives it "
+        "from the image size.",
         affects="teacher",
     )
     width: int = setting(

@@ -35,5 +35,5 @@ def weights(taking_part: chex.Array) -> chex.Array:
 
 
 def only(taking_part: chex.Array, new: chex.Array, old: chex.Array | float) -> chex.Array:
-    """`new` [n, S, S, C] for the images that take part [n], `old` for the others."""
-    return jnp.where(taking_part[:, None, None, None], new, old)
+    """`new` [n, ...] for the images that take part [n], `old` for the others."""
+    return jnp.where(taking_part.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -26,6 +26,7 @@ class StepSettings:
       others: as of `RecoverRecipe`.
     """
 
+    optimiser: str
     learning_rate: float
     bn_weight: float
     bn_variance_weight: float

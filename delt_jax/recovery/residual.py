@@ -61,9 +61,21 @@ def mix(
     """
     chex.assert_equal_shape([images, starts, adam.mu, adam.nu])
     since = age(clock.done, clock.total, blocks)
-    begins = ((clock.done > 0) & (since == 0))[:, None, None, None]
-    # By the difference, so that equal images stay equal bit for bit.
-    mixed = images + jnp.asarray(share, images.dtype) * (starts - images)
+    begins = block_begins(clock, blocks)[:, None, None, None]
     mu = jnp.where(begins, jnp.zeros_like(adam.mu), adam.mu)
     nu = jnp.where(begins, jnp.zeros_like(adam.nu), adam.nu)
-    return jnp.where(begins, mixed, images), optax.ScaleByAdamState(since, mu, nu)
+    return mix_images(images, starts, clock, share, blocks), optax.ScaleByAdamState(since, mu, nu)
+
+
+def block_begins(clock: Clock, blocks: int) -> chex.Array:
+    """Which images begin a block but the first, bool [n]."""
+    return (clock.done > 0) & (age(clock.done, clock.total, blocks) == 0)
+
+
+def mix_images(
+    images: chex.Array, starts: chex.Array, clock: Clock, share: float, blocks: int
+) -> chex.Array:
+    """The images of `mix` alone, for other optimisers than Adam."""
+    # By the difference, so that equal images stay equal bit for bit.
+    mixed = images + jnp.asarray(share, images.dtype) * (starts - images)
+    return jnp.where(block_begins(clock, blocks)[:, None, None, None], mixed, images)

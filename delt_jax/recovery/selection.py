@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from delt_jax.core import plugins
 from delt_jax.errors import UserError
+
+RULES = ("medium", "top", "min", "random")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ def order(probabilities: np.ndarray, rule: str, draw: np.random.Generator) -> np
     """Ranks the images of one class, best start first; ties keep their order.
 
     Rules: "top" and "min" by descending and ascending probability; "medium" from the median
-    outwards, ceil(n/2), +1, -1, +2, ... of the ascending order; "random".
+    outwards, ceil(n/2), +1, -1, +2, ... of the ascending order; "random"; or a plug-in, a function
+    ``(probabilities, draw) -> order``.
 
     Args:
       probabilities: float [n].
@@ -34,6 +38,8 @@ def order(probabilities: np.ndarray, rule: str, draw: np.random.Generator) -> np
     Returns:
       int [n], a permutation.
     """
+    if rule not in RULES:
+        return _plugged(probabilities, rule, draw)
     if rule == "random":
         return draw.permutation(len(probabilities))
     if rule == "top":
@@ -45,6 +51,29 @@ def order(probabilities: np.ndarray, rule: str, draw: np.random.Generator) -> np
     middle = (n + 1) // 2  # ceil(n / 2), as a 0-based index
     offsets = [0] + [sign * k for k in range(1, n + 1) for sign in (1, -1)]
     return ascending[[middle + o for o in offsets if 0 <= middle + o < n]]
+
+
+def _plugged(probabilities: np.ndarray, rule: str, draw: np.random.Generator) -> np.ndarray:
+    """The order that a plug-in gives.
+
+    Raises:
+      UserError: if it is no permutation.
+    """
+    group = plugins.RULES
+    ordered = np.asarray(
+        plugins.call(group, rule, plugins.find(group, rule, {}), probabilities, draw)
+    )
+    if not np.array_equal(np.sort(ordered.reshape(-1)), np.arange(len(probabilities))):
+        raise UserError(
+            f"The selection rule {rule!r} must return a permutation of the {len(probabilities)} "
+            f"images of a class, int [n]; it returned {ordered.dtype} {list(ordered.shape)}."
+        )
+    return ordered
+
+
+def parts(rule: str) -> dict[str, int]:
+    """Version of a rule by the name of the part; {} for our own, which belong to the start."""
+    return {} if rule in RULES else {f"rule.{rule}": plugins.version(plugins.RULES, rule)}
 
 
 def select(ranking: Ranking, rule: str, ipc: int, num_classes: int, seed: int) -> np.ndarray:

@@ -19,10 +19,11 @@ from delt_jax.augment import crop
 from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
 from delt_jax.models import forms
-from delt_jax.models.tap import Pass, TappedNetwork
+from delt_jax.models.tap import Pass, TappedNetwork, dtype_of
 from delt_jax.recovery import active as masks
-from delt_jax.recovery import residual
+from delt_jax.recovery import optimisers, residual
 from delt_jax.recovery.active import put, take
+from delt_jax.recovery.optimisers import OptimiserState
 from delt_jax.recovery.program import StepProgram, StepSettings
 from delt_jax.recovery.schedule import relabel_from_zero
 from delt_jax.recovery.types import (
@@ -42,11 +43,13 @@ VERSION = 1  # part of identities; raise it when results change
 _adam = optax.scale_by_adam(b1=0.5, b2=0.9, eps=1e-8)
 
 
-def init_state(images: chex.Array, term_state: Any = ()) -> RecoverState:
+def init_state(
+    images: chex.Array, term_state: Any = (), optimiser: str = optimisers.ADAM
+) -> RecoverState:
     """The state before the first iteration; images [B, S, S, C]."""
     chex.assert_rank(images, 4)
-    zeros = jnp.zeros_like(images)
-    return RecoverState(jnp.int32(0), images, zeros, jnp.zeros_like(images), term_state)
+    own = optimisers.begin(optimiser, images)
+    return RecoverState(jnp.int32(0), images, own.mu, own.nu, term_state, own.plugged)
 
 
 def init_term_state(settings: StepSettings, teachers: Sequence[TeacherVariables]) -> Any:
@@ -88,7 +91,7 @@ def loss(
     Returns:
       The loss; its parts, the BN terms float32 [layers], and the next state of the extra terms.
     """
-    precision = forms.current(teacher.model.dtype).view_precision
+    precision = forms.current(dtype_of(teacher.model)).view_precision
     viewed = crop.view_images(images, view, images.shape[1], precision=precision)
     tapped = teacher(viewed)
     wide = jnp.promote_types(tapped.logits.dtype, jnp.float32)  # whatever the activations' type
@@ -98,9 +101,9 @@ def loss(
     total = ce + settings.bn_weight * bn if settings.bn_weight else ce
     if term_inputs is None:
         return total, (Losses(total, ce, bn, jnp.zeros_like(ce)), layers, ())
-    extra, term_state = _extra_terms(viewed, labels, tapped, settings, term_inputs)
+    extra, values, term_state = _extra_terms(viewed, labels, tapped, settings, term_inputs)
     total = total + extra
-    return total, (Losses(total, ce, bn, extra), layers, term_state)
+    return total, (Losses(total, ce, bn, extra, values), layers, term_state)
 
 
 def _extra_terms(
@@ -109,9 +112,9 @@ def _extra_terms(
     tapped: Pass,
     settings: StepSettings,
     inputs: TermInputs,
-) -> tuple[chex.Array, tuple[Any, ...]]:
-    """Weighted sum of the extra terms, and their next states."""
-    total, term_state = jnp.float32(0), []
+) -> tuple[chex.Array, dict[str, chex.Array], tuple[Any, ...]]:
+    """Weighted sum of the extra terms, each by itself, and their next states."""
+    total, values, term_state = jnp.float32(0), {}, []
     for (name, weight), constants, before in zip(
         settings.terms, inputs.constants, inputs.term_state, strict=True
     ):
@@ -128,8 +131,9 @@ def _extra_terms(
         )
         value, after = terms.find(name).value(seen, constants, before)
         total = total + weight * value
+        values[name] = value
         term_state.append(after)
-    return total, tuple(term_state)
+    return total, values, tuple(term_state)
 
 
 def adam_step(
@@ -211,15 +215,11 @@ def update(
     """
     settings, active = program.settings, program.active
     labels = take(inputs.labels, active)
-    before = tuple(take(x, active) for x in (state.images, state.mu, state.nu))
-    images, mu, nu = before
+    whole = (state.images, OptimiserState(state.mu, state.nu, state.plugged))
+    before = jax.tree.map(lambda x: take(x, active), whole)
     clock = Clock(*(take(x, active) for x in clocks(state.step, inputs, settings)))
-    adam = optax.ScaleByAdamState(clock.done, mu, nu)
-    if settings.residual:
-        starts = take(inputs.starts, active)
-        images, adam = residual.mix(
-            images, starts, adam, clock, settings.residual, settings.residual_rounds
-        )
+    starts = take(inputs.starts, active) if settings.residual else None
+    images, own = _begun(before[0], before[1], starts, clock, settings)
     weights = None
     if program.masked:
         taking_part = masks.mask(state.step, inputs, len(labels))
@@ -231,19 +231,63 @@ def update(
         images, labels, view, teacher, settings, term_inputs
     )
     rate = learning_rate(settings.learning_rate, *clock)
-    images, adam = adam_step(images, grads, adam, rate, (inputs.low, inputs.high))
-    changed = images, adam.mu, adam.nu
+    changed = _stepped(images, grads, own, rate, (inputs.low, inputs.high), settings)
     if program.masked:
-        pairs = zip(changed, before, strict=True)
-        changed = tuple(masks.only(taking_part, new, old) for new, old in pairs)
-    images, mu, nu = (
-        put(x, part, active)
-        for x, part in zip((state.images, state.mu, state.nu), changed, strict=True)
-    )
+        changed = jax.tree.map(lambda new, old: masks.only(taking_part, new, old), changed, before)
+    images, own = jax.tree.map(lambda x, part: put(x, part, active), whole, changed)
     term_state = state.term_state
     if term_inputs is not None:
         term_state = (*term_state[:turn], after, *term_state[turn + 1 :])
-    return RecoverState(state.step + 1, images, mu, nu, term_state), losses, layers
+    return (
+        RecoverState(state.step + 1, images, own.mu, own.nu, term_state, own.plugged),
+        losses,
+        layers,
+    )
+
+
+def _begun(
+    images: chex.Array,
+    own: OptimiserState,
+    starts: chex.Array | None,
+    clock: Clock,
+    settings: StepSettings,
+) -> tuple[chex.Array, Any]:
+    """Images with their starts mixed in where it is time, and what the optimiser goes on from.
+
+    Args:
+      images: float32 [n, S, S, C].
+      own: the optimiser's state.
+      starts: of these images; None unless residuals are mixed in.
+      clock: of the images.
+      settings: of the step.
+    """
+    share, blocks = settings.residual, settings.residual_rounds
+    if settings.optimiser == optimisers.ADAM:
+        adam = optax.ScaleByAdamState(clock.done, own.mu, own.nu)
+        if starts is None:
+            return images, adam
+        return residual.mix(images, starts, adam, clock, share, blocks)
+    if starts is None:
+        return images, own.plugged
+    images = residual.mix_images(images, starts, clock, share, blocks)
+    begins = residual.block_begins(clock, blocks)
+    return images, optimisers.restarted(settings.optimiser, own.plugged, images, begins)
+
+
+def _stepped(
+    images: chex.Array,
+    grads: chex.Array,
+    own: Any,
+    rate: chex.Array,
+    bounds: tuple[chex.Array, chex.Array],
+    settings: StepSettings,
+) -> tuple[chex.Array, OptimiserState]:
+    """Images and the optimiser's state after a step; arguments as of `adam_step`."""
+    if settings.optimiser == optimisers.ADAM:
+        images, adam = adam_step(images, grads, own, rate, bounds)
+        return images, OptimiserState(adam.mu, adam.nu, ())
+    images, plugged = optimisers.step(settings.optimiser, images, grads, own, rate, bounds)
+    return images, OptimiserState((), (), plugged)
 
 
 def run_chunk(

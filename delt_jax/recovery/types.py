@@ -19,16 +19,19 @@ class RecoverState(struct.PyTreeNode):
     Attributes:
       step: int32 scalar, iterations done.
       images: normalised float32 [B, S, S, C].
-      mu, nu: Adam's first and second moments of the images' gradients, float32 [B, S, S, C].
+      mu, nu: Adam's first and second moments of the images' gradients, float32 [B, S, S, C]; ()
+        with another optimiser.
       term_state: what the extra loss terms hand from one iteration to the next, as a tuple over
         teachers of tuples over terms; () without extra terms.
+      plugged: state of an optimiser from outside, a pytree of arrays [B, ...]; () with Adam.
     """
 
     step: chex.Array
     images: chex.Array
-    mu: chex.Array
-    nu: chex.Array
+    mu: Any
+    nu: Any
     term_state: Any = ()
+    plugged: Any = ()
 
 
 class BatchInputs(NamedTuple):
@@ -108,9 +111,11 @@ class Losses(NamedTuple):
       cross_entropy: with the images' labels.
       bn: BN matching, before its weight.
       further: weighted sum of the extra terms; 0 without any.
+      terms: each extra term by its name, before its weight.
     """
 
     loss: chex.Array
     cross_entropy: chex.Array
     bn: chex.Array
     further: chex.Array
+    terms: Mapping[str, chex.Array] = {}

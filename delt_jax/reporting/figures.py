@@ -26,6 +26,7 @@ COLOURS = {  # of sets of images, and of the recovered one alone
     "recovered": "#0072b2",
 }
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # right of the axes
+_PANELS = 4  # curves of losses side by side
 _NAMED_CLASSES = 40  # so many names of classes fit under a chart
 _COUNTED_CLASSES = 12  # so many leave room for numbers in the cells of a matrix
 
@@ -183,19 +184,27 @@ def loss_curves(losses: Losses, start_iterations: Sequence[int]) -> bytes:
       losses: float [batches, iterations] each; NaN after the end of a shorter batch.
       start_iterations: iterations at which groups of images join; drawn as grey lines.
     """
-    curves = losses._asdict()
-    if not np.nan_to_num(losses.further).any():
-        del curves["further"]
-    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    axes = figure.subplots(1, len(curves))
+    curves = {"loss": losses.loss, "cross-entropy": losses.cross_entropy, "BN matching": losses.bn}
     length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
-    for ax, (name, values) in zip(axes, curves.items(), strict=True):
-        ax.plot(np.nanmean(values[:, :length], axis=0), color=COLOURS["recovered"], linewidth=0.8)
+    known = {
+        name: values
+        for name, values in losses.terms.items()
+        if not np.isnan(values[:, :length]).all(axis=0).any()  # not resumed from an older version
+    }
+    if np.nan_to_num(losses.further).any():  # each term by itself, where the file has them
+        curves |= known or {"further terms": losses.further}
+    rows, columns = -(-len(curves) // _PANELS), min(len(curves), _PANELS)
+    figure = Figure(figsize=(8, 3 * rows), facecolor=_PAPER)
+    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for ax in axes[len(curves) :]:
+        ax.remove()
+    for ax, (name, values) in zip(axes[: len(curves)], curves.items(), strict=True):
+        mean = np.nanmean(values[:, :length], axis=0)
+        ax.plot(mean, color=COLOURS["recovered"], linewidth=0.8)
         for iteration in start_iterations:
             ax.axvline(iteration, color=_GRID, linewidth=0.8, zorder=0)
-        title = {"bn": "BN matching", "further": "further terms"}.get(name, name.replace("_", "-"))
-        ax.set_title(title, fontsize=10)
-        ax.set_yscale("log")
+        ax.set_title(name.rpartition(":")[2], fontsize=10)  # of a plug-in without its module
+        ax.set_yscale("log" if (mean > 0).all() else "linear")
         ax.set_xlabel("iteration", fontsize=9)
         ax.tick_params(labelsize=8)
     figure.tight_layout()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from delt_jax import models, terms
 from delt_jax.augment import dsa, rand_augment
+from delt_jax.core import plugins
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
@@ -15,6 +16,7 @@ from delt_jax.recovery import initial_images
 from delt_jax.recovery.selection import check_class_sizes
 from delt_jax.stages import recover, squeeze
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_loop
 from delt_jax.training.protocols import Protocol
@@ -41,8 +43,7 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
     _check_second_teacher(recipe, source)
     if recipe.data.has_training_images:
         _check_class_sizes(recipe, source, names)
-    else:
-        _check_terms(recipe)
+    _check_terms(recipe, source)
     if recipe.data.has_test_images and len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
     _check_sides(recipe, source)
@@ -64,14 +65,23 @@ def _check_second_teacher(recipe: Recipe, source: Source) -> None:
         raise UserError(f"report.second_teacher names {folder}: {e}") from e
 
 
-def _check_terms(recipe: Recipe) -> None:
-    """Raises a UserError for a term that reads training images where there are none."""
+def _check_terms(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError for a term that reads what neither data nor teachers have."""
     for name, _ in terms.asked(recipe.recover.terms):
-        if terms.find(name).reads_images:
+        term = terms.find(name)
+        if term.reads_images and not recipe.data.has_training_images:
             raise UserError(
                 f"recover.terms has {name!r}, which reads training images, but data.name "
                 f"{recipe.data.name!r} has none; leave it out."
             )
+        others = ensemble.recipes(recipe).values() if recipe.recover.round_robin else ()
+        for spec in (squeeze.spec_of(one, source) for one in (recipe, *others)):
+            if term.reads_convolutions and not teacher_lib.convolves_images(spec):
+                raise UserError(
+                    f"recover.terms has {name!r}, which reads the inputs of convolutions, [B, h, "
+                    f"w, c], but {spec.name} has none, or others; leave the term out, or choose "
+                    f"another teacher."
+                )
 
 
 def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> None:
@@ -121,7 +131,14 @@ def _check_schedule(recipe: Recipe, source: Source) -> None:
 
 def _check_students(recipe: Recipe, source: Source) -> None:
     """Raises a UserError for a student that takes no such images, views or batches."""
-    for name in recipe.evaluate.students:
+    e = recipe.evaluate
+    for name in e.students:
+        outside = plugins.is_allowed(plugins.MODELS, name) and name not in models.NAMES
+        if outside and e.batch_norm == "shared" and (e.devices_per_student or 1) > 1:
+            raise UserError(
+                f"evaluate.batch_norm 'shared' needs delt_jax's own BatchNorm, which the plug-in "
+                f"{name!r} may not have; set it to 'own', or evaluate.devices_per_student to 1."
+            )
         if recipe.evaluate.students.count(name) > 1:
             raise UserError(f"evaluate.students lists {name!r} more than once; list it once.")
         models.create(rows.student_spec(recipe, name, source))
@@ -138,7 +155,6 @@ def _check_students(recipe: Recipe, source: Source) -> None:
                 f"which BatchNorm cannot train; set evaluate.batch_size to {batch - 1} or "
                 f"{batch + 1}."
             )
-        e = recipe.evaluate
         shares, shared_norm = e.devices_per_student or 1, e.batch_norm == "shared"
         student_loop.check_sharing(shares, batch, num_images, shared_norm)
         _check_steps(protocol, num_images)

@@ -31,6 +31,7 @@ from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.labels import label_store, labelling, soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery import ranking as ranking_store
+from delt_jax.recovery import selection
 from delt_jax.runtime import environment
 from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files
@@ -86,6 +87,8 @@ def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:
         teachers += teacher_lib.manifests_of_others(workdir.path / "teacher")
     parts = teacher_lib.parts(teachers)
     parts |= {f"model.{name}": models.version(name) for name in recipe.evaluate.students}
+    if "selected" in recipe.evaluate.images:
+        parts |= selection.parts(recipe.select.rule)
     for row in rows_of(recipe, recipe.ipc):
         if row.image_set == "full":
             parts["training.teacher"] = state.VERSION

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from delt_jax.config import nearest
 from delt_jax.core.progress import say
+from delt_jax.core.spelling import nearest
 from delt_jax.data import Source
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.evaluation import rows

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from delt_jax import terms
@@ -16,10 +17,10 @@ from delt_jax.errors import UserError
 from delt_jax.evaluation import failed_training
 from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe, affecting
-from delt_jax.recovery import initial_images, step
+from delt_jax.recovery import initial_images, optimisers, step
 from delt_jax.recovery import ranking as ranking_store
 from delt_jax.recovery.program import step_settings
-from delt_jax.recovery.run import checkpoint, driver, execution, salvage
+from delt_jax.recovery.run import checkpoint, driver, execution, loss_history, salvage
 from delt_jax.recovery.run.execution import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import (
@@ -74,9 +75,9 @@ def _parts(recipe: Recipe, source: Source) -> dict[str, int]:
     parts = initial_images.parts(recipe, source) | {"augment.crop": crop.VERSION}
     if recipe.recover.iterations:
         parts["recovery.step"] = step.VERSION
+        parts |= optimisers.parts(recipe.recover.optimiser)
     for name, _ in terms.asked(recipe.recover.terms):
-        term = terms.find(name)
-        parts |= {f"term.{name}": term.version, **term.parts(recipe)}
+        parts |= terms.parts(name, recipe)
     return parts
 
 
@@ -132,7 +133,7 @@ def _begin(
     partial = workdir.partial(ARTEFACT, stage_inputs)
     intact = salvage.find(workdir, stage_inputs)
     if intact is not None:
-        intact.keep_patches(partial)
+        intact.keep_starts(partial)
     task = task_of(recipe, source, workdir, partial)
     if intact is not None:
         intact.keep_batches(task)
@@ -245,17 +246,22 @@ def _read_finished(task: RecoveryTask, shape: tuple[int, ...]) -> _Finished:
     """Reads all finished batches; `shape` is that of the whole set's pixels."""
     pixels, seconds = np.zeros(shape, np.uint8), task.starts.seconds
     batches_per_device: set[int] = set()
-    curves: dict[str, list[np.ndarray]] = {name: [] for name in Losses._fields}
+    terms_asked = [name for name, _ in task.settings.terms]
+    curves: list[Losses] = []
     for index, batch in enumerate(task.schedule):
         finished = files.read_npz(checkpoint.finished_batch(task.partial, index), "recover")
         pixels[list(batch.indices)] = finished["images"]
         seconds += float(finished["seconds"])
         # Several of a batch that was kept, as nothing says which of them it had.
         batches_per_device.update(map(int, np.atleast_1d(finished["batches_per_device"])))
-        for name, curve in curves.items():
-            pad = (0, task.recipe.iterations - len(finished[name]))
-            curve.append(np.pad(finished[name], pad, constant_values=np.nan))
-    losses = Losses(**{name: np.stack(curve) for name, curve in curves.items()})
+        pad = (0, task.recipe.iterations - len(finished["loss"]))
+        curves.append(
+            jax.tree.map(
+                lambda curve, pad=pad: np.pad(curve, pad, constant_values=np.nan),
+                loss_history.of_columns(finished, terms_asked),
+            )
+        )
+    losses = jax.tree.map(lambda *parts: np.stack(parts), *curves)
     return _Finished(pixels, losses, seconds, sorted(batches_per_device))
 
 
@@ -304,7 +310,7 @@ def _assemble(
         manifest["hash"] = distilled.write_images(
             folder, finished.pixels, recipe.ipc, recipe.recover.storage
         )
-        files.write_npz(folder / "losses.npz", **finished.losses._asdict())
+        files.write_npz(folder / "losses.npz", **loss_history.columns(finished.losses))
         artefact.seal(folder / "manifest.json", manifest)
     if not recipe.recover.iterations:
         say(f"  kept {num_images} images as they start: recover.iterations is 0")

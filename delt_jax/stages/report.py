@@ -21,9 +21,9 @@ from delt_jax.formats.distilled import DistilledSet
 from delt_jax.labels import soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery.initial_images import recorded
+from delt_jax.recovery.run.loss_history import of_columns
 from delt_jax.recovery.schedule import BatchSchedule, join_rounds, make_schedule
 from delt_jax.recovery.selection import random_images
-from delt_jax.recovery.types import Losses
 from delt_jax.reporting import figures, nearest, tables
 from delt_jax.reporting import page as report_page
 from delt_jax.stages.summary import is_imported, of_scores, summary_of
@@ -173,8 +173,8 @@ def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str,
     """Charts of the losses and of the schedule of a set that was optimised here."""
     path = _checked(workdir, "losses.npz")
     try:
-        losses = Losses(**files.read_npz(path, "recover"))
-    except TypeError as e:
+        losses = of_columns(files.read_npz(path, "recover"))
+    except (KeyError, TypeError) as e:
         raise DamagedArtefact(path, f"{path} is damaged ({e})", "recover") from e
     schedule = _schedule(synthetic)
     return {

@@ -9,8 +9,11 @@ import ast
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from delt_jax.core import plugins
 
 RECORD = Path(__file__).parent / "part_versions.json"
 _PACKAGE = Path(__file__).parents[1]
@@ -46,6 +49,7 @@ _ALWAYS = {
         "recovery/active",
         "recovery/views",
         "recovery/residual",
+        "recovery/optimisers",
         "recovery/perturbation",
         "recovery/schedule",
         "models/forms",
@@ -78,6 +82,14 @@ _OF_PROTOCOLS = (
     "core/normalisation",
 )
 _OF_TERMS = ("teachers/statistics_matching", "teachers/layer_statistics")
+_PLUGGED = {
+    "term": plugins.TERMS,
+    "start": plugins.STARTS,
+    "rule": plugins.RULES,
+    "protocol": plugins.PROTOCOLS,
+    "model": plugins.MODELS,
+    "optimiser": plugins.OPTIMISERS,
+}
 _NOT_CODE = ("ctx", "kind", "type_comment", "type_params")
 
 
@@ -89,8 +101,11 @@ def changed(names: Iterable[str]) -> dict[str, str]:
     Args:
       names: of parts, e.g. "term.barycentre".
     """
-    now = {name: digest(name) for name in names}
     recorded = record()
+    now = {
+        name: digest(name) if name in recorded or not _is_plugged(name) else _plugged_digest(name)
+        for name in names
+    }
     return {
         name: source
         for name, source in now.items()
@@ -117,6 +132,60 @@ def digest(name: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
+def _is_plugged(name: str) -> bool:
+    """Whether a part comes from outside, be it of this run or of a file of results."""
+    kind, _, own = name.partition(".")
+    group = _PLUGGED.get(kind)
+    return group is not None and (plugins.is_path(own) or plugins.is_allowed(group, own))
+
+
+def _plugged_digest(name: str) -> str:
+    """Digest of a plug-in's module and of those of its package that it imports.
+
+    Empty where the module has a `VERSION`, which then says when its results change, and for a
+    plug-in that the user has not named, as a file of results may.
+    """
+    kind, _, own = name.partition(".")
+    module = plugins.module_of(_PLUGGED[kind], own)
+    if module is None or hasattr(module, "VERSION"):
+        return ""
+    return _digest_of_module(module.__name__)
+
+
+@functools.cache
+def _digest_of_module(module: str) -> str:
+    """The same of a module that has been imported, whose source may change later."""
+    package, left = module.partition(".")[0], [module]
+    found: dict[str, str] = {}
+    while left:
+        name = left.pop(0)
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name in found or not file:
+            continue
+        source = Path(file).read_bytes()
+        found[name] = _code(source)
+        left += [o for o in _absolute(source, name, file) if f"{o}.".startswith(f"{package}.")]
+    return hashlib.sha256("".join(found.values()).encode()).hexdigest()[:16] if found else ""
+
+
+def _absolute(source: bytes, name: str, file: str) -> list[str]:
+    """Full names of what a module's source imports, modules and perhaps names in them."""
+    here = name if Path(file).name == "__init__.py" else name.rpartition(".")[0]
+    names: list[str] = []
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # changed since it was imported
+        return []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = here.split(".")[: len(here.split(".")) - (node.level - 1)] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return names
+
+
 def modules(name: str) -> tuple[str, ...]:
     """The modules that a part is made of, as paths below the package without their ending.
 
@@ -129,7 +198,7 @@ def modules(name: str) -> tuple[str, ...]:
     if kind == "term":
         return (*_with_siblings(f"terms/{own}"), *_OF_TERMS)
     if kind == "start":
-        return ("recovery/initial_images", *_STARTS.get(own, ()))
+        return ("recovery/initial_images", "recovery/starts", *_STARTS.get(own, ()))
     if kind == "protocol":
         return _OF_PROTOCOLS
     if kind == "model":

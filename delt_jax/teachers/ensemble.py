@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from delt_jax import models
+from delt_jax.core import plugins
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.teachers import teacher as teacher_lib
@@ -32,13 +33,22 @@ def recipes(recipe: Recipe) -> dict[str, Recipe]:
     return alone
 
 
+def _is_width(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text[:9]) <= _WIDEST
+
+
 def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
     """An entry's name and settings: those of the first teacher but for what the entry says."""
     plain = replace(first, weights="", head_classes=(), others=())
+    if plugins.is_allowed(plugins.MODELS, entry):
+        return replace(plain, model=entry, width=0), entry
     model, colon, width = entry.partition(":")
+    outside, _, last = entry.rpartition(":")
+    if plugins.is_allowed(plugins.MODELS, outside) and _is_width(last):
+        return replace(plain, model=outside, width=int(last)), f"{outside}_{int(last)}"
     if model in models.NAMES and not colon:
         return replace(plain, model=model, width=0), model
-    if model in models.NAMES and width.isdecimal() and 0 < int(width[:9]) <= _WIDEST:
+    if model in models.NAMES and _is_width(width):
         return replace(plain, model=model, width=int(width)), f"{model}_{int(width)}"
     if entry and Path(entry).is_dir():
         try:
@@ -53,5 +63,6 @@ def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
         )
     raise UserError(
         f"teacher.others lists {entry!r}, which is neither the folder of a finished teacher nor "
-        f"an architecture; the zoo has {', '.join(models.NAMES)}, each also as NAME:WIDTH."
+        f"an architecture; the zoo has {', '.join(models.NAMES)}, each also as NAME:WIDTH, and "
+        f"plug-ins come as package.module:name (docs/extending.md)."
     )

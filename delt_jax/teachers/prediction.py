@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from delt_jax.data import Normalisation
+from delt_jax.models.tap import logits_and_features
 from delt_jax.runtime import devices
 from delt_jax.runtime.programs import Program
 
@@ -34,11 +35,7 @@ def _forward(
 
     def forward(_, job, __):
         pixels, variables = job
-        # Models sow the input of their last layer.
-        logits, sown = model.apply(
-            variables, normalisation(pixels), train=False, mutable=["features"]
-        )
-        return logits, sown["features"]["pooled"][0]
+        return logits_and_features(model, variables, normalisation(pixels))
 
     return Program(devices.map_jobs(forward, num_devices))
 

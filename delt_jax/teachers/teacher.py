@@ -14,7 +14,7 @@ from flax import linen as nn
 from delt_jax import models
 from delt_jax.data import Examples, Normalisation, Source, batches
 from delt_jax.errors import DamagedArtefact, UserError
-from delt_jax.models import ModelSpec, torch_files, torch_weights
+from delt_jax.models import ModelSpec, tap, torch_files, torch_weights
 from delt_jax.recipe import units
 from delt_jax.store import artefact
 from delt_jax.store.checkpoint import tree_hash as variables_hash
@@ -327,3 +327,15 @@ def init_shapes(spec: ModelSpec) -> dict[str, Any]:
     image = jnp.zeros((2, spec.image_size, spec.image_size, spec.channels))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     return {k: shapes[k] for k in ("params", "batch_stats") if k in shapes}
+
+
+@functools.lru_cache(maxsize=64)
+def convolves_images(spec: ModelSpec) -> bool:
+    """Whether a model has convolutions, and all of them are of images [B, h, w, c]."""
+    image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    tapped = jax.eval_shape(
+        lambda variables, x: tap.apply_tapped(models.create(spec), variables, x).conv_inputs,
+        init_shapes(spec),
+        image,
+    )
+    return bool(tapped) and all(len(x.shape) == 4 for x in tapped)

@@ -1,8 +1,8 @@
 """Extra loss terms of recovery, beside cross-entropy and BN matching.
 
-Each term is a file of this package that defines `TERM`. A recipe names files and weights, as in
-``config.recover.terms = ("barycentre=1.0",)``; a name alone has weight 1. May import `teachers`
-and the floors below them.
+Each term is a file of this package that defines `TERM`, or a plug-in. A recipe names terms and
+weights, as in ``config.recover.terms = ("barycentre=1.0",)``; a name alone has weight 1. May import
+`teachers` and the floors below them.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import chex
 
+from delt_jax.core import plugins
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe
@@ -58,6 +59,7 @@ class Term(NamedTuple):
         `value` must keep its shapes and dtypes.
       version: part of the images' identity; raise it when the term's values change.
       reads_images: whether `prepare` reads the training images.
+      reads_convolutions: whether the teacher must have convolutions of images.
       parts: ``recipe -> versions`` by name of what the term uses under some recipes only; part of
         the images' identity, too.
     """
@@ -67,25 +69,32 @@ class Term(NamedTuple):
     init: Callable[[Any], Any] = lambda constants: ()
     version: int = 1
     reads_images: bool = False
+    reads_convolutions: bool = False
     parts: Callable[[Recipe], Mapping[str, int]] = lambda recipe: {}
 
 
 def names() -> list[str]:
-    """Names of all terms, which are the files of this package."""
+    """Names of our own terms, which are the files of this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Term:
-    """The term of this name.
+    """The term of this name, our own or a plug-in.
 
     Raises:
       UserError: if there is no such term.
     """
-    if name not in names():
-        raise UserError(
-            f"There is no term {name!r} for recover.terms; there are {', '.join(names())}."
-        )
-    return importlib.import_module(f"{__name__}.{name}").TERM
+    found = plugins.find(plugins.TERMS, name, dict.fromkeys(names()))
+    if found is None:
+        return importlib.import_module(f"{__name__}.{name}").TERM
+    return plugins.checked(plugins.TERMS, name, found, Term, "a delt_jax.terms.Term")
+
+
+def parts(name: str, recipe: Recipe) -> dict[str, int]:
+    """Versions of what a term is made by, part of the images' identity."""
+    term = find(name)
+    raised = 0 if name in names() else plugins.version(plugins.TERMS, name) - 1
+    return {f"term.{name}": term.version + raised, **term.parts(recipe)}
 
 
 def asked(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:

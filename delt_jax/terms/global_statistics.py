@@ -33,4 +33,11 @@ def _init(constants):
     return statistics_matching.begin(constants.real)
 
 
-TERM = Term(_value, _prepare, _init, reads_images=True, parts=statistics_matching.parts)
+TERM = Term(
+    _value,
+    _prepare,
+    _init,
+    reads_images=True,
+    reads_convolutions=True,
+    parts=statistics_matching.parts,
+)

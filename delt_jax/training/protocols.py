@@ -12,6 +12,8 @@ from typing import Any
 
 from delt_jax.augment import dsa
 from delt_jax.augment.views import ViewSpec
+from delt_jax.core import plugins
+from delt_jax.errors import UserError
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
 
@@ -159,8 +161,13 @@ _RATES = {
 def _delt_rate(setting: EvalSetting) -> float:
     if _is_conv3_of_cifar100(setting):
         return 2e-3
-    rates = (rate for name, rate in _RATES.items() if setting.student.startswith(name))
+    rates = (rate for name, rate in _RATES.items() if _is_a(setting, name))
     return next(rates, 1e-3)
+
+
+def _is_a(setting: EvalSetting, family: str) -> bool:
+    """Whether the student is one of ours whose name begins so."""
+    return setting.student.startswith(family) and not plugins.is_path(setting.student)
 
 
 def _delt_batch(setting: EvalSetting) -> int:
@@ -222,7 +229,7 @@ def _delt_jax(setting: EvalSetting) -> Protocol:
     docs/evaluation.md).
     """
     delt = _delt(setting)
-    rate = 4 * delt.learning_rate if setting.student.startswith("conv") else delt.learning_rate
+    rate = 4 * delt.learning_rate if _is_a(setting, "conv") else delt.learning_rate
     views = replace(delt.views, min_scale=0.5)
     return replace(delt, name="delt_jax", views=views, learning_rate=rate)
 
@@ -242,7 +249,7 @@ def _common(setting: EvalSetting) -> Protocol:
         views=replace(rded.views, shuffle=1),
         learning_rate=1e-3,
         weight_decay=0.0,
-        schedule="cosine" if setting.student.startswith("resnet18") else "half_cosine",
+        schedule="cosine" if _is_a(setting, "resnet18") else "half_cosine",
         epochs=400,
         batch_size=50,
     )
@@ -305,13 +312,37 @@ _PROTOCOLS: dict[str, Callable[[EvalSetting], Protocol]] = {
     "idc": _idc,
 }
 NAMES = tuple(_PROTOCOLS)
+_KNOWN = {"loss": ("kl", "mse"), "schedule": tuple(_ENDS), "optimiser": tuple(_OPTIMISERS)}
 # A protocol that comes to train otherwise gets a new version here; the others have version 1.
 _VERSIONS: dict[str, int] = {}
 
 
 def version(name: str) -> int:
     """Version of a protocol, part of the identity of its scores."""
-    return _VERSIONS.get(name, 1)
+    if name in _PROTOCOLS:
+        return _VERSIONS.get(name, 1)
+    return plugins.version(plugins.PROTOCOLS, name)
+
+
+def named(name: str, setting: EvalSetting) -> Protocol:
+    """The protocol of a name, our own or a plug-in, for who is trained on what.
+
+    Raises:
+      UserError: if there is none, or a plug-in returns something else.
+    """
+    protocol_of = plugins.find(plugins.PROTOCOLS, name, _PROTOCOLS)
+    if name in _PROTOCOLS:
+        return protocol_of(setting)
+    plugged = plugins.call(plugins.PROTOCOLS, name, protocol_of, setting)
+    what = "a function that returns a delt_jax.training.protocols.Protocol"
+    plugins.checked(plugins.PROTOCOLS, name, plugged, Protocol, what)
+    for field, known in _KNOWN.items():
+        if getattr(plugged, field) not in known:
+            raise UserError(
+                f"The protocol {name!r} has {field} {getattr(plugged, field)!r}, but there are "
+                f"{', '.join(known)}."
+            )
+    return replace(plugged, name=name)
 
 
 def resolve(recipe: Recipe, setting: EvalSetting, learning_rate: float | None = None) -> Protocol:
@@ -322,19 +353,19 @@ def resolve(recipe: Recipe, setting: EvalSetting, learning_rate: float | None = 
       setting: who is trained on what.
       learning_rate: one of `evaluate.learning_rates`, or None for the protocol's.
     """
-    named = _PROTOCOLS[recipe.evaluate.protocol](setting)
+    plain = named(recipe.evaluate.protocol, setting)
     asked = {
         name: value
         for group in (recipe.relabel, recipe.evaluate)
         for name, value in asdict(group).items()
         if value is not None
     }
-    asked["learning_rate"] = learning_rate or named.learning_rate
-    views = replace(named.views, **_of(ViewSpec, asked) | {"flip": recipe.data.flip})
-    resolved = replace(named, **_of(Protocol, asked), views=views)
+    asked["learning_rate"] = learning_rate or plain.learning_rate
+    views = replace(plain.views, **_of(ViewSpec, asked) | {"flip": recipe.data.flip})
+    resolved = replace(plain, **_of(Protocol, asked), views=views)
     differ = [
         f"{name.replace('_', ' ')} {value or 'none'}"
-        for before, after in ((named, resolved), (named.views, resolved.views))
+        for before, after in ((plain, resolved), (plain.views, resolved.views))
         for name, value in asdict(after).items()
         if name not in ("views", "flip", "changed") and value != getattr(before, name)
     ]

@@ -30,6 +30,7 @@ UNREAD = {
     "profile_chunks": 2,
 }
 READ = {
+    "optimiser": "outside.steps:sign",
     "learning_rate": 0.5,
     "bn_weight": 0.5,
     "bn_variance_weight": 2.0,

@@ -1,5 +1,6 @@
 """Batches of a recovery on disk: a checkpoint of an unfinished one, an .npz of a finished one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,21 +52,32 @@ def save(partial: Path, index: int, batch: BatchCheckpoint) -> None:
     checkpoint.save(path, (batch.state, batch.losses), step=step, seconds=batch.seconds)
 
 
-def restore(partial: Path, index: int, like: RecoverState) -> BatchCheckpoint:
+def restore(
+    partial: Path, index: int, like: RecoverState, terms: Sequence[str] = ()
+) -> BatchCheckpoint:
     """Restores what `save` saved.
 
     Args:
       partial: the folder of the unfinished recovery.
       index: of the batch.
       like: arrays or `jax.ShapeDtypeStruct` with the structure, shapes and types of its state.
+      terms: names of the extra terms.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
       CorruptCheckpoint: if it is damaged, or of another batch.
     """
     curve = jax.ShapeDtypeStruct((step_of(partial, index),), np.float32)
-    path, curves = unfinished_batch(partial, index), Losses(curve, curve, curve, curve)
-    (state, losses), scalars = checkpoint.restore(path, (like, curves))
+    path = unfinished_batch(partial, index)
+    curves = Losses(curve, curve, curve, curve, dict.fromkeys(terms, curve))
+    try:
+        (state, losses), scalars = checkpoint.restore(path, (like, curves))
+    except CorruptCheckpoint:
+        if not terms:
+            raise
+        # Older versions kept the sum of the terms alone.
+        (state, losses), scalars = checkpoint.restore(path, (like, curves._replace(terms={})))
+        losses = losses._replace(terms=dict.fromkeys(terms, np.full_like(losses.loss, np.nan)))
     return BatchCheckpoint(state, losses, scalars["seconds"])
 
 

@@ -17,7 +17,7 @@ from delt_jax.recovery.program import StepProgram
 from delt_jax.recovery.run import ahead, checkpoint, chunks, execution
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.run.chunks import compile_chunk
-from delt_jax.recovery.run.loss_history import History, mean_last
+from delt_jax.recovery.run.loss_history import History, columns, mean_last
 from delt_jax.recovery.run.plan import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
 from delt_jax.recovery.schedule import Round
@@ -162,7 +162,7 @@ class DeviceGroup:
         curves = [batch.losses for batch in restored]
         # Places without a batch repeat the last one, as stack_jobs does.
         curves += [curves[-1]] * (num_devices * session.plan.batches_per_device - len(curves))
-        self._history = History([Losses(*(np.stack(c) for c in zip(*curves, strict=True)))])
+        self._history = History([jax.tree.map(lambda *parts: np.stack(parts), *curves)])
 
     def run(self) -> None:
         """Goes through the rounds that are left and writes the finished batches."""
@@ -195,9 +195,8 @@ class DeviceGroup:
 
     def _after_chunk(self, rnd: Round, steps: int, losses: Losses) -> None:
         """Shows the losses, and logs them at the end of a round."""
-        batches, extra_terms = len(self.indices), bool(self._task.settings.terms)
-        latest = self._history.add(losses, lag=1)
-        figures = mean_last(latest, batches, extra_terms)
+        batches = len(self.indices)
+        figures = mean_last(self._history.add(losses, lag=1), batches)
         self._session.profile.after_call(losses)
         self._session.bar.update(steps * len(rnd.active) * batches, **figures)
         if self._step == rnd.start + rnd.iterations:
@@ -235,7 +234,7 @@ class DeviceGroup:
 
     def _on_host(self, position: int) -> BatchCheckpoint:
         state = devices.job(self._states, position)
-        losses = Losses(*(curve[position] for curve in self._history.arrays()))
+        losses = jax.tree.map(lambda curve: curve[position], self._history.arrays())
         spent = (time.monotonic() - self._started) / len(self.indices)
         return BatchCheckpoint(state, losses, self._earlier[position] + spent)
 
@@ -254,7 +253,7 @@ class DeviceGroup:
                 images=task.teacher.normalisation.to_pixels(state.images, truncate=truncate),
                 seconds=seconds,
                 batches_per_device=plan.batches_per_device,
-                **losses._asdict(),
+                **columns(losses),
             )
         self._wait_for_writer()
         for index in self.indices:

@@ -125,7 +125,8 @@ def _first_loss(dtype: str, task: RecoveryTask, turn: int) -> tuple[float, bool]
     model = models.create(replace(task.teachers[turn].spec, dtype=dtype))
     settings, classes = task.settings, task.outline.classes(0)
     program = StepProgram((model,), settings, active=len(images), classes=classes)
-    state = recovery_step.init_state(images, recovery_step.init_term_state(settings, [teacher]))
+    term_state = recovery_step.init_term_state(settings, [teacher])
+    state = recovery_step.init_state(images, term_state, settings.optimiser)
 
     @jax.jit
     def step(state, inputs, teacher):

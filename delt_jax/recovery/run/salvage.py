@@ -9,11 +9,10 @@ import numpy as np
 from delt_jax.core.progress import say
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.formats import distilled
-from delt_jax.recovery.initial_images import PATCHES
-from delt_jax.recovery.run import checkpoint, execution
+from delt_jax.recovery.run import checkpoint, execution, loss_history
 from delt_jax.recovery.run.plan import ExecutionPlan
 from delt_jax.recovery.run.task import RecoveryTask
-from delt_jax.recovery.types import Losses
+from delt_jax.recovery.starts import GIVEN, PATCHES
 from delt_jax.store import artefact, files
 from delt_jax.store.workdir import WorkDir, changes
 
@@ -33,12 +32,13 @@ class DamagedSet:
     folder: Path
     manifest: dict[str, Any]
 
-    def keep_patches(self, partial: Path) -> None:
-        """Takes over the patches of mosaics, which take long to find."""
-        target = partial / PATCHES
-        if artefact.is_intact(self.folder, PATCHES, self.manifest) and not target.exists():
-            arrays = files.read_npz(self.folder / PATCHES, "recover")
-            files.write_npz(target, seconds=0.0, **arrays)  # the set's seconds have them
+    def keep_starts(self, partial: Path) -> None:
+        """Takes over patches of mosaics, or a plug-in's images, which may take long to find."""
+        for name in (PATCHES, GIVEN):
+            target = partial / name
+            if artefact.is_intact(self.folder, name, self.manifest) and not target.exists():
+                arrays = files.read_npz(self.folder / name, "recover")
+                files.write_npz(target, seconds=0.0, **arrays)  # the set's seconds have them
 
     def keep_batches(self, task: RecoveryTask) -> None:
         """Takes over how the set was made, and the batches of which every image is intact."""
@@ -50,7 +50,9 @@ class DamagedSet:
             execution.write(task.partial, ExecutionPlan(**plan))
         if not artefact.is_intact(self.folder, LOSSES, self.manifest):
             return
-        losses = files.read_npz(self.folder / LOSSES, "recover")
+        stored = files.read_npz(self.folder / LOSSES, "recover")
+        names = [name for name, _ in task.settings.terms]
+        losses = loss_history.columns(loss_history.of_columns(stored, names))
         work = [1 + batch.image_iterations_after(0) for batch in task.schedule]
         kept = 0
         for index, batch in enumerate(task.schedule):
@@ -63,7 +65,7 @@ class DamagedSet:
                 images=images,
                 seconds=self.manifest["cost_seconds"] * work[index] / sum(work),
                 batches_per_device=np.array(used),
-                **{name: losses[name][index] for name in Losses._fields},
+                **{name: values[index] for name, values in losses.items()},
             )
             kept += 1
         say(f"  {kept} of {len(task.schedule)} batches are intact and kept")

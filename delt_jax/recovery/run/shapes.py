@@ -30,6 +30,12 @@ def of_inputs(settings: StepSettings, spec: ModelSpec, batch_size: int) -> Batch
     )
 
 
+def of_state(settings: StepSettings, spec: ModelSpec, batch_size: int) -> RecoverState:
+    """Those of one batch's state, without that of extra terms."""
+    images = _images(spec, batch_size)
+    return jax.eval_shape(lambda x: recovery_step.init_state(x, (), settings.optimiser), images)
+
+
 def of_chunk(
     settings: StepSettings,
     spec: ModelSpec,
@@ -48,13 +54,12 @@ def of_chunk(
       count: of views that are drawn at once.
       lead: leading axes, of batches, of states, inputs and views.
     """
-    images, scalar = _images(spec, batch_size), _array((), jnp.int32)
     term_state = jax.eval_shape(lambda: recovery_step.init_term_state(settings, teachers))
-    state = RecoverState(scalar, images, images, images, term_state)
+    state = of_state(settings, spec, batch_size).replace(term_state=term_state)
     inputs = of_inputs(settings, spec, batch_size)
     drawn = jax.eval_shape(
         lambda step, inputs: views.draw_views(step, inputs, settings, spec.image_size, count),
-        scalar,
+        state.step,
         inputs,
     )
     shared = of_tree(tuple(teachers))

@@ -9,14 +9,15 @@ import numpy as np
 
 from delt_jax.core import keys
 from delt_jax.recipe import RecoverRecipe
+from delt_jax.recovery import optimisers
 from delt_jax.recovery import step as recovery_step
-from delt_jax.recovery.initial_images import Starts
 from delt_jax.recovery.program import StepSettings
-from delt_jax.recovery.run import checkpoint
+from delt_jax.recovery.run import checkpoint, loss_history, shapes
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
 from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
-from delt_jax.recovery.types import BatchInputs, Losses, RecoverState, TeacherVariables
+from delt_jax.recovery.starts import Starts
+from delt_jax.recovery.types import BatchInputs, RecoverState, TeacherVariables
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.teacher import Teacher
 
@@ -92,13 +93,14 @@ class RecoveryTask:
         """
         term_state = recovery_step.init_term_state(self.settings, self.variables)
         term_state = jax.tree.map(np.asarray, term_state)
+        optimiser, names = self.settings.optimiser, [name for name, _ in self.settings.terms]
         if step:
-            spec = self.teacher.spec
-            shape = (len(self.schedule[index].indices), spec.image_size, spec.image_size)
-            image = jax.ShapeDtypeStruct((*shape, spec.channels), np.float32)
-            like = RecoverState(np.int32(0), image, image, image, term_state)
-            return checkpoint.restore(self.partial, index, like)
-        images, none = self.start_images(index), np.zeros(0, np.float32)
-        zeros = np.zeros_like(images)
-        state = RecoverState(np.int32(0), images, zeros, zeros, term_state)
-        return BatchCheckpoint(state, Losses(none, none, none, none), 0.0)
+            like = shapes.of_state(
+                self.settings, self.teacher.spec, len(self.schedule[index].indices)
+            )
+            like = like.replace(step=np.int32(0), term_state=term_state)
+            return checkpoint.restore(self.partial, index, like, names)
+        images = self.start_images(index)
+        own = jax.tree.map(np.asarray, optimisers.begin(optimiser, images))
+        state = RecoverState(np.int32(0), images, own.mu, own.nu, term_state, own.plugged)
+        return BatchCheckpoint(state, loss_history.none_yet(names), 0.0)
