@@ -7,6 +7,7 @@ import ml_collections
 
 from delt_jax.config import methods, paths
 from delt_jax.config.ranges import validate
+from delt_jax.core import plugins
 from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
@@ -69,6 +70,8 @@ def vary(
     Raises:
       ValueError: for a name that is none of these, or for two methods.
     """
+    for name in variants.split(","):
+        plugins.allow(plugins.METHODS, name)
     known = methods.find(file)
     names = methods.parted(variants, {*presets, *known})
     for variant in names:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from delt_jax.core import plugins
 from delt_jax.recipe.known import KNOWN
 
 FOLDER, PROTOCOL = "folder=", "protocol="  # how variants with a value begin
@@ -173,8 +174,9 @@ def recovery_of(settings: Settings) -> Settings:
 
 
 def find(file: str) -> dict[str, Path]:
-    """The methods of a recipe by name: the files methods/NAME.py beside its file."""
-    return {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
+    """The methods of a recipe by name: the files methods/NAME.py beside its file, and plug-ins."""
+    found = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
+    return plugins.files(plugins.METHODS) | found
 
 
 def kind_of(config: ml_collections.ConfigDict) -> DataKind:
@@ -242,6 +244,8 @@ def chosen(names: Iterable[str], file: str, data: DataKind) -> tuple[str, Settin
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} are methods; name one of them.")
     settings = read(known[named[0]], data) if named else {}
+    if named and known[named[0]] != plugins.files(plugins.METHODS).get(named[0]):
+        plugins.tell_clash(plugins.METHODS, named[0])
     for name in names:
         if name.startswith(PROTOCOL):
             protocol = name.removeprefix(PROTOCOL)

@@ -7,11 +7,13 @@ imported (`allow`): a name in a file, such as the architecture in a teacher's ma
 
 import functools
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +51,7 @@ GROUPS = (TERMS, STARTS, RULES, PROTOCOLS, MODELS, OPTIMISERS, DATA, METHODS)
 
 _allowed: set[tuple[str, str]] = set()  # groups and names that the user has named in this process
 _told: set[tuple[str, str]] = set()  # names of built-in parts that a package has, too
+_used: dict[tuple[str, str], Any] = {}  # what each plug-in was when it was first asked for
 
 
 def group_of(setting: str) -> Group | None:
@@ -70,6 +73,11 @@ def allow(group: Group, name: str) -> None:
 def is_allowed(group: Group, name: str) -> bool:
     """Whether this names a plug-in that the user has asked for."""
     return (group.name, name) in _allowed
+
+
+def named(group: Group) -> list[str]:
+    """Names of the plug-ins of a kind that the user has asked for in this process."""
+    return sorted(name for kind, name in _allowed if kind == group.name)
 
 
 def is_path(name: str) -> bool:
@@ -110,10 +118,11 @@ def find(group: Group, name: str, built_in: Mapping[str, Any]) -> Any:
       built_in: this package's own parts by name, which win.
 
     Raises:
-      UserError: if there is no such part, the user has not named it, or it cannot be imported.
+      UserError: if there is no such part, the user has not named it, or it cannot be imported or
+        was imported anew.
     """
     if name in built_in:
-        _tell_clash(group, name)
+        tell_clash(group, name)
         return built_in[name]
     if not is_path(name) and name not in declared(group):
         raise unknown(group, name, built_in)
@@ -123,10 +132,23 @@ def find(group: Group, name: str, built_in: Mapping[str, Any]) -> Any:
             f"The {group.noun} {name!r} is a plug-in that no setting of this run names, and what a "
             f"file says is never imported; if you trust it, name it in {settings}."
         )
-    return _imported(*_parted(group, name), f"{group.noun} {name!r}")
+    found = _imported(*_parted(group, name), f"{group.noun} {name!r}")
+    if _used.setdefault((group.name, name), found) is not found:
+        raise UserError(
+            f"The {group.noun} {name!r} was imported anew, but this process has compiled programs "
+            f"of what it was before; start Python again."
+        )
+    return found
 
 
-def _tell_clash(group: Group, name: str) -> None:
+def forget() -> None:
+    """Forgets what the user has named, as a new process would; for tests."""
+    _allowed.clear()
+    _told.clear()
+    _used.clear()
+
+
+def tell_clash(group: Group, name: str) -> None:
     """Says once that a package has a part of the name of one of our own."""
     entry = declared(group).get(name)
     if entry is not None and (group.name, name) not in _told:
@@ -203,6 +225,36 @@ def call(group: Group, name: str, function: Any, *arguments: Any) -> Any:
         raise
     except Exception as e:
         raise UserError(f"The {group.noun} {name!r} failed: {_one_line(e)}") from e
+
+
+def files(group: Group) -> dict[str, Path]:
+    """Source files of the plug-ins that packages declare or the user has named, by name.
+
+    They are not imported; only a package that lies elsewhere than it is installed, as one that is
+    being edited, has its `__init__` run.
+    """
+    return {name: _file(group, name) for name in sorted({*declared(group), *named(group)})}
+
+
+def _file(group: Group, name: str) -> Path:
+    """Source file of a plug-in's module.
+
+    Raises:
+      UserError: if it cannot be found.
+    """
+    module, _ = _parted(group, name)
+    entry = declared(group).get(name)
+    if entry is not None and entry.dist is not None:
+        installed = Path(str(entry.dist.locate_file(f"{module.replace('.', '/')}.py")))
+        if installed.is_file():
+            return installed
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin:
+        raise UserError(f"The {group.noun} {name!r} cannot be found: there is no module {module}.")
+    return Path(spec.origin)
 
 
 def _parted(group: Group, name: str) -> tuple[str, str]:

@@ -238,9 +238,10 @@ def _start_pixels(
         *(tuple(synthetic.manifest["normalisation"][k]) for k in ("mean", "std"))
     )
     folder = workdir.path / "distilled"
-    if "patches" in synthetic.manifest["start"]:
-        _checked(workdir, synthetic.manifest["start"]["patches"])
-    starts = recorded(synthetic.manifest["start"], folder, source, normalisation)
+    start = synthetic.manifest["start"]
+    for name in (start[key] for key in ("patches", "given") if key in start):
+        _checked(workdir, name)
+    starts = recorded(start, folder, source, normalisation)
     return starts.pixels(range(len(synthetic.images)))
 
 

@@ -110,6 +110,7 @@ def _agreed(asked: cli.Arguments, recipe: Recipe, source: "Source") -> "Source":
             "--dry_run": str(asked.dry_run),
             "the version of JAX": version("jax"),
             "the version of delt_jax": f"{delt_jax.__version__} ({part_sources.package()})",
+            "the plug-ins": str(part_sources.of_plugins()),
             "the kind of device": devices.kind(),
             "the number of devices": str(devices.device_count()),
             "the number of classes": str(len(source.class_names)),

@@ -40,6 +40,7 @@ RECOVERED = {
         {"indices": [[int]]},
         {"patches": str, "mosaic": int},
         {"noise_seed": int},
+        {"given": str},
         {"pictures": [str], "folder": str, "chosen": [[int]], "fit": str, "seed": int},
     ),
     "schedule": {"image_iterations": int, "fraction": float, "class_iterations": [int]},

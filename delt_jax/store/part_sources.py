@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from delt_jax.core import plugins
 
@@ -149,13 +150,19 @@ def _plugged_digest(name: str) -> str:
     module = plugins.module_of(_PLUGGED[kind], own)
     if module is None or hasattr(module, "VERSION"):
         return ""
-    return _digest_of_module(module.__name__)
+    return _digest_of_module(module)
+
+
+def of_plugins() -> dict[str, str]:
+    """Digests of all plug-ins that the user has named, by part."""
+    named = [f"{kind}.{name}" for kind, group in _PLUGGED.items() for name in plugins.named(group)]
+    return {name: _plugged_digest(name) for name in sorted(named) if name not in record()}
 
 
 @functools.cache
-def _digest_of_module(module: str) -> str:
-    """The same of a module that has been imported, whose source may change later."""
-    package, left = module.partition(".")[0], [module]
+def _digest_of_module(module: ModuleType) -> str:
+    """The same of a module as it was imported, whose source may change later."""
+    package, left = module.__name__.partition(".")[0], [module.__name__]
     found: dict[str, str] = {}
     while left:
         name = left.pop(0)

@@ -373,10 +373,10 @@ def test_views_drawn_together_are_those_drawn_one_by_one(settings):
 def test_three_iterations_in_one_call_are_three_calls():
     state, inputs = make_state(), make_inputs(joins=(0, 0, 0, 3))
     together, losses = chunk(state, inputs, 3, steps=3)
-    chex.assert_shape([*losses], (3,))
+    chex.assert_shape(jax.tree.leaves(losses), (3,))
     for i in range(3):
         state, alone = chunk(state, inputs, 3, steps=1)
-        chex.assert_shape([*alone], (1,))
+        chex.assert_shape(jax.tree.leaves(alone), (1,))
         chex.assert_trees_all_close(
             jax.tree.map(lambda x, i=i: x[i : i + 1], losses), alone, rtol=1e-4
         )

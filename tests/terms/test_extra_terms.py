@@ -28,6 +28,7 @@ from delt_jax.recovery import step as recovery_step
 from delt_jax.recovery.program import StepProgram, step_settings
 from delt_jax.recovery.run import checkpoint, memory
 from delt_jax.recovery.run.checkpoint import BatchCheckpoint
+from delt_jax.recovery.run.loss_history import columns, of_columns
 from delt_jax.recovery.types import Losses, RecoverState, TeacherVariables, TermInputs
 from delt_jax.runtime import devices
 from delt_jax.stages import recover
@@ -138,6 +139,7 @@ def test_a_term_is_weighed_differentiated_and_carried_on():
     (twice, (second, _, _)), two = gradient(images, weight=2)
     chex.assert_trees_all_equal(layers, same)
     assert float(first.further) > 1e-3
+    chex.assert_trees_all_equal(first.terms, {"drift": first.further}, second.terms)
     chex.assert_trees_all_close(second.further, 2 * first.further, rtol=1e-6)
     chex.assert_trees_all_close([once, twice], [without + i * first.further for i in (1, 2)])
     assert float(jnp.abs(one - base).max()) > 1e-4
@@ -163,7 +165,7 @@ def test_teachers_guide_in_round_robin():
     for t in range(steps):
         state, one = chunk(state, 1, first=(1 + t) % 2, count=2)
         alone.append(one)
-    chex.assert_shape([*losses], (steps,))
+    chex.assert_shape(jax.tree.leaves(losses), (steps,))
     expected = jax.tree.map(lambda *x: jnp.concatenate(x), *alone)
     chex.assert_trees_all_close(losses, expected, rtol=1e-3)
     chex.assert_trees_all_close(together.images, state.images, rtol=1e-3, atol=1e-3)
@@ -227,6 +229,17 @@ def test_the_state_of_terms_is_saved_bit_for_bit(tmp_path):
         checkpoint.restore(tmp_path, 4, other)
 
 
+def test_losses_of_before_terms_had_columns_are_read(tmp_path):
+    batch = kept_batch(())
+    checkpoint.save(tmp_path, 4, batch)
+    ours = checkpoint.restore(tmp_path, 4, jax.tree.map(np.zeros_like, batch.state), ["drift"])
+    assert np.isnan(ours.losses.terms["drift"]).all()
+    chex.assert_trees_all_equal(ours.losses._replace(terms={}), batch.losses)
+    older = {k: v for k, v in columns(ours.losses).items() if k != "term.drift"}
+    chex.assert_trees_all_equal(of_columns(older), batch.losses)
+    chex.assert_trees_all_equal(of_columns(columns(ours.losses), ["drift"]), ours.losses)
+
+
 # Whole recoveries
 
 
@@ -264,6 +277,7 @@ def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
         np.load(in_turn / "distilled/losses.npz") as new,
     ):
         assert (old["further"] > 0).all()
+        np.testing.assert_allclose(0.1 * old["term.drift"], old["further"], rtol=1e-6)
         chex.assert_trees_all_equal(dict(old), dict(new))
 
 

@@ -50,7 +50,10 @@ def seen(labels, ranks=None, features=None, images=None):
 def test_terms_by_name():
     assert {"barycentre", "densification"} <= set(terms.names())
     assert terms.find("barycentre") is barycentre.TERM
-    with pytest.raises(UserError, match=r"no term 'barycenter' for .*; there are all_outputs, b"):
+    with pytest.raises(
+        UserError,
+        match=r"no term .barycenter. for .*; did you mean barycentre\? There are all_outputs, b",
+    ):
         terms.find("barycenter")
 
 

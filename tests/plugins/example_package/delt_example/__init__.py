@@ -1,0 +1,1 @@
+"""Parts for delt_jax from outside."""
