@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from delt_jax.core import plugins
+from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, DataRecipe, Recipe, RecoverRecipe, flatten, units
 from delt_jax.recipe.fields import OneOf
@@ -70,7 +71,11 @@ def _check_plugins(name: str, value: Any) -> None:
         if each not in choices:
             plugins.allow(group, re.sub(r"=.*|:\d+$", "", each))  # without a weight or width
     if choices and value not in choices and not plugins.is_allowed(group, value):
-        raise plugins.unknown(group, value, choices)
+        known = [*choices, *plugins.names(group)]
+        raise UserError(
+            f"{name} must be one of {', '.join(map(repr, known))}, or a plug-in as "
+            f"package.module:name, not {value!r}{nearest(value, known)}"
+        )
 
 
 def _problem_of_type(name: str, value: Any) -> str | None:

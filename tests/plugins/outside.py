@@ -6,6 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
 from delt_jax.core import plugins
 
 PACKAGE = Path(__file__).parent / "example_package"
@@ -47,3 +51,66 @@ def declare(folder: Path, project: dict) -> None:
     for group, entries in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+# Parts that are named "outside:...".
+
+adam = optax.scale_by_adam(b1=0.5, b2=0.9, eps=1e-8)
+
+
+def lookahead():
+    """An optimiser whose state is begun by the image, beside a count."""
+
+    def update(grads, state, image):
+        slow, count = state
+        return grads + 0.1 * (image - slow), (0.9 * slow + 0.1 * image, count + 1)
+
+    return optax.GradientTransformation(lambda image: (image, jnp.int32(0)), update)
+
+
+def growing():
+    """No optimiser of images: its state changes its type."""
+    return optax.GradientTransformation(
+        lambda image: jnp.int32(0), lambda grads, state, image: (grads, state + 0.5)
+    )
+
+
+class Net(nn.Module):
+    """A network that can be made wrong in several ways.
+
+    Attributes:
+      fault: what is wrong with it.
+    """
+
+    num_classes: int
+    fault: str = ""
+
+    @nn.compact
+    def __call__(self, images, train):
+        """Logits of images [B, S, S, C]."""
+        axis = 1 if self.fault == "axis" else -1
+        x = nn.Conv(4, (3, 3))(images) if self.fault != "no convolution" else images
+        norm = nn.BatchNorm(use_running_average=not train, axis=axis)
+        x = norm(norm(x)) if self.fault == "twice" else norm(x)
+        x = x.mean((1, 2))
+        if self.fault == "no dense":
+            return nn.Conv(self.num_classes, (1,))(x[:, None])[:, 0]
+        if self.fault == "sown":
+            self.sow("features", "pooled", x)
+            return nn.Conv(self.num_classes, (1,))(x[:, None])[:, 0]
+        x = nn.Dense(self.num_classes + (self.fault == "classes"))(x)
+        if self.fault == "counts":
+            count = self.variable("counts", "n", jnp.zeros, ())
+            x = x + count.value
+        return x.astype(jnp.bfloat16) if self.fault == "bfloat16" else x
+
+
+def faulty(fault):
+    """A function of a specification that builds such a network."""
+    return lambda spec: Net(spec.num_classes, fault)
+
+
+axis, twice, classes, bfloat16, counts, sown = map(
+    faulty, ("axis", "twice", "classes", "bfloat16", "counts", "sown")
+)
+no_dense, no_convolution = faulty("no dense"), faulty("no convolution")
