@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from outside import PACKAGE, installed
-from tiny_run import losses_of, manifest, read_json, tiny
+from tiny_run import losses_of, manifest, read_json, stop_after, tiny
 
 from delt_jax import config as config_lib
 from delt_jax import main
 from delt_jax.core import plugins
+from delt_jax.core.stopping import Stopped
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
+from delt_jax.runtime import devices
 from delt_jax.stages import pipeline
 
 DIGITS = str(Path(config_lib.__file__).parents[2] / "configs" / "digits.py")
@@ -79,6 +81,24 @@ def test_what_is_done_stays(finished, capsys):
     main.run(coloured(), str(finished))
     said = [line for line in capsys.readouterr().out.splitlines() if ": done, " in line]
     assert [line.split(":")[0] for line in said] == list(pipeline.NAMES)
+
+
+def test_a_kill_changes_nothing(finished, tmp_path, monkeypatch):
+    """Recovery on other device counts, stopped and resumed, gives the same bits."""
+    begun = tmp_path / "begun"
+    shutil.copytree(finished, begun)
+    shutil.rmtree(begun / "distilled")
+    with monkeypatch.context() as m:
+        stop_after(m, 3)
+        with pytest.raises(Stopped):
+            main.run(coloured(), str(begun), ["recover"])
+    monkeypatch.setattr(devices, "device_count", lambda: 1)
+    main.run(coloured(), str(begun), ["recover"])
+    ours, whole = (distilled.read(folder / "distilled").images for folder in (begun, finished))
+    np.testing.assert_array_equal(ours, whole)
+    np.testing.assert_array_equal(
+        losses_of(begun)["term.colours"], losses_of(finished)["term.colours"]
+    )
 
 
 def test_an_edited_part_makes_its_stage_run_again(finished, package, tmp_path, capsys):

@@ -147,6 +147,18 @@ def test_loss_curves():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_every_term_has_a_curve():
+    """Where a file has them; sets of older versions have the sum alone."""
+    ours = losses()
+    summed = ours._replace(further=ours.bn)
+    one = summed._replace(terms={"first": ours.bn})
+    two = summed._replace(terms={"first": ours.bn, "outside.terms:SECOND": -ours.loss})
+    check_changes(lambda data: figures.loss_curves(data, [0]), ours, summed, one, two)
+    unknown = one._replace(terms={"first": np.full_like(ours.bn, np.nan)})
+    chex.assert_trees_all_equal(figures.loss_curves(unknown, [0]), figures.loss_curves(summed, [0]))
+
+
 def ink(page: np.ndarray, colour: str) -> int:
     rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return int((page == rgb).all(-1).sum())
