@@ -92,20 +92,18 @@ def names(group: Group) -> list[str]:
 
 def declared(group: Group) -> Mapping[str, EntryPoint]:
     """The entry points of a kind, by name; nothing is imported."""
-    return _declared(group.name, tuple(sys.path))
+    return {name: entries[0] for name, entries in _declared(group.name, tuple(sys.path)).items()}
 
 
 @functools.lru_cache(maxsize=32)
-def _declared(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
+def _declared(group: str, path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
+    """All entry points of each name that stand for different objects; `path` says where to look."""
     del path
-    found: dict[str, EntryPoint] = {}
+    found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
-        same = found.setdefault(entry.name, entry)
-        if same.value != entry.value:
-            raise UserError(
-                f"{_owner(same)} and {_owner(entry)} both declare {entry.name!r} in {group}; "
-                f"uninstall one of them."
-            )
+        same = found.setdefault(entry.name, [])
+        if entry.value not in [other.value for other in same]:
+            same.append(entry)
     return found
 
 
@@ -258,9 +256,22 @@ def _file(group: Group, name: str) -> Path:
 
 
 def _parted(group: Group, name: str) -> tuple[str, str]:
-    """Module and attribute of a plug-in; no attribute where the module itself is meant."""
-    entry = None if is_path(name) else declared(group)[name]
-    module, _, attribute = (_target(entry) if entry else name).partition(":")
+    """Module and attribute of a plug-in; no attribute where the module itself is meant.
+
+    Raises:
+      UserError: if several packages have one of this name.
+    """
+    target = name
+    if not is_path(name):
+        entries = _declared(group.name, tuple(sys.path))[name]
+        if len(entries) > 1:
+            listed = " and ".join(f"{_owner(entry)} ({_target(entry)})" for entry in entries)
+            raise UserError(
+                f"{listed} both have a {group.noun} {name!r}; name the one that you want by its "
+                f"module, or uninstall one of them."
+            )
+        target = _target(entries[0])
+    module, _, attribute = target.partition(":")
     return module, attribute
 
 

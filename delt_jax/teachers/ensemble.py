@@ -6,6 +6,7 @@ from pathlib import Path
 
 from delt_jax import models
 from delt_jax.core import plugins
+from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, TeacherRecipe
 from delt_jax.teachers import teacher as teacher_lib
@@ -61,8 +62,9 @@ def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
             f"teacher.others lists {entry!r}, but a width is a whole number from 1; write for "
             f"instance {model}:64."
         )
+    known = [*models.NAMES, *plugins.names(plugins.MODELS)]
     raise UserError(
         f"teacher.others lists {entry!r}, which is neither the folder of a finished teacher nor "
-        f"an architecture; the zoo has {', '.join(models.NAMES)}, each also as NAME:WIDTH, and "
+        f"an architecture{nearest(model, known)} The zoo has {', '.join(models.NAMES)}, each also as NAME:WIDTH, and "
         f"plug-ins come as package.module:name (docs/extending.md)."
     )

@@ -337,11 +337,9 @@ def named(name: str, setting: EvalSetting) -> Protocol:
     what = "a function that returns a delt_jax.training.protocols.Protocol"
     plugins.checked(plugins.PROTOCOLS, name, plugged, Protocol, what)
     for field, known in _KNOWN.items():
-        if getattr(plugged, field) not in known:
-            raise UserError(
-                f"The protocol {name!r} has {field} {getattr(plugged, field)!r}, but there are "
-                f"{', '.join(known)}."
-            )
+        if (has := getattr(plugged, field)) not in known:
+            listed = ", ".join(known)
+            raise UserError(f"The protocol {name!r} has {field} {has!r}, not one of {listed}.")
     return replace(plugged, name=name)
 
 

@@ -248,7 +248,12 @@ def test_what_is_not_allowed_is_refused(name, value):
         ),
         ("data.channels", 2, "one of 0, 1, 3, not 2"),
         ("teacher.schedule", "linear", "one of 'cosine', 'one_cycle', not 'linear'"),
-        ("select.rule", "best", "one of 'medium', 'top', 'min', 'random', not 'best'"),
+        (
+            "select.rule",
+            "best",
+            "one of 'medium', 'top', 'min', 'random', or a plug-in as package.module:name, "
+            "not 'best'",
+        ),
         ("evaluate.dtype", "float16", "one of 'float32', 'bfloat16', not 'float16'"),
         ("relabel.mix", "", "one of 'cutmix', 'mixup', 'none', not ''"),
         ("recover.iterations", -1, "at least 0, not -1"),

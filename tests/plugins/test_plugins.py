@@ -105,6 +105,20 @@ def test_built_in_names_win_and_a_clash_is_said(package, capsys):
     assert capsys.readouterr().out.count("'barycentre' is delt_jax's own; that of the package") == 1
 
 
+def test_a_name_of_two_packages_is_no_name(package):
+    (package / "more").mkdir()
+    entries = {"delt_jax.terms": {"colours": "delt_example.other:COLOURS"}}
+    named = {"name": "another", "version": "2.0", "entry-points": entries}
+    declare(package / "more", named)
+    sys.path.append(str(package / "more"))
+    try:
+        recipe_of(**{"recover.terms": ("barycentre",)})
+        with pytest.raises(UserError, match=r"delt_example\.terms:COLOURS.*both have a term 'colo"):
+            recipe_of(**{"recover.terms": ("colours",)})
+    finally:
+        sys.path.remove(str(package / "more"))
+
+
 def test_sources_are_part_of_identities(package):
     name = "term.colours"
     recipe_of(**{"recover.terms": ("colours",)})
@@ -164,7 +178,7 @@ def test_protocols_must_be_known(package):
         "def odd(s):\n    return replace(named('delt', s), schedule='linear')\n"
     )
     recipe_of(**{"evaluate.protocol": "delt_example.odd:odd"})
-    with pytest.raises(UserError, match="has schedule 'linear', but there are half_cosine"):
+    with pytest.raises(UserError, match="has schedule 'linear', not one of half_cosine"):
         protocols.named("delt_example.odd:odd", setting)
 
 
