@@ -65,6 +65,6 @@ def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
     known = [*models.NAMES, *plugins.names(plugins.MODELS)]
     raise UserError(
         f"teacher.others lists {entry!r}, which is neither the folder of a finished teacher nor "
-        f"an architecture{nearest(model, known)} The zoo has {', '.join(models.NAMES)}, each also as NAME:WIDTH, and "
-        f"plug-ins come as package.module:name (docs/extending.md)."
+        f"an architecture{nearest(model, known)} There are {', '.join(known)}, and plug-ins as "
+        f"package.module:name, each also as NAME:WIDTH."
     )

@@ -18,6 +18,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import initial_images, selection
 from delt_jax.store import part_sources
 from delt_jax.store.identity import versions
+from delt_jax.teachers import ensemble
 from delt_jax.training import protocols
 
 
@@ -195,6 +196,19 @@ def test_starts_say_what_they_read(package):
     assert initial_images.reads_training_images("blended")
     assert list(initial_images.parts(recipe, None)) == ["start.blended"]
     assert isinstance(recipe, Recipe)
+
+
+def test_further_teachers_come_from_outside(package):
+    others = ("plain_net:12", "delt_example.nets:PlainNet", "conv3:8")
+    alone = ensemble.recipes(recipe_of(**{"teacher.others": others}))
+    models = [(name, one.teacher.model, one.teacher.width) for name, one in alone.items()]
+    assert models == [
+        ("plain_net_12", "plain_net", 12),
+        ("delt_example.nets:PlainNet", "delt_example.nets:PlainNet", 0),
+        ("conv3_8", "conv3", 8),
+    ]
+    with pytest.raises(UserError, match=r"nor an architecture; did you mean plain_net\?"):
+        ensemble.recipes(recipe_of(**{"teacher.others": ("plain_nett",)}))
 
 
 def test_methods_come_from_outside(package, tmp_path):
