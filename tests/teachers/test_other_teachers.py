@@ -110,7 +110,7 @@ def test_names_of_folders_are_distinct_and_say_what_they_hold(made):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("conv", r"'conv', which is neither .* the zoo has conv3, "),
+        ("conv", r"'conv', which is neither .* There are conv3, "),
         ("", r"'', which is neither"),
         ("conv4:", r"'conv4:', but a width is a whole number from 1; .* conv4:64"),
         ("conv4:0", "a width is a whole number"),
