@@ -4,9 +4,9 @@ apt install openclipart-png
 python benchmarks/clip_art.py --out=runs/clip_art
 
 Debian's package has 8,121 pictures in 22 folders, 0.18+dfsg. Of folders with 300 pictures or more
-this takes 320, or all where there are fewer: each picture once, as many lie in several places; none
-that lies in two of the classes; none above 50 megapixels. Which ones is decided by the hash of their
-content, so everyone has the same. The folder holds links, and no picture is changed.
+this takes 320, or all where there are fewer: each picture once, as many lie in several places;
+none that lies in two of the classes; none above 50 megapixels. The hash of their content decides
+which, so everyone has the same. The folder holds links, and no picture is changed.
 """
 
 import argparse

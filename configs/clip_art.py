@@ -1,8 +1,8 @@
 """Open Clip Art: eight classes of drawings in colour, 2,309 pictures at 64 px, a fifth to test on.
 
 benchmarks/clip_art.py makes the folder out of Debian's package `openclipart-png`. The classes are
-broad, such as food and people, with 172 to 320 pictures each. All values are ours. Methods bring those that are
-published for Tiny-ImageNet, whose pictures have the same size.
+broad, such as food and people, with 172 to 320 pictures each. All values are ours. Methods bring
+those that are published for Tiny-ImageNet, whose pictures have the same size.
 """
 
 from delt_jax.config import default_config, vary
