@@ -39,7 +39,7 @@ def normalisation_of(recipe: Recipe, source: Source) -> Normalisation:
 
 
 def taken_over(
-    recipe: Recipe, source: Source, say: Callable[[str], None] | None = None
+    recipe: Recipe, source: Source, say: Callable[[str], None] = lambda line: None
 ) -> dict[tuple[str, ...], np.ndarray]:
     """What a teacher begins with: arrays of `teacher.weights` by their path in its variables.
 

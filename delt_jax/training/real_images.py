@@ -102,8 +102,7 @@ def train(
       output: where it writes.
       name: selects its stream of random numbers. The run's first teacher has none, and the
         ceiling of students draws what that one draws.
-      taken: arrays that it begins with in place of fresh ones, by path (see
-        `delt_jax.teachers.fine_tuning`); None for a training from scratch.
+      taken: what it begins with (see `fine_tuning.taken_over`); None to train from scratch.
 
     Returns:
       Variables as host arrays, and top-1 accuracy on the full test set, in [0, 1].
@@ -141,12 +140,16 @@ def train(
             saver.save_if_due(state, place)
     variables = jax.tree.map(np.asarray, state.variables)
     checks.finite(variables, f"{spec.name}'s training diverged; lower teacher.learning_rate.")
-    model, normalisation = program.trainer.model, program.normalisation
     try:
-        return variables, teacher_lib.accuracy(model, variables, normalisation, source.test)
+        return variables, _accuracy(program, variables, source)
     except stopping.Stopped:
         saver.save(state, place)
         raise
+
+
+def _accuracy(program: RealImagesProgram, variables: dict[str, Any], source: Source) -> float:
+    model, normalisation = program.trainer.model, program.normalisation
+    return teacher_lib.accuracy(model, variables, normalisation, source.test)
 
 
 def epoch_order(seed: int, name: str, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
