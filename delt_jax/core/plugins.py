@@ -42,7 +42,7 @@ class Group:
 TERMS = Group("delt_jax.terms", "term", ("recover.terms",))
 STARTS = Group("delt_jax.starts", "start", ("select.start",))
 RULES = Group("delt_jax.rules", "selection rule", ("select.rule",))
-PROTOCOLS = Group("delt_jax.protocols", "protocol", ("evaluate.protocol",))
+PROTOCOLS = Group("delt_jax.protocols", "protocol", ("evaluate.protocol", "evaluate.hard_protocol"))
 MODELS = Group("delt_jax.models", "model", ("teacher.model", "teacher.others", "evaluate.students"))
 OPTIMISERS = Group("delt_jax.optimisers", "optimiser", ("recover.optimiser",))
 DATA = Group("delt_jax.data", "data source", ("data.name",))

@@ -103,3 +103,31 @@ def _check(spec: ModelSpec, model: nn.Module) -> None:
             f"The model {spec.name!r} does not end in an nn.Dense, whose input its features would "
             f'be; name them in it by self.sow("features", "pooled", features), [B, D] each.'
         )
+
+
+@functools.lru_cache(maxsize=64)
+def last_layer(model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
+    """Path of a model's last Dense in its variables.
+
+    Raises:
+      UserError: if it has none.
+    """
+    paths: list[tuple[str, ...]] = []
+
+    def note(module: nn.Module, x: Any) -> None:
+        if isinstance(module, nn.Dense):
+            paths.append(module.path)
+
+    def passes(key, images):
+        variables = model.init(key, images, train=False)
+        kept = {name: variables[name] for name in _KEPT if name in variables}
+        return tap.logits_and_features(model, kept, images, note)
+
+    image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    jax.eval_shape(passes, jax.random.key(0), image)
+    if not paths:
+        raise UserError(
+            f"The model {spec.name!r} has no nn.Dense, so it cannot be fine-tuned: nothing says "
+            f"which is its last layer."
+        )
+    return paths[-1]

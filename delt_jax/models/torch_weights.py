@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from delt_jax import models
 from delt_jax.errors import UserError
-from delt_jax.models import ModelSpec, swin, timm_names
+from delt_jax.models import ModelSpec, outside, swin, timm_names
 
 _LEAVES = {
     "kernel": "weight",
@@ -111,6 +111,20 @@ def head(
     renamed = timm_names.to_torchvision(state, architecture)
     names = [f"{head_name(architecture)}.{leaf}" for leaf in ("weight", "bias")]
     return (renamed[names[0]], renamed[names[1]]) if renamed.keys() >= set(names) else None
+
+
+def is_head(path: Sequence[str], spec: ModelSpec) -> bool:
+    """Whether a variable of a model, by its path, belongs to the last layer."""
+    if not _is_ours(spec):
+        return tuple(path[1:-1]) == outside.last_layer(models.create(spec), spec)
+    return torch_name(path, spec.name).startswith(f"{head_name(spec.name)}.")
+
+
+def without_head(state: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, np.ndarray]:
+    """torch's state dict with zeros of the spec's shapes for its last layer, whatever that was."""
+    own = [entry for entry in entries(spec) if is_head(entry.path, spec)]
+    renamed = timm_names.to_torchvision(state, spec.name) if _is_ours(spec) else state
+    return dict(renamed) | {entry.name: np.zeros(entry.shape, np.float32) for entry in own}
 
 
 def outputs(state: Mapping[str, np.ndarray], architecture: str) -> int:

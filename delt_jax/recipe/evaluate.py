@@ -110,6 +110,15 @@ class EvaluateRecipe:
             *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"), with_plugins=True
         ),
     )
+    hard_protocol: str = setting(
+        "",
+        "Recipe of training with hard labels, where it is another: the literature of hard labels "
+        'has "dsa" and "idc". Empty takes evaluate.protocol.',
+        affects="scores",
+        allowed=one_of(
+            *("", "delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"), with_plugins=True
+        ),
+    )
     students: tuple[str, ...] = setting(
         ("conv3",),
         "Architectures of the students, names of the zoo or plug-ins. An empty name stands for the "

@@ -40,7 +40,7 @@ def _is_width(text: str) -> bool:
 
 def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
     """An entry's name and settings: those of the first teacher but for what the entry says."""
-    plain = replace(first, weights="", head_classes=(), others=())
+    plain = replace(first, weights="", head_classes=(), others=(), fine_tune=False)
     if plugins.is_allowed(plugins.MODELS, entry):
         return replace(plain, model=entry, width=0), entry
     model, colon, width = entry.partition(":")

@@ -88,6 +88,17 @@ def test_it_is_a_teacher_like_any_other():
         torch_weights.from_torch(stored, PLAIN)
 
 
+def test_its_last_layer_is_known_for_fine_tuning():
+    stored = torch_weights.to_torch(drawn(PLAIN), PLAIN)
+    fewer = dataclasses.replace(PLAIN, num_classes=3)
+    without = torch_weights.from_torch(torch_weights.without_head(stored, fewer), fewer)
+    assert not without["params"]["Dense_0"]["kernel"].any()
+    chex.assert_trees_all_equal(without["params"]["Conv_1"], drawn(PLAIN)["params"]["Conv_1"])
+    assert torch_weights.is_head(("params", "Dense_0", "bias"), PLAIN)
+    with pytest.raises(UserError, match=r"has no nn\.Dense, so it cannot be fine-tuned"):
+        torch_weights.without_head(stored, of("sown"))
+
+
 def test_fields_of_a_class_are_filled():
     narrow = models.create(dataclasses.replace(PLAIN, dtype="bfloat16"))
     assert (narrow.num_classes, narrow.width, narrow.dtype) == (5, 6, jnp.bfloat16)
