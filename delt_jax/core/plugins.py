@@ -191,7 +191,7 @@ def version(group: Group, name: str) -> int:
     return declared_version
 
 
-def checked(group: Group, name: str, found: Any, wanted: type | tuple[type, ...], what: str) -> Any:
+def checked(group: Group, name: str, found: Any, wanted: Any, what: str) -> Any:
     """An object that a plug-in has given, if it is what it should be.
 
     Args:

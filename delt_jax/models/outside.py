@@ -33,7 +33,7 @@ def create(spec: ModelSpec, found: Any) -> nn.Module:
     Raises:
       UserError: saying what is not as it must be.
     """
-    plugins.checked(plugins.MODELS, spec.name, found, Callable, "a Flax module or a function")  # type: ignore[arg-type]
+    plugins.checked(plugins.MODELS, spec.name, found, Callable, "a Flax module or a function")
     return _create(spec, found)
 
 
