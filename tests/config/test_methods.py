@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outside import PACKAGE
 
 from delt_jax import main, models, terms
 from delt_jax.config import default_config, derive, from_config, vary
+from delt_jax.core import plugins
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
@@ -273,32 +275,26 @@ def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     assert len(re.findall("done, nothing changed|: left out, as", again)) == (len(stages) or 6)
 
 
-def test_the_example_of_the_docs(ranked, tmp_path, monkeypatch, capsys):
-    """Thirty lines: a term and a method made of it, which draws features to their centres."""
+def test_the_example_of_the_docs(ranked, tmp_path, monkeypatch):
+    """A method of a few lines, with a start and a term from a package of one's own."""
     page = (CONFIGS.parent / "docs/methods.md").read_text()
-    term, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert term.count("\n") + method.count("\n") <= 30
+    (method,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     shutil.copytree(CONFIGS / "methods", tmp_path / "methods")
-    (tmp_path / "terms").mkdir()
-    for file, code in (("terms/centres.py", term), ("methods/centred.py", method)):
-        (tmp_path / file).write_text(code)
-    monkeypatch.setattr(terms, "__path__", [*terms.__path__, str(tmp_path / "terms")])
-    distances = []
-    for more in ({}, {"recover.terms": ("centres=50",)}):
-        folder = shutil.copytree(ranked, tmp_path / f"run{len(more)}")
-        config = tiny("delt")
-        vary(config, "centred", {}, str(tmp_path / "mine.py"))
-        config.update_from_flattened_dict({"recover.iterations": 4} | more)
-        main.run(config, str(folder), ["recover"])
-        with np.load(folder / "distilled/losses.npz") as losses:
-            parts = losses["cross_entropy"] + config.recover.bn_weight * losses["bn"]
-            np.testing.assert_allclose(losses["loss"], parts + losses["further"], rtol=1e-4)
-            weight = float(config.recover.terms[0].partition("=")[2])
-            distances.append(losses["further"] / weight)
-    weak, strong = distances
-    np.testing.assert_allclose(weak[:, 0], strong[:, 0], rtol=1e-3)
-    assert strong[:, -1].mean() < weak[:, -1].mean()
-    monkeypatch.delitem(sys.modules, "delt_jax.terms.centres")
+    (tmp_path / "methods/mine.py").write_text(method)
+    shutil.copytree(PACKAGE / "delt_example", tmp_path / "mine")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, config = shutil.copytree(ranked, tmp_path / "run"), tiny("delt")
+    vary(config, "mine", {}, str(tmp_path / "recipe.py"))
+    config.recover.iterations = 4
+    main.run(config, str(folder), ["recover"])
+    assert (folder / "distilled/start_images.npz").is_file()
+    with np.load(folder / "distilled/losses.npz") as losses:
+        parts = losses["cross_entropy"] + config.recover.bn_weight * losses["bn"]
+        parts += 0.1 * losses["term.mine.terms:COLOURS"]
+        np.testing.assert_allclose(losses["loss"], parts, rtol=1e-4)
+    plugins.forget()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("layout", ["class_major", "one_per_class"])
