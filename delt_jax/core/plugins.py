@@ -229,9 +229,16 @@ def files(group: Group) -> dict[str, Path]:
     """Source files of the plug-ins that packages declare or the user has named, by name.
 
     They are not imported; only a package that lies elsewhere than it is installed, as one that is
-    being edited, has its `__init__` run.
+    being edited, has its `__init__` run. What cannot be found is left out, unless it is named.
     """
-    return {name: _file(group, name) for name in sorted({*declared(group), *named(group)})}
+    found = {}
+    for name in sorted({*declared(group), *named(group)}):
+        try:
+            found[name] = _file(group, name)
+        except UserError:
+            if is_allowed(group, name):
+                raise
+    return found
 
 
 def _file(group: Group, name: str) -> Path:

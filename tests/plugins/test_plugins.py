@@ -220,3 +220,8 @@ def test_methods_come_from_outside(package, tmp_path):
     assert config.evaluate.protocol == "brief"
     with pytest.raises(ValueError, match="is no variant of this recipe; did you mean coloured"):
         config_lib.vary(config, "colourd", {}, str(tmp_path / "recipe.py"))
+    found["coloured"].unlink()
+    plugins.forget()
+    assert "coloured" not in methods.find(str(tmp_path / "recipe.py"))
+    with pytest.raises(UserError, match=r"no module delt_example\.methods\.coloured"):
+        config_lib.vary(config, "coloured", {}, str(tmp_path / "recipe.py"))
