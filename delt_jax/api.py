@@ -18,7 +18,7 @@ from delt_jax import formats
 from delt_jax.comparison import runner
 from delt_jax.comparison.runner import CompareOptions
 from delt_jax.config import overrides as overrides_lib
-from delt_jax.config import paths, recipes
+from delt_jax.config import paths, reading
 from delt_jax.config.arguments import command_line
 from delt_jax.core import stopping
 from delt_jax.errors import UserError
@@ -169,7 +169,7 @@ def _recipe(
 ) -> ml_collections.ConfigDict:
     """The settings that are asked for, as a config of this call's own."""
     if isinstance(config, str | os.PathLike):
-        config = recipes.read(os.fspath(config))
+        config = reading.read(os.fspath(config))
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
             f"config is a recipe's name, a path or a ConfigDict, not {type(config).__name__}."
@@ -185,7 +185,7 @@ def _command(
     verify: bool,
 ) -> str:
     """The command line that does the same, which a report prints beside its results."""
-    flags = [f"--config={recipes.with_home(config)}", f"--workdir={workdir}"]
+    flags = [f"--config={reading.with_home(config)}", f"--workdir={workdir}"]
     flags += [f"--stages={','.join(stages)}"] if stages else []
     flags += ["--verify"] if verify else []
     return command_line([*flags, *overrides_lib.as_flags(overrides)])
@@ -225,7 +225,7 @@ def compare_runs(  # noqa: PLR0913 (`delt_jax.compare_runs` explains the argumen
             raise UserError(f"{name} is the argument {argument} here, the same for all recipes.")
     own = {"evaluate.seeds": seeds} if seeds else {}
     settings = overrides_lib.as_flags({**own, **overrides})
-    recipe_names = tuple(recipes.with_home(os.fspath(name)) for name in names)
+    recipe_names = tuple(reading.with_home(os.fspath(name)) for name in names)
     folder = Path(paths.expand(os.fspath(workdir), "--workdir"))
     ipcs = _ipcs(ipc)
     flags = [f"--configs={','.join(recipe_names)}", f"--ipc={','.join(map(str, ipcs))}"]
@@ -246,7 +246,7 @@ def _ipcs(ipc: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers)) or (0,)
 
 
-def _comparison(folder: Path, outcome: runner.Outcome) -> ComparisonResult:
+def _comparison(folder: Path, outcome: runner.Compared) -> ComparisonResult:
     from delt_jax.comparison import tables
 
     finished = [cell for cell in outcome.cells if not cell.state()[0]]

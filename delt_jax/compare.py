@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from delt_jax.comparison.runner import CompareOptions, run
-from delt_jax.config import command, paths, recipes, sentences
+from delt_jax.config import command, paths, sentences
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
@@ -93,13 +93,15 @@ def split_configs(text: str) -> tuple[str, ...]:
     """
     configs: list[str] = []
     for part in filter(None, text.split(",")):
-        if not configs or recipes.is_named(part):
+        file = part.split(":")[0]
+        if not configs or (file.endswith(".py") and "=" not in file):
             configs.append(part)
         else:
             configs[-1] += f",{part}"
     if not configs:
         raise UserError("--configs is missing; try --configs=configs/digits.py.")
-    return tuple(map(recipes.with_home, configs))
+    parted = (config.partition(":") for config in configs)
+    return tuple(paths.expand(file, "--configs") + "".join(rest) for file, *rest in parted)
 
 
 def _numbers(values: Sequence[str]) -> tuple[int, ...]:

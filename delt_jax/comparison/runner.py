@@ -36,7 +36,7 @@ class CompareOptions(NamedTuple):
     command: str
 
 
-class Outcome(NamedTuple):
+class Compared(NamedTuple):
     """What came of a comparison.
 
     Attributes:
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     failed: Sequence[str]
 
 
-def run(options: CompareOptions) -> Outcome:
+def run(options: CompareOptions) -> Compared:
     """Runs or describes the grid, and writes the comparison after every cell.
 
     Raises:
@@ -66,10 +66,10 @@ def run(options: CompareOptions) -> Outcome:
         cells = grid.plan(*options[:4], options.dry_run)
         if options.dry_run:
             print("\n".join(grid.describe(cells)))
-            return Outcome(cells, ())
+            return Compared(cells, ())
         with grid.locked(options.folder):
             grid.mark(options.folder, cells, options.command)
-            return Outcome(cells, _run_cells(options, cells))
+            return Compared(cells, _run_cells(options, cells))
 
 
 def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from delt_jax.config import overrides, paths, recipes
+from delt_jax.config import overrides, paths, reading
 
 
 class ProcessFlags(NamedTuple):
@@ -46,7 +46,7 @@ def of_a_recipe(config: str, workdir: str, flags: Sequence[str] = ()) -> Argumen
     Raises:
       UserError: one sentence about the first thing that is wrong.
     """
-    config = recipes.with_home(config)
-    read = overrides.parse(recipes.read(config), flags)
+    config = reading.with_home(config)
+    read = overrides.parse(reading.read(config), flags)
     line = command_line([f"--config={config}", f"--workdir={workdir}", *flags])
     return Arguments(read, paths.expand(workdir, "--workdir"), [], False, ProcessFlags(), line)

@@ -1,4 +1,4 @@
-"""Finds and reads the recipe that a text names, such as "configs/digits.py:cda"."""
+"""Reads the recipe that a text names, such as "configs/digits.py:cda"."""
 
 import os
 import runpy
@@ -25,12 +25,6 @@ def find(name: str) -> str:
     if not os.path.isfile(file):
         raise UserError(f"--config={name}: there is no such file; configs/ has the recipes.")
     return file
-
-
-def is_named(text: str) -> bool:
-    """Whether a text begins with a recipe, and is not one more variant of the recipe before it."""
-    name = text.partition(":")[0]
-    return name.endswith(".py") and "=" not in name
 
 
 def with_home(text: str) -> str:
