@@ -90,7 +90,8 @@ def vary(
 
 def nearest(name: str, known: list[str]) -> str:
     """Ends a sentence about a misspelt name: with a "did you mean", or just a full stop."""
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    match = [k for k in known if k.endswith(f".{name}")][:1]
+    match = match or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not match:  # compares the last part alone, e.g. `ierations` with `recover.iterations`
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
         found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.7)

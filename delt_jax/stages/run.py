@@ -142,6 +142,7 @@ def _run_stages(
     from delt_jax.stages import pipeline
 
     cache, memory = folder.path / "cache", recipe.data.memory_mib
+    failed = True
     try:
         if hosts.is_first():
             folder.open(recipe)
@@ -158,9 +159,10 @@ def _run_stages(
         for note in (*source.notes, *notes):
             say(note)
         pipeline.run(recipe, source, folder, stages, verify)
+        failed = False
     finally:
         programs.cancel()
-        folder.close()
+        folder.close(failed)
 
 
 def _check_shared(folder: "WorkDir") -> None:
