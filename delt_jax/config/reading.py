@@ -2,9 +2,11 @@
 
 import os
 import runpy
+from pathlib import Path
 
 import ml_collections
 
+import delt_jax
 from delt_jax.config import paths, sentences
 from delt_jax.errors import UserError
 
@@ -16,12 +18,15 @@ def split(text: str) -> tuple[str, str]:
 
 
 def find(name: str) -> str:
-    """The config file that a name stands for.
+    """The config file that a path or the name of one of our recipes stands for.
 
     Raises:
       UserError: if there is none.
     """
     file = paths.expand(name, "--config")
+    own = Path(delt_jax.__file__).parents[1] / "configs" / f"{name}.py"
+    if name.isidentifier() and not os.path.isfile(file) and own.is_file():
+        return str(own)
     if not os.path.isfile(file):
         raise UserError(f"--config={name}: there is no such file; configs/ has the recipes.")
     return file

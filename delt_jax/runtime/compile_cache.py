@@ -7,7 +7,7 @@ import jax
 
 from delt_jax.runtime import programs
 
-_MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _SHARE = 0.3  # of a process's mappings, beyond which a run might not end
 _LEAST_SECONDS = 0.2  # to compile; JAX keeps programs from one second on
 
@@ -40,8 +40,8 @@ def free() -> None:
 def free_many() -> None:
     """As `free`, once programs take more memory mappings than leave room for another run."""
     try:
-        most = int(_MOST_MAPPINGS.read_text(encoding="ascii"))
-        with _MAPPINGS.open("rb") as f:
+        most = int(MOST_MAPPINGS.read_text(encoding="ascii"))
+        with MAPPINGS.open("rb") as f:
             taken = sum(1 for _ in f)
     except (OSError, ValueError):  # not Linux
         return
