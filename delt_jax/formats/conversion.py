@@ -9,7 +9,6 @@ import numpy as np
 from delt_jax import formats
 from delt_jax.core import stopping
 from delt_jax.core.progress import say
-from delt_jax.data.classes import check_names
 from delt_jax.errors import UserError
 from delt_jax.formats import ownership, pt
 from delt_jax.formats.distilled import DistilledSet
@@ -133,6 +132,8 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
 
 def _read_names(path: Path) -> tuple[str, ...]:
     """Class names from a text file in UTF-8, one a line."""
+    from delt_jax.data.classes import check_names  # brings JAX, which nothing else here needs
+
     try:
         text = regular.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as e:

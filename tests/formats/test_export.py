@@ -244,18 +244,22 @@ def test_another_manifest_is_no_sets(tmp_path, manifest):
         distilled.read(tmp_path / "distilled")
 
 
-def test_loading_needs_no_jax(tmp_path):
-    make_workdir(tmp_path)
+def test_loading_and_exporting_need_no_jax(tmp_path):
+    make_workdir(tmp_path / "run")
     code = (
         "import sys, delt_jax\n"
         "assert 'numpy' not in sys.modules\n"
-        f"print(delt_jax.load({str(tmp_path)!r}).images.shape)\n"
-        "assert not {'jax', 'torch', 'pyarrow', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "sys.modules |= dict.fromkeys(('jax', 'flax', 'chex', 'torch', 'tensorflow_datasets'))\n"
+        f"print(delt_jax.load({str(tmp_path / 'run')!r}).images.shape)\n"
+        "assert 'pyarrow' not in sys.modules\n"
+        f"delt_jax.export_set({str(tmp_path / 'run')!r}, 'npz', {str(tmp_path / 'x.npz')!r})\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert result.stdout == "(9, 5, 5, 3)\n", result.stderr
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("(9, 5, 5, 3)\n")
+    assert (tmp_path / "x.npz").is_file()
 
 
 # --- the command ---
