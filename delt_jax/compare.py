@@ -16,15 +16,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
+from delt_jax.comparison.runner import CompareOptions, run
 from delt_jax.config import command, paths, sentences
 from delt_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from delt_jax.comparison.cells import Cell
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
 _CONFIGS = flags.DEFINE_string(
@@ -47,18 +44,6 @@ _KEEP_GOING = flags.DEFINE_bool(
 )
 _HELP = flags.DEFINE_bool("help", False, "Show this help.", _FLAGS)
 _OURS = {"config.ipc": "ipc", "config.evaluate.seeds": "seeds"}  # settings that are flags here
-
-
-class CompareOptions(NamedTuple):
-    """The command line, parsed; the flags explain the fields."""
-
-    configs: tuple[str, ...]
-    ipcs: tuple[int, ...]
-    folder: Path
-    settings: tuple[str, ...]
-    dry_run: bool
-    keep_going: bool
-    command: str
 
 
 def parse(arguments: Sequence[str]) -> CompareOptions:
@@ -129,69 +114,10 @@ def _numbers(values: Sequence[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, values)))
 
 
-def run(options: CompareOptions) -> list[str]:
-    """Runs or describes the grid, and writes the comparison after every cell.
-
-    Returns:
-      Names of the cells that failed.
-
-    Raises:
-      UserError: for settings, data or folders that cannot work, before anything is written; for
-        the first cell that fails, unless `keep_going`.
-    """
-    # Imported here so that a mistyped flag is answered at once.
-    from delt_jax.runtime import environment
-
-    environment.import_jax()
-    from delt_jax.comparison import cells as grid
-    from delt_jax.runtime import compile_cache, numerics
-
-    compile_cache.use()
-    environment.check_devices()
-    with stopping.listening(), numerics.fixed():
-        grid.check(options.folder)
-        cells = grid.plan(*options[:4], options.dry_run)
-        if options.dry_run:
-            print("\n".join(grid.describe(cells)))
-            return []
-        with grid.locked(options.folder):
-            grid.mark(options.folder, cells, options.command)
-            return _run_cells(options, cells)
-
-
-def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:
-    """Runs the cells that are not finished; returns the names of those that failed."""
-    from delt_jax.comparison import cells as grid
-    from delt_jax.core.progress import say
-
-    failed, written = [], 0
-    for number, cell in enumerate(cells, 1):
-        head = f"cell {number} of {len(cells)}, {cell.name}"
-        if not cell.state()[0]:
-            say(f"{head}: finished before")
-            continue
-        say(f"{head}: {cell.arguments.command}")
-        try:
-            cell.run()
-        except UserError as e:
-            if not options.keep_going:
-                raise UserError(f"{head}: {e}") from e
-            print(f"delt_jax: {head}: {e}", file=sys.stderr)
-            failed.append(cell.name)
-            continue
-        grid.write(options.folder, cells)
-        written += 1
-    if not written:
-        grid.write(options.folder, cells)
-    if len(failed) < len(cells):
-        say(f"comparison: {options.folder / 'comparison.html'}")
-    return failed
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of a command line, as `command.exit_status` has it; 1 if a cell failed."""
     return command.exit_status(
-        lambda: parse(sys.argv if argv is None else argv), lambda options: not run(options)
+        lambda: parse(sys.argv if argv is None else argv), lambda options: not run(options).failed
     )
 
 

@@ -1,6 +1,10 @@
 """The exceptions that reach the user as a sentence instead of a traceback."""
 
-from pathlib import Path
+from __future__ import annotations
+
+TYPE_CHECKING = False  # without an import, as in delt_jax itself
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class UserError(Exception):

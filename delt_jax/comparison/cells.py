@@ -11,7 +11,8 @@ import numpy as np
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse, sizes
 from delt_jax.comparison import tables as comparison_tables
-from delt_jax.config import cli, derive, from_config
+from delt_jax.config import derive, from_config
+from delt_jax.config.arguments import Arguments, of_a_recipe
 from delt_jax.data import Source, read
 from delt_jax.data.classes import in_words
 from delt_jax.errors import UserError
@@ -48,7 +49,7 @@ class Cell:
     """
 
     method: str
-    arguments: cli.Arguments
+    arguments: Arguments
     recipe: Recipe
     source: Source
     folder: WorkDir
@@ -110,7 +111,7 @@ def plan(
       configs: recipes, as --config takes them.
       ipcs: images per class; 0 for a recipe's own.
       folder: of the comparison.
-      flags: more flags for every run.
+      flags: settings of every run, --config.NAME=VALUE each.
       dry_run: whether published numbers may stand in for data that are missing.
 
     Raises:
@@ -124,10 +125,9 @@ def plan(
         # A recipe's own IPC is known only once its settings are derived: then plan it again.
         method = method_of(config)
         workdir = folder / CELLS / f"{folder_of(method)}-ipc{ipc}"
-        own = [f"--config={config}", f"--workdir={workdir}"]
-        own.append(f"--config.evaluate.scores_folder={folder / SCORES}")
+        own = [f"--config.evaluate.scores_folder={folder / SCORES}"]
         own += [f"--config.ipc={ipc}"] if ipc else []
-        arguments = cli.parse(["delt_jax.main", *own, *flags])
+        arguments = of_a_recipe(config, str(workdir), [*own, *flags])
         recipe, run = from_config(arguments.config), WorkDir(workdir, arguments.command)
         run.check()
         if recipe.data not in sources:

@@ -120,7 +120,7 @@ def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
             continue
         full, value = prefix + name, config[name]
         if full in SETTINGS:
-            values[name] = _typed(full, value, SETTINGS[full])
+            values[name] = typed(full, value, SETTINGS[full])
         elif isinstance(value, ml_collections.ConfigDict):
             values[name] = _build(field.type, value, f"{full}.")  # type: ignore[arg-type]
         else:
@@ -128,8 +128,12 @@ def _build(cls: type, config: ml_collections.ConfigDict, prefix: str):
     return cls(**values)
 
 
-def _typed(name: str, value: Any, setting: Setting) -> Any:
-    """A setting's value, lists as tuples and whole numbers as floats where those are wanted."""
+def typed(name: str, value: Any, setting: Setting) -> Any:
+    """A setting's value, lists as tuples and whole numbers as floats where those are wanted.
+
+    Raises:
+      UserError: if it has another type.
+    """
     if value is None and setting.default is None:
         return None
     if setting.kind is tuple:

@@ -2,18 +2,16 @@
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from delt_jax.config import nearest, paths, sentences
+from delt_jax.config import overrides, paths, sentences
+from delt_jax.config.arguments import Arguments, ProcessFlags, command_line
 from delt_jax.errors import UserError
-from delt_jax.recipe import SETTINGS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. configs/digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the run makes.")
@@ -40,27 +38,6 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processe
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
 
 
-class ProcessFlags(NamedTuple):
-    """The flags that say which processes work together; by default a process works alone."""
-
-    auto: bool = False
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
-
-
-class Arguments(NamedTuple):
-    """The parsed command line; `command` is the line itself, to be noted beside results."""
-
-    config: ml_collections.ConfigDict
-    workdir: str
-    stages: list[str]
-    dry_run: bool
-    job: ProcessFlags
-    command: str
-    verify: bool = False
-
-
 def parse(arguments: Sequence[str]) -> Arguments:
     """Parses the command line, program name first.
 
@@ -83,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
     workdir = paths.expand(_WORKDIR.value, "--workdir")
-    command = shlex.join(["python", "-m", "delt_jax.main", *arguments[1:]])
+    command = command_line(arguments[1:])
     return Arguments(config, workdir, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value)
 
 
@@ -135,16 +112,10 @@ def _with_home(argument: str) -> str:
 
 def _check_overrides(arguments: Sequence[str]) -> None:
     """Raises a UserError for a misspelt --config.NAME, or one that comes too late there."""
-    known = list(SETTINGS)
     for argument in arguments:
         match = re.match(r"--?config\.([^=]*)", argument)
-        if match and match[1] not in known:
-            raise UserError(f"There is no setting {match[1]}{nearest(match[1], known)}")
-        if match and match[1] == "data.known_as":
-            raise UserError(
-                "data.known_as comes too late on the command line, as methods have read it; set it "
-                "in a recipe."
-            )
+        if match:
+            overrides.check_name(match[1])
 
 
 def _check_file(arguments: Sequence[str]) -> None:

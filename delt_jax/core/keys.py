@@ -5,10 +5,7 @@ import zlib
 import chex
 import jax
 
-IMPLEMENTATION = "threefry2x32"
-# What decides which numbers a key gives. JAX's environment variables can change both, so
-# `runtime.numerics` fixes them for every run, and every manifest records them.
-RANDOM_NUMBERS = {"implementation": IMPLEMENTATION, "jax_threefry_partitionable": True}
+from delt_jax.core.random_numbers import IMPLEMENTATION
 
 
 def stream(seed: int, *names: str | int) -> chex.PRNGKey:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _TWICE = 0.5  # seconds in which a second signal counts as the first: `timeout` and terminals
@@ -108,6 +109,43 @@ def listening() -> Iterator[None]:
             raise Stopped(asked)
 
 
+@contextlib.contextmanager
+def borrowing() -> Iterator[None]:
+    """As `listening`, for work within a program of somebody else, such as a notebook.
+
+    Takes SIGTERM and SIGINT only where the program left them to Python, and gives them back. A
+    second signal does what the first would have done without this; no thread is started.
+    """
+    if _process.is_listening or not _in_main_thread():
+        yield
+        return
+    defaults, first = (signal.SIG_DFL, signal.default_int_handler), [0.0]
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    mine = {number: handler for number, handler in before.items() if handler in defaults}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if not requested():
+            request(number)
+            first[0] = time.monotonic()
+            _tell()
+        elif time.monotonic() - first[0] > _TWICE:
+            signal.signal(number, mine[number])
+            signal.raise_signal(number)
+
+    for number in mine:
+        signal.signal(number, note)
+    _process.is_listening = True
+    try:
+        yield
+    finally:
+        for number, handler in mine.items():
+            signal.signal(number, handler)
+        asked = _process.asked
+        _process.is_listening, _process.asked = False, None
+        if asked is not None:  # whatever else ends the work: it may be a consequence
+            raise Stopped(asked)
+
+
 def listen() -> None:
     """Notes SIGTERM and SIGINT from here on, until a `listening` ends; for a command's first line.
 
@@ -164,10 +202,15 @@ class _Listener:
             request(came[0])
             if first is None:
                 first = time.monotonic()
-                with contextlib.suppress(OSError):
-                    os.write(2, _NOTE)
+                _tell()
             elif time.monotonic() - first > _TWICE:
                 os._exit(128 + came[0])
+
+
+def _tell() -> None:
+    """Says that a signal has come; without Python's streams, whose lock the work may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, _NOTE)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from delt_jax.data import measure_normalisation
 from delt_jax.evaluation.metrics import Score
 from delt_jax.evaluation.rows import EvalRow, student_spec
 from delt_jax.evaluation.score_store import PlannedScore, make_score
-from delt_jax.evaluation.student_jobs import Evaluation
+from delt_jax.evaluation.student_jobs import Evaluation, log_score
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store.identity import identity, versions
@@ -39,7 +39,7 @@ def score_ceiling(run: Evaluation, row: EvalRow) -> Score:
         trained = _train(run, spec, planned.id)
         run.scores.write(make_score(planned, trained, run.source))
     score = run.scores.read(planned)
-    run.log.write("evaluate", t.epochs, **score.as_dict())
+    log_score(run.log, score, t.epochs)
     return score
 
 

@@ -26,6 +26,9 @@ from delt_jax.training import student_loop
 from delt_jax.training.student_loop import Saving, Student, StudentTask, Trained
 from delt_jax.training.student_program import StudentProgram
 
+# What tells the curves of an evaluation apart.
+_WHOSE = ("student", "regime", "images", "ipc", "learning_rate", "seed")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -118,7 +121,7 @@ class Jobs:
             epochs = resolve(run.recipe, run.source, row).epochs
             for one in planned:
                 scores.append(run.scores.read(one))
-                run.log.write("evaluate", epochs, **scores[-1].as_dict())
+                log_score(run.log, scores[-1], epochs)
         return scores
 
 
@@ -205,7 +208,18 @@ def store(run: Evaluation, job: _Training, trained: Trained) -> None:
             score.last,
         )
         kept_students.save(_weights_folder(run, one), network, run.inputs, score)
-    run.scores.write(make_score(job.planned[0], trained, run.source))
+    score = make_score(job.planned[0], trained, run.source)
+    run.scores.write(score)
+    log_score(run.log, score, job.program.protocol.epochs)
+
+
+def log_score(log: MetricsLog, score: Score, epochs: int) -> None:
+    """Logs a student's curve and its score, once however often it is asked."""
+    values = score.as_dict()
+    whose = {name: values[name] for name in _WHOSE}
+    for epoch, accuracy in score.history:
+        log.write("evaluate", int(epoch), **whose, accuracy=accuracy)
+    log.write("evaluate", epochs, **values)
 
 
 def _reads_labels(program: StudentProgram) -> bool:

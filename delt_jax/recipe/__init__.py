@@ -10,7 +10,7 @@ from typing import Any
 
 from delt_jax.recipe.data import DataRecipe
 from delt_jax.recipe.evaluate import EvaluateRecipe, RelabelRecipe, ReportRecipe
-from delt_jax.recipe.fields import at_least, setting, settings_of
+from delt_jax.recipe.fields import at_least, setting, settings_of, some_of
 from delt_jax.recipe.recover import RecoverRecipe, SelectRecipe
 from delt_jax.recipe.teacher import TeacherRecipe
 
@@ -47,10 +47,11 @@ class Recipe:
         affects=("images", "labels", "scores"),
         allowed=at_least(0, most=10**6),
     )
-    tensorboard: bool = setting(
-        False,
-        "Whether the log is also written as TensorBoard events.",
+    writers: tuple[str, ...] = setting(
+        ("jsonl",),
+        "Where metrics go, see docs/metrics.md; to `metrics.jsonl` they always do.",
         affects="files",
+        allowed=some_of("jsonl", "tensorboard", "wandb"),
     )
     data: DataRecipe = field(default_factory=DataRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)

@@ -7,6 +7,8 @@ import jax
 
 from delt_jax.runtime import programs
 
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+_SHARE = 0.3  # of a process's mappings, beyond which a run might not end
 _LEAST_SECONDS = 0.2  # to compile; JAX keeps programs from one second on
 
 
@@ -15,9 +17,11 @@ def use() -> None:
 
     JAX's own JAX_COMPILATION_CACHE_DIR chooses another folder,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS another time, and
-    JAX_ENABLE_COMPILATION_CACHE=false none. A folder that cannot be written only costs time.
+    JAX_ENABLE_COMPILATION_CACHE=false none. A program that has chosen a folder keeps it. A folder
+    that cannot be written only costs time.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not chosen:
         jax.config.update("jax_compilation_cache_dir", str(folder()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
@@ -31,6 +35,18 @@ def free() -> None:
     """
     programs.free_all()
     jax.clear_caches()
+
+
+def free_many() -> None:
+    """As `free`, once programs take more memory mappings than leave room for another run."""
+    try:
+        most = int(MOST_MAPPINGS.read_text(encoding="ascii"))
+        with MAPPINGS.open("rb") as f:
+            taken = sum(1 for _ in f)
+    except (OSError, ValueError):  # not Linux
+        return
+    if taken > _SHARE * most:
+        free()
 
 
 def folder() -> Path:

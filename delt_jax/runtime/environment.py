@@ -3,6 +3,7 @@
 import glob
 import importlib.util
 import os
+import sys
 from collections.abc import Collection
 
 from delt_jax.errors import UserError
@@ -84,17 +85,29 @@ def repeats() -> bool:
 def import_jax() -> None:
     """Imports JAX, which reads its environment variables then.
 
+    Where a program has started JAX's devices before, XLA reads no flags any more; they stay as they
+    are, and manifests say whether runs repeat with them.
+
     Raises:
       UserError: if one of them has a value that JAX does not know.
     """
     users = os.environ.get("XLA_FLAGS", "")
     flags = xla_flags(expected_backend(), users)
-    if flags != users:
+    if flags != users and not _has_started():
         os.environ["XLA_FLAGS"] = flags
     try:
         import jax  # noqa: F401 (only to see whether it can be)
     except ValueError as e:
         raise UserError(f"JAX cannot start: {e}; correct or unset that variable.") from e
+
+
+def _has_started() -> bool:
+    """Whether JAX has started its devices in this process; there is no public name for that."""
+    if "jax" not in sys.modules:
+        return False
+    from jax._src import xla_bridge
+
+    return xla_bridge.backends_are_initialized()
 
 
 def check_devices() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import jax
 
-from delt_jax.core import keys
+from delt_jax.core.random_numbers import IMPLEMENTATION
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def fixed() -> Iterator[None]:
     jax.config.update("jax_random_seed_offset", 0)
     try:
         with (
-            jax.default_prng_impl(keys.IMPLEMENTATION),
+            jax.default_prng_impl(IMPLEMENTATION),
             jax.threefry_partitionable(True),
             jax.enable_x64(False),
             jax.numpy_dtype_promotion("standard"),

@@ -15,6 +15,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images
 from delt_jax.recovery.selection import check_class_sizes
 from delt_jax.stages import recover, squeeze
+from delt_jax.store import metric_writers
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
@@ -36,6 +37,7 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
     Raises:
       UserError: naming what cannot work.
     """
+    metric_writers.check(recipe.writers)
     squeeze.check_weights(recipe)
     squeeze.check_head_classes(recipe, source)
     squeeze.check_others(recipe, source)

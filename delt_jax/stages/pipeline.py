@@ -182,6 +182,22 @@ def status(
     return False, "done, nothing changed"
 
 
+def done(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, dict[str, Any]]:
+    """Manifests of the stages that need not run, by name, up to the first one that must."""
+    manifests = {}
+    for stage in STAGES:
+        try:
+            must_run, _ = status(stage, recipe, source, workdir)
+        except UserError:  # it reads what is missing or damaged
+            break
+        if must_run:  # later stages cannot be judged before this one has run
+            break
+        manifest = workdir.manifest(stage.manifest)
+        if manifest is not None and not stage.skipped(recipe):
+            manifests[stage.name] = manifest
+    return manifests
+
+
 def damage(stage: Stage, workdir: WorkDir, contents: bool) -> str:
     """What is wrong with the first damaged file of a stage, as a sentence; empty if none is.
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
 import delt_jax
 from delt_jax import recipe as recipe_lib
-from delt_jax.config import cli, from_config, paths
+from delt_jax.config import from_config, paths
+from delt_jax.config.arguments import Arguments, ProcessFlags
 from delt_jax.core import stopping
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe, Recipe
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from delt_jax.data import Source
     from delt_jax.store.workdir import WorkDir
 
-_ALONE = cli.ProcessFlags()
+_ALONE = ProcessFlags()
 _SECONDS_TO_SEE = 20  # a file that another host has just written
 # What hosts may have differently without a difference in results.
 _OF_A_HOST = ("data.path", "data.workers", "data.memory_mib")
@@ -31,10 +32,10 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     workdir: str,
     stages: Sequence[str] = (),
     dry_run: bool = False,
-    job: cli.ProcessFlags = _ALONE,
+    job: ProcessFlags = _ALONE,
     command: str = "",
     verify: bool = False,
-) -> None:
+) -> dict[str, dict[str, Any]]:
     """Runs or plans the stages of a config, alone or as one process of a job.
 
     Args:
@@ -45,6 +46,9 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
       job: flags of a job of several processes.
       command: command line that makes the run, printed beside its results.
       verify: read and check every file that earlier runs have made.
+
+    Returns:
+      Manifests of the stages that are done with these settings, by name.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
@@ -57,10 +61,10 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     from delt_jax.runtime import numerics
 
     with stopping.listening(), numerics.fixed():
-        _run(cli.Arguments(config, workdir, list(stages), dry_run, job, command, verify))
+        return _run(Arguments(config, workdir, list(stages), dry_run, job, command, verify))
 
 
-def _run(asked: cli.Arguments) -> None:
+def _run(asked: Arguments) -> dict[str, dict[str, Any]]:
     from delt_jax.config import derive, origins
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
@@ -87,9 +91,10 @@ def _run(asked: cli.Arguments) -> None:
         whose = origins.lines(asked.command, recipe)
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
         print("\n".join([*whose, *lines, *source.notes, *derived, *scarce]))
+    return pipeline.done(recipe, source, folder) if hosts.is_first() else {}
 
 
-def _agreed(asked: cli.Arguments, recipe: Recipe, source: "Source") -> "Source":
+def _agreed(asked: Arguments, recipe: Recipe, source: "Source") -> "Source":
     """The data with process 0's fingerprint, once all processes of a job have the same ones.
 
     Process 0's may contain times of files, by which it notices changes; others have other times.
@@ -138,6 +143,7 @@ def _run_stages(
     from delt_jax.stages import pipeline
 
     cache, memory = folder.path / "cache", recipe.data.memory_mib
+    failed = True
     try:
         if hosts.is_first():
             folder.open(recipe)
@@ -154,9 +160,10 @@ def _run_stages(
         for note in (*source.notes, *notes):
             say(note)
         pipeline.run(recipe, source, folder, stages, verify)
+        failed = False
     finally:
         programs.cancel()
-        folder.close()
+        folder.close(failed)
 
 
 def _check_shared(folder: "WorkDir") -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from delt_jax.core import keys
+from delt_jax.core.random_numbers import RANDOM_NUMBERS
 from delt_jax.errors import DamagedArtefact
 from delt_jax.store import files
 from delt_jax.store.schema import mismatch
@@ -97,7 +97,7 @@ def seal(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path] | No
         once it has its name; by default those `below` it.
     """
     parts = below(path.parent) if parts is None else parts
-    content = files.as_json(unsealed(manifest)) | {_RANDOM: keys.RANDOM_NUMBERS}
+    content = files.as_json(unsealed(manifest)) | {_RANDOM: RANDOM_NUMBERS}
     content[_FILES] = {name: _described(part) for name, part in sorted(parts.items())}
     files.write_json(path, with_checksum(content))
 
@@ -212,9 +212,9 @@ def damage(path: Path, manifest: Mapping[str, Any], contents: bool = False) -> s
 
 def other_random_numbers(manifest: Mapping[str, Any]) -> str:
     """Says so if an artefact was made with other random numbers than runs have; else empty."""
-    made_with = manifest.get(_RANDOM, keys.RANDOM_NUMBERS)
-    same = made_with == keys.RANDOM_NUMBERS
-    return "" if same else f"its random numbers were {made_with}, are {keys.RANDOM_NUMBERS}"
+    made_with = manifest.get(_RANDOM, RANDOM_NUMBERS)
+    same = made_with == RANDOM_NUMBERS
+    return "" if same else f"its random numbers were {made_with}, are {RANDOM_NUMBERS}"
 
 
 def lists_files(manifest: Mapping[str, Any]) -> bool:

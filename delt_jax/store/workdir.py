@@ -105,7 +105,7 @@ class WorkDir:
         self._clear_leftovers()
         settings = recipe_lib.flatten(recipe)
         files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
-        self.log = MetricsLog(self.path, tensorboard=recipe.tensorboard)
+        self.log = MetricsLog(self.path, recipe.writers, settings)
 
     def mark(self, token: str) -> None:
         """Leaves a mark, by which other processes of a job see that they have the same folder."""
@@ -171,9 +171,13 @@ class WorkDir:
             files.clear_temporaries(folder)
         files.clear_temporaries(self.path / "scores", _SECONDS_OF_A_WRITE)
 
-    def close(self) -> None:
-        """Closes the log and releases the lock."""
-        self.log.close()
+    def close(self, failed: bool = False) -> None:
+        """Closes the log and releases the lock.
+
+        Args:
+          failed: whether the run ends early, by a signal or an error.
+        """
+        self.log.close(failed)
         if self._lock:
             self._lock.close()
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from delt_jax.augment.drawing import Drawn, Wanted
 from delt_jax.augment.views import Mixed
-from delt_jax.core import keys
+from delt_jax.core.random_numbers import IMPLEMENTATION
 from delt_jax.runtime.programs import Program
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import student_labels, student_step
@@ -22,7 +22,7 @@ def prepare(layout: StudentLayout) -> None:
     """
     program = layout.program
     spec, count = program.student, program.count
-    keys_of = jax.eval_shape(lambda: jax.random.key(0, impl=keys.IMPLEMENTATION))
+    keys_of = jax.eval_shape(lambda: jax.random.key(0, impl=IMPLEMENTATION))
     number = jax.ShapeDtypeStruct((), np.int32)
     rate = jax.ShapeDtypeStruct((), np.float32)
     image = (spec.image_size, spec.image_size, spec.channels)

@@ -69,7 +69,7 @@ def test_missing_settings_keep_their_defaults():
     ("name", "value"),
     [
         ("seed", 7),
-        ("tensorboard", True),
+        ("writers", ("tensorboard",)),
         ("data.name", "tfds"),
         ("data.mean", (0.5, 0.25)),
         ("teacher.schedule", "one_cycle"),

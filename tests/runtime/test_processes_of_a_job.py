@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,11 +284,15 @@ def test_a_job_that_cannot_be_joined_is_a_sentence(monkeypatch):
 
 
 def test_compiled_programs_are_kept_where_the_environment_says(monkeypatch, tmp_path):
-    chosen = {}
-    monkeypatch.setattr(compile_cache.jax.config, "update", chosen.__setitem__)
+    chosen, values = {}, {"jax_compilation_cache_dir": "the program's"}
+    jax = SimpleNamespace(config=SimpleNamespace(update=chosen.__setitem__, values=values))
+    monkeypatch.setattr(compile_cache, "jax", jax)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compile_cache.use()
+    assert chosen.keys() == {"jax_persistent_cache_min_compile_time_secs"}
+    values["jax_compilation_cache_dir"] = None
     compile_cache.use()
     assert chosen == {
         "jax_compilation_cache_dir": f"{tmp_path}/delt_jax/compiled",

@@ -1,5 +1,6 @@
 """Kills at random moments: the images are those of a run that nothing disturbed."""
 
+import json
 import random
 import signal
 import time
@@ -47,3 +48,19 @@ def test_killed_again_and_again_on_other_devices(whole, tmp_path, monkeypatch):
     main.run(config(), str(workdir), ["recover"])
     assert_same(workdir, whole)
     assert not partial.exists()
+    # Every round of every batch is logged, whichever batches were side by side, and none twice.
+    points, expected = (
+        [p for p in points_of(f) if p["stage"] == "recover"] for f in (workdir, whole)
+    )
+    assert rounds_of(points) == rounds_of(expected)
+    assert all(p["loss"] > 0 for p in points)
+    assert len(set(map(str, points))) == len(points)
+
+
+def points_of(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+def rounds_of(points):
+    return {(batch, p["step"], p["active"]) for p in points for batch in p["batches"]}

@@ -388,7 +388,7 @@ def test_log_appends_lines(tmp_path):
 
 def test_log_without_a_folder_does_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    log = MetricsLog(None, tensorboard=True)
+    log = MetricsLog(None, ("tensorboard",))
     log.write("squeeze", 0, loss=1.0)
     log.close()
     assert list(tmp_path.iterdir()) == []
@@ -434,30 +434,6 @@ def test_log_that_cannot_be_opened(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
         MetricsLog(tmp_path)
-
-
-def test_tensorboard_events(tmp_path):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto import event_pb2
-
-    log = MetricsLog(tmp_path, tensorboard=True)
-    log.write("squeeze", 3, loss=0.25, count=2, flag=True, note="text")
-    log.close()
-    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
-    content, found, at = path.read_bytes(), {}, 0
-    while at < len(content):  # records: length (8), checksum (4), data, checksum (4)
-        length = int.from_bytes(content[at : at + 8], "little")
-        event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
-        found |= {v.tag: (event.step, v.simple_value) for v in event.summary.value}
-        at += 16 + length
-    assert found == {"squeeze/loss": (3, 0.25), "squeeze/count": (3, 2.0)}
-
-
-def test_missing_tensorboardx(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match=r"pip install 'delt_jax\[tensorboard\]'"):
-        MetricsLog(tmp_path, tensorboard=True)
-    MetricsLog(tmp_path).close()
 
 
 # --- ranking ---
@@ -822,7 +798,7 @@ def test_a_pipe_is_no_file(tmp_path):
         files.file_checksum(pipe)
     (tmp_path / "metrics.jsonl").symlink_to("file")
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
-        MetricsLog(tmp_path, tensorboard=False)
+        MetricsLog(tmp_path)
 
 
 def test_objects_in_an_npz_are_never_unpickled(tmp_path):

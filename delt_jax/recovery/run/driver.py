@@ -152,6 +152,7 @@ class DeviceGroup:
         self._session, self._task = session, session.task
         self._layout = num_devices, session.plan.batches_per_device
         self._writing: Future | None = None
+        self._ended: tuple[int, int] | None = None  # step and images of a round to be logged
         self._started = self._saved = time.monotonic()
         task, self._step = self._task, checkpoint.step_of(self._task.partial, self.indices[0])
         restored = [task.restored(i, self._step) for i in self.indices]
@@ -194,14 +195,28 @@ class DeviceGroup:
         self._inputs = self._inputs._replace(params=params)
 
     def _after_chunk(self, rnd: Round, steps: int, losses: Losses) -> None:
-        """Shows the losses, and logs them at the end of a round."""
+        """Shows the losses, and notes the end of a round."""
         batches = len(self.indices)
-        figures = mean_last(self._history.add(losses, lag=1), batches)
+        latest = self._history.add(losses, lag=1)
+        figures = mean_last(latest, batches)
         self._session.profile.after_call(losses)
+        self._log_round(latest)
         self._session.bar.update(steps * len(rnd.active) * batches, **figures)
         if self._step == rnd.start + rnd.iterations:
-            log, active = self._task.workdir.log, len(rnd.active)
-            log.write("recover", self._step, batches=self.indices, active=active, **figures)
+            self._ended = self._step, len(rnd.active)
+
+    def _log_round(self, losses: Losses | None) -> None:
+        """Logs the round that has ended, if its losses have not been logged: the newest of these.
+
+        They come one chunk late, or when the batches are saved, whichever is first.
+        """
+        if self._ended is None:
+            return
+        step, active = self._ended
+        figures = mean_last(losses, len(self.indices))
+        log = self._task.workdir.log
+        log.write("recover", step, batches=self.indices, active=active, **figures)
+        self._ended = None
 
     def _save_if_due(self, round_ends: bool) -> None:
         """Saves when it is time; leaves the process where a signal asked for it."""
@@ -217,6 +232,7 @@ class DeviceGroup:
 
     def _save(self) -> None:
         """Copies the unfinished batches to the host; they are written while devices work."""
+        self._log_round(self._history.arrays())
         copies = [self._on_host(position) for position in range(len(self.indices))]
         self._wait_for_writer()  # at most one save is under way
 
@@ -240,6 +256,7 @@ class DeviceGroup:
 
     def _write_finished(self) -> None:
         """Writes the batches' pixels and losses, then deletes their checkpoints."""
+        self._log_round(self._history.arrays())
         task, plan = self._task, self._session.plan
         truncate = task.recipe.storage == "jpeg75"
         for position, index in enumerate(self.indices):

@@ -1,0 +1,62 @@
+"""Reads the recipe that a text names, such as "configs/digits.py:cda"."""
+
+import os
+import runpy
+from pathlib import Path
+
+import ml_collections
+
+import delt_jax
+from delt_jax.config import paths, sentences
+from delt_jax.errors import UserError
+
+
+def split(text: str) -> tuple[str, str]:
+    """The file and the variants of a recipe, e.g. "A.py" and "cda" of "A.py:cda"."""
+    name, _, variants = text.partition(":")
+    return find(name), variants
+
+
+def find(name: str) -> str:
+    """The config file that a path or the name of one of our recipes stands for.
+
+    Raises:
+      UserError: if there is none.
+    """
+    file = paths.expand(name, "--config")
+    own = Path(delt_jax.__file__).parents[1] / "configs" / f"{name}.py"
+    if name.isidentifier() and not os.path.isfile(file) and own.is_file():
+        return str(own)
+    if not os.path.isfile(file):
+        raise UserError(f"--config={name}: there is no such file; configs/ has the recipes.")
+    return file
+
+
+def with_home(text: str) -> str:
+    """The same recipe with `~` expanded, so that it can be read from anywhere."""
+    name, colon, variants = text.partition(":")
+    return paths.expand(name, "--config") + colon + variants
+
+
+def read(text: str) -> ml_collections.ConfigDict:
+    """The settings of a recipe.
+
+    Args:
+      text: config file, and after a colon variants, which its `get_config` takes.
+
+    Raises:
+      UserError: one sentence on what is wrong with the file or the variants.
+    """
+    file, variants = split(text)
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config={file} has no function get_config().")
+        config = get_config(*([variants] if variants else []))
+    except UserError:
+        raise
+    except (Exception, SystemExit) as e:  # a config file may raise anything
+        raise UserError(sentences.sentence(e)) from e
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError("get_config() in the --config file returned no ConfigDict.")
+    return config

@@ -1,0 +1,174 @@
+"""Converts a distilled set from one layout to another, and reads back what was written."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from delt_jax import formats
+from delt_jax.core import stopping
+from delt_jax.core.progress import say
+from delt_jax.errors import UserError
+from delt_jax.formats import ownership
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.store import files, regular
+
+_NAMES_BYTES = 16 * 2**20  # of a file of class names
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to convert, and how.
+
+    Attributes:
+      source: a work directory or its distilled/ folder, an export, or a published set.
+      to: name of the layout to write.
+      out: where to.
+      per_class: keep the first so many images of every class; 0 for all.
+      quality: of JPEG, for the layouts that have it; 0 for lossless PNG.
+      class_names: names in label order, or a file of them, one a line; empty for the set's own.
+      mean, std: of a set of normalised floats, one value or one a channel.
+      overwrite: whether an earlier export may be replaced.
+    """
+
+    source: Path
+    to: str
+    out: Path
+    per_class: int = 0
+    quality: int = 0
+    class_names: Path | tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    overwrite: bool = False
+
+
+def default_out(source: Path, to: str) -> Path:
+    """Beside what is read, e.g. runs/digits.npz or runs/digits-folder for runs/digits."""
+    suffix = formats.FORMATS[to].suffix
+    stem = source.absolute().with_suffix("") if source.is_file() else source.absolute()
+    return stem.with_name(stem.name + (suffix or f"-{to}"))
+
+
+def run(options: ExportOptions) -> None:
+    """Reads, converts and writes a set, and reads back what was written.
+
+    Raises:
+      UserError: for a set that is not understood, or a target that is in the way.
+    """
+    check_layout(options.to, options.quality)
+    _check_target(options)
+    given = options.class_names
+    names = _read_names(given) if isinstance(given, Path) else given
+    content = formats.load(options.source, names, options.mean, options.std)
+    layout = formats.find(options.source)
+    count, height, width, channels = content.images.shape
+    say(
+        f"{options.source} ({layout}): {count} images, {content.ipc} of each of "
+        f"{len(content.class_names)} classes, {width}x{height} px, {channels} channel(s)"
+    )
+    if isinstance(content.manifest.get("clipped"), float):
+        say(f"  rounded to 8 bits; {content.manifest['clipped']:.2%} of the values were clipped")
+    if options.per_class:
+        content = content.per_class(options.per_class)
+        say(f"  kept the first {options.per_class} of each class")
+    if content.soft_labels is not None and (options.quality or options.to == "distilled"):
+        why = "are of the uncompressed images" if options.quality else "come from the relabel stage"
+        content = replace(content, soft_labels=None)
+        say(f"  left out the soft labels, which {why}")
+    if options.to == "distilled":
+        origin = {"layout": layout, "name": options.source.name}
+        content = replace(content, manifest=content.manifest | {"imported": origin})
+    say(f"  {_write(options, content)}")
+    say(f"wrote {options.out} ({options.to})")
+
+
+def _write(options: ExportOptions, content: DistilledSet) -> str:
+    """Writes the set, reads it back, and returns a line on what was lost."""
+    layout, out = formats.FORMATS[options.to], options.out
+    with files.disk_errors_as_user_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if not layout.suffix:
+        with files.replacing_folder(out) as folder:
+            layout.write(folder, content, options.quality)
+            line = loss_line(content, formats.load(folder), options.quality)
+            stopping.check()  # the last moment in which nothing is written
+            return line
+    # Written to a folder beside the target, so that a file appears only after it was read back.
+    folder = out.with_name(f".{out.name}.new")
+    with files.disk_errors_as_user_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    try:
+        path = folder / f"set{layout.suffix}"
+        layout.write(path, content, options.quality)
+        line = loss_line(content, formats.load(path), options.quality)
+        stopping.check()
+        with files.disk_errors_as_user_errors(out):
+            path.replace(out)
+        return line
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
+    """Says what storing lost, in grey levels of 255.
+
+    Raises:
+      UserError: if a lossless layout, read back, gives another set.
+    """
+    difference = np.abs(stored.images.astype(np.int16) - content.images)
+    same = stored.class_names == content.class_names and (stored.labels == content.labels).all()
+    if not same or (not quality and difference.any()):
+        raise UserError("What was written reads back as another set; check the disk.")
+    if not difference.any():
+        return "lossless: reads back as it was"
+    psnr = 20 * np.log10(255 / np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
+    return (
+        f"JPEG of quality {quality} changed the pixels by {difference.mean():.2f} of 255 in the "
+        f"mean and {difference.max()} at most; PSNR {psnr:.1f} dB"
+    )
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file in UTF-8, one a line."""
+    from delt_jax.data.classes import check_names  # brings JAX, which nothing else here needs
+
+    try:
+        text = regular.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(
+            f"--class_names={path} cannot be read: it is no text in UTF-8 ({e.reason} at byte "
+            f"{e.start}); save it as UTF-8."
+        ) from e
+    except (OSError, ValueError) as e:
+        raise UserError(f"--class_names={path} cannot be read: {e}.") from e
+    names = tuple(line.strip() for line in text.splitlines())
+    if not names or "" in names:
+        raise UserError(f"--class_names={path} is empty or has an empty line; one name a line.")
+    check_names(names, f"--class_names={path}")
+    return names
+
+
+def check_layout(to: str, quality: int) -> None:
+    """Raises a UserError unless there is such a layout, and JPEG in it where that is asked for."""
+    if to not in formats.FORMATS:
+        raise UserError(f"--to takes one of {', '.join(formats.FORMATS)}, not {to!r}.")
+    if not 0 <= quality <= 100:
+        raise UserError(f"--quality is from 0 to 100, not {quality}.")
+    if quality and not formats.FORMATS[to].jpeg:
+        jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
+        raise UserError(f"--quality is for {jpeg}; {to} is lossless.")
+
+
+def _check_target(options: ExportOptions) -> None:
+    """Refuses a target that is in the way, unless it is an export and may be overwritten."""
+    layout = formats.FORMATS[options.to]
+    try:
+        ownership.check_place(options.source, options.out, options.to)
+        if layout.suffix:
+            ownership.check_file(options.out, layout.is_ours, options.overwrite)
+        else:
+            ownership.check_folder(options.out, options.overwrite)
+    except (OSError, RuntimeError, ValueError) as e:  # loops of links, names that no disk takes
+        raise UserError(f"--out={options.out} cannot be used: {e}.") from e
