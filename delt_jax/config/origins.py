@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from delt_jax.config import methods
+from delt_jax.config import methods, recipes
 from delt_jax.recipe import Recipe, flatten
 from delt_jax.recipe.known import KNOWN
 
@@ -48,7 +48,8 @@ def of(command: str, recipe: Recipe) -> dict[str, str]:
     given = _given(command)
     if "config" not in given:
         return {}
-    file, _, variants = given["config"].partition(":")
+    text, _, variants = given["config"].partition(":")
+    file = recipes.find(text)
     # As the recipe has it, before the command line's settings.
     config = runpy.run_path(file)["get_config"](*([variants] if variants else []))
     names = methods.parted(variants, methods.find(file))
