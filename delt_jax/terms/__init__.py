@@ -60,6 +60,7 @@ class Term(NamedTuple):
       reads_images: whether `prepare` reads the training images.
       parts: ``recipe -> versions`` by name of what the term uses under some recipes only; part of
         the images' identity, too.
+      check: raises a UserError before a run where a package is missing that the term needs.
     """
 
     value: Callable[[TeacherOutputs, Any, Any], tuple[chex.Array, Any]]
@@ -68,6 +69,7 @@ class Term(NamedTuple):
     version: int = 1
     reads_images: bool = False
     parts: Callable[[Recipe], Mapping[str, int]] = lambda recipe: {}
+    check: Callable[[], None] = lambda: None
 
 
 def names() -> list[str]:
