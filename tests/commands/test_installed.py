@@ -8,6 +8,8 @@ import tomllib
 from importlib import import_module, metadata
 from pathlib import Path
 
+import yaml
+
 import delt_jax
 from delt_jax import __main__ as program
 from delt_jax.config import usage
@@ -116,3 +118,10 @@ def test_help_has_every_setting_with_default_meaning_and_choices(monkeypatch, ca
     assert "did you mean teacher?" in capsys.readouterr().err
     assert called("run", "--version") == 0
     assert capsys.readouterr().out.startswith(f"delt_jax {delt_jax.__version__} (Python 3.")
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == delt_jax.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert f"\n## {delt_jax.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
