@@ -1,4 +1,4 @@
-"""Your own images: --config=configs/folder.py:folder=PATH, or --config.data.path=PATH, is enough.
+"""Your own images: --config=folder:folder=PATH, or --config.data.path=PATH, is enough.
 
 PATH holds a folder per class, or train/ and val/ (or test/) with a folder per class each; see
 docs/data.md. What is 0 or "" below is derived from the data by delt_jax/config/derive.py, and

@@ -1,4 +1,4 @@
-"""Compares recipes: `python -m delt_jax.compare --configs=A.py:x,A.py:y --ipc=1,10 --workdir=W`.
+"""Compares recipes: `delt_jax compare --configs=digits:cda,mine.py:x,y --ipc=1,10 --workdir=W`.
 
 Every recipe runs at every number of images per class, each in its own work directory below W;
 --config.NAME=VALUE changes a setting of all of them. See docs/compare.md.
@@ -20,15 +20,15 @@ from pathlib import Path
 from absl import flags
 
 from delt_jax.comparison.runner import CompareOptions, run
-from delt_jax.config import command, paths, sentences
+from delt_jax.config import command, paths, recipes, sentences, usage
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
 _CONFIGS = flags.DEFINE_string(
     "configs",
     "",
-    "Recipes with commas between, e.g. A.py,A.py:x,y,B.py; a part that names no .py file is one "
-    "more variant of the recipe before it.",
+    "Recipes with commas between, e.g. digits,A.py:x,y,B.py; a part that is neither a .py file nor "
+    "the name of a recipe is one more variant of the recipe before it.",
     _FLAGS,
 )
 _IPC = flags.DEFINE_list(
@@ -42,7 +42,6 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid; touch nothing.",
 _KEEP_GOING = flags.DEFINE_bool(
     "keep_going", False, "After a cell that fails, go on with the others.", _FLAGS
 )
-_HELP = flags.DEFINE_bool("help", False, "Show this help.", _FLAGS)
 _OURS = {"config.ipc": "ipc", "config.evaluate.seeds": "seeds"}  # settings that are flags here
 
 
@@ -51,17 +50,15 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
 
     Raises:
       UserError: one sentence about the first thing that is wrong.
-      SystemExit: for --help.
+      SystemExit: for --help and --version.
     """
+    usage.answer(arguments, lambda _: usage.of_command(str(__doc__), _FLAGS))
     settings = tuple(a for a in arguments if re.match(r"--?config\.", a))
     _FLAGS.unparse_flags()
     try:
         rest = _FLAGS([a for a in arguments if a not in settings])
     except flags.Error as e:
         raise UserError(sentences.sentence(e)) from e
-    if _HELP.value:
-        print(f"{__doc__}\n{_FLAGS.get_help(include_special_flags=False)}")
-        raise SystemExit(0)
     for setting in settings:
         name, equals, _ = setting.lstrip("-").partition("=")
         if not equals:
@@ -86,22 +83,23 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
 
 
 def split_configs(text: str) -> tuple[str, ...]:
-    """The recipes of --configs, e.g. ("A.py", "A.py:x,y") of "A.py,A.py:x,y".
+    """The recipes of --configs, e.g. ("A.py", "digits:x,y") of "A.py,digits:x,y".
 
     Raises:
       UserError: if there is none.
     """
     configs: list[str] = []
     for part in filter(None, text.split(",")):
-        file = part.split(":")[0]
-        if not configs or (file.endswith(".py") and "=" not in file):
+        recipe, colon, _ = part.partition(":")
+        is_known = recipe.endswith(".py") or recipe in recipes.names() or colon
+        if not configs or (is_known and "=" not in recipe):
             configs.append(part)
         else:
             configs[-1] += f",{part}"
     if not configs:
-        raise UserError("--configs is missing; try --configs=configs/digits.py.")
+        raise UserError(f"--configs is missing; try --configs=digits; {recipes.LISTED}.")
     parted = (config.partition(":") for config in configs)
-    return tuple(paths.expand(file, "--configs") + "".join(rest) for file, *rest in parted)
+    return tuple(paths.expand(recipe, "--configs") + "".join(rest) for recipe, *rest in parted)
 
 
 def _numbers(values: Sequence[str]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Converts a distilled set: `python -m delt_jax.export --to=parquet runs/digits`.
+"""Converts a distilled set: `delt_jax export --to=parquet runs/digits`.
 
 What is read may be a work directory or its distilled/ folder, an earlier export, or a set that
 others published; --to=distilled brings such a set into a work directory, so that the stages
@@ -17,19 +17,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from delt_jax import formats
-from delt_jax.config import command, paths
+from delt_jax.config import command, paths, usage
 from delt_jax.errors import UserError
 from delt_jax.formats.conversion import ExportOptions, check_layout, default_out, loss_line, run
 
 __all__ = ["ExportOptions", "default_out", "loss_line", "main", "parse", "run"]
 
-_TO = flags.DEFINE_enum("to", None, list(formats.FORMATS), "Layout to write.")
-_OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.")
+_FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a run
+_TO = flags.DEFINE_enum("to", None, list(formats.FORMATS), "Layout to write.", _FLAGS)
+_OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.", _FLAGS)
 _PER_CLASS = flags.DEFINE_integer(
-    "per_class", 0, "Only the first so many images of every class; 0 for all.", lower_bound=0
+    "per_class", 0, "Only the first so many images of every class; 0 for all.", 0, None, _FLAGS
 )
 _QUALITY = flags.DEFINE_integer(
     "quality",
@@ -37,13 +38,18 @@ _QUALITY = flags.DEFINE_integer(
     "Of JPEG, for folder and new000 (published sets have 75); 0 for lossless PNG.",
     lower_bound=0,
     upper_bound=100,
+    flag_values=_FLAGS,
 )
 _CLASS_NAMES = flags.DEFINE_string(
-    "class_names", "", "File of class names in label order, one a line, for sets without names."
+    "class_names",
+    "",
+    "File of class names in label order, one a line, for sets without names.",
+    _FLAGS,
 )
-_MEAN = flags.DEFINE_list("mean", [], "Of a set of normalised floats: one value or one a channel.")
-_STD = flags.DEFINE_list("std", [], "Of a set of normalised floats: one value or one a channel.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export at --out.")
+_OF_FLOATS = "Of a set of normalised floats: one value or one a channel."
+_MEAN = flags.DEFINE_list("mean", [], _OF_FLOATS, flag_values=_FLAGS)
+_STD = flags.DEFINE_list("std", [], _OF_FLOATS, flag_values=_FLAGS)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export at --out.", _FLAGS)
 
 
 def parse(arguments: Sequence[str]) -> ExportOptions:
@@ -51,11 +57,13 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
 
     Raises:
       UserError: one sentence about the first thing that is wrong.
+      SystemExit: for --help and --version.
     """
-    app.define_help_flags()
-    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the path
+    usage.answer(arguments, lambda _: usage.of_command(str(__doc__), _FLAGS))
+    _FLAGS.unparse_flags()
+    _FLAGS.set_gnu_getopt(True)  # flags may follow the path
     try:
-        rest = flags.FLAGS(list(arguments))[1:]
+        rest = _FLAGS(list(arguments))[1:]
     except flags.Error as e:
         raise UserError(re.sub(r"\s+", " ", str(e)).strip()) from e
     if _TO.value is None:

@@ -10,14 +10,10 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-
 from delt_jax.config import cli, command
 from delt_jax.stages.run import open_data, run
 
 __all__ = ["main", "open_data", "run"]
-
-flags.adopt_module_key_flags(cli)  # so that --help lists them
 
 
 def main(argv: Sequence[str] | None = None) -> int:

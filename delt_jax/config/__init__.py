@@ -65,7 +65,7 @@ def vary(
         authors do. The method is applied last, wherever it stands.
       presets: settings by the preset's name, e.g. {"ipc10": {"ipc": 10}}.
       file: the config file, its `__file__`. Methods are the files methods/NAME.py beside it, each
-        with a function `settings(data)` (see docs/methods.md).
+        with a function `settings(data)` (see docs/methods.md), and then delt_jax's own.
 
     Raises:
       ValueError: for a name that is none of these, or for two methods.
@@ -84,7 +84,7 @@ def vary(
             hint = nearest(variant, [*presets, *known])
             raise ValueError(
                 f"{variant!r} is no variant of this recipe{hint} It has the presets "
-                f"{', '.join(presets) or '(none)'}, the methods {', '.join(known) or '(none)'}, "
+                f"{', '.join(presets) or '(none)'}, the methods {', '.join(known)}, "
                 f"folder=PATH and protocol=NAME."
             )
     _, settings = methods.chosen(names, file, methods.kind_of(config))

@@ -1,19 +1,18 @@
 """Parses the command line, and turns each mistake in it into one sentence."""
 
-import os
 import re
 import sys
 from collections.abc import Sequence
 
 import ml_collections
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from delt_jax.config import overrides, paths, sentences
+from delt_jax.config import overrides, paths, recipes, sentences, usage
 from delt_jax.config.arguments import Arguments, ProcessFlags, command_line
 from delt_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. configs/digits.py.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, e.g. digits or mine.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the run makes.")
 _STAGES = flags.DEFINE_list(
     "stages",
@@ -43,16 +42,16 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
     Raises:
       UserError: one sentence about the first thing that is wrong.
+      SystemExit: for --help and --version.
     """
-    app.define_help_flags()
-    arguments = [_with_home(argument) for argument in arguments]
+    usage.answer(arguments, help_page)
+    arguments = [_with_home(argument) for argument in _in_one_word(arguments)]
     _check_overrides(arguments)
-    _check_file(arguments)
     try:
-        rest = _parse_flags(arguments)
+        rest = _parse_flags([_with_file(argument) for argument in arguments])
+    except UserError:
+        raise
     except (Exception, SystemExit) as e:  # flags and config files raise many types
-        if isinstance(e, SystemExit) and not sentences.place(e):
-            raise  # of --help
         raise UserError(sentences.sentence(e)) from e
     if len(rest) > 1:
         raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
@@ -62,6 +61,12 @@ def parse(arguments: Sequence[str]) -> Arguments:
     workdir = paths.expand(_WORKDIR.value, "--workdir")
     command = command_line(arguments[1:])
     return Arguments(config, workdir, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value)
+
+
+def help_page(about: str = "") -> str:
+    """The help of a run, as `usage.of_run` writes it."""
+    named = flags.FLAGS.flags_by_module_dict()[__name__]
+    return usage.of_run(about, [f for f in named if not f.name.startswith("config.")])
 
 
 def _job() -> ProcessFlags:
@@ -104,10 +109,27 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
         sys.argv = original
 
 
+def _in_one_word(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--config X` written as `--config=X`."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and re.fullmatch("--?config", found[-1]):
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
+
+
 def _with_home(argument: str) -> str:
     """An argument whose --config file, if it is one, has its `~` expanded."""
     match = re.fullmatch(r"(--?config=)(~[^:]*)(.*)", argument, re.DOTALL)
     return match[1] + paths.expand(match[2], "--config") + match[3] if match else argument
+
+
+def _with_file(argument: str) -> str:
+    """An argument whose --config, if it is one, has the recipe's file in place of its name."""
+    match = re.fullmatch(r"(--?config=)([^:]*)(.*)", argument, re.DOTALL)
+    return match[1] + recipes.find(match[2]) + match[3] if match else argument
 
 
 def _check_overrides(arguments: Sequence[str]) -> None:
@@ -118,26 +140,16 @@ def _check_overrides(arguments: Sequence[str]) -> None:
             overrides.check_name(match[1])
 
 
-def _check_file(arguments: Sequence[str]) -> None:
-    """Raises a UserError if the --config file is missing, which overrides of it would hide."""
-    for argument in arguments:
-        match = re.match(r"--?config=([^:]*)", argument)
-        if match and not os.path.isfile(match[1]):
-            raise UserError(
-                f"--config={match[1]}: there is no such file; configs/ has the recipes."
-            )
-
-
 def _load_config() -> ml_collections.ConfigDict:
     """Returns the ConfigDict of --config, or raises a UserError that says why there is none."""
     config = _CONFIG.value
     if config is None:
-        raise UserError("--config is missing; try --config=configs/digits.py.")
+        raise UserError(f"--config is missing; try --config=digits, or a path; {recipes.LISTED}.")
     try:
         config.keys()  # a config that could not be read raises at the first touch
     except OSError as e:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config={path}: {e.__cause__}; configs/ has the recipes.") from e
+        raise UserError(f"--config={path}: {e.__cause__}; {recipes.LISTED}.") from e
     except Exception as e:
         raise UserError("get_config() in the --config file returned no ConfigDict.") from e
     return config

@@ -1,6 +1,6 @@
 """Methods: settings by data set, each with the place where it is published, or said to be ours.
 
-A method is a file methods/NAME.py beside the recipes, with one function,
+A method is a file methods/NAME.py, beside the recipe or among delt_jax's own, with one function,
 `settings(data: DataKind) -> Settings`.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from delt_jax.config import paths
 from delt_jax.core import plugins
 from delt_jax.recipe.known import KNOWN
 
@@ -175,9 +176,10 @@ def recovery_of(settings: Settings) -> Settings:
 
 
 def find(file: str) -> dict[str, Path]:
-    """The methods of a recipe by name: the files methods/NAME.py beside its file, and plug-ins."""
-    found = {path.stem: path for path in sorted(Path(file).parent.glob("methods/*.py"))}
-    return plugins.files(plugins.METHODS) | found
+    """The methods of a recipe by name: methods/NAME.py beside its file, delt_jax's, plug-ins."""
+    folders = (paths.packaged_recipes(), Path(file).parent)
+    found = {path.stem: path for f in folders for path in f.glob("methods/[!_]*.py")}
+    return dict(sorted((plugins.files(plugins.METHODS) | found).items()))
 
 
 def kind_of(config: ml_collections.ConfigDict) -> DataKind:
@@ -204,10 +206,12 @@ def sibling(file: str, name: str, data: DataKind) -> Settings:
 
     Args:
       file: of the method that asks, its `__file__`.
-      name: of the other method.
+      name: of the other method, a file beside it or one of delt_jax's.
       data: as `settings` was given.
     """
-    return read(Path(file).with_name(f"{name}.py"), data)
+    beside = Path(file).with_name(f"{name}.py")
+    packaged = paths.packaged_recipes() / "methods" / beside.name
+    return read(beside if beside.is_file() else packaged, data)
 
 
 def parted(variants: str, known: Iterable[str]) -> list[str]:

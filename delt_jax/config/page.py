@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 from delt_jax.recipe import REMOVED, SETTINGS, Recipe
@@ -77,7 +78,8 @@ def _list(entries: dict[str, str]) -> str:
 def _table(settings: dict[str, Setting]) -> str:
     lines = ["| setting | default | values | meaning | affects |", "|---|---|---|---|---|"]
     for name, setting in settings.items():
-        cells = (f"`{name}`", _code(setting.default), _values(setting), setting.meaning)
+        values = values_in_words(setting, _code)
+        cells = (f"`{name}`", _code(setting.default), values, setting.meaning)
         lines.append(f"| {' | '.join(cells)} | {', '.join(setting.affects)} |")
     return "\n".join(lines)
 
@@ -90,12 +92,17 @@ def _code(value: Any) -> str:
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
-def _values(setting: Setting) -> str:
-    """Type and allowed values in words."""
+def values_in_words(setting: Setting, write: Callable[[Any], str]) -> str:
+    """Type and allowed values of a setting.
+
+    Args:
+      setting: any.
+      write: writes one value.
+    """
     if setting.choices:
-        listed = ", ".join(map(_code, setting.choices))
+        listed = ", ".join(map(write, setting.choices))
         if isinstance(setting.allowed, OneOf) and setting.allowed.with_plugins:
-            listed += ", or a [plug-in](extending.md)"
+            listed += ", or a [plug-in](extending.md)" if write is _code else ", or a plug-in"
         return f"some of {listed}" if setting.kind is tuple else listed
     kind = _PLURALS[setting.element] if setting.element else _KINDS[setting.kind]
     return f"{kind} {setting.allowed}" if isinstance(setting.allowed, Interval) else kind

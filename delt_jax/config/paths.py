@@ -3,9 +3,17 @@
 import re
 from pathlib import Path
 
+import delt_jax
 from delt_jax.errors import UserError
 
 _LONGEST_NAME = 255  # bytes that Linux and macOS allow
+
+
+def packaged_recipes() -> Path:
+    """The folder of delt_jax's own recipes: of the installed package, else of the checkout."""
+    package = Path(delt_jax.__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def expand(text: str, what: str) -> str:

@@ -1,35 +1,21 @@
 """Reads the recipe that a text names, such as "configs/digits.py:cda"."""
 
-import os
 import runpy
-from pathlib import Path
 
 import ml_collections
 
-import delt_jax
-from delt_jax.config import paths, sentences
+from delt_jax.config import paths, recipes, sentences
 from delt_jax.errors import UserError
 
 
 def split(text: str) -> tuple[str, str]:
-    """The file and the variants of a recipe, e.g. "A.py" and "cda" of "A.py:cda"."""
-    name, _, variants = text.partition(":")
-    return find(name), variants
-
-
-def find(name: str) -> str:
-    """The config file that a path or the name of one of our recipes stands for.
+    """The file and the variants of a recipe, e.g. "A.py" and "cda" of "A.py:cda".
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such recipe.
     """
-    file = paths.expand(name, "--config")
-    own = Path(delt_jax.__file__).parents[1] / "configs" / f"{name}.py"
-    if name.isidentifier() and not os.path.isfile(file) and own.is_file():
-        return str(own)
-    if not os.path.isfile(file):
-        raise UserError(f"--config={name}: there is no such file; configs/ has the recipes.")
-    return file
+    name, _, variants = text.partition(":")
+    return recipes.find(paths.expand(name, "--config")), variants
 
 
 def with_home(text: str) -> str:

@@ -43,9 +43,9 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
     squeeze.check_others(recipe, source)
     labelling.described(recipe.relabel.teachers, source)
     _check_second_teacher(recipe, source)
+    _check_terms(recipe, source, names)
     if recipe.data.has_training_images:
         _check_class_sizes(recipe, source, names)
-    _check_terms(recipe, source)
     if recipe.data.has_test_images and len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
     _check_sides(recipe, source)
@@ -67,10 +67,12 @@ def _check_second_teacher(recipe: Recipe, source: Source) -> None:
         raise UserError(f"report.second_teacher names {folder}: {e}") from e
 
 
-def _check_terms(recipe: Recipe, source: Source) -> None:
-    """Raises a UserError for a term that reads what neither data nor teachers have."""
+def _check_terms(recipe: Recipe, source: Source, names: Sequence[str]) -> None:
+    """Raises a UserError for a term that reads what is missing, or whose packages are."""
     for name, _ in terms.asked(recipe.recover.terms):
         term = terms.find(name)
+        if not names or "recover" in names:
+            term.check()
         if term.reads_images and not recipe.data.has_training_images:
             raise UserError(
                 f"recover.terms has {name!r}, which reads training images, but data.name "

@@ -182,6 +182,7 @@ def _score_rows(run: Evaluation) -> list[Score]:
     rows = rows_of(run.recipe, run.sets.ipc)
     with hosts.first_alone("the sets that its students learn from"):
         jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
+    say(f"  training {run.recipe.evaluate.seeds} student(s) for each of {len(rows)} rows")
     with progress(jobs.epochs, "evaluate", "epoch") as bar:
         scores = jobs.scores(bar.update)
     full = [row for row in rows if row.image_set == "full"] if hosts.is_first() else []

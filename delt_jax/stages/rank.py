@@ -48,6 +48,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     teacher = teacher_lib.load(workdir.path / "teacher")
     if hosts.is_first():
         teacher_lib.check_against(teacher, source, say)
+    say(f"  asking the teacher about {len(source.train):,} training images")
     answers, probabilities = _asked(teacher, source)
     if not hosts.is_first():
         return

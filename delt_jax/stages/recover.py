@@ -130,6 +130,8 @@ def _begin(
     recipe: Recipe, source: Source, workdir: WorkDir, stage_inputs: dict[str, Any]
 ) -> tuple[RecoveryTask, ExecutionPlan]:
     """Takes over what an interrupted run left, and fixes how the recovery runs."""
+    count, start = len(source.class_names) * recipe.ipc, recipe.select.start
+    say(f"  making {count:,} images: start {start!r}, {recipe.recover.iterations} iterations")
     partial = workdir.partial(ARTEFACT, stage_inputs)
     intact = salvage.find(workdir, stage_inputs)
     if intact is not None:

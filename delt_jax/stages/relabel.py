@@ -154,8 +154,8 @@ def _begin(
     if plan is None:
         plan, stage_inputs = _plan_before(workdir, stage_inputs)
     partial = workdir.partial(ARTEFACT, stage_inputs)
+    say(f"  {size_line(plan)}" if plan else "  asking the teachers about the distilled images")
     if plan is not None:
-        say(f"  {size_line(plan)}")
         _keep_intact(workdir, stage_inputs, plan, partial)
     return plan, stage_inputs
 

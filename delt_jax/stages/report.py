@@ -59,6 +59,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/report and WORKDIR/summary.json, and prints the tables of scores."""
     started = time.perf_counter()
+    say("  measuring the images and drawing the pages")
     teacher = teacher_lib.load(workdir.path / "teacher")
     synthetic = distilled.read(workdir.path / "distilled")
     _check_known(workdir, synthetic)

@@ -273,6 +273,8 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     """Trains or imports the first teacher of a recipe, and writes its folder."""
     started = time.perf_counter()
     stage = f"squeeze/{target.name}" if target.name else "squeeze"
+    if recipe.teacher.weights:
+        say(f"  reading {recipe.teacher.weights}")
     if not recipe.teacher.weights or recipe.teacher.fine_tune:
         teacher = _trained(recipe, source, workdir, target, stage)
     elif Path(recipe.teacher.weights).is_dir():
@@ -314,6 +316,8 @@ def _trained(
     if recipe.teacher.fine_tune:
         taken = fine_tuning.taken_over(recipe, source, say)
         recipe = fine_tuning.recipe_for(recipe, source)
+    epochs = recipe.teacher.epochs
+    say(f"  training {spec.name} on {len(source.train):,} images for {epochs} epochs")
     variables, accuracy = real_images.train(recipe, source, spec, output, target.name, taken)
     normalisation = measure_normalisation(recipe.data, source)
     return Teacher(spec, variables, normalisation, source.class_names, accuracy)

@@ -62,6 +62,7 @@ class Term(NamedTuple):
       reads_convolutions: whether the teacher must have convolutions of images.
       parts: ``recipe -> versions`` by name of what the term uses under some recipes only; part of
         the images' identity, too.
+      check: raises a UserError before a run where a package is missing that the term needs.
     """
 
     value: Callable[[TeacherOutputs, Any, Any], tuple[chex.Array, Any]]
@@ -71,6 +72,7 @@ class Term(NamedTuple):
     reads_images: bool = False
     reads_convolutions: bool = False
     parts: Callable[[Recipe], Mapping[str, int]] = lambda recipe: {}
+    check: Callable[[], None] = lambda: None
 
 
 def names() -> list[str]:

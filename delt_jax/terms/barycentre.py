@@ -1,5 +1,6 @@
 """Feature matching to the Wasserstein barycentre of each class (WMDD, arXiv 2311.18531)."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,12 +12,19 @@ from delt_jax.core import keys
 from delt_jax.core import losses as losses_lib
 from delt_jax.core.progress import progress
 from delt_jax.data import Source, batches
+from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe
 from delt_jax.store import files
 from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.terms import TeacherOutputs, Term
+
+
+def check() -> None:
+    """Raises a UserError unless POT is installed, which an extra brings."""
+    if importlib.util.find_spec("ot") is None:
+        raise UserError("The term barycentre needs POT: pip install 'delt_jax[wmdd]'.")
 
 
 def barycentre(features: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -93,4 +101,4 @@ def value(seen: TeacherOutputs, points: chex.Array, term_state: tuple) -> tuple[
     return losses_lib.distance(seen.features, points[seen.labels, seen.ranks]), term_state
 
 
-TERM = Term(value, prepare, reads_images=True)
+TERM = Term(value, prepare, reads_images=True, check=check)

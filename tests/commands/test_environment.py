@@ -131,11 +131,11 @@ import absl
 """
 
 
-@pytest.mark.parametrize("module", ["main", "compare", "export"])
-def test_a_signal_while_a_command_starts_is_obeyed(tmp_path, module):
+@pytest.mark.parametrize("words", [".main", ".compare", ".export", " run"])
+def test_a_signal_while_a_command_starts_is_obeyed(tmp_path, words):
     (tmp_path / "absl.py").write_text(SLOW_IMPORT.format(folder=str(tmp_path)))
     process = subprocess.Popen(
-        [sys.executable, "-m", f"delt_jax.{module}"],
+        [sys.executable, "-m", *f"delt_jax{words}".split()],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -14,7 +14,8 @@ import yaml
 from delt_jax.config import cli
 
 LAUNCH = Path(__file__).parents[2] / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+OF_CI = sorted((LAUNCH.parent / ".ci").iterdir())
+SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), *sorted(LAUNCH.glob("*.sbatch")), *OF_CI]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)

@@ -111,8 +111,9 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         ([CONFIG], ["--workdir is missing"]),
         (["--config=configs/digit.py"], ["configs/digit.py", "no such file"]),
         (["--config=/dev/full"], ["/dev/full", "no such file"]),  # it has no end
-        (["--config=configs"], ["configs", "no such file"]),
+        (["--config=configs"], ["configs", "no such recipe", "`delt_jax configs` lists"]),
         (["--config=" + "x/" * 2100], ["no such file"]),
+        (["--config", "digts:cda"], ["no such recipe", "did you mean digits?"]),
         ([CONFIG, "--config.recover.iteratons=5"], ["did you mean recover.iterations?"]),
         ([CONFIG, "--config.recover.iterations=many"], ["recover.iterations", "'many'"]),
         ([CONFIG, "--config.recover.iterations=1.5"], ["recover.iterations"]),
@@ -179,9 +180,3 @@ def test_dry_run(tmp_path):
     assert "images 0-6 " in result.stdout
     assert "device memory of recover: about" in result.stdout
     assert not (tmp_path / "run").exists()
-
-
-def test_help_lists_the_flags():
-    result = command("--help")
-    for flag in ("--config", "--workdir", "--stages", "dry_run"):
-        assert flag in result.stdout

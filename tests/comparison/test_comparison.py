@@ -253,12 +253,15 @@ def test_charts_of_many_classes_and_of_no_cost():
 
 
 def test_configs_and_their_variants():
-    text = "configs/a.py,x/b.py:p,q,folder=/data/c.py,d.py:r,a.py"
+    text = "configs/a.py,x/b.py:p,q,folder=/data/c.py,d.py:r,a.py,digits,mnist:cda,p,nist:cda"
     assert compare.split_configs(text) == (
         "configs/a.py",
         "x/b.py:p,q,folder=/data/c.py",
         "d.py:r",
         "a.py",
+        "digits",
+        "mnist:cda,p",
+        "nist:cda",
     )
     assert grid.method_of("x/b.py:p,folder=/data/c") == "b:p,folder=/data/c"
     assert grid.folder_of("b:p,folder=/data/c") == "b-p-folder=-data-c"

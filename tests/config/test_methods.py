@@ -27,8 +27,8 @@ from delt_jax.recovery.schedule import cost
 from delt_jax.stages import recover
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = sorted(CONFIGS.glob("*.py"))
-METHODS = sorted(path.stem for path in CONFIGS.glob("methods/*.py"))
+RECIPES = sorted(CONFIGS.glob("[!_]*.py"))
+METHODS = sorted(path.stem for path in CONFIGS.glob("methods/[!_]*.py"))
 
 
 def recipe_of(name, variants=""):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -69,6 +70,15 @@ def test_stages_that_do_not_run_may_have_what_they_cannot_use():
     checks.check(odd, SOURCE, ("squeeze", "rank"))
     with pytest.raises(UserError, match="devices_per_student"):
         checks.check(odd, SOURCE, ("evaluate",))
+
+
+def test_a_term_names_the_extra_that_it_needs(monkeypatch):
+    matched = recipe(**{"recover.terms": ("barycentre=1",)})
+    checks.check(matched, SOURCE)
+    monkeypatch.setitem(sys.modules, "ot", None)
+    checks.check(matched, SOURCE, ("evaluate",))
+    with pytest.raises(UserError, match=r"needs POT: pip install 'delt_jax\[wmdd\]'\."):
+        checks.check(matched, SOURCE)
 
 
 def test_devices_that_divide_every_batch_pass():

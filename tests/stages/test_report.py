@@ -253,7 +253,8 @@ def test_the_tables_are_printed(teacher, tmp_path, capsys):
 def test_a_run_of_one_student_prints_nothing_else(teacher, tmp_path, capsys):
     """As the README shows it."""
     made(tmp_path / "run", teacher, [score(), score("conv3", "online", "random")])
-    blank, protocol, *rest = capsys.readouterr().out.splitlines()
+    begun, blank, protocol, *rest = capsys.readouterr().out.splitlines()
+    assert begun == "  measuring the images and drawing the pages"
     assert (blank, protocol) == ("", "Protocol delt with epochs 2: 2 epochs.")
     assert [line[:1] for line in rest] == ["", "|", "|", "|", "|", "R", "N", "r"]
 

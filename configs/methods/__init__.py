@@ -1,0 +1,1 @@
+"""The methods, one a file; a recipe has those in methods/ beside its own file, too."""
