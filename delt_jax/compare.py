@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
     return CompareOptions(
         split_configs(_CONFIGS.value),
         _numbers(_IPC.value),
-        Path(paths.expand(_WORKDIR.value, "--workdir")),
+        Path(paths.expand_workdir(_WORKDIR.value)),
         settings,
         _DRY_RUN.value,
         _KEEP_GOING.value,
@@ -115,8 +115,7 @@ def split_configs(text: str) -> tuple[str, ...]:
             configs[-1] += f",{part}"
     if not configs:
         raise UserError("--configs is missing; try --configs=configs/digits.py.")
-    parted = (config.partition(":") for config in configs)
-    return tuple(paths.expand(file, "--configs") + "".join(rest) for file, *rest in parted)
+    return tuple(paths.expand_recipe(config, "--configs") for config in configs)
 
 
 def _numbers(values: Sequence[str]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from delt_jax.recipe.units import LEAST_STD
 
 def lists_classes(setting: str) -> bool:
     """Whether `data.classes` lists classes itself, with commas between, and names no file."""
-    return "," in setting and not os.path.exists(setting)
+    return "," in setting and "://" not in setting and not os.path.exists(setting)
 
 
 @dataclass(frozen=True)

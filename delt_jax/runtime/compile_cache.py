@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from delt_jax.runtime import programs
+from delt_jax.store import files
 
 _LEAST_SECONDS = 0.2  # to compile; JAX keeps programs from one second on
 
@@ -35,5 +36,4 @@ def free() -> None:
 
 def folder() -> Path:
     """The cache folder: $XDG_CACHE_HOME/delt_jax/compiled, by default below ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "delt_jax" / "compiled"
+    return files.user_cache() / "compiled"

@@ -341,6 +341,12 @@ def clear_temporaries(folder: Path, seconds: float = 0) -> None:
                 _delete(path)
 
 
+def user_cache() -> Path:
+    """The user's folder for what can be made again: $XDG_CACHE_HOME/delt_jax, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "delt_jax"
+
+
 def content_hash(*parts: bytes) -> str:
     """First 16 hexadecimal digits of the SHA-256 of some byte strings and their lengths."""
     digest = hashlib.sha256()

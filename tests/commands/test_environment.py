@@ -60,20 +60,6 @@ def test_an_environment_that_jax_cannot_start_in(name, value, words):
     refused(run("main", *PLAN, **{name: value}), *words)
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://b/r", "https://a.b/c"])
-def test_urls_are_no_paths(called, path):
-    for done in (
-        called(main, PLAN[0], f"--workdir={path}", "--dry_run"),
-        called(main, *PLAN, f"--config.data.path={path}"),
-        called(main, *PLAN, f"--config.evaluate.scores_folder={path}"),
-        called(compare, f"--configs={ROOT}/configs/digits.py", f"--workdir={path}", "--dry_run"),
-        called(export, "--to=npz", f"--out={path}", "runs/digits"),
-        called(export, "--to=npz", path),
-    ):
-        refused(done, f"{path} is a URL", "local path")
-    assert not (ROOT / path.partition("/")[0]).exists()
-
-
 def test_a_home_folder_is_expanded(called, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     done = called(main, PLAN[0], "--workdir=~/run", "--dry_run")
