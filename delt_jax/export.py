@@ -28,9 +28,10 @@ from delt_jax.config import command, paths
 from delt_jax.core.progress import say
 from delt_jax.data.classes import check_names
 from delt_jax.errors import UserError
-from delt_jax.formats import ownership, pt
+from delt_jax.formats import ownership, pt, remote_sets
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.store import files, regular
+from delt_jax.store import files, regular, remote
+from delt_jax.store.local_copies import local
 
 _NAMES_BYTES = 16 * 2**20  # of a file of class names
 
@@ -88,18 +89,22 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
     if _QUALITY.value and not formats.FORMATS[_TO.value].jpeg:
         jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
         raise UserError(f"--quality is for {jpeg}; {_TO.value} is lossless.")
-    source = Path(paths.expand(rest[0], "The path"))
+    source = remote.path_of(paths.expand(rest[0], "The path"))
     return ExportOptions(
         source,
         _TO.value,
-        Path(paths.expand(_OUT.value, "--out")) if _OUT.value else default_out(source, _TO.value),
+        _path("--out", _OUT.value) or default_out(source, _TO.value),
         _PER_CLASS.value,
         _QUALITY.value,
-        Path(paths.expand(_CLASS_NAMES.value, "--class_names")) if _CLASS_NAMES.value else None,
+        _path("--class_names", _CLASS_NAMES.value),
         _numbers("mean", _MEAN.value),
         _numbers("std", _STD.value),
         _OVERWRITE.value,
     )
+
+
+def _path(flag: str, text: str) -> Path | None:
+    return remote.path_of(paths.expand(text, flag)) if text else None
 
 
 def _numbers(name: str, values: Sequence[str]) -> tuple[float, ...]:
@@ -111,6 +116,8 @@ def _numbers(name: str, values: Sequence[str]) -> tuple[float, ...]:
 
 def default_out(source: Path, to: str) -> Path:
     """Beside what is read, e.g. runs/digits.npz or runs/digits-folder for runs/digits."""
+    if remote.is_remote(source):
+        raise UserError(f"--out is missing: {source} is read from a store; say where to write.")
     suffix = formats.FORMATS[to].suffix
     stem = source.absolute().with_suffix("") if source.is_file() else source.absolute()
     return stem.with_name(stem.name + (suffix or f"-{to}"))
@@ -150,6 +157,9 @@ def run(options: ExportOptions) -> None:
 def _write(options: ExportOptions, content: DistilledSet) -> str:
     """Writes the set, reads it back, and returns a line on what was lost."""
     layout, out = formats.FORMATS[options.to], options.out
+    if remote.is_remote(out):
+        with remote_sets.replacing(out) as here:
+            return _write(replace(options, out=here), content)
     with files.disk_errors_as_user_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     if not layout.suffix:
@@ -197,7 +207,7 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
 def _read_names(path: Path) -> tuple[str, ...]:
     """Class names from a text file in UTF-8, one a line."""
     try:
-        text = regular.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
+        text = regular.read_bytes(local(path), _NAMES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise UserError(
             f"--class_names={path} cannot be read: it is no text in UTF-8 ({e.reason} at byte "
@@ -216,13 +226,18 @@ def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
     layout = formats.FORMATS[options.to]
     try:
-        ownership.check_place(options.source, options.out, options.to)
+        if remote.is_remote(options.out):
+            remote_sets.check_place(options.source, options.out)
+        else:
+            source = remote_sets.local_set(options.source)
+            ownership.check_place(source, options.out, options.to)
         if options.to == "pt":
             pt.require_torch()
-        if layout.suffix:
-            ownership.check_file(options.out, layout.is_ours, options.overwrite)
-        else:
-            ownership.check_folder(options.out, options.overwrite)
+        with remote_sets.standing_in(options.out) as out:
+            if layout.suffix:
+                ownership.check_file(out, layout.is_ours, options.overwrite)
+            else:
+                ownership.check_folder(out, options.overwrite)
     except (OSError, RuntimeError, ValueError) as e:  # loops of links, names that no disk takes
         raise UserError(f"--out={options.out} cannot be used: {e}.") from e
 

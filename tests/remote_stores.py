@@ -68,7 +68,8 @@ class Bucket(fsspec.AbstractFileSystem):
 
     def rm_file(self, path):
         self._called("rm", path)
-        del self.objects[path]
+        if self.objects.pop(path, None) is None:
+            raise FileNotFoundError(path)
 
     def _called(self, call, path):
         self.calls[call] += 1

@@ -2,14 +2,12 @@
 
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
 from delt_jax.errors import UserError
 from delt_jax.store import remote
 
 _LONGEST_NAME = 255  # bytes that Linux and macOS allow
 _ELSEWHERE = ("hf:", "pkg:")  # as `delt_jax.models.torch_files` reads them
-_OF_THIS_MACHINE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 
 
 def expand(text: str, what: str) -> str:
@@ -23,22 +21,13 @@ def expand(text: str, what: str) -> str:
       UserError: for a URL of another kind or one whose file system is not installed, an unknown
         user, or a name that no file can have.
     """
-    text = _without_file_scheme(text)
-    scheme = remote.scheme_of(text)
-    if scheme and not remote.is_remote(text):
-        raise UserError(
-            f"{what} {text} is a URL of a kind that is not read; copy it to this machine, or to "
-            f"{remote.schemes()}."
-        )
+    _check_names(text, what)
+    text = remote.checked(text, what)
     if text.startswith(_ELSEWHERE) and not Path(text).exists():
         raise UserError(
             f"{what} {text} is no path: only teacher.weights takes what the Hugging Face Hub or "
             f"an installed package has; copy it to this machine."
         )
-    _check_names(text, what)
-    if scheme:
-        text = scheme + text[len(scheme) :].rstrip("/")
-        remote.check_url(text, what)
     return _with_home(text, what)
 
 
@@ -53,7 +42,7 @@ def expand_local(text: str, what: str, instead: str) -> str:
     Raises:
       UserError: for a URL, an unknown user, or a name that no file can have.
     """
-    text = _without_file_scheme(text)
+    text = remote.without_file_scheme(text)
     if remote.scheme_of(text):
         raise UserError(f"{what} {text} is a URL, and {instead}.")
     _check_names(text, what)
@@ -100,11 +89,6 @@ def expand_mirror(text: str, what: str = "--mirror") -> str:
             f"({remote.schemes()}); leave it out, or copy the work directory."
         )
     return place
-
-
-def _without_file_scheme(text: str) -> str:
-    match = _OF_THIS_MACHINE.match(text)
-    return unquote(text[match.end() :]) if match else text
 
 
 def _check_names(text: str, what: str) -> None:

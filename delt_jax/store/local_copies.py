@@ -5,6 +5,7 @@ changed is copied again. Files arrive one by one, each as a whole: what a kill s
 it was. Everything here may be deleted at any time between runs.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,18 +20,17 @@ from delt_jax.store.remote import Listed
 _SECONDS_BETWEEN_LOOKS = 0.5
 _Choice = Callable[[Mapping[str, Listed]], Mapping[str, Listed]]
 
-_copied: dict[tuple[str, _Choice | None], Path] = {}  # in this run
+_copied: dict[str, Path] = {}  # in this run
 
 
 def local(text: str | Path, choose: _Choice | None = None) -> Path:
     """The path of a file or folder, copied here first if it is a URL.
 
-    Within a run each is looked up once: what the run began with stays.
-
     Args:
       text: a local path, which is returned as it is, or a URL.
-      choose: tells which of the files below a folder are wanted, by their paths relative to it;
-        by default those right in the folder.
+      choose: tells which of the files below a folder are wanted, by their paths relative to it,
+        and may add files beside the folder ("../NAME"). By default it is those right in the
+        folder, which are looked up once in a run: what the run began with stays.
 
     Raises:
       UserError: if there is nothing, the store cannot be reached, or the disk is too small.
@@ -38,9 +38,11 @@ def local(text: str | Path, choose: _Choice | None = None) -> Path:
     if not remote.is_remote(text):
         return Path(text)
     url = str(text).rstrip("/")
-    if (url, choose) not in _copied:
-        _copied[url, choose] = _copy(url, choose or _directly_in)
-    return _copied[url, choose]
+    if choose is not None:
+        return _copy(url, choose)
+    if url not in _copied:
+        _copied[url] = _copy(url, _directly_in)
+    return _copied[url]
 
 
 def forget() -> None:
@@ -67,17 +69,16 @@ def _copy(url: str, choose: _Choice) -> Path:
     content = [[name, entry.size, entry.tag] for name, entry in found.items()]
     place = folder() / identity({"url": url, "files": content}) / url.rpartition("/")[2]
 
-    def target(one: str) -> Path:
-        return place / one[len(url) + 1 :]
-
+    urls = {name: _joined(url, name) for name in found}
+    targets = {urls[name]: Path(os.path.normpath(place / name)) for name in found}
     with files.disk_errors_as_user_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         with _alone(place.parent):
-            sizes = {f"{url}/{name}".rstrip("/"): entry.size for name, entry in found.items()}
-            missing = {one: size for one, size in sizes.items() if not _is_there(target(one), size)}
+            sizes = {urls[name]: entry.size for name, entry in found.items()}
+            missing = {u: size for u, size in sizes.items() if not _is_there(targets[u], size)}
             if missing:
                 _check_room(url, place.parent, sum(missing.values()))
-                remote.download(missing, target, f"copy {url}")
+                remote.download(missing, targets.__getitem__, f"copy {url}")
     return place
 
 
@@ -88,6 +89,12 @@ def _listed(url: str, choose: _Choice) -> Mapping[str, Listed]:
         return {entry.name: entry for entry in remote.entries(url) if not entry.is_folder}
     except FileNotFoundError:
         return {}
+
+
+def _joined(url: str, name: str) -> str:
+    if name.startswith("../"):
+        return f"{url.rpartition('/')[0]}/{name.removeprefix('../')}"
+    return f"{url}/{name}" if name else url
 
 
 def _is_there(path: Path, size: int) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from delt_jax.core.progress import progress
 from delt_jax.errors import UserError
@@ -21,6 +22,7 @@ from delt_jax.errors import UserError
 # By scheme, the name of the extra that brings its file system, which is also what to call it.
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_OF_THIS_MACHINE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 # What changes with an object's content, the best first; the names are those of the two stores.
 _TAGS = ("md5Hash", "crc32c", "ETag", "etag", "generation", "LastModified", "mtime", "created")
 _THREADS = 32  # requests at a time; each waits for the network nearly always
@@ -56,20 +58,36 @@ def schemes() -> str:
     return " and ".join(f"{scheme}://" for scheme in _EXTRAS)
 
 
-def check_url(url: str, what: str) -> None:
-    """Checks a URL by what needs no network.
+def without_file_scheme(text: str) -> str:
+    """The local path that a `file://` URL names; all else as it is."""
+    match = _OF_THIS_MACHINE.match(text)
+    return unquote(text[match.end() :]) if match else text
+
+
+def checked(text: str, what: str) -> str:
+    """A local path, or a URL as all functions here take it; needs no network.
 
     Args:
-      url: of one of the schemes.
-      what: names flag or setting, for the sentence.
+      text: as typed; `file://` becomes the local path.
+      what: names it in the sentence.
 
     Raises:
-      UserError: if it names no bucket, or the file system of its scheme is not installed.
+      UserError: for a URL of another kind, without a bucket, or whose file system is not installed.
     """
-    scheme, _, rest = url.partition("://")
-    if not rest.strip("/") or rest.startswith("/"):
-        raise UserError(f"{what} {url} names no bucket; write {scheme}://BUCKET/PATH.")
-    _system(scheme.lower(), f"{what} {url}")
+    text = without_file_scheme(text)
+    scheme = scheme_of(text)
+    if not scheme:
+        return text
+    if scheme not in _EXTRAS:
+        raise UserError(
+            f"{what} {text} is a URL of a kind that is not read; copy it to this machine, or to "
+            f"{schemes()}."
+        )
+    rest = text[len(scheme) + 3 :].rstrip("/")
+    if not rest or rest.startswith("/"):
+        raise UserError(f"{what} {text} names no bucket; write {scheme}://BUCKET/PATH.")
+    _system(scheme, f"{what} {text}")
+    return f"{scheme}://{rest}"
 
 
 def path_of(text: str) -> Path:
