@@ -18,6 +18,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 
 if TYPE_CHECKING:
     from delt_jax.data import Source
+    from delt_jax.stages.mirroring import Mirror
     from delt_jax.store.workdir import WorkDir
 
 _ALONE = cli.ProcessFlags()
@@ -34,6 +35,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     job: cli.ProcessFlags = _ALONE,
     command: str = "",
     verify: bool = False,
+    mirror: str = "",
 ) -> None:
     """Runs or plans the stages of a config, alone or as one process of a job.
 
@@ -45,6 +47,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
       job: flags of a job of several processes.
       command: command line that makes the run, printed beside its results.
       verify: read and check every file that earlier runs have made.
+      mirror: URL in an object store where finished work is copied, after each stage and at the end.
 
     Raises:
       UserError: for settings, data or folders that cannot work, before anything is written.
@@ -57,7 +60,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     from delt_jax.runtime import numerics
 
     with stopping.listening(), numerics.fixed():
-        _run(cli.Arguments(config, workdir, list(stages), dry_run, job, command, verify))
+        _run(cli.Arguments(config, workdir, list(stages), dry_run, job, command, verify, mirror))
 
 
 def _run(asked: cli.Arguments) -> None:
@@ -65,14 +68,19 @@ def _run(asked: cli.Arguments) -> None:
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import checks, pipeline, plan, room
+    from delt_jax.stages.mirroring import Mirror
+    from delt_jax.store import local_copies
     from delt_jax.store.workdir import WorkDir
 
+    local_copies.forget()
     recipe, stages = from_config(asked.config), asked.stages
     compile_cache.use()
     hosts.start(*asked.job)
     environment.check_devices()
-    folder = WorkDir(paths.expand(asked.workdir, "--workdir"), asked.command)
+    folder = WorkDir(paths.expand_workdir(asked.workdir), asked.command)
     folder.check()
+    mirror = Mirror(folder.path, paths.expand_mirror(asked.mirror))
+    mirror.check()
     pipeline.chosen(stages, recipe, folder)
     source = open_data(recipe.data, folder.path / "cache", asked.dry_run)
     recipe, derived = derive.complete(recipe, source)
@@ -82,7 +90,7 @@ def _run(asked: cli.Arguments) -> None:
     scarce = room.check(recipe, source, folder, stages)
     source = _agreed(asked, recipe, source)
     if not asked.dry_run:
-        _run_stages(recipe, source, folder, stages, [*derived, *scarce], asked.verify)
+        _run_stages(recipe, source, folder, asked, [*derived, *scarce], mirror)
     elif hosts.is_first():
         whose = origins.lines(asked.command, recipe)
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
@@ -125,9 +133,9 @@ def _run_stages(
     recipe: Recipe,
     source: "Source",
     folder: "WorkDir",
-    stages: Sequence[str],
+    asked: cli.Arguments,
     notes: Sequence[str],
-    verify: bool,
+    mirror: "Mirror",
 ) -> None:
     """Runs the stages in every process of a job; process 0 alone has the lock and the log."""
     from delt_jax import data
@@ -152,7 +160,9 @@ def _run_stages(
         source = data.put_on_device(source, data.device_budget())
         for note in (*source.notes, *notes):
             say(note)
-        pipeline.run(recipe, source, folder, stages, verify)
+        pipeline.run(recipe, source, folder, asked.stages, asked.verify, mirror.follow)
+        if hosts.is_first():
+            mirror.finish()
     finally:
         programs.cancel()
         folder.close()

@@ -80,7 +80,12 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, as_bytes(value))
+
+
+def as_bytes(value: Any) -> bytes:
+    """The content of a JSON file."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write_npz(path: Path, **arrays: Any) -> None:

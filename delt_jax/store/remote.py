@@ -176,6 +176,20 @@ def is_folder(path: str | os.PathLike) -> bool:
         return False
 
 
+def is_empty(url: str) -> bool:
+    """Whether there is neither a file nor a folder now, whatever `entries` listed before.
+
+    Raises:
+      UserError: if the store cannot be reached.
+    """
+    try:
+        return not _entries(url)
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
 def read_bytes(url: str, most: int) -> bytes:
     """Content of a file.
 
