@@ -155,7 +155,8 @@ def _teachers(recipe: Recipe, source: Source) -> list[_Teacher]:
 
     def teacher(name: str, alone: Recipe) -> _Teacher:
         spec = squeeze.spec_of(alone, source)
-        return _Teacher(name or spec.name, spec, model_cost(spec), not alone.teacher.weights)
+        trains = not alone.teacher.weights or alone.teacher.fine_tune
+        return _Teacher(name or spec.name, spec, model_cost(spec), trains)
 
     more = ensemble.recipes(recipe).items()
     return [
