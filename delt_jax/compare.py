@@ -25,6 +25,7 @@ from delt_jax.errors import UserError
 
 if TYPE_CHECKING:
     from delt_jax.comparison.cells import Cell
+    from delt_jax.stages.mirroring import Mirror
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
 _CONFIGS = flags.DEFINE_string(
@@ -42,6 +43,9 @@ _SEEDS = flags.DEFINE_integer(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds all cells and tables.", _FLAGS)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid; touch nothing.", _FLAGS)
+_MIRROR = flags.DEFINE_string(
+    "mirror", "", "Place in an object store where finished cells and tables are copied.", _FLAGS
+)
 _KEEP_GOING = flags.DEFINE_bool(
     "keep_going", False, "After a cell that fails, go on with the others.", _FLAGS
 )
@@ -59,6 +63,7 @@ class CompareOptions(NamedTuple):
     dry_run: bool
     keep_going: bool
     command: str
+    mirror: str = ""
 
 
 def parse(arguments: Sequence[str]) -> CompareOptions:
@@ -97,6 +102,7 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
         _DRY_RUN.value,
         _KEEP_GOING.value,
         shlex.join(["python", "-m", "delt_jax.compare", *arguments[1:]]),
+        paths.expand_mirror(_MIRROR.value),
     )
 
 
@@ -144,21 +150,27 @@ def run(options: CompareOptions) -> list[str]:
     environment.import_jax()
     from delt_jax.comparison import cells as grid
     from delt_jax.runtime import compile_cache, numerics
+    from delt_jax.stages.mirroring import Mirror
 
     compile_cache.use()
     environment.check_devices()
     with stopping.listening(), numerics.fixed():
         grid.check(options.folder)
+        mirror = Mirror(options.folder.absolute(), options.mirror, (grid.CELLS,))
+        mirror.check()
         cells = grid.plan(*options[:4], options.dry_run)
         if options.dry_run:
             print("\n".join(grid.describe(cells)))
             return []
         with grid.locked(options.folder):
             grid.mark(options.folder, cells, options.command)
-            return _run_cells(options, cells)
+            failed = _run_cells(options, cells, mirror)
+            for part in (*(mirror.within(cell.folder.path) for cell in cells), mirror):
+                part.finish()
+            return failed
 
 
-def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:
+def _run_cells(options: CompareOptions, cells: Sequence["Cell"], mirror: "Mirror") -> list[str]:
     """Runs the cells that are not finished; returns the names of those that failed."""
     from delt_jax.comparison import cells as grid
     from delt_jax.core.progress import say
@@ -179,6 +191,8 @@ def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:
             failed.append(cell.name)
             continue
         grid.write(options.folder, cells)
+        for part in (mirror.within(cell.folder.path), mirror):
+            part.follow()
         written += 1
     if not written:
         grid.write(options.folder, cells)

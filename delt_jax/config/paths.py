@@ -23,11 +23,6 @@ def expand(text: str, what: str) -> str:
     """
     _check_names(text, what)
     text = remote.checked(text, what)
-    if text.startswith(_ELSEWHERE) and not Path(text).exists():
-        raise UserError(
-            f"{what} {text} is no path: only teacher.weights takes what the Hugging Face Hub or "
-            f"an installed package has; copy it to this machine."
-        )
     return _with_home(text, what)
 
 
@@ -92,6 +87,11 @@ def expand_mirror(text: str, what: str = "--mirror") -> str:
 
 
 def _check_names(text: str, what: str) -> None:
+    if text.startswith(_ELSEWHERE) and not Path(text).exists():
+        raise UserError(
+            f"{what} {text} is no path: only teacher.weights takes what the Hugging Face Hub or "
+            f"an installed package has; copy it to this machine."
+        )
     try:
         text.encode()
     except UnicodeEncodeError as e:

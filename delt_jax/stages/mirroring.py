@@ -9,15 +9,27 @@ from delt_jax.store import mirror
 
 
 class Mirror(NamedTuple):
-    """A work directory and the URL of its mirror; an empty one stands for none."""
+    """A work directory and its mirror.
+
+    Attributes:
+      folder: the work directory.
+      url: of the mirror; empty for none.
+      left_out: names right in the folder that have mirrors of their own.
+    """
 
     folder: Path
     url: str
+    left_out: tuple[str, ...] = ()
+
+    def within(self, folder: Path) -> "Mirror":
+        """The mirror of a folder below this one."""
+        inner = folder.relative_to(self.folder).as_posix()
+        return Mirror(folder, self.url and f"{self.url}/{inner}")
 
     def check(self) -> None:
         """Raises a UserError unless the place can be read, and is this run's mirror or empty."""
         if self.url:
-            mirror.check(self.folder, self.url)
+            mirror.check(self.folder, self.url, self.left_out)
 
     def follow(self) -> None:
         """Copies what a stage has made; where that fails, it says so and the run goes on."""
@@ -32,10 +44,10 @@ class Mirror(NamedTuple):
         Raises:
           UserError: if the store cannot be reached; nothing of the work is lost.
         """
-        if not self.url:
+        if not self.url or not self.folder.is_dir():
             return
         try:
-            copied = mirror.copy(self.folder, self.url)
+            copied = mirror.copy(self.folder, self.url, self.left_out)
         except UserError as e:
             raise UserError(
                 f"{str(e).rstrip('.')}; the work is kept in {self.folder}, and the next run copies "

@@ -28,19 +28,20 @@ _SHAPE = {"format": str, "mirror": str, "files": dict}
 _Files = dict[str, dict[str, Any]]  # "bytes" and "sha256" of each file, by name
 
 
-def check(folder: Path, url: str) -> None:
+def check(folder: Path, url: str, left_out: Collection[str] = ()) -> None:
     """Checks that a place can be read, and is a work directory's own mirror or empty.
 
     Args:
       folder: the work directory, which may not exist yet.
       url: of its mirror.
+      left_out: as in `copy`.
 
     Raises:
       UserError: naming the place.
     """
     there = _record(url)
     if there is None:
-        if not remote.is_empty(url):
+        if not remote.is_empty(url, left_out):
             raise UserError(
                 f"--mirror {url} holds files that no mirror of delt_jax put there; choose an "
                 f"empty place."
@@ -66,7 +67,7 @@ def copy(folder: Path, url: str, left_out: Collection[str] = ()) -> int:
     Raises:
       UserError: if the store cannot be reached, or the place has become another's.
     """
-    check(folder, url)
+    check(folder, url, left_out)
     own = _own_name(folder) or secrets.token_hex(8)
     files.write_json(folder / RECORD, {"format": _FORMAT, "mirror": own})
     wanted = _finished(folder, left_out)

@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,14 +176,18 @@ def is_folder(path: str | os.PathLike) -> bool:
         return False
 
 
-def is_empty(url: str) -> bool:
-    """Whether there is neither a file nor a folder now, whatever `entries` listed before.
+def is_empty(url: str, but: Collection[str] = ()) -> bool:
+    """Whether there is nothing now, whatever `entries` listed before.
+
+    Args:
+      url: of a folder or file.
+      but: names in the folder that do not count.
 
     Raises:
       UserError: if the store cannot be reached.
     """
     try:
-        return not _entries(url)
+        return all(entry.name in but for entry in _entries(url))
     except FileNotFoundError:
         return True
     except NotADirectoryError:
