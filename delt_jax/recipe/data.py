@@ -25,8 +25,8 @@ class DataRecipe:
     )
     path: str = setting(
         "",
-        "The folder of images or of idx files, the .npz file, or the TFDS data directory; of "
-        "classes, perhaps a folder of test images.",
+        "The folder of images or of idx files, the .npz file, or the TFDS data directory, here or "
+        "on gs:// or s3://; of classes, perhaps a folder of test images.",
         affects="data",
     )
     dataset: str = setting(

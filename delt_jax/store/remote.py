@@ -8,6 +8,7 @@ files with their sizes in one request. All of it is imported at the first URL.
 import contextlib
 import errno
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -222,8 +223,7 @@ def read_all(urls: Sequence[str], most: int) -> list[bytes | OSError]:
         except OSError as e:
             return e
 
-    with ThreadPoolExecutor(min(_THREADS, max(len(urls), 1))) as pool:
-        return list(pool.map(content, urls))
+    return side_by_side(content, urls)
 
 
 def side_by_side(call: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
@@ -238,7 +238,7 @@ def write_bytes(url: str, content: bytes) -> None:
     Raises:
       UserError: if the store cannot be reached.
     """
-    with _failures(url):
+    with _failures(url, writes=True):
         system, path = _opened(url)
         system.pipe_file(path, content)
 
@@ -295,7 +295,7 @@ def upload(sizes: Mapping[str, int], origin: Callable[[str], Path], title: str) 
     """
 
     def one(url: str, count: Callable[[int], None]) -> None:
-        with _failures(url):
+        with _failures(url, writes=True):
             system, inside = _opened(url)
             system.put_file(str(origin(url)), inside, callback=_counting(count))
 
@@ -348,6 +348,8 @@ def _opened(url: str) -> tuple[Any, str]:
 def _opened_system(scheme: str) -> Any:
     import fsspec
 
+    for library in ("gcsfs", "s3fs"):  # they print tracebacks of what they also raise
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     # Its own cache of listings keeps kilobytes for each object, and hides what others write.
     return fsspec.filesystem(scheme, use_listings_cache=False)
 
@@ -363,13 +365,17 @@ def _system(scheme: str, what: str = "") -> Any:
 
 
 @contextlib.contextmanager
-def _failures(url: str) -> Iterator[None]:
-    """Tells what is not there, an OSError, from a store that does not answer, a UserError."""
+def _failures(url: str, writes: bool = False) -> Iterator[None]:
+    """Tells what is not there, an OSError, from a store that does not answer, a UserError.
+
+    Where something is written, only its bucket can be missing, which is a UserError as well.
+    """
+    absent: tuple[type[OSError], ...] = () if writes else (FileNotFoundError,)
     try:
         yield
     except UserError:
         raise
-    except FileNotFoundError as e:
+    except absent as e:
         raise FileNotFoundError(errno.ENOENT, "it is not there", url) from e
     except (IsADirectoryError, NotADirectoryError) as e:
         raise type(e)(e.errno, e.strerror or "a folder where a file belongs", url) from e
