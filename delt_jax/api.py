@@ -161,7 +161,7 @@ def run(
         from delt_jax.stages import run as run_lib
 
         made = run_lib.run(recipe, folder, names, dry_run, command=command, verify=verify)
-    return _result(Path(paths.expand(folder, "--workdir")).absolute(), made)
+    return _result(Path(paths.expand_workdir(folder, "workdir")).absolute(), made)
 
 
 def _recipe(
@@ -226,7 +226,7 @@ def compare_runs(  # noqa: PLR0913 (`delt_jax.compare_runs` explains the argumen
     own = {"evaluate.seeds": seeds} if seeds else {}
     settings = overrides_lib.as_flags({**own, **overrides})
     recipe_names = tuple(reading.with_home(os.fspath(name)) for name in names)
-    folder = Path(paths.expand(os.fspath(workdir), "--workdir"))
+    folder = Path(paths.expand_workdir(os.fspath(workdir), "workdir"))
     ipcs = _ipcs(ipc)
     flags = [f"--configs={','.join(recipe_names)}", f"--ipc={','.join(map(str, ipcs))}"]
     command = ["python", "-m", "delt_jax.compare", *flags, f"--workdir={folder}", *settings]

@@ -39,6 +39,9 @@ _SEEDS = flags.DEFINE_integer(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds all cells and tables.", _FLAGS)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid; touch nothing.", _FLAGS)
+_MIRROR = flags.DEFINE_string(
+    "mirror", "", "Place in an object store where finished cells and tables are copied.", _FLAGS
+)
 _KEEP_GOING = flags.DEFINE_bool(
     "keep_going", False, "After a cell that fails, go on with the others.", _FLAGS
 )
@@ -74,11 +77,12 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
     return CompareOptions(
         split_configs(_CONFIGS.value),
         _numbers(_IPC.value),
-        Path(paths.expand(_WORKDIR.value, "--workdir")),
+        Path(paths.expand_workdir(_WORKDIR.value)),
         settings,
         _DRY_RUN.value,
         _KEEP_GOING.value,
         shlex.join(["python", "-m", "delt_jax.compare", *arguments[1:]]),
+        paths.expand_mirror(_MIRROR.value),
     )
 
 
@@ -98,8 +102,7 @@ def split_configs(text: str) -> tuple[str, ...]:
             configs[-1] += f",{part}"
     if not configs:
         raise UserError(f"--configs is missing; try --configs=digits; {recipes.LISTED}.")
-    parted = (config.partition(":") for config in configs)
-    return tuple(paths.expand(recipe, "--configs") + "".join(rest) for recipe, *rest in parted)
+    return tuple(paths.expand_recipe(config, "--configs") for config in configs)
 
 
 def _numbers(values: Sequence[str]) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from delt_jax import formats
 from delt_jax.config import command, paths, usage
 from delt_jax.errors import UserError
 from delt_jax.formats.conversion import ExportOptions, check_layout, default_out, loss_line, run
+from delt_jax.store import remote
 
 __all__ = ["ExportOptions", "default_out", "loss_line", "main", "parse", "run"]
 
@@ -71,18 +72,22 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
     if len(rest) != 1:
         raise UserError(f"Name one set to read, such as runs/digits; got {len(rest)} paths.")
     check_layout(_TO.value, _QUALITY.value)
-    source = Path(paths.expand(rest[0], "The path"))
+    source = remote.path_of(paths.expand(rest[0], "The path"))
     return ExportOptions(
         source,
         _TO.value,
-        Path(paths.expand(_OUT.value, "--out")) if _OUT.value else default_out(source, _TO.value),
+        _path("--out", _OUT.value) or default_out(source, _TO.value),
         _PER_CLASS.value,
         _QUALITY.value,
-        Path(paths.expand(_CLASS_NAMES.value, "--class_names")) if _CLASS_NAMES.value else (),
+        _path("--class_names", _CLASS_NAMES.value) or (),
         _numbers("mean", _MEAN.value),
         _numbers("std", _STD.value),
         _OVERWRITE.value,
     )
+
+
+def _path(flag: str, text: str) -> Path | None:
+    return remote.path_of(paths.expand(text, flag)) if text else None
 
 
 def _numbers(name: str, values: Sequence[str]) -> tuple[float, ...]:

@@ -109,3 +109,19 @@ def tiny_ranked(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     main.run(tiny(), str(folder), ["squeeze", "rank"])
     return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A store in memory, empty at first, behind all gs:// and s3://; its copies go to tmp_path."""
+    import fsspec
+    from remote_stores import Bucket
+
+    from delt_jax.store import local_copies
+
+    made = Bucket()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **options: made)
+    local_copies.forget()
+    yield made
+    local_copies.forget()

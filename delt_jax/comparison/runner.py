@@ -12,6 +12,7 @@ from delt_jax.runtime import environment
 
 if TYPE_CHECKING:
     from delt_jax.comparison.cells import Cell
+    from delt_jax.stages.mirroring import Mirror
 
 
 class CompareOptions(NamedTuple):
@@ -25,6 +26,7 @@ class CompareOptions(NamedTuple):
       dry_run: print the grid and write nothing.
       keep_going: after a cell that fails, go on with the others.
       command: command line that makes the comparison.
+      mirror: URL in an object store where finished cells and tables are copied; empty for none.
     """
 
     configs: tuple[str, ...]
@@ -34,6 +36,7 @@ class CompareOptions(NamedTuple):
     dry_run: bool
     keep_going: bool
     command: str
+    mirror: str = ""
 
 
 class Compared(NamedTuple):
@@ -58,21 +61,27 @@ def run(options: CompareOptions) -> Compared:
     environment.import_jax()
     from delt_jax.comparison import cells as grid  # only then: it imports JAX
     from delt_jax.runtime import compile_cache, numerics
+    from delt_jax.stages.mirroring import Mirror
 
     compile_cache.use()
     environment.check_devices()
     with stopping.listening(), numerics.fixed():
         grid.check(options.folder)
+        mirror = Mirror(options.folder.absolute(), options.mirror, (grid.CELLS,))
+        mirror.check()
         cells = grid.plan(*options[:4], options.dry_run)
         if options.dry_run:
             print("\n".join(grid.describe(cells)))
             return Compared(cells, ())
         with grid.locked(options.folder):
             grid.mark(options.folder, cells, options.command)
-            return Compared(cells, _run_cells(options, cells))
+            failed = _run_cells(options, cells, mirror)
+            for part in (*(mirror.within(cell.folder.path) for cell in cells), mirror):
+                part.finish()
+            return Compared(cells, failed)
 
 
-def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:
+def _run_cells(options: CompareOptions, cells: Sequence["Cell"], mirror: "Mirror") -> list[str]:
     """Runs the cells that are not finished; returns the names of those that failed."""
     from delt_jax.comparison import cells as grid
 
@@ -92,6 +101,8 @@ def _run_cells(options: CompareOptions, cells: Sequence["Cell"]) -> list[str]:
             failed.append(cell.name)
             continue
         grid.write(options.folder, cells)
+        for part in (mirror.within(cell.folder.path), mirror):
+            part.follow()
         written += 1
     if not written:
         grid.write(options.folder, cells)

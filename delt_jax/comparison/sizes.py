@@ -13,6 +13,7 @@ from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.formats import distilled
 from delt_jax.labels import soft_labels
 from delt_jax.store import files, pictures
+from delt_jax.store.local_copies import local
 from delt_jax.teachers import teacher as teacher_lib
 
 SAMPLE = 100  # real images whose mean size stands for all
@@ -141,14 +142,15 @@ def _bytes_of_teachers(folder: Path, labelled: Mapping[str, Any]) -> int | None:
     found: dict[str, int] = {}
     for place in _folders_of_teachers(folder):
         try:
-            given = teacher_lib.describe(place).hash
-            found.setdefault(given, (place / teacher_lib.WEIGHTS).stat().st_size)
+            at = local(place)
+            given = teacher_lib.describe(at).hash
+            found.setdefault(given, (at / teacher_lib.WEIGHTS).stat().st_size)
         except (UserError, OSError):
             continue
     return sum(found[one] for one in wanted) if wanted <= found.keys() else None
 
 
-def _folders_of_teachers(folder: Path) -> list[Path]:
+def _folders_of_teachers(folder: Path) -> list[Path | str]:
     """Where the networks that label may be: those of the run, and those that it was given."""
     first = folder / "teacher"
     settings = files.read_json(folder / "config.json").get("settings", {})
@@ -156,4 +158,4 @@ def _folders_of_teachers(folder: Path) -> list[Path]:
         folder / each["folder"]
         for each in files.read_json(first / "manifest.json").get("others", ())
     ]
-    return [first, *others, *map(Path, settings.get("relabel.teachers", ()))]
+    return [first, *others, *settings.get("relabel.teachers", ())]

@@ -14,17 +14,22 @@ from delt_jax.recipe import SETTINGS, Recipe
 from delt_jax.recipe.data import lists_classes
 from delt_jax.recipe.fields import Setting
 
-# Settings that hold paths, or names that are taken for paths where there is such a file.
-_PATHS = (
+# Settings that name what is read, here or in an object store: paths, or names that are taken for
+# paths where there is such a file.
+_READ = (
     "data.path",
     "data.classes",
     "teacher.weights",
     "teacher.others",
     "select.pictures",
     "relabel.teachers",
-    "evaluate.scores_folder",
     "report.second_teacher",
 )
+# Settings that name what is written, and what to do instead of giving a URL.
+_WRITTEN = {
+    "evaluate.scores_folder": "runs write there in turns; name a local folder, or one that all "
+    "hosts share",
+}
 _PLURALS = {str: "names", int: "whole numbers", float: "numbers"}
 
 
@@ -145,14 +150,16 @@ def typed(name: str, value: Any, setting: Setting) -> Any:
             f"{name} must be of type {setting.kind.__name__}, but is {value!r} "
             f"({type(value).__name__})."
         )
-    return _expanded(name, str(value)) if name in _PATHS else value
+    return _expanded(name, str(value)) if name in (*_READ, *_WRITTEN) else value
 
 
 def _expanded(name: str, text: str) -> str:
-    """A path as `paths.expand` has it; names on the Hugging Face Hub and the like stay."""
+    """A path as `paths` has it; names on the Hugging Face Hub and the like stay."""
+    if name in _WRITTEN:
+        return paths.expand_local(text, name, _WRITTEN[name])
     is_listed = name == "data.classes" and lists_classes(text)
-    is_named = text.startswith(("hf:", "pkg:")) or is_listed
-    return text if is_named else paths.expand(text, name)
+    is_named = name == "teacher.weights" and text.startswith(("hf:", "pkg:")) and "://" not in text
+    return text if is_named or is_listed else paths.expand(text, name)
 
 
 def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
@@ -165,6 +172,6 @@ def _typed_tuple(name: str, value: Any, setting: Setting) -> tuple[Any, ...]:
         raise UserError(f"{name} must be a tuple of {_PLURALS[element]}, not {value!r}.")
     if element is str and setting.split:  # a flag's a,b arrives as one string
         value = tuple(part.strip() for v in value for part in v.split(","))
-    if name in _PATHS:
+    if name in (*_READ, *_WRITTEN):
         return tuple(_expanded(name, str(v)) for v in value)
     return tuple(element(v) for v in value)

@@ -28,6 +28,7 @@ class Arguments(NamedTuple):
     job: ProcessFlags
     command: str
     verify: bool = False
+    mirror: str = ""
 
 
 def command_line(flags: Sequence[str]) -> str:
@@ -49,4 +50,4 @@ def of_a_recipe(config: str, workdir: str, flags: Sequence[str] = ()) -> Argumen
     config = reading.with_home(config)
     read = overrides.parse(reading.read(config), flags)
     line = command_line([f"--config={config}", f"--workdir={workdir}", *flags])
-    return Arguments(read, paths.expand(workdir, "--workdir"), [], False, ProcessFlags(), line)
+    return Arguments(read, paths.expand_workdir(workdir), [], False, ProcessFlags(), line)

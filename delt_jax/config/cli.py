@@ -23,6 +23,9 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; tou
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Read and check every file that earlier runs have made, not only its size."
 )
+_MIRROR = flags.DEFINE_string(
+    "mirror", "", "Place in an object store, e.g. gs://BUCKET/run, where finished work is copied."
+)
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "off",
@@ -58,9 +61,11 @@ def parse(arguments: Sequence[str]) -> Arguments:
     config = _load_config()
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/digits.")
-    workdir = paths.expand(_WORKDIR.value, "--workdir")
-    command = command_line(arguments[1:])
-    return Arguments(config, workdir, _STAGES.value, _DRY_RUN.value, _job(), command, _VERIFY.value)
+    workdir = paths.expand_workdir(_WORKDIR.value)
+    mirror = paths.expand_mirror(_MIRROR.value)
+    command, verify = command_line(arguments[1:]), _VERIFY.value
+    job, stages = _job(), _STAGES.value
+    return Arguments(config, workdir, stages, _DRY_RUN.value, job, command, verify, mirror)
 
 
 def help_page(about: str = "") -> str:
@@ -122,8 +127,8 @@ def _in_one_word(arguments: Sequence[str]) -> list[str]:
 
 def _with_home(argument: str) -> str:
     """An argument whose --config file, if it is one, has its `~` expanded."""
-    match = re.fullmatch(r"(--?config=)(~[^:]*)(.*)", argument, re.DOTALL)
-    return match[1] + paths.expand(match[2], "--config") + match[3] if match else argument
+    match = re.fullmatch(r"(--?config=)(.*)", argument, re.DOTALL)
+    return match[1] + paths.expand_recipe(match[2], "--config") if match else argument
 
 
 def _with_file(argument: str) -> str:

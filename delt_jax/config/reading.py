@@ -14,14 +14,13 @@ def split(text: str) -> tuple[str, str]:
     Raises:
       UserError: if there is no such recipe.
     """
-    name, _, variants = text.partition(":")
-    return recipes.find(paths.expand(name, "--config")), variants
+    name, _, variants = with_home(text).partition(":")
+    return recipes.find(name), variants
 
 
 def with_home(text: str) -> str:
     """The same recipe with `~` expanded, so that it can be read from anywhere."""
-    name, colon, variants = text.partition(":")
-    return paths.expand(name, "--config") + colon + variants
+    return paths.expand_recipe(text, "--config")
 
 
 def read(text: str) -> ml_collections.ConfigDict:

@@ -13,6 +13,7 @@ from delt_jax.data.names import Names
 from delt_jax.data.source import EncodedExamples, Source
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
+from delt_jax.store import remote
 from delt_jax.store.identity import identity
 
 
@@ -71,12 +72,12 @@ def open_pictures(setting: str, path: str, classes: Classes) -> ClassPictures:
     Raises:
       UserError: if it is no folder, or a class has no folder, two of them, or no picture.
     """
-    if not os.path.isdir(path):
+    if not remote.is_folder(path):
         raise UserError(
             f"{setting} {path!r} is not a folder; set it to one that holds a folder of pictures "
             f"for each class."
         )
-    root = Path(path)
+    root = remote.path_of(path)
     folders, unused = _by_class(root, classes)
     found = class_files(root, root, folders)
     notes = []

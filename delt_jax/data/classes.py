@@ -15,6 +15,7 @@ from delt_jax.data.names import printable
 from delt_jax.errors import UserError
 from delt_jax.recipe.data import lists_classes
 from delt_jax.store import regular
+from delt_jax.store.local_copies import local
 
 _MOST_BYTES = 2**26  # of a list of classes or files
 # Control characters, ends of lines, and bytes that were no UTF-8.
@@ -42,7 +43,7 @@ def wanted_classes(setting: str) -> tuple[str, ...]:
     if lists_classes(setting):
         return pick(setting.split(","), wanted_classes("imagenet"), "ImageNet")
     try:
-        text = regular.read_bytes(setting, _MOST_BYTES).decode("utf-8-sig")
+        text = regular.read_bytes(local(setting), _MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as e:
         raise UserError(
             f"data.classes {setting!r} cannot be read ({e}); name a file with a class per line, "
@@ -207,7 +208,7 @@ def text_of(path: Path) -> str:
       UserError: if it cannot be read or is not UTF-8.
     """
     try:
-        return regular.read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
+        return regular.read_bytes(local(path), _MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as e:
         raise UserError(f"{path} cannot be read ({e}); unpack the data set again.") from e
 

@@ -1,12 +1,15 @@
 """Image folders: a folder per class, with or without a test split; Tiny-ImageNet's layout too."""
 
+import contextlib
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from delt_jax.data.classes import check_count, choose, order_note, text_of, wanted_classes
 from delt_jax.data.fit import is_grey
@@ -19,6 +22,7 @@ from delt_jax.data.listing import (
     is_picture,
     look,
     pictures_below,
+    several,
     some,
     together,
 )
@@ -29,12 +33,13 @@ from delt_jax.data.splits import ANNOTATIONS, Layout, class_folders, find_splits
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-from delt_jax.store import pictures, regular
+from delt_jax.store import pictures, regular, remote
 from delt_jax.store.identity import identity
 from delt_jax.store.pictures import UnreadableError
 
 SIDES = (28, 32, 64, 128, 224)  # pixels: a size that is not set becomes the nearest of these
 _SAMPLE = 200  # files whose headers are read to derive size and channels
+_AT_ONCE = 20  # of these in memory
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,23 @@ class Files:
 
     def read(self, indices: np.ndarray) -> list[bytes | UnreadableError]:
         """Contents; for what is gone, a broken link, no regular file or not ours to read, why."""
-        return [self._content(int(i)) for i in indices]
+        paths = [os.path.join(self.root, self.names.raw(int(i))) for i in indices]
+        if remote.is_remote(os.fsdecode(self.root)):
+            found = remote.read_all([os.fsdecode(path) for path in paths], pictures.MOST_BYTES)
+        else:
+            found = [_content(path) for path in paths]
+        return [_unreadable(one) if isinstance(one, OSError) else one for one in found]
 
-    def _content(self, i: int) -> bytes | UnreadableError:
-        path = os.path.join(self.root, self.names.raw(i))
-        try:
-            return regular.read_bytes(path, pictures.MOST_BYTES)
-        except OSError as e:
-            return UnreadableError(e.strerror or repr(e))
+
+def _content(path: bytes) -> bytes | OSError:
+    try:
+        return regular.read_bytes(path, pictures.MOST_BYTES)
+    except OSError as e:
+        return e
+
+
+def _unreadable(error: OSError) -> UnreadableError:
+    return UnreadableError(error.strerror or repr(error))
 
 
 class _Listing(NamedTuple):
@@ -224,7 +238,8 @@ def class_files(root: Path, folder: Path, chosen: Sequence[str]) -> Found:
     Raises:
       UserError: if a class has no picture.
     """
-    parts = [pictures_below(root, folder / name, c) for c, name in enumerate(chosen)]
+    labelled = list(enumerate(chosen))
+    parts = several(lambda one: pictures_below(root, folder / one[1], one[0]), labelled, root)
     empty = [name for name, part in zip(chosen, parts, strict=True) if not part.files]
     if empty:
         others = together(part for part in parts if not part.files).others
@@ -345,17 +360,11 @@ def _derive(
     """Size and channels as set, or from the headers of some files; and what was derived."""
     if recipe.image_size and recipe.channels:
         return recipe.image_size, recipe.channels, ()
-    sides, grey = [], []
     looked_at = sorted(set(np.linspace(0, len(files) - 1, _SAMPLE).astype(int).tolist()))
-    for i in looked_at:
-        path = os.path.join(os.fsencode(root), files[i].name)
-        try:
-            with regular.open_file(path) as f:
-                image = pictures.open_picture(f, os.fsdecode(path))
-                sides.append(min(image.size))
-                grey.append(is_grey(image.mode))
-        except (OSError, UnreadableError):  # unreadable files are named when they are decoded
-            continue
+    sides, grey = [], []
+    for image in _opened(root, [files[i].name for i in looked_at]):
+        sides.append(min(image.size))
+        grey.append(is_grey(image.mode))
     if not sides:
         raise UserError(f"None of {len(looked_at)} files looked at in {root} is a readable image.")
     median = float(np.median(sides))
@@ -367,3 +376,15 @@ def _derive(
     seen = f"of {len(sides)} images the median shorter side is {median:g} px, {sum(grey)} are grey"
     note = f"{named}: {seen}"
     return size, channels, (note,)
+
+
+def _opened(root: Path, names: Sequence[bytes]) -> Iterator[Image.Image]:
+    """The headers of those files that can be read; others are named when they are decoded."""
+    stored = Files(os.fsencode(root), Names.of(names))
+    for start in range(0, len(names), _AT_ONCE):
+        some_names = names[start : start + _AT_ONCE]
+        contents = stored.read(np.arange(start, start + len(some_names)))
+        for name, content in zip(some_names, contents, strict=True):
+            with contextlib.suppress(UnreadableError, OSError):
+                if isinstance(content, bytes):
+                    yield pictures.open_picture(io.BytesIO(content), os.fsdecode(name))

@@ -16,6 +16,7 @@ from delt_jax.data.source import ArrayExamples, Source, fingerprint
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.store import regular
+from delt_jax.store.local_copies import local
 
 MOST_BYTES = 2**34  # of one file, unpacked; all of it is held in memory
 _UNSIGNED_BYTE = 0x08
@@ -120,7 +121,8 @@ def open_idx(recipe: DataRecipe) -> Source:
     Raises:
       UserError: if a file is missing or damaged, or two files do not belong together.
     """
-    folder = folder_at(recipe.path, "the folder that holds the four idx files of the data set")
+    what = "the folder that holds the four idx files of the data set"
+    folder = local(folder_at(recipe.path, what))
     splits, arrays = [], []
     for prefix in ("train", "t10k"):
         images, labels = _read_split(folder, prefix)

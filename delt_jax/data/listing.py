@@ -3,13 +3,15 @@
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from delt_jax.data.names import printable
 from delt_jax.errors import UserError
+from delt_jax.store import remote
+from delt_jax.store.files import content_hash
 from delt_jax.store.pictures import ENDINGS
 
 # Folders that systems and programs make by themselves; hidden ones are left out as well.
@@ -18,6 +20,8 @@ _HIDDEN = {os.fsencode(name) for name in _SYSTEM}
 _ENDINGS = tuple(os.fsencode(ending) for ending in ENDINGS)
 _KINDS_NAMED = 6
 _MOST_COUNTED = 100_000
+
+_T = TypeVar("_T")
 
 
 class ImageFile(NamedTuple):
@@ -60,6 +64,28 @@ class Inside(NamedTuple):
     files: list[str]
 
 
+class _RemoteEntry:
+    """What an object store lists, like an `os.DirEntry`; there are no links."""
+
+    def __init__(self, folder: bytes, listed: remote.Listed):
+        self.name, self.listed = os.fsencode(listed.name), listed
+        self.path = os.path.join(folder, self.name)
+
+    def is_dir(self) -> bool:
+        return self.listed.is_folder
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def changed(self) -> int:
+        """A number in place of the time of the last change."""
+        return int(content_hash(self.listed.tag.encode())[:15], 16)
+
+
+_Entry = os.DirEntry[bytes] | _RemoteEntry
+_Identity = tuple[int, int] | str
+
+
 def folder_at(path: str, what: str) -> Path:
     """The folder that ``data.path`` names.
 
@@ -70,6 +96,10 @@ def folder_at(path: str, what: str) -> Path:
     Raises:
       UserError: if there is none, it cannot be read, or its name is not UTF-8.
     """
+    if remote.is_remote(path):
+        if not remote.is_folder(path):
+            raise UserError(f"There is no folder {path}; set data.path to {what}.")
+        return remote.path_of(path)
     try:
         path.encode()
         is_folder = bool(path) and os.path.isdir(path)
@@ -98,7 +128,7 @@ def pictures_below(root: Path, folder: Path, label: int) -> Found:
     Raises:
       UserError: if a folder cannot be read.
     """
-    found, visited = Found(), set()
+    found, visited = Found(), set[_Identity]()
     below = deque([(os.fsencode(folder), os.fsencode(folder.relative_to(root)), False)])
     while below:
         at, name, is_nested = below.popleft()
@@ -148,9 +178,25 @@ def look(folder: Path) -> Inside:
     return Inside(folders, pictures, files)
 
 
+def folders_among(names: Sequence[str], folder: Path) -> list[str]:
+    """Those of some names that are folders in a folder."""
+    if remote.is_remote(folder):
+        return [name for name in names if name in look(folder).folders]
+    return [name for name in names if os.path.isdir(folder / name)]
+
+
+def several(call: Callable[[Any], _T], values: Iterable[Any], root: Path) -> list[_T]:
+    """Results of a function that looks into a folder; side by side where that lies elsewhere."""
+    if remote.is_remote(root):
+        return remote.side_by_side(call, list(values))
+    return [call(value) for value in values]
+
+
 def count_files(folder: Path) -> str:
     """Number of files below a folder, for a sentence; follows no links."""
     count = 0
+    if remote.is_remote(folder):  # that would take a request for each thousand
+        return "not counted"
     for _, _, files in os.walk(folder):
         count += len(files)
         if count > _MOST_COUNTED:
@@ -184,7 +230,7 @@ def _ending(name: bytes) -> bytes:
     return os.path.splitext(name)[1].lower()
 
 
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+def _is_folder(entry: _Entry) -> bool:
     """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
@@ -203,21 +249,31 @@ def _leads_out(link: bytes, folder: Path) -> bool:
     return target != beside and not target.startswith(own) and not beside.startswith(b".")
 
 
-def _scan(folder: bytes) -> tuple[tuple[int, int], list[os.DirEntry[bytes]]]:
-    """Device and inode of a folder, and its entries by name."""
+def _scan(folder: bytes) -> tuple[_Identity, Sequence[_Entry]]:
+    """What tells a folder from all others, and its entries by name."""
     try:
-        about = os.stat(folder)
-        with os.scandir(folder) as entries:
-            shown = [e for e in entries if not e.name.startswith(b".") and e.name not in _HIDDEN]
+        about, entries = _entries(folder)
+        shown = [e for e in entries if not e.name.startswith(b".") and e.name not in _HIDDEN]
     except OSError as e:
         raise UserError(
             f"{printable(folder)} cannot be read ({e.strerror}); make it readable, or move it out "
             f"of the data."
         ) from e
-    return (about.st_dev, about.st_ino), sorted(shown, key=lambda entry: entry.name)
+    return about, sorted(shown, key=lambda entry: entry.name)
 
 
-def _image_file(entry: os.DirEntry[bytes], name: bytes, label: int) -> ImageFile:
+def _entries(folder: bytes) -> tuple[_Identity, Sequence[_Entry]]:
+    text = os.fsdecode(folder)
+    if remote.is_remote(text):
+        return text, [_RemoteEntry(folder, entry) for entry in remote.entries(text)]
+    about = os.stat(folder)
+    with os.scandir(folder) as entries:
+        return (about.st_dev, about.st_ino), list(entries)
+
+
+def _image_file(entry: _Entry, name: bytes, label: int) -> ImageFile:
+    if isinstance(entry, _RemoteEntry):
+        return ImageFile(name, label, entry.listed.size, entry.changed())
     try:
         about = entry.stat()
     except OSError:  # a broken link: listed, and unreadable like any damaged file

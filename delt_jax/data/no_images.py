@@ -12,6 +12,7 @@ from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.recipe.data import lists_classes
 from delt_jax.store.identity import identity
+from delt_jax.store.local_copies import local
 
 
 def open_classes(recipe: DataRecipe) -> Source:
@@ -82,5 +83,5 @@ def _names(recipe: DataRecipe) -> tuple[tuple[str, ...], tuple[str, ...], str]:
 
 def _listed(setting: str) -> tuple[str, ...]:
     """Entries of a list with commas between, or of a file with one a line."""
-    is_file = Path(setting).is_file()
+    is_file = local(setting).is_file()
     return wanted_classes(setting) if is_file else tuple(setting.split(","))

@@ -11,6 +11,7 @@ from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.store import npz
 from delt_jax.store.foreign import ForeignFileError, shown
+from delt_jax.store.local_copies import local
 
 # Names in use for training images, their labels, test images, and their labels.
 _SPLIT = (
@@ -30,7 +31,7 @@ def open_npz(recipe: DataRecipe) -> Source:
     Raises:
       UserError: if the file is damaged or its arrays do not fit together.
     """
-    path = Path(recipe.path)
+    path = local(recipe.path)
     names, arrays = _read(path)
     splits = {}
     for split, image_name, label_name in zip(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from delt_jax.data.listing import Inside, count_files, look, some
+from delt_jax.data.listing import Inside, count_files, folders_among, look, several, some
 from delt_jax.errors import UserError
 
 ANNOTATIONS = "val_annotations.txt"
@@ -85,8 +85,8 @@ def class_folders(root: Path, train: Path, wanted: Sequence[str]) -> list[str]:
         return names
     tests = _test_names(root, train, wanted)
     rest = [name for name in names if name not in tests]
-    for name in rest:
-        inner = [word for word in _SPELLINGS if os.path.isdir(root / name / word)]
+    held = several(lambda name: folders_among(_SPELLINGS, root / name), rest, root)
+    for name, inner in zip(rest, held, strict=True):
         if inner and not look(root / name).pictures:
             raise UserError(
                 f"{root / name} holds {inner[0]}/, so {root} is a level too high; set data.path to "

@@ -18,9 +18,10 @@ from delt_jax.data.names import Names
 from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint
 from delt_jax.data.stream import batches, worker_count
+from delt_jax.data.tfds_remote import local_directory
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-from delt_jax.store import tfds_schema
+from delt_jax.store import remote, tfds_schema
 from delt_jax.store.foreign import ForeignFileError
 from delt_jax.store.identity import identity
 
@@ -267,6 +268,9 @@ def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
 def _builder(recipe: DataRecipe):
     """The builder of a prepared data set, and its image and label features."""
     how = _how(recipe.dataset)
+    _check_name(recipe)
+    if recipe.path:
+        recipe = replace(recipe, path=str(local_directory(recipe.path, recipe.dataset)))
     _check_before_reading(recipe)
     try:
         builder = tfds.builder(recipe.dataset, data_dir=recipe.path or None)
@@ -294,17 +298,23 @@ def _builder(recipe: DataRecipe):
     return builder, image, label
 
 
-def _check_before_reading(recipe: DataRecipe) -> None:
-    """Refuses names that TFDS would download code for, and metadata that would run some."""
+def _check_name(recipe: DataRecipe) -> None:
+    """Refuses names that TFDS would download code for."""
     parts = _DATASET.fullmatch(recipe.dataset)
     if not parts or parts["config"] in (".", ".."):
         raise UserError(
             f"data.dataset {recipe.dataset!r} is no name of a data set; write name, name/config or "
             f"name:1.0.0, without a namespace or arguments."
         )
-    name = naming.camelcase_to_snakecase(parts["name"])
+
+
+def _check_before_reading(recipe: DataRecipe) -> None:
+    """Refuses metadata that would run code, and a default directory that is not on this machine."""
+    name = naming.camelcase_to_snakecase(re.split("[/:]", recipe.dataset)[0])
     folders = [recipe.path] if recipe.path else file_utils.list_data_dirs()
     for folder in folders:
+        if remote.scheme_of(folder):
+            raise UserError(f"TFDS's data directory is {folder}; name it in data.path instead.")
         try:
             tfds_schema.check_all(Path(folder), name)
         except ForeignFileError as e:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from delt_jax.errors import UserError
 from delt_jax.formats import class_folders, npz, own, parquet, pt, tfds_directory
 from delt_jax.formats.distilled import DistilledSet
+from delt_jax.formats.remote_sets import local_set
 from delt_jax.formats.stored import SIDECAR, Stored, to_set
 
 __all__ = ["FORMATS", "SIDECAR", "Format", "find", "load"]
@@ -53,11 +54,12 @@ FORMATS = {
 
 
 def find(path: Path) -> str:
-    """Name of the layout of a path.
+    """Name of the layout of a path, here or in an object store.
 
     Raises:
       UserError: if there is nothing, or no known layout.
     """
+    path = local_set(path)
     if not path.exists():
         raise UserError(f"There is no {path}; check the path.")
     for name, layout in FORMATS.items():
@@ -77,7 +79,7 @@ def load(
     std: Sequence[float] = (),
 ) -> DistilledSet:
     """Loads a distilled set of any layout; `delt_jax.load` explains the arguments."""
-    path = Path(path)
+    path = local_set(path)
     try:
         stored = FORMATS[find(path)].read(path)
     except OSError as e:

@@ -10,9 +10,10 @@ from delt_jax import formats
 from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import ownership
+from delt_jax.formats import ownership, remote_sets
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.store import files, regular
+from delt_jax.store import files, regular, remote
+from delt_jax.store.local_copies import local
 
 _NAMES_BYTES = 16 * 2**20  # of a file of class names
 
@@ -44,7 +45,13 @@ class ExportOptions:
 
 
 def default_out(source: Path, to: str) -> Path:
-    """Beside what is read, e.g. runs/digits.npz or runs/digits-folder for runs/digits."""
+    """Beside what is read, e.g. runs/digits.npz or runs/digits-folder for runs/digits.
+
+    Raises:
+      UserError: for what is read from an object store, which has no place beside it here.
+    """
+    if remote.is_remote(source):
+        raise UserError(f"--out is missing: {source} is read from a store; say where to write.")
     suffix = formats.FORMATS[to].suffix
     stem = source.absolute().with_suffix("") if source.is_file() else source.absolute()
     return stem.with_name(stem.name + (suffix or f"-{to}"))
@@ -86,6 +93,9 @@ def run(options: ExportOptions) -> None:
 def _write(options: ExportOptions, content: DistilledSet) -> str:
     """Writes the set, reads it back, and returns a line on what was lost."""
     layout, out = formats.FORMATS[options.to], options.out
+    if remote.is_remote(out):
+        with remote_sets.replacing(out) as here:
+            return _write(replace(options, out=here), content)
     with files.disk_errors_as_user_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     if not layout.suffix:
@@ -135,7 +145,7 @@ def _read_names(path: Path) -> tuple[str, ...]:
     from delt_jax.data.classes import check_names  # brings JAX, which nothing else here needs
 
     try:
-        text = regular.read_bytes(path, _NAMES_BYTES).decode("utf-8-sig")
+        text = regular.read_bytes(local(path), _NAMES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise UserError(
             f"--class_names={path} cannot be read: it is no text in UTF-8 ({e.reason} at byte "
@@ -165,10 +175,15 @@ def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
     layout = formats.FORMATS[options.to]
     try:
-        ownership.check_place(options.source, options.out, options.to)
-        if layout.suffix:
-            ownership.check_file(options.out, layout.is_ours, options.overwrite)
+        if remote.is_remote(options.out):
+            remote_sets.check_place(options.source, options.out)
         else:
-            ownership.check_folder(options.out, options.overwrite)
+            source = remote_sets.local_set(options.source)
+            ownership.check_place(source, options.out, options.to)
+        with remote_sets.standing_in(options.out) as out:
+            if layout.suffix:
+                ownership.check_file(out, layout.is_ours, options.overwrite)
+            else:
+                ownership.check_folder(out, options.overwrite)
     except (OSError, RuntimeError, ValueError) as e:  # loops of links, names that no disk takes
         raise UserError(f"--out={options.out} cannot be used: {e}.") from e

@@ -18,7 +18,7 @@ from delt_jax.store.foreign import ForeignFileError
 
 _WORKDIR = "delt_jax work directory"  # how the format in a run's config.json begins
 # What stages write into a work directory.
-_STAGES = (
+STAGES = (
     *("config.json", "summary.json", "metrics.jsonl", "ranking.csv", "ranking.json", "cache"),
     *("teacher", "teachers", "distilled", "soft_labels", "evaluation", "scores", "report"),
 )
@@ -62,7 +62,7 @@ def check_place(source: Path, out: Path, layout: str) -> None:
         importing = layout == "distilled" and target == folder / "distilled"
         if importing:
             _check_import(folder, out)
-        elif stem in _STAGES or name.startswith("."):
+        elif stem in STAGES or name.startswith("."):
             raise UserError(
                 f"{out} belongs to the run in {folder}, whose stages write {name}; choose another "
                 f"--out."
@@ -118,7 +118,11 @@ def _check_asked(out: Path, overwrite: bool) -> None:
 
 
 def _is_workdir(folder: Path) -> bool:
-    config = _json(folder / "config.json")
+    return is_a_workdirs(_json(folder / "config.json"))
+
+
+def is_a_workdirs(config: Mapping[str, Any]) -> bool:
+    """Whether the content of a config.json says that its folder is a run's."""
     return str(config.get("format", "")).startswith(_WORKDIR)
 
 

@@ -23,6 +23,7 @@ from delt_jax.labels.label_store import LabelPlan
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import devices
 from delt_jax.runtime.programs import Program
+from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import prediction
 from delt_jax.teachers import teacher as teacher_lib
@@ -53,7 +54,7 @@ def load_teachers(
         teacher_lib.check_against(teacher, source, say)
     for folder in more:
         with _named(folder):
-            teachers.append(teacher_lib.load(Path(folder)))
+            teachers.append(teacher_lib.load(local(folder)))
             teacher_lib.check_against(teachers[-1], source, say)
     return tuple(teachers)
 
@@ -67,7 +68,7 @@ def described(more: Sequence[str], source: Source) -> list[Teacher]:
     teachers = []
     for folder in more:
         with _named(folder):
-            teachers.append(teacher_lib.describe(Path(folder)))
+            teachers.append(teacher_lib.describe(local(folder)))
             teacher_lib.check_class_names("The teacher", teachers[-1].class_names, source)
     return teachers
 

@@ -1,6 +1,7 @@
 """Files of torch weights: `.safetensors`, and `.pth` without torch.
 
-They lie anywhere, in installed packages (`pkg:`) or on the Hugging Face Hub (`hf:`).
+They lie anywhere, in object stores (`gs://`, `s3://`), installed packages (`pkg:`) or on the
+Hugging Face Hub (`hf:`).
 What a file is, its content says, not its ending. The pickle of a `.pth` file could call any
 function; `torch_pickle` reads it as data.
 """
@@ -19,6 +20,7 @@ from delt_jax.models import state_dicts, torch_archive
 from delt_jax.models.torch_objects import Placeholder, RefusedPickleError, Tensor
 from delt_jax.store import files
 from delt_jax.store.foreign import ForeignFileError, check_size, shown
+from delt_jax.store.local_copies import local
 
 HUB = "hf:"
 PACKAGE = "pkg:"
@@ -70,13 +72,13 @@ def read(
 
 
 def local_path(source: str | Path) -> Path:
-    """Path of a file that needs no download: `pkg:package/path`, found without importing anything.
+    """Path of a file, copied here from an object store; `pkg:package/path` is found without import.
 
     Raises:
       UserError: if the package is not installed, or the path leaves it or is not there.
     """
     if not str(source).startswith(PACKAGE):
-        return Path(source)
+        return local(source)
     package, _, inside = str(source).removeprefix(PACKAGE).partition("/")
     if (
         not package.isidentifier()

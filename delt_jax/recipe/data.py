@@ -10,7 +10,7 @@ from delt_jax.recipe.units import LEAST_STD
 
 def lists_classes(setting: str) -> bool:
     """Whether `data.classes` lists classes itself, with commas between, and names no file."""
-    return "," in setting and not os.path.exists(setting)
+    return "," in setting and "://" not in setting and not os.path.exists(setting)
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class DataRecipe:
     )
     path: str = setting(
         "",
-        "The folder of images or of idx files, the .npz file, or the TFDS data directory; of "
-        "classes, perhaps a folder of test images.",
+        "The folder of images or of idx files, the .npz file, or the TFDS data directory, here or "
+        "on gs:// or s3://; of classes, perhaps a folder of test images.",
         affects="data",
     )
     dataset: str = setting(

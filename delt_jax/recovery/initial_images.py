@@ -28,7 +28,7 @@ from delt_jax.recovery.starts import (
     StartKind,
     Starts,
 )
-from delt_jax.store import files
+from delt_jax.store import files, remote
 from delt_jax.teachers.teacher import Teacher
 
 
@@ -116,7 +116,9 @@ def _own_pictures(recipe, source, teacher, ranking, partial) -> Starts:
     for label in range(len(source.class_names)):
         members = np.flatnonzero(found.labels == label)
         chosen.append(members[np.arange(recipe.ipc) % len(members)])
-    record_of = str(Path(recipe.select.pictures).absolute()), recipe.data.fit
+    place = recipe.select.pictures
+    where = place if remote.is_remote(place) else str(Path(place).absolute())
+    record_of = where, recipe.data.fit
     return OwnPictures(found, teacher.normalisation, np.stack(chosen), record_of, recipe.seed)
 
 
@@ -233,7 +235,7 @@ def recorded(
     if "indices" in manifest:
         return RealImages(source, normalisation, np.array(manifest["indices"]))
     if "pictures" in manifest:
-        root, chosen = Path(manifest["folder"]), np.array(manifest["chosen"])
+        root, chosen = remote.path_of(manifest["folder"]), np.array(manifest["chosen"])
         labels = np.zeros(len(manifest["pictures"]), np.int32)
         labels[chosen] = np.arange(len(chosen))[:, None]
         names = Names.of(map(os.fsencode, manifest["pictures"]))

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from delt_jax.runtime import programs
+from delt_jax.store import files
 
 MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _SHARE = 0.3  # of a process's mappings, beyond which a run might not end
@@ -51,5 +52,4 @@ def free_many() -> None:
 
 def folder() -> Path:
     """The cache folder: $XDG_CACHE_HOME/delt_jax/compiled, by default below ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "delt_jax" / "compiled"
+    return files.user_cache() / "compiled"

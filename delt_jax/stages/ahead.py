@@ -1,7 +1,6 @@
 """Programs that a run is sure to need, compiled in threads while the stages before still run."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 from delt_jax.data import Normalisation, Source, measure_normalisation
 from delt_jax.evaluation import execution as evaluation_execution
@@ -16,6 +15,7 @@ from delt_jax.recovery.run.outline import Outline
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import programs
 from delt_jax.stages import evaluate, recover, relabel, squeeze
+from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble, fine_tuning
 from delt_jax.teachers import teacher as teacher_lib
@@ -72,7 +72,7 @@ def _prepare_students(room: Classroom, workdir: WorkDir) -> None:
 
 def _described(recipe: Recipe, source: Source) -> tuple[ModelSpec, Normalisation]:
     """Architecture of a teacher of the run and normalisation of its inputs, before it is made."""
-    weights = Path(recipe.teacher.weights)
+    weights = local(recipe.teacher.weights)
     if recipe.teacher.fine_tune:
         return squeeze.spec_of(recipe, source), fine_tuning.normalisation_of(recipe, source)
     if recipe.teacher.weights and weights.is_dir():

@@ -16,6 +16,7 @@ from delt_jax.recovery import initial_images
 from delt_jax.recovery.selection import check_class_sizes
 from delt_jax.stages import recover, squeeze
 from delt_jax.store import metric_writers
+from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
@@ -62,7 +63,7 @@ def _check_second_teacher(recipe: Recipe, source: Source) -> None:
     if not folder:
         return
     try:
-        teacher_lib.check_fits(teacher_lib.describe(Path(folder)), source)
+        teacher_lib.check_fits(teacher_lib.describe(local(folder)), source)
     except UserError as e:
         raise UserError(f"report.second_teacher names {folder}: {e}") from e
 
@@ -214,7 +215,7 @@ def check_places(
         squeeze.check_readable(recipe, source, workdir)
     if not names or "relabel" in names or "evaluate" in names:
         for folder in recipe.relabel.teachers:
-            weights = Path(folder) / teacher_lib.WEIGHTS
+            weights = local(folder) / teacher_lib.WEIGHTS
             if not os.access(weights, os.R_OK):
                 raise UserError(f"relabel.teachers names {folder}, but {weights} cannot be read.")
 

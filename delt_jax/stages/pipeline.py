@@ -230,12 +230,13 @@ def run(
     workdir: WorkDir,
     names: Sequence[str] = (),
     verify: bool = False,
+    after: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs the chosen stages, each only if its artefact is missing, damaged or out of date.
 
     Where a stage finds that a file of an earlier one is damaged, that stage makes it again and the
     run goes on from there, once for each stage. All processes of a job call this, and go through
-    the stages in step: process 0 decides which run, and why.
+    the stages in step: process 0 decides which run, and why, and calls `after` after each that ran.
 
     Raises:
       DamagedArtefact: if a file is damaged that no chosen stage makes, or makes better.
@@ -259,6 +260,8 @@ def run(
             course.go_back(e)
         else:
             course.is_past(name)
+            if needed and hosts.is_first():
+                after()
         _see(stage, workdir)
 
 

@@ -28,6 +28,7 @@ from delt_jax.reporting import figures, nearest, tables
 from delt_jax.reporting import page as report_page
 from delt_jax.stages.summary import is_imported, of_scores, summary_of
 from delt_jax.store import artefact, files
+from delt_jax.store.local_copies import local
 from delt_jax.store.schema import mismatch
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
@@ -44,7 +45,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if teacher.get("others"):
         settings["other teachers"] = [other["hash"] for other in teacher["others"]]
     if recipe.report.second_teacher:
-        second = teacher_lib.describe(Path(recipe.report.second_teacher))
+        second = teacher_lib.describe(local(recipe.report.second_teacher))
         settings["report.second_teacher"] = second.hash
     if not skipped(recipe):
         evaluation = workdir.needed("evaluation/manifest.json", "evaluate")
@@ -146,7 +147,7 @@ def _networks(recipe: Recipe, teacher: Teacher) -> dict[str, Teacher]:
     folder = recipe.report.second_teacher
     if not folder:
         return {teacher.spec.name: teacher}
-    second = teacher_lib.load(Path(folder))
+    second = teacher_lib.load(local(folder))
     return {f"{teacher.spec.name} (teacher)": teacher, f"{second.spec.name} (second)": second}
 
 

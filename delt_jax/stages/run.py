@@ -19,6 +19,7 @@ from delt_jax.recipe import DataRecipe, Recipe
 
 if TYPE_CHECKING:
     from delt_jax.data import Source
+    from delt_jax.stages.mirroring import Mirror
     from delt_jax.store.workdir import WorkDir
 
 _ALONE = ProcessFlags()
@@ -35,6 +36,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     job: ProcessFlags = _ALONE,
     command: str = "",
     verify: bool = False,
+    mirror: str = "",
 ) -> dict[str, dict[str, Any]]:
     """Runs or plans the stages of a config, alone or as one process of a job.
 
@@ -46,6 +48,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
       job: flags of a job of several processes.
       command: command line that makes the run, printed beside its results.
       verify: read and check every file that earlier runs have made.
+      mirror: URL in an object store where finished work is copied, after each stage and at the end.
 
     Returns:
       Manifests of the stages that are done with these settings, by name.
@@ -61,7 +64,7 @@ def run(  # noqa: PLR0913 (the flags of the command line; callers name them)
     from delt_jax.runtime import numerics
 
     with stopping.listening(), numerics.fixed():
-        return _run(Arguments(config, workdir, list(stages), dry_run, job, command, verify))
+        return _run(Arguments(config, workdir, list(stages), dry_run, job, command, verify, mirror))
 
 
 def _run(asked: Arguments) -> dict[str, dict[str, Any]]:
@@ -69,14 +72,19 @@ def _run(asked: Arguments) -> dict[str, dict[str, Any]]:
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
     from delt_jax.stages import checks, pipeline, plan, room
+    from delt_jax.stages.mirroring import Mirror
+    from delt_jax.store import local_copies
     from delt_jax.store.workdir import WorkDir
 
+    local_copies.forget()
     recipe, stages = from_config(asked.config), asked.stages
     compile_cache.use()
     hosts.start(*asked.job)
     environment.check_devices()
-    folder = WorkDir(paths.expand(asked.workdir, "--workdir"), asked.command)
+    folder = WorkDir(paths.expand_workdir(asked.workdir), asked.command)
     folder.check()
+    mirror = Mirror(folder.path, paths.expand_mirror(asked.mirror))
+    mirror.check()
     pipeline.chosen(stages, recipe, folder)
     source = open_data(recipe.data, folder.path / "cache", asked.dry_run)
     recipe, derived = derive.complete(recipe, source)
@@ -86,7 +94,7 @@ def _run(asked: Arguments) -> dict[str, dict[str, Any]]:
     scarce = room.check(recipe, source, folder, stages)
     source = _agreed(asked, recipe, source)
     if not asked.dry_run:
-        _run_stages(recipe, source, folder, stages, [*derived, *scarce], asked.verify)
+        _run_stages(recipe, source, folder, asked, [*derived, *scarce], mirror)
     elif hosts.is_first():
         whose = origins.lines(asked.command, recipe)
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
@@ -131,9 +139,9 @@ def _run_stages(
     recipe: Recipe,
     source: "Source",
     folder: "WorkDir",
-    stages: Sequence[str],
+    asked: Arguments,
     notes: Sequence[str],
-    verify: bool,
+    mirror: "Mirror",
 ) -> None:
     """Runs the stages in every process of a job; process 0 alone has the lock and the log."""
     from delt_jax import data
@@ -159,7 +167,9 @@ def _run_stages(
         source = data.put_on_device(source, data.device_budget())
         for note in (*source.notes, *notes):
             say(note)
-        pipeline.run(recipe, source, folder, stages, verify)
+        pipeline.run(recipe, source, folder, asked.stages, asked.verify, mirror.follow)
+        if hosts.is_first():
+            mirror.finish()
         failed = False
     finally:
         programs.cancel()

@@ -16,6 +16,7 @@ from delt_jax.recipe import Recipe, affecting
 from delt_jax.runtime import environment
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
+from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir, changes
 from delt_jax.teachers import ensemble, fine_tuning
 from delt_jax.teachers import teacher as teacher_lib
@@ -32,8 +33,8 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     """Architecture of the teacher: that of the folder it is taken from, or as configured."""
     if recipe.teacher.fine_tune:
         return fine_tuning.spec_of(recipe, source)
-    if recipe.teacher.weights and Path(recipe.teacher.weights).is_dir():
-        return teacher_lib.describe(Path(recipe.teacher.weights)).spec
+    if recipe.teacher.weights and local(recipe.teacher.weights).is_dir():
+        return teacher_lib.describe(local(recipe.teacher.weights)).spec
     return ModelSpec(
         recipe.teacher.model,
         len(source.class_names),
@@ -59,7 +60,7 @@ def check_weights(recipe: Recipe) -> None:
             f"teacher.weights {weights} does not exist; name a teacher's folder, a file of "
             f"weights, pkg:package/path, or hf:owner/name."
         )
-    if not Path(weights).is_dir() and not recipe.data.mean:
+    if not local(weights).is_dir() and not recipe.data.mean:
         raise _without_constants(weights)
 
 
@@ -79,8 +80,8 @@ def check_readable(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
             continue
         if one.teacher.fine_tune:
             fine_tuning.taken_over(one, source)
-        elif Path(weights).is_dir():
-            teacher_lib.check_fits(teacher_lib.load(Path(weights)), source)
+        elif local(weights).is_dir():
+            teacher_lib.check_fits(teacher_lib.load(local(weights)), source)
         else:
             torch_files.read(weights)
 
@@ -88,7 +89,7 @@ def check_readable(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
 def check_head_classes(recipe: Recipe, source: Source) -> None:
     """Raises a UserError unless `teacher.head_classes` fits the weights and the data's classes."""
     weights, classes = recipe.teacher.weights, recipe.teacher.head_classes
-    if classes and Path(weights).is_dir():
+    if classes and local(weights).is_dir():
         raise UserError(
             f"teacher.head_classes picks outputs of a file of weights, but teacher.weights "
             f"{weights} is a folder, which names its classes; leave head_classes empty."
@@ -103,13 +104,13 @@ def check_head_classes(recipe: Recipe, source: Source) -> None:
 def check_others(recipe: Recipe, source: Source) -> None:
     """Raises a UserError unless each of `teacher.others` can be a teacher of the data."""
     first = recipe.teacher.weights
-    hashes = [teacher_lib.describe(Path(first)).hash] if first and Path(first).is_dir() else []
+    hashes = [teacher_lib.describe(local(first)).hash] if first and local(first).is_dir() else []
     for name, alone in ensemble.recipes(recipe).items():
         try:
             folder = alone.teacher.weights
             check_weights(alone)
             if folder:
-                described = teacher_lib.describe(Path(folder))
+                described = teacher_lib.describe(local(folder))
                 teacher_lib.check_fits(described, source)
                 if described.hash in hashes:
                     raise UserError(f"{folder} is listed before; list it once.")
@@ -168,8 +169,8 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     data = {"data": source.fingerprint, "class_names": source.class_names}
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
-    if weights and not recipe.teacher.fine_tune and Path(weights).is_dir():
-        described = teacher_lib.describe(Path(weights))
+    if weights and not recipe.teacher.fine_tune and local(weights).is_dir():
+        described = teacher_lib.describe(local(weights))
         return data | {"teacher.weights": described.hash} | _version_of(described.spec.name)
     if weights and not recipe.teacher.fine_tune:
         architecture: dict[str, Any] = {
@@ -277,8 +278,8 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
         say(f"  reading {recipe.teacher.weights}")
     if not recipe.teacher.weights or recipe.teacher.fine_tune:
         teacher = _trained(recipe, source, workdir, target, stage)
-    elif Path(recipe.teacher.weights).is_dir():
-        teacher = _from_folder(Path(recipe.teacher.weights), source)
+    elif local(recipe.teacher.weights).is_dir():
+        teacher = _from_folder(local(recipe.teacher.weights), source)
     else:
         teacher = _from_torch(recipe, source)
     doubts = failed_training.of_teacher(teacher, source)

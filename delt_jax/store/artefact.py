@@ -98,7 +98,7 @@ def seal(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path] | No
     """
     parts = below(path.parent) if parts is None else parts
     content = files.as_json(unsealed(manifest)) | {_RANDOM: RANDOM_NUMBERS}
-    content[_FILES] = {name: _described(part) for name, part in sorted(parts.items())}
+    content[_FILES] = {name: described(part) for name, part in sorted(parts.items())}
     files.write_json(path, with_checksum(content))
 
 
@@ -253,7 +253,13 @@ def _place(folder: Path, name: str) -> Path:
     return Path(os.path.normpath(folder / name))
 
 
-def _described(path: Path) -> dict[str, Any]:
+def listed_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the files that a manifest lists, by path relative to its folder."""
+    return manifest.get(_FILES, {})
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as manifests have them."""
     with files.disk_errors_as_user_errors(path):
         return {"bytes": path.stat().st_size, "sha256": files.file_checksum(path)}
 

@@ -80,7 +80,12 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, as_bytes(value))
+
+
+def as_bytes(value: Any) -> bytes:
+    """The content of a JSON file."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write_npz(path: Path, **arrays: Any) -> None:
@@ -339,6 +344,12 @@ def clear_temporaries(folder: Path, seconds: float = 0) -> None:
         for path in folder.glob(".*.tmp"):
             if path.is_symlink() or time.time() - path.stat().st_mtime >= seconds:
                 _delete(path)
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be made again: $XDG_CACHE_HOME/delt_jax, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "delt_jax"
 
 
 def content_hash(*parts: bytes) -> str:

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 from delt_jax import models
 from delt_jax.core import plugins
 from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe, TeacherRecipe
+from delt_jax.store.local_copies import local
 from delt_jax.teachers import teacher as teacher_lib
 
 _WIDEST = 2**16  # channels, as of teacher.width
@@ -51,9 +51,9 @@ def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
         return replace(plain, model=model, width=0), model
     if model in models.NAMES and _is_width(width):
         return replace(plain, model=model, width=int(width)), f"{model}_{int(width)}"
-    if entry and Path(entry).is_dir():
+    if entry and local(entry).is_dir():
         try:
-            spec = teacher_lib.describe(Path(entry)).spec
+            spec = teacher_lib.describe(local(entry)).spec
         except UserError as e:
             raise UserError(f"teacher.others lists {entry}: {e}") from e
         return replace(plain, weights=entry), f"{spec.name}_{spec.width}".removesuffix("_0")

@@ -6,7 +6,6 @@ already, and learns the new classes in a few epochs.
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from delt_jax.data import Normalisation, Source, measure_normalisation
 from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec, torch_files, torch_weights
 from delt_jax.recipe import Recipe
+from delt_jax.store.local_copies import local
 from delt_jax.teachers import teacher as teacher_lib
 
 
@@ -24,15 +24,15 @@ def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     """Architecture of the teacher: that of the weights' folder, or as configured, for the data."""
     weights = recipe.teacher.weights
     model, width = recipe.teacher.model, recipe.teacher.width
-    if Path(weights).is_dir():
-        taken = teacher_lib.describe(Path(weights)).spec
+    if local(weights).is_dir():
+        taken = teacher_lib.describe(local(weights)).spec
         model, width = taken.name, taken.width
     return ModelSpec(model, len(source.class_names), source.image_size, source.channels, width)
 
 
 def normalisation_of(recipe: Recipe, source: Source) -> Normalisation:
     """Of the teacher's inputs: that of the weights' folder, or `data.mean` and `data.std`."""
-    weights = Path(recipe.teacher.weights)
+    weights = local(recipe.teacher.weights)
     if weights.is_dir():
         return teacher_lib.describe(weights).normalisation
     return measure_normalisation(recipe.data, source)
@@ -56,8 +56,8 @@ def taken_over(
     """
     spec, weights = spec_of(recipe, source), recipe.teacher.weights
     keeps_head = False
-    if Path(weights).is_dir():
-        teacher = teacher_lib.load(Path(weights))
+    if local(weights).is_dir():
+        teacher = teacher_lib.load(local(weights))
         state = torch_weights.to_torch(teacher.variables, teacher.spec)
         keeps_head = teacher.class_names == source.class_names
         keeps_head &= teacher.spec.image_size == spec.image_size

@@ -5,21 +5,20 @@ It takes more to tell a class from all others that a network knows: a golden ret
 dogs. The term needs no real images.
 """
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
 from delt_jax.core import losses
 from delt_jax.errors import UserError
 from delt_jax.models import torch_files, torch_weights
+from delt_jax.store.local_copies import local
 from delt_jax.terms import Term
 
 
 def _prepare(teacher, source, recipe, cache):
     """The whole last layer, float32 [D, outputs] and [outputs], and the outputs of the classes."""
     weights, architecture = recipe.teacher.weights, teacher.spec.name
-    if not weights or recipe.teacher.fine_tune or Path(weights).is_dir():
+    if not weights or recipe.teacher.fine_tune or local(weights).is_dir():
         raise UserError(
             f"The term all_outputs needs a file of weights with more classes than the data have, "
             f"as they are, but teacher.weights is {weights!r} and teacher.fine_tune "

@@ -60,18 +60,21 @@ def test_an_environment_that_jax_cannot_start_in(name, value, words):
     refused(run("main", *PLAN, **{name: value}), *words)
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://b/r", "https://a.b/c"])
-def test_urls_are_no_paths(called, path):
-    for done in (
-        called(main, PLAN[0], f"--workdir={path}", "--dry_run"),
-        called(main, *PLAN, f"--config.data.path={path}"),
-        called(main, *PLAN, f"--config.evaluate.scores_folder={path}"),
-        called(compare, f"--configs={ROOT}/configs/digits.py", f"--workdir={path}", "--dry_run"),
-        called(export, "--to=npz", f"--out={path}", "runs/digits"),
-        called(export, "--to=npz", path),
+def test_urls_are_answered_by_every_command(called, bucket):
+    url, recipe = "gs://bucket/none", PLAN[0]
+    for done, *words in (
+        (called(main, recipe, f"--workdir={url}", "--dry_run"), "--workdir", f"--mirror={url} "),
+        (
+            called(main, f"--config={url}.py:x", PLAN[1]),
+            f"{url}.py is a URL, and a recipe",
+        ),
+        (called(main, *PLAN, "--mirror=here"), "--mirror here is a local path"),
+        (called(compare, recipe.replace("config=", "configs="), f"--workdir={url}"), "--mirror="),
+        (called(compare, f"--configs={url}.py", "--workdir=w"), f"--configs {url}.py is a URL"),
+        (called(export, "--to=npz", f"{url}", "--out=x.npz"), f"There is nothing at {url}"),
     ):
-        refused(done, f"{path} is a URL", "local path")
-    assert not (ROOT / path.partition("/")[0]).exists()
+        refused(done, *words)
+    assert not (ROOT / "gs:").exists()
 
 
 def test_a_home_folder_is_expanded(called, tmp_path, monkeypatch):

@@ -470,6 +470,34 @@ def test_the_others_go_on_if_asked(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_tables_and_cells_are_mirrored(tmp_path, monkeypatch, bucket, capsys):
+    (tmp_path / "tiny.py").write_text(TINY)
+    given = [f"--configs={tmp_path}/tiny.py", "--ipc=1,2", f"--workdir={tmp_path}/run"]
+    given.append("--mirror=gs://b/all")
+    done = set()
+
+    def run(cell):
+        done.add(cell.name)
+        cell.folder.open(cell.recipe)
+        cell.folder.close()
+
+    monkeypatch.setattr(grid.Cell, "run", run)
+    monkeypatch.setattr(grid.Cell, "state", lambda cell: (cell.name not in done, "it is new"))
+    monkeypatch.setattr(
+        grid, "write", lambda folder, cells: files.write_json(folder / "comparison.md", len(done))
+    )
+    bucket.works = lambda call, path: call != "put"
+    assert compare.main(["compare", *given]) == 1  # every cell was made, whatever the store said
+    assert len(done) == 2
+    assert "the next run copies what is missing" in capsys.readouterr().err
+    bucket.works = lambda call, path: True
+    assert compare.main(["compare", *given]) == 0
+    inner = {f"cells/tiny-ipc{ipc}/{name}.json" for ipc in (1, 2) for name in ("config", "mirror")}
+    at_top = {"mirror.json", "comparison.json", "comparison.md"}
+    assert bucket.below("gs://b/all").keys() >= at_top | inner
+    assert bucket.objects["b/all/comparison.md"] == b"2\n"
+
+
 def test_help_lists_the_flags(capsys):
     with pytest.raises(SystemExit):
         compare.main(["compare", "--help"])
