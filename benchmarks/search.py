@@ -15,7 +15,6 @@ all trials follows as --config.NAME=VALUE.
 """
 
 import argparse
-import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -194,8 +193,8 @@ def rows_of(cell: grid.Cell, stage: str) -> list[dict[str, Any]]:
 
 def asked(cell: grid.Cell) -> str:
     """Hash of a trial's settings and data, to tell its results from those of other settings."""
-    settings = flatten(dataclasses.replace(cell.recipe, tensorboard=False))
-    for name in ("evaluate.scores_folder", "data.workers", "data.memory_mib"):
+    settings = flatten(cell.recipe)
+    for name in ("evaluate.scores_folder", "data.workers", "data.memory_mib", "writers"):
         del settings[name]
     return identity({"settings": settings, "data": cell.source.fingerprint})
 
