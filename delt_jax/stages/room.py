@@ -54,8 +54,9 @@ def disk(recipe: Recipe, source: Source) -> dict[str, int]:
     return {
         "squeeze": 4 * sum(map(parameters, teachers(recipe, source))),
         "rank": 60 * len(source.train),  # a line of text each
-        # PNGs of optimised pixels hardly compress; four losses, float32.
-        "recover": num_images * (pixels + 500) + 16 * num_batches * recipe.recover.iterations,
+        # PNGs of optimised pixels hardly compress; four losses and those of the terms, float32.
+        "recover": num_images * (pixels + 500)
+        + 4 * (4 + len(recipe.recover.terms)) * num_batches * recipe.recover.iterations,
         # Labels of the unchanged images, float32.
         "relabel": 4 * num_images * num_classes
         + (0 if stored is None else label_store.stored_bytes(stored)),

@@ -332,10 +332,17 @@ def init_shapes(spec: ModelSpec) -> dict[str, Any]:
 @functools.lru_cache(maxsize=64)
 def convolves_images(spec: ModelSpec) -> bool:
     """Whether a model has convolutions, and all of them are of images [B, h, w, c]."""
+    ranks: list[int] = []
+
+    def note(module: nn.Module, x: Any) -> None:
+        if isinstance(module, nn.Conv):
+            ranks.append(x.ndim)
+
+    model = models.create(spec)
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
-    tapped = jax.eval_shape(
-        lambda variables, x: tap.apply_tapped(models.create(spec), variables, x).conv_inputs,
+    jax.eval_shape(
+        lambda variables, x: tap.logits_and_features(model, variables, x, note),
         init_shapes(spec),
         image,
     )
-    return bool(tapped) and all(len(x.shape) == 4 for x in tapped)
+    return bool(ranks) and set(ranks) == {4}

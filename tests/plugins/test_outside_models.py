@@ -14,8 +14,9 @@ import pytest
 from flax import linen as nn
 from outside import installed
 from test_step import MODEL, OWN_CLOCK, make_inputs, normal, teachers, views
+from tiny_run import tiny
 
-from delt_jax import models
+from delt_jax import main, models
 from delt_jax.core import plugins
 from delt_jax.core.losses import Moments
 from delt_jax.data import Normalisation
@@ -127,7 +128,7 @@ def test_what_is_no_classifier_is_said(fault, sentence):
         models.create(of(fault))
 
 
-def test_features_may_be_sown_and_convolutions_missing():
+def test_features_may_be_sown_and_convolutions_missing(tmp_path):
     spec = of("sown")
     seen = jax.eval_shape(
         lambda v, x: apply_tapped(models.create(spec), v, x).features,
@@ -136,6 +137,19 @@ def test_features_may_be_sown_and_convolutions_missing():
     )
     assert seen.shape == (2, 4)
     assert not teacher_lib.convolves_images(of("no_convolution"))
+    config = tiny(
+        **{"teacher.model": "outside:no_convolution", "recover.terms": ("global_statistics=1",)}
+    )
+    config.teacher.width = 0
+    with pytest.raises(UserError, match=r"inputs of convolutions, .* outside:no_convolution has"):
+        main.run(config, str(tmp_path / "run"), dry_run=True)
+
+
+def test_shared_statistics_need_our_batch_norm(tmp_path):
+    config = tiny(**{"evaluate.batch_norm": "shared", "evaluate.devices_per_student": 3})
+    config.evaluate.students = ("plain_net",)
+    with pytest.raises(UserError, match=r"the plug-in 'plain_net' may not have"):
+        main.run(config, str(tmp_path / "run"), dry_run=True)
 
 
 # Optimisers
