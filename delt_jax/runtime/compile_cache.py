@@ -6,20 +6,26 @@ from pathlib import Path
 import jax
 
 from delt_jax.runtime import programs
-from delt_jax.store import files
+from delt_jax.store import files, remote
 
+_DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 _LEAST_SECONDS = 0.2  # to compile; JAX keeps programs from one second on
 
 
 def use() -> None:
     """Caches programs that take a fifth of a second or more to compile, in the user's cache folder.
 
-    JAX's own JAX_COMPILATION_CACHE_DIR chooses another folder,
+    JAX's own JAX_COMPILATION_CACHE_DIR chooses another folder, perhaps in an object store,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS another time, and
     JAX_ENABLE_COMPILATION_CACHE=false none. A folder that cannot be written only costs time.
+
+    Raises:
+      UserError: for a URL that nothing here can read.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder()))
+    given = os.environ.get(_DIRECTORY)
+    if given is None or "://" in given:
+        place = remote.checked(given, _DIRECTORY) if given else str(folder())
+        jax.config.update("jax_compilation_cache_dir", place)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
 
