@@ -347,8 +347,14 @@ def clear_temporaries(folder: Path, seconds: float = 0) -> None:
 
 
 def user_cache() -> Path:
-    """The user's folder for what can be made again: $XDG_CACHE_HOME/delt_jax, or in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The user's folder for what can be made again: $XDG_CACHE_HOME/delt_jax, or in ~/.cache.
+
+    Raises:
+      UserError: if that is a URL.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    if "://" in base:
+        raise UserError(f"XDG_CACHE_HOME {base} is a URL; name a folder of this machine.")
     return Path(base) / "delt_jax"
 
 

@@ -54,6 +54,7 @@ PLAN = (f"--config={ROOT}/configs/digits.py", "--workdir=never_made", "--dry_run
         ("JAX_PLATFORMS", "cuda", ("JAX_PLATFORMS='cuda'", "unset it")),
         ("JAX_PLATFORMS", "nonsense", ("'nonsense'", "unset it")),
         ("JAX_ENABLE_X64", "maybe", ("'maybe'", "JAX_ENABLE_X64", "unset")),
+        ("JAX_COMPILATION_CACHE_DIR", "az://c", ("JAX_COMPILATION_CACHE_DIR az://c", "URL")),
     ],
 )
 def test_an_environment_that_jax_cannot_start_in(name, value, words):
