@@ -61,7 +61,7 @@ class Stage(NamedTuple):
 
     Attributes:
       seeds: students per row.
-      epochs: of each student.
+      epochs: of each student; 0 takes the protocol's.
       trials: how many of the best trials of the stage before, for every kind of labels, take
         part; 0 takes all.
     """
@@ -115,10 +115,10 @@ def cell_of(
     colon = ("," if ":" in options.config else ":") if trial.method else ""
     settings = COMMON | {
         "evaluate.seeds": stage.seeds,
-        "evaluate.epochs": stage.epochs,
-        "evaluate.eval_every": stage.epochs,
         "evaluate.scores_folder": str(options.folder / "scores"),
     }
+    if stage.epochs:
+        settings |= {"evaluate.epochs": stage.epochs, "evaluate.eval_every": stage.epochs}
     given = given_settings(options)
     kept = {k: v for k, v in settings.items() if k not in given} | trial.settings
     flags = [f"--config={options.config}{colon}{trial.method}", f"--workdir={workdir}"]

@@ -28,6 +28,7 @@ _ALIKE = {
     "fashion_mnist": _CIFAR,
     "mnist": _CIFAR,
     "digits": _CIFAR,
+    "clip_art": ("tiny_imagenet",),
 }
 # Settings of how students train begin so, but for the one that says which teachers label.
 _OF_STUDENTS = ("evaluate.", "relabel.")

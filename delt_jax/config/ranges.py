@@ -97,6 +97,25 @@ def _check_data(data: DataRecipe) -> None:
         )
 
 
+def _check_fine_tuning(recipe: Recipe) -> None:
+    """Checks that there is something to tune, and pictures to tune it on."""
+    if not recipe.teacher.weights:
+        raise UserError(
+            "teacher.fine_tune trains weights on, but teacher.weights is empty; name a teacher's "
+            "folder or a file of weights there."
+        )
+    if recipe.teacher.head_classes:
+        raise UserError(
+            "teacher.head_classes keeps outputs of the weights, but teacher.fine_tune gives them a "
+            "new last layer; leave one of the two out."
+        )
+    if not recipe.data.has_training_images:
+        raise UserError(
+            f"teacher.fine_tune needs training images, but data.name {recipe.data.name!r} has "
+            f"none; leave it out."
+        )
+
+
 def _check_teachers(recipe: Recipe) -> None:
     """Checks what teachers and students are made of, and who uses further teachers."""
     heads = recipe.teacher.head_classes
@@ -105,6 +124,8 @@ def _check_teachers(recipe: Recipe) -> None:
             "teacher.head_classes picks outputs of imported weights, but teacher.weights is empty; "
             "set both or neither."
         )
+    if recipe.teacher.fine_tune:
+        _check_fine_tuning(recipe)
     twice = sorted({c for c in heads if heads.count(c) > 1})
     if twice:
         raise UserError(

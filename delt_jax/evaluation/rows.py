@@ -1,12 +1,14 @@
 """Which students a recipe asks for: the rows of the table of scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delt_jax.data import Source
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.training import protocols
 from delt_jax.training.protocols import EvalSetting, Protocol
+
+_HARD = ("hard", "plain")  # regimes whose labels are the classes
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
 
 def resolve(recipe: Recipe, source: Source, row: EvalRow, rate: float | None = None) -> Protocol:
     """The protocol by which the students of a row train (see `protocols.resolve`)."""
+    e = recipe.evaluate
+    if row.regime in _HARD and e.hard_protocol:
+        recipe = replace(recipe, evaluate=replace(e, protocol=e.hard_protocol))
     setting = EvalSetting(row.student, len(source.class_names), row.ipc, source.image_size)
     return protocols.resolve(recipe, setting, rate)
 

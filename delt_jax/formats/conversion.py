@@ -10,7 +10,7 @@ from delt_jax import formats
 from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import ownership, pt
+from delt_jax.formats import ownership
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.store import files, regular
 
@@ -166,8 +166,6 @@ def _check_target(options: ExportOptions) -> None:
     layout = formats.FORMATS[options.to]
     try:
         ownership.check_place(options.source, options.out, options.to)
-        if options.to == "pt":
-            pt.require_torch()
         if layout.suffix:
             ownership.check_file(options.out, layout.is_ours, options.overwrite)
         else:

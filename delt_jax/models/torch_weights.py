@@ -104,6 +104,18 @@ def head(
     return (renamed[names[0]], renamed[names[1]]) if renamed.keys() >= set(names) else None
 
 
+def is_head(path: Sequence[str], spec: ModelSpec) -> bool:
+    """Whether a variable of a model, by its path, belongs to the last layer."""
+    return torch_name(path, spec.name).startswith(f"{head_name(spec.name)}.")
+
+
+def without_head(state: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, np.ndarray]:
+    """torch's state dict with zeros of the spec's shapes for its last layer, whatever that was."""
+    own = [entry for entry in entries(spec) if is_head(entry.path, spec)]
+    renamed = timm_names.to_torchvision(state, spec.name)
+    return dict(renamed) | {entry.name: np.zeros(entry.shape, np.float32) for entry in own}
+
+
 def outputs(state: Mapping[str, np.ndarray], architecture: str) -> int:
     """How many classes the last layer of torch's state dict has; 0 if it has no such layer."""
     found = head(state, architecture)

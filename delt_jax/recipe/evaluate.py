@@ -108,6 +108,13 @@ class EvaluateRecipe:
         affects=_VIEWS,
         allowed=one_of("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"),
     )
+    hard_protocol: str = setting(
+        "",
+        "Recipe of training with hard labels, where it is another: the literature of hard labels "
+        'has "dsa" and "idc". Empty takes evaluate.protocol.',
+        affects="scores",
+        allowed=one_of("", "delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"),
+    )
     students: tuple[str, ...] = setting(
         ("conv3",),
         "Architectures of the students. An empty name stands for the teacher's.",

@@ -35,4 +35,5 @@ KNOWN = {
     "fashion_mnist": KnownData("Fashion-MNIST", 10, 28, 1, 60_000, 10_000),
     "mnist": KnownData("MNIST", 10, 28, 1, 60_000, 10_000),
     "digits": KnownData("digits", 10, 8, 1, 1_258, 539),
+    "clip_art": KnownData("Open Clip Art", 8, 64, 3, 1_848, 461),
 }

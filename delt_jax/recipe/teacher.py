@@ -75,6 +75,24 @@ class TeacherRecipe:
         affects="teacher",
         allowed=at_least(0),
     )
+    fine_tune: bool = setting(
+        False,
+        "Whether teacher.weights are where training begins, under a new last layer for the data's "
+        "classes, in place of a finished teacher.",
+        affects="teacher",
+    )
+    body_rate: float = setting(
+        0.1,
+        "Learning rate of all layers but the last in fine-tuning, as a share of learning_rate. 0 "
+        "trains the last layer alone.",
+        affects="teacher",
+        allowed=at_least(0),
+    )
+    freeze_norm: bool = setting(
+        False,
+        "Whether fine-tuning keeps the running statistics of BatchNorm, and drops nothing out.",
+        affects="teacher",
+    )
     momentum: float = setting(
         0.9, "Momentum of SGD.", affects="teacher", allowed=at_least(0, most=1)
     )

@@ -17,7 +17,7 @@ from delt_jax.runtime import processes as hosts
 from delt_jax.runtime import programs
 from delt_jax.stages import evaluate, recover, relabel, squeeze
 from delt_jax.store.workdir import WorkDir
-from delt_jax.teachers import ensemble
+from delt_jax.teachers import ensemble, fine_tuning
 from delt_jax.teachers import teacher as teacher_lib
 
 
@@ -73,6 +73,8 @@ def _prepare_students(room: Classroom, workdir: WorkDir) -> None:
 def _described(recipe: Recipe, source: Source) -> tuple[ModelSpec, Normalisation]:
     """Architecture of a teacher of the run and normalisation of its inputs, before it is made."""
     weights = Path(recipe.teacher.weights)
+    if recipe.teacher.fine_tune:
+        return squeeze.spec_of(recipe, source), fine_tuning.normalisation_of(recipe, source)
     if recipe.teacher.weights and weights.is_dir():
         taken = teacher_lib.describe(weights)
         return taken.spec, taken.normalisation

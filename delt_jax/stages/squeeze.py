@@ -17,7 +17,7 @@ from delt_jax.runtime import environment
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir, changes
-from delt_jax.teachers import ensemble
+from delt_jax.teachers import ensemble, fine_tuning
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
 from delt_jax.training import real_images, state
@@ -30,6 +30,8 @@ _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refus
 
 def spec_of(recipe: Recipe, source: Source) -> ModelSpec:
     """Architecture of the teacher: that of the folder it is taken from, or as configured."""
+    if recipe.teacher.fine_tune:
+        return fine_tuning.spec_of(recipe, source)
     if recipe.teacher.weights and Path(recipe.teacher.weights).is_dir():
         return teacher_lib.describe(Path(recipe.teacher.weights)).spec
     return ModelSpec(
@@ -75,7 +77,9 @@ def check_readable(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         weights = one.teacher.weights
         if not weights or weights.startswith(torch_files.HUB) or is_made(workdir, folder, own):
             continue
-        if Path(weights).is_dir():
+        if one.teacher.fine_tune:
+            fine_tuning.taken_over(one, source)
+        elif Path(weights).is_dir():
             teacher_lib.check_fits(teacher_lib.load(Path(weights)), source)
         else:
             torch_files.read(weights)
@@ -164,26 +168,39 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     data = {"data": source.fingerprint, "class_names": source.class_names}
     constants = {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     weights = recipe.teacher.weights
-    if weights and Path(weights).is_dir():
+    if weights and not recipe.teacher.fine_tune and Path(weights).is_dir():
         described = teacher_lib.describe(Path(weights))
         return data | {"teacher.weights": described.hash} | _version_of(described.spec.name)
-    if weights:
+    if weights and not recipe.teacher.fine_tune:
         architecture: dict[str, Any] = {
             "teacher.model": recipe.teacher.model,
             "teacher.width": recipe.teacher.width,
         } | _version_of(recipe.teacher.model)
         if recipe.teacher.head_classes:
             architecture["teacher.head_classes"] = recipe.teacher.head_classes
-        content = weights
-        if not weights.startswith(torch_files.HUB) and torch_files.local_path(weights).is_file():
-            content = files.content_hash(torch_files.local_path(weights).read_bytes())
-        return data | constants | architecture | {"teacher.weights": content}
+        return data | constants | architecture | {"teacher.weights": _content(weights)}
     settings = affecting("teacher", recipe, "teacher")
     del settings["teacher.head_classes"]  # only weights that are imported have those
     del settings[_OTHERS]
     settings |= {"seed": recipe.seed, "data.flip": recipe.data.flip}
-    made_by = versions({"training.teacher": state.VERSION}) | _version_of(recipe.teacher.model)
-    return data | constants | settings | made_by
+    made_by = versions({"training.teacher": state.VERSION})
+    if not recipe.teacher.fine_tune:
+        return data | constants | settings | made_by | _version_of(recipe.teacher.model)
+    spec, normalisation = spec_of(recipe, source), fine_tuning.normalisation_of(recipe, source)
+    constants = {"data.mean": normalisation.mean, "data.std": normalisation.std}
+    settings |= {"teacher.weights": _content(weights), "teacher.model": spec.name}
+    settings |= {"teacher.width": spec.width}
+    return data | constants | settings | made_by | _version_of(spec.name)
+
+
+def _content(weights: str) -> str:
+    """Hash of what `teacher.weights` names; the name itself on the Hub, where nothing is read."""
+    if weights.startswith(torch_files.HUB):
+        return weights
+    path = torch_files.local_path(weights)
+    if path.is_dir():
+        return teacher_lib.describe(path).hash
+    return files.content_hash(path.read_bytes()) if path.is_file() else weights
 
 
 def _version_of(model: str) -> dict[str, int | str]:
@@ -256,7 +273,7 @@ def _make(recipe: Recipe, source: Source, workdir: WorkDir, target: _TeacherToMa
     """Trains or imports the first teacher of a recipe, and writes its folder."""
     started = time.perf_counter()
     stage = f"squeeze/{target.name}" if target.name else "squeeze"
-    if not recipe.teacher.weights:
+    if not recipe.teacher.weights or recipe.teacher.fine_tune:
         teacher = _trained(recipe, source, workdir, target, stage)
     elif Path(recipe.teacher.weights).is_dir():
         teacher = _from_folder(Path(recipe.teacher.weights), source)
@@ -293,8 +310,11 @@ def _trained(
 ) -> Teacher:
     """Trains a teacher on the real images, from where an interrupted run left it."""
     output = TrainingOutput(stage, workdir.partial(target.folder, target.inputs), workdir.log)
-    spec = spec_of(recipe, source)
-    variables, accuracy = real_images.train(recipe, source, spec, output, target.name)
+    spec, taken = spec_of(recipe, source), None
+    if recipe.teacher.fine_tune:
+        taken = fine_tuning.taken_over(recipe, source, say)
+        recipe = fine_tuning.recipe_for(recipe, source)
+    variables, accuracy = real_images.train(recipe, source, spec, output, target.name, taken)
     normalisation = measure_normalisation(recipe.data, source)
     return Teacher(spec, variables, normalisation, source.class_names, accuracy)
 

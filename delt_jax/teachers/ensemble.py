@@ -34,7 +34,7 @@ def recipes(recipe: Recipe) -> dict[str, Recipe]:
 
 def _read(entry: str, first: TeacherRecipe) -> tuple[TeacherRecipe, str]:
     """An entry's name and settings: those of the first teacher but for what the entry says."""
-    plain = replace(first, weights="", head_classes=(), others=())
+    plain = replace(first, weights="", head_classes=(), others=(), fine_tune=False)
     model, colon, width = entry.partition(":")
     if model in models.NAMES and not colon:
         return replace(plain, model=model, width=0), model

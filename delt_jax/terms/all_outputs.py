@@ -19,10 +19,11 @@ from delt_jax.terms import Term
 def _prepare(teacher, source, recipe, cache):
     """The whole last layer, float32 [D, outputs] and [outputs], and the outputs of the classes."""
     weights, architecture = recipe.teacher.weights, teacher.spec.name
-    if not weights or Path(weights).is_dir():
+    if not weights or recipe.teacher.fine_tune or Path(weights).is_dir():
         raise UserError(
             f"The term all_outputs needs a file of weights with more classes than the data have, "
-            f"but teacher.weights is {weights!r}; name such a file, or leave the term out."
+            f"as they are, but teacher.weights is {weights!r} and teacher.fine_tune "
+            f"{recipe.teacher.fine_tune}; name such a file, or leave the term out."
         )
     kept, _ = torch_weights.head(
         torch_weights.to_torch(teacher.variables, teacher.spec), architecture

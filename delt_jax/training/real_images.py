@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import numpy as np
+import optax
 
 from delt_jax import models
 from delt_jax.augment import crop
@@ -22,6 +23,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
 from delt_jax.store.log import MetricsLog
+from delt_jax.teachers import fine_tuning
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import state as state_lib
 from delt_jax.training.state import Trainer, TrainState
@@ -84,7 +86,12 @@ def _step(
 
 
 def train(
-    recipe: Recipe, source: Source, spec: ModelSpec, output: TrainingOutput, name: str = ""
+    recipe: Recipe,
+    source: Source,
+    spec: ModelSpec,
+    output: TrainingOutput,
+    name: str = "",
+    taken: dict[tuple[str, ...], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Trains a network as `recipe.teacher` says, from where its last checkpoint left it.
 
@@ -95,6 +102,7 @@ def train(
       output: where it writes.
       name: selects its stream of random numbers. The run's first teacher has none, and the
         ceiling of students draws what that one draws.
+      taken: what it begins with (see `fine_tuning.taken_over`); None to train from scratch.
 
     Returns:
       Variables as host arrays, and top-1 accuracy on the full test set, in [0, 1].
@@ -105,14 +113,9 @@ def train(
     settings, partial = recipe.teacher, output.partial
     batch_size = min(settings.batch_size, len(source.train))
     steps = len(source.train) // batch_size  # an incomplete last batch waits for the next shuffle
-    program = _program(recipe, source, spec, settings.epochs * steps)
-    state = state_lib.init_state(
-        program.trainer.model,
-        program.trainer.optimiser,
-        keys.stream(recipe.seed, *_streams(name), "init"),
-        (spec.image_size, spec.image_size, spec.channels),
-    )
-    state, place = _resume(partial, state)
+    program = _program(recipe, source, spec, settings.epochs * steps, taken is not None)
+    key = keys.stream(recipe.seed, *_streams(name), "init")
+    state, place = _resume(partial, _fresh(program, spec, key, taken))
     saver = _Saver(partial / _CHECKPOINT)
     total, done = settings.epochs * steps, place.epoch * steps + place.step
     with (
@@ -137,12 +140,16 @@ def train(
             saver.save_if_due(state, place)
     variables = jax.tree.map(np.asarray, state.variables)
     checks.finite(variables, f"{spec.name}'s training diverged; lower teacher.learning_rate.")
-    model, normalisation = program.trainer.model, program.normalisation
     try:
-        return variables, teacher_lib.accuracy(model, variables, normalisation, source.test)
+        return variables, _accuracy(program, variables, source)
     except stopping.Stopped:
         saver.save(state, place)
         raise
+
+
+def _accuracy(program: RealImagesProgram, variables: dict[str, Any], source: Source) -> float:
+    model, normalisation = program.trainer.model, program.normalisation
+    return teacher_lib.accuracy(model, variables, normalisation, source.test)
 
 
 def epoch_order(seed: int, name: str, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
@@ -164,7 +171,9 @@ def epoch_order(seed: int, name: str, epoch: int, num_images: int, batch_size: i
     return np.sort(shuffled[: steps * batch_size].reshape(steps, batch_size), axis=1)
 
 
-def _program(recipe: Recipe, source: Source, spec: ModelSpec, steps: int) -> RealImagesProgram:
+def _program(
+    recipe: Recipe, source: Source, spec: ModelSpec, steps: int, tunes: bool
+) -> RealImagesProgram:
     settings = recipe.teacher
     optimiser = state_lib.sgd(
         settings.schedule,
@@ -173,12 +182,28 @@ def _program(recipe: Recipe, source: Source, spec: ModelSpec, steps: int) -> Rea
         settings.momentum,
         settings.weight_decay,
     )
+    if tunes:
+        optimiser = optax.chain(optimiser, fine_tuning.slower_body(spec, settings.body_rate))
     return RealImagesProgram(
-        Trainer(models.create(spec), optimiser),
+        Trainer(models.create(spec), optimiser, freeze_norm=tunes and settings.freeze_norm),
         measure_normalisation(recipe.data, source),
         settings.crop_padding,
         recipe.data.flip,
     )
+
+
+def _fresh(
+    program: RealImagesProgram,
+    spec: ModelSpec,
+    key: chex.PRNGKey,
+    taken: dict[tuple[str, ...], np.ndarray] | None,
+) -> TrainState:
+    """The state before the first step, with what is taken over in its place."""
+    shape = (spec.image_size, spec.image_size, spec.channels)
+    state = state_lib.init_state(program.trainer.model, program.trainer.optimiser, key, shape)
+    if taken is None:
+        return state
+    return state.replace(**fine_tuning.begin(state.variables, taken))
 
 
 def _streams(name: str) -> tuple[str, ...]:

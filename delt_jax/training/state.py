@@ -49,11 +49,14 @@ class Trainer(NamedTuple):
       model: the classifier.
       optimiser: its state is in `TrainState.opt_state`.
       ema_decay: decay of `TrainState.average`, where one is kept.
+      freeze_norm: whether BatchNorm uses its running statistics and leaves them as they are;
+        nothing is dropped out then.
     """
 
     model: nn.Module
     optimiser: optax.GradientTransformation
     ema_decay: float = 0.0
+    freeze_norm: bool = False
 
 
 class Outcome(NamedTuple):
@@ -126,7 +129,7 @@ def gradients(
     loss: Callable[[chex.Array], chex.Array],
     key: chex.PRNGKey | None = None,
 ) -> Outcome:
-    """Passes a batch forward and back in train mode.
+    """Passes a batch forward and back, in train mode unless the trainer freezes the norm.
 
     Args:
       trainer: has the model.
@@ -140,11 +143,12 @@ def gradients(
         logits, changed = trainer.model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
-            train=True,
+            train=not trainer.freeze_norm,
             mutable=["batch_stats"],
             rngs=None if key is None else {"dropout": key},
         )
-        return loss(logits), changed.get("batch_stats", {})
+        kept = state.batch_stats if trainer.freeze_norm else {}
+        return loss(logits), changed.get("batch_stats", kept)
 
     (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     return Outcome(value, batch_stats, grads)
