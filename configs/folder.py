@@ -15,6 +15,8 @@ def get_config(variants=""):
     config.data.image_size = 0
     config.data.channels = 0
 
+    config.select.small_classes = "repeat"  # one tiny class does not lower ipc for all
+
     config.teacher.model = ""
     config.teacher.width = 64  # half the field's ConvNets, and ResNet-18's own
     config.teacher.epochs = 0

@@ -10,6 +10,7 @@ from delt_jax.evaluation import rows
 from delt_jax.recipe import Recipe
 
 _IPC = 10
+_NAMED = 5  # small classes in a sentence
 _TEACHER_IMAGES = 20_000  # that a teacher sees in training, roughly
 _TEACHER_EPOCHS = (5, 60)
 _STUDENT_IMAGES = 10_000
@@ -21,20 +22,27 @@ _NETWORKS = ((32, "conv3"), (64, "conv4"), (math.inf, "resnet18"))  # by the lar
 def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
     """Returns the recipe with everything set, and a sentence about each setting that was derived.
 
-    The rules are ours. `ipc` is 10, or the size of the smallest training class. `teacher.model` is
+    The rules are ours. `ipc` is 10, or the size of the smallest training class where small ones do
+    not repeat. `teacher.model` is
     conv3 to 32 px, conv4 to 64, resnet18 above; students are like the teacher. Epochs are such that
     the teacher sees about 20,000 images (5 to 60 epochs) and a student about 10,000 (100 to 300).
     `recover.jitter` is a seventh of the side. Where there are no training images, what would be
     made of them is left out.
     """
     recipe, notes = _without_training_images(recipe)
-    smallest = int(np.bincount(source.train.labels, minlength=len(source.class_names)).min())
-    if not recipe.ipc and recipe.data.has_training_images:
-        recipe = replace(recipe, ipc=max(1, min(_IPC, smallest)))
-        notes.append(f"ipc {recipe.ipc}: the smallest class has {smallest} training images")
+    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    repeat = recipe.select.small_classes == "repeat"
+    if not recipe.ipc and recipe.data.has_training_images and not repeat:
+        recipe = replace(recipe, ipc=max(1, min(_IPC, int(counts.min()))))
+        notes.append(f"ipc {recipe.ipc}: the smallest class has {counts.min()} training images")
+    elif not recipe.ipc and recipe.data.has_training_images:
+        recipe = replace(recipe, ipc=_IPC)
+        notes.append(f"ipc {_IPC}: what DELT's tables have for every data set")
     elif not recipe.ipc:
         recipe = replace(recipe, ipc=_IPC)
         notes.append(f"ipc {_IPC}: there are no training images")
+    if recipe.data.has_training_images and repeat:
+        notes += _small_classes(counts, recipe.ipc, source.class_names)
     teacher, evaluate = recipe.teacher, recipe.evaluate
     if not teacher.model:
         model = next(name for side, name in _NETWORKS if source.image_size <= side)
@@ -61,6 +69,18 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         data = replace(data, image_size=source.image_size, channels=source.channels)
     changed = replace(recipe, data=data, teacher=teacher, recover=recover, evaluate=evaluate)
     return changed, notes
+
+
+def _small_classes(counts: np.ndarray, ipc: int, class_names: tuple[str, ...]) -> list[str]:
+    """A sentence that names the classes with fewer training images than `ipc`, if there are any."""
+    small = [f"{name!r} ({n})" for name, n in zip(class_names, counts, strict=True) if n < ipc]
+    if not small:
+        return []
+    more = f" and {len(small) - _NAMED} more" if len(small) > _NAMED else ""
+    return [
+        f"select.small_classes repeat: {', '.join(small[:_NAMED])}{more} have fewer training "
+        f"images than ipc, so theirs come more than once"
+    ]
 
 
 def _without_training_images(recipe: Recipe) -> tuple[Recipe, list[str]]:

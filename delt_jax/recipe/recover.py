@@ -25,6 +25,13 @@ class SelectRecipe:
         affects="images",
         allowed=one_of("real", "noise", "rded", "pictures", with_plugins=True),
     )
+    small_classes: str = setting(
+        "stop",
+        'What a class with fewer training images than ipc does: "stop" ends the run with its name; '
+        '"repeat" takes its images again, and recovery then starts from random crops of them.',
+        affects=("images", "scores"),
+        allowed=one_of("stop", "repeat"),
+    )
     pictures: str = setting(
         "",
         'Folder with a folder of "pictures" for each class. Where a class has fewer than ipc, '

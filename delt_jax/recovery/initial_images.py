@@ -90,7 +90,7 @@ def _plugged(recipe, source, teacher, ranking, partial) -> Starts:
 def _real(recipe, source, teacher, ranking, partial) -> Starts:
     classes = len(source.class_names)
     selected = select(ranking, recipe.select.rule, recipe.ipc, classes, recipe.seed)
-    return RealImages(source, teacher.normalisation, selected)
+    return RealImages(source, teacher.normalisation, selected, recipe.seed)
 
 
 def _noise(recipe, source, teacher, ranking, partial) -> Starts:
@@ -115,7 +115,7 @@ def _own_pictures(recipe, source, teacher, ranking, partial) -> Starts:
     chosen = []
     for label in range(len(source.class_names)):
         members = np.flatnonzero(found.labels == label)
-        chosen.append(members[np.arange(recipe.ipc) % len(members)])
+        chosen.append(selection.in_turn(members, recipe.ipc))
     place = recipe.select.pictures
     where = place if remote.is_remote(place) else str(Path(place).absolute())
     record_of = where, recipe.data.fit
@@ -233,7 +233,8 @@ def recorded(
       normalisation: of the set.
     """
     if "indices" in manifest:
-        return RealImages(source, normalisation, np.array(manifest["indices"]))
+        indices = np.array(manifest["indices"])
+        return RealImages(source, normalisation, indices, manifest.get("seed", 0))
     if "pictures" in manifest:
         root, chosen = remote.path_of(manifest["folder"]), np.array(manifest["chosen"])
         labels = np.zeros(len(manifest["pictures"]), np.int32)

@@ -8,6 +8,9 @@ from delt_jax.core import plugins
 from delt_jax.errors import UserError
 
 RULES = ("medium", "top", "min", "random")
+_REMEDY = (
+    "lower ipc, add images, or set select.small_classes to 'repeat' to take them more than once"
+)
 
 
 @dataclass(frozen=True)
@@ -80,26 +83,48 @@ def select(ranking: Ranking, rule: str, ipc: int, num_classes: int, seed: int) -
     """Selects `ipc` training images per class by a rule of `order`.
 
     Returns:
-      int [num_classes, ipc], indices of training images, best start first.
+      int [num_classes, ipc], indices of training images, best start first. A class with fewer
+      images has them in turn.
 
     Raises:
-      UserError: if a class has fewer than `ipc` images.
+      UserError: if a class has no images.
     """
-    check_class_sizes(ranking.labels, ipc, tuple(str(c) for c in range(num_classes)))
+    check_class_sizes(ranking.labels, 1, tuple(str(c) for c in range(num_classes)))
     draw = np.random.default_rng([seed, 0x5E1EC7])
     chosen = []
     for c in range(num_classes):
         members = np.flatnonzero(ranking.labels == c)
-        chosen.append(members[order(ranking.probabilities[members], rule, draw)[:ipc]])
+        chosen.append(in_turn(members[order(ranking.probabilities[members], rule, draw)], ipc))
     return np.stack(chosen)
 
 
 def random_images(labels: np.ndarray, ipc: int, num_classes: int, seed: int) -> np.ndarray:
-    """Draws `ipc` images per class uniformly; int [num_classes, ipc]."""
+    """Draws `ipc` images per class uniformly, of small classes all in turn.
+
+    Returns:
+      int [num_classes, ipc], indices of images.
+    """
     draw = np.random.default_rng([seed, 0xBA5E])
-    return np.stack(
-        [draw.choice(np.flatnonzero(labels == c), ipc, replace=False) for c in range(num_classes)]
-    )
+
+    def drawn(members: np.ndarray) -> np.ndarray:
+        return in_turn(draw.choice(members, min(ipc, len(members)), replace=False), ipc)
+
+    return np.stack([drawn(np.flatnonzero(labels == c)) for c in range(num_classes)])
+
+
+def in_turn(members: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` of some indices, which begin again where they are fewer."""
+    return members[np.arange(count) % len(members)]
+
+
+def repeats(chosen: np.ndarray, label: int, rank: int) -> bool:
+    """Whether an earlier image of the class is the same.
+
+    Args:
+      chosen: int [classes, ipc], indices of images.
+      label, rank: place in it.
+    """
+    return bool((chosen[label, :rank] == chosen[label, rank]).any())
 
 
 def check_class_sizes(labels: np.ndarray, ipc: int, class_names: tuple[str, ...]) -> None:
@@ -109,5 +134,5 @@ def check_class_sizes(labels: np.ndarray, ipc: int, class_names: tuple[str, ...]
     if counts[smallest] < ipc:
         raise UserError(
             f"ipc is {ipc}, but class {class_names[smallest]!r} has only {counts[smallest]} "
-            f"training images; {'lower ipc or add images' if counts[smallest] else 'add some'}."
+            f"training images; {_REMEDY if counts[smallest] else 'add some'}."
         )

@@ -17,7 +17,7 @@ from delt_jax.core import keys
 from delt_jax.data import Normalisation, Source, read
 from delt_jax.data.source import EncodedExamples
 from delt_jax.recipe import Recipe
-from delt_jax.recovery import mosaics
+from delt_jax.recovery import mosaics, selection
 from delt_jax.recovery.mosaics import Patches
 from delt_jax.store import files
 
@@ -50,27 +50,36 @@ class RealImages:
     Attributes:
       source: of the images.
       normalisation: the teacher's.
-      selected: int [classes, ipc], their indices, the best start image of each class first.
+      selected: int [classes, ipc], their indices, the best start image of each class first. What
+        comes again in a class is a random crop.
+      seed: of the crops.
       seconds: that finding them took.
     """
 
     source: Source
     normalisation: Normalisation
     selected: np.ndarray
+    seed: int = 0
     seconds: float = 0.0
 
     def images(self, indices: Sequence[int]) -> np.ndarray:
-        """The training images, normalised and otherwise unchanged."""
+        """The training images, normalised and otherwise unchanged but for those that repeat."""
         chosen = self.selected.reshape(-1)[list(indices)]
-        return np.asarray(self.normalisation(self.source.train.images(chosen)))
+        images = self.source.train.images(chosen)
+        if any(_repeating(self.selected, indices)):
+            images = self.pixels(indices)
+        return np.asarray(self.normalisation(images))
 
     def pixels(self, indices: Sequence[int]) -> np.ndarray:
         """The same as uint8."""
-        return read(self.source.train, self.selected.reshape(-1)[list(indices)])
+        pixels = read(self.source.train, self.selected.reshape(-1)[list(indices)])
+        return _cropped_repeats(pixels, self.selected, indices, self.seed)
 
     def record(self, folder: Path) -> dict[str, Any]:
-        """The indices of the training images."""
-        return {"split": "train", "indices": self.selected.tolist()}
+        """The indices of the training images, and the seed where some repeat."""
+        named = {"split": "train", "indices": self.selected.tolist()}
+        every = range(self.selected.size)
+        return named | ({"seed": self.seed} if any(_repeating(self.selected, every)) else {})
 
 
 @dataclass(frozen=True)
@@ -156,20 +165,7 @@ class OwnPictures:
     def pixels(self, indices: Sequence[int]) -> np.ndarray:
         """The same as uint8."""
         pixels = read(self.pictures, self.chosen.reshape(-1)[list(indices)])
-        ipc = self.chosen.shape[1]
-        for place, i in enumerate(indices):
-            label, rank = divmod(int(i), ipc)
-            if self.chosen[label, rank] in self.chosen[label, :rank]:
-                pixels[place] = self._cropped(pixels[place], int(i))
-        return pixels
-
-    def _cropped(self, pixels: np.ndarray, index: int) -> np.ndarray:
-        """A random crop of an image, drawn from the seed and the image's index only."""
-        size = pixels.shape[0]
-        key = keys.stream(self.seed, "start", index)
-        view = crop.random_view(key, size, _LEAST_CROP, flip=False)
-        seen = crop.view_images(jnp.asarray(pixels[None], jnp.float32), view, size)[0]
-        return np.clip(np.rint(np.asarray(seen)), 0, 255).astype(np.uint8)
+        return _cropped_repeats(pixels, self.chosen, indices, self.seed)
 
     def record(self, folder: Path) -> dict[str, Any]:
         """Names of all pictures, where they lie, and which of them each image starts from."""
@@ -204,6 +200,33 @@ class GivenPixels:
         """The name of a file with the images, which is written."""
         files.write_npz(folder / GIVEN, images=self.given)
         return {"given": GIVEN}
+
+
+def _repeating(chosen: np.ndarray, indices: Sequence[int]) -> list[bool]:
+    """Whether each image of the set starts from one that an earlier one of its class has."""
+    ipc = chosen.shape[1]
+    return [selection.repeats(chosen, *divmod(int(i), ipc)) for i in indices]
+
+
+def _cropped_repeats(
+    pixels: np.ndarray, chosen: np.ndarray, indices: Sequence[int], seed: int
+) -> np.ndarray:
+    """The pixels, uint8 [n, S, S, C], with a random crop in place of each that repeats."""
+    again = _repeating(chosen, indices)
+    cropped = [
+        _cropped(image, int(i), seed) if repeats else image
+        for image, i, repeats in zip(pixels, indices, again, strict=True)
+    ]
+    return np.stack(cropped) if any(again) else pixels
+
+
+def _cropped(pixels: np.ndarray, index: int, seed: int) -> np.ndarray:
+    """A random crop of an image, drawn from the seed and the image's index only."""
+    size = pixels.shape[0]
+    key = keys.stream(seed, "start", index)
+    view = crop.random_view(key, size, _LEAST_CROP, flip=False)
+    seen = crop.view_images(jnp.asarray(pixels[None], jnp.float32), view, size)[0]
+    return np.clip(np.rint(np.asarray(seen)), 0, 255).astype(np.uint8)
 
 
 def as_pixels(starts: Starts, normalisation: Normalisation, indices: Sequence[int]) -> np.ndarray:

@@ -95,6 +95,7 @@ def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> 
     if not names or "evaluate" in names:
         real = set(recipe.evaluate.images) - {"recovered", "full"}
         needed = needed or bool(real)
+    needed = needed and recipe.select.small_classes == "stop"
     check_class_sizes(source.train.labels, recipe.ipc if needed else 1, source.class_names)
 
 

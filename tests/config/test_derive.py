@@ -49,6 +49,15 @@ def test_ipc_is_ten_or_the_smallest_class(sizes, ipc):
     assert notes[0] == f"ipc {ipc}: the smallest class has {min(sizes)} training images"
 
 
+@pytest.mark.parametrize(("sizes", "named"), [((40, 12), ""), ((40, 3, 9), "(3), '")])
+def test_small_classes_that_repeat_do_not_lower_ipc(sizes, named):
+    made, notes = completed(source(sizes=sizes), **{"select.small_classes": "repeat"})
+    assert made.ipc == 10
+    said = [note for note in notes if note.startswith("select.small_classes repeat: ")]
+    assert bool(said) == bool(named)
+    assert all(named in note and "(9) have fewer training images than ipc" in note for note in said)
+
+
 def test_a_last_class_without_training_images_counts():
     """Its label is not there, so a count of the labels would not see it."""
     full = source(sizes=(9, 9))

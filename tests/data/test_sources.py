@@ -183,7 +183,7 @@ def test_one_command_with_a_path_alone(three, tmp_path, capsys):
     main.run(config, str(tmp_path / "run"))
     said = capsys.readouterr().out
     assert "data.channels 3: of " in said
-    assert "ipc 10: the smallest class has 20 training images" in said
+    assert "ipc 10: what DELT's tables have for every data set" in said
     assert "teacher.model conv3: the images have 8 px" in said
     assert "| conv3   | online | recovered |" in said
     settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]

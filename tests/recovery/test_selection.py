@@ -106,9 +106,13 @@ def test_other_rules_do_not_depend_on_the_seed(ranking):
     )
 
 
-def test_select_refuses_a_class_that_is_too_small(ranking):
-    with pytest.raises(UserError, match="ipc is 6, but class '2' has only 5 training images"):
-        select(ranking, "medium", 6, 3, seed=0)
+def test_a_small_class_has_its_images_in_turn(ranking):
+    (small,) = select(ranking, "medium", 12, 3, seed=0)[2:]
+    chex.assert_trees_all_equal(small[:5], select(ranking, "medium", 5, 3, seed=0)[2])
+    chex.assert_trees_all_equal(small[5:], small[:7])
+    drawn = random_images(ranking.labels, 12, 3, seed=0)[2]
+    assert sorted(drawn[:5]) == np.flatnonzero(ranking.labels == 2).tolist()
+    chex.assert_trees_all_equal(drawn[5:], drawn[:7])
 
 
 def test_select_refuses_a_class_without_images(ranking):
