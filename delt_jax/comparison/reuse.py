@@ -30,7 +30,7 @@ def link_finished(
     Raises:
       UserError: if the folder is foreign, not writable, or in use by another process.
     """
-    workdir.open(recipe)
+    workdir.open(recipe, logs=False)
     try:
         for other in others:
             _reuse_decoded(source, workdir, other)

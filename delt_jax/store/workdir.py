@@ -92,8 +92,12 @@ class WorkDir:
                 f"config.json); choose a new or empty folder."
             )
 
-    def open(self, recipe: Recipe) -> None:
+    def open(self, recipe: Recipe, logs: bool = True) -> None:
         """Creates the folder or goes on in it, locks it, and writes the recipe to config.json.
+
+        Args:
+          recipe: of the run, complete.
+          logs: whether stages will run, which log metrics.
 
         Raises:
           UserError: if the folder is foreign, not writable, or in use by another process.
@@ -105,7 +109,8 @@ class WorkDir:
         self._clear_leftovers()
         settings = recipe_lib.flatten(recipe)
         files.write_json(self.path / "config.json", {"format": _FORMAT, "settings": settings})
-        self.log = MetricsLog(self.path, recipe.writers, settings)
+        if logs:
+            self.log = MetricsLog(self.path, recipe.writers, settings)
 
     def mark(self, token: str) -> None:
         """Leaves a mark, by which other processes of a job see that they have the same folder."""

@@ -332,7 +332,7 @@ def test_only_what_was_made_from_the_same_inputs_is_shared(tmp_path):
     assert (ours.path / "teacher/manifest.json").samefile(theirs)
     assert not (another.path / "teacher").exists()
     assert sorted(p.name for p in ours.path.iterdir() if p.name != ".lock") == [
-        *("cache", "config.json", "metrics.jsonl", "teacher"),
+        *("cache", "config.json", "teacher"),
     ]
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from jax._src import xla_bridge
 
 from delt_jax.runtime import environment
 
@@ -77,6 +78,7 @@ def test_manifests_say_whether_a_run_repeats(backend, flags, expected):
 
 
 def test_jax_is_imported_with_them(with_gpu, monkeypatch):
+    monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     environment.import_jax()
     environment.import_jax()
