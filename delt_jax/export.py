@@ -28,7 +28,7 @@ from delt_jax.config import command, paths
 from delt_jax.core.progress import say
 from delt_jax.data.classes import check_names
 from delt_jax.errors import UserError
-from delt_jax.formats import ownership, pt, remote_sets
+from delt_jax.formats import ownership, remote_sets
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.store import files, regular, remote
 from delt_jax.store.local_copies import local
@@ -226,13 +226,7 @@ def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
     layout = formats.FORMATS[options.to]
     try:
-        if remote.is_remote(options.out):
-            remote_sets.check_place(options.source, options.out)
-        else:
-            source = remote_sets.local_set(options.source)
-            ownership.check_place(source, options.out, options.to)
-        if options.to == "pt":
-            pt.require_torch()
+        remote_sets.check_place(options.source, options.out, options.to)
         with remote_sets.standing_in(options.out) as out:
             if layout.suffix:
                 ownership.check_file(out, layout.is_ours, options.overwrite)

@@ -1,9 +1,8 @@
 """Torch's `.pt`: our dictionary, or the two tensors that MTT and its successors publish.
 
-Reading needs no torch and runs nothing that a pickle names; writing needs the `torch` extra.
+Neither reading nor writing needs torch, and reading runs nothing that a pickle names.
 """
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats import torch_zip
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
 from delt_jax.store import files
@@ -68,34 +68,17 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
     """Writes images uint8 NCHW, labels int64, class_names, manifest (JSON), soft_labels.
 
     `torch.load(path, weights_only=True)` gives the dictionary.
-
-    Raises:
-      UserError: if torch is not installed.
     """
     del quality  # lossless
-    torch = require_torch()
     values: dict[str, Any] = {
-        "images": torch.from_numpy(np.moveaxis(content.images, 3, 1).copy()),
-        "labels": torch.from_numpy(content.labels.astype(np.int64)),
+        "images": np.moveaxis(content.images, 3, 1),
+        "labels": content.labels.astype(np.int64),
         "class_names": list(content.class_names),
         "manifest": json.dumps(content.manifest, ensure_ascii=False),
     }
     if content.soft_labels is not None:
-        values["soft_labels"] = torch.from_numpy(content.soft_labels)
-    buffer = io.BytesIO()
-    torch.save(values, buffer)
-    files.write_bytes(path, buffer.getvalue())
-
-
-def require_torch() -> Any:
-    """The module torch; raises a UserError if it is not installed."""
-    try:
-        import torch
-    except ImportError as e:
-        raise UserError(
-            "--to=pt needs PyTorch to write the file: pip install 'delt_jax[torch]'."
-        ) from e
-    return torch
+        values["soft_labels"] = content.soft_labels
+    files.write_bytes(path, torch_zip.dumps(values))
 
 
 def is_ours(path: Path) -> bool:

@@ -17,6 +17,7 @@ td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; 
 img { max-width: 100%; }
 figure { margin: 1.5rem 0; }
 figcaption { color: #555; }
+.verdict { font-size: 1.2rem; margin: .5rem 0; }
 .warning { border: 2px solid #d55e00; padding: .3rem 1rem; margin: 1rem 0; }
 pre { overflow-x: auto; line-height: 1.15; }"""
 # Titles and captions of the pictures of scores, in the order of the page.
@@ -54,6 +55,7 @@ def page(
     spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
     parts = [
         f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
+        *(f'<p class="verdict">{html.escape(each)}</p>' for each in summary.get("verdict", ())),
         f"<p>{html.escape(_teacher(summary))}; {html.escape(_others(summary))}"
         f"{html.escape(_making(summary))}; {spent}.</p>",
         *_warnings(summary),

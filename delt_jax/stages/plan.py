@@ -17,7 +17,7 @@ from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import pipeline, rank, recover, relabel, room, squeeze
+from delt_jax.stages import here, pipeline, rank, recover, relabel, room, squeeze
 from delt_jax.stages.costs import StageWork, amount, hours, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble, prediction
@@ -117,6 +117,7 @@ def describe(
         *([] if stored is None else [relabel.size_line(stored)]),
         room.plan_line(recipe, source),
         "",
+        *(here.lines(spent, recipe, here.peak()) if devices.kind() == "cpu" else ()),
         *hours(spent, (devices.kind(), devices.device_count(), hosts.count())),
     ]
 

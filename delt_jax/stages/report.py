@@ -12,7 +12,7 @@ from delt_jax.core.progress import progress, say
 from delt_jax.data import Normalisation, Source, read
 from delt_jax.data.classes import in_words
 from delt_jax.errors import DamagedArtefact
-from delt_jax.evaluation import dd_ranking, fresh_views, metrics, score_store
+from delt_jax.evaluation import dd_ranking, fresh_views, metrics, score_store, verdict
 from delt_jax.evaluation.fresh_views import FreshViews
 from delt_jax.evaluation.metrics import Score, ScoreRow, within_class_similarity
 from delt_jax.evaluation.rows import skipped
@@ -79,6 +79,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     pictures |= _score_charts(rows, _scores(workdir) if evaluation else {}, names)
     summary = summary_of(workdir, teacher, synthetic, evaluation, similarity)
     summary |= of_scores(evaluation, workdir.command, source.scored)
+    summary["verdict"] = verdict.sentences(rows, names)
     summary["warnings"] = _warnings(workdir)
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
@@ -108,6 +109,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         say(line)
     for line in tables.last_lines(rows, scored) if rows else ():
         say(line)
+    for sentence in summary["verdict"]:
+        say(sentence)
     for doubt in summary["warnings"]:
         say(f"warning of {doubt['stage']}: {doubt['sentence']}")
     say(f"report: {workdir.path / ARTEFACT / 'report.html'}")

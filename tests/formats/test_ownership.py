@@ -41,12 +41,6 @@ def snapshot(folder: Path) -> dict[str, bytes | str | None]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def torch_is_there(monkeypatch):
-    """The checks of a target come after that of torch, which is not installed everywhere."""
-    monkeypatch.setattr(pt, "require_torch", lambda: None)
-
-
 def refuse(tmp_path: Path, says: str, source: Path, to: str, out: Path) -> None:
     """Refused with and without --overwrite, before the set is read, and nothing is touched."""
     before = snapshot(tmp_path)

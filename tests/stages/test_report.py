@@ -241,11 +241,13 @@ def test_the_tables_are_printed(teacher, tmp_path, capsys):
     assert "Protocol delt with epochs 2" in out
     assert "| Spearman" in out
     assert "conv3-online-recovered-4-0" not in out
-    last = out.rstrip().splitlines()[-(4 + 24 + 1) :]  # 8 rows of each student
+    *last, gains, classes, place = out.rstrip().splitlines()[-(4 + 24 + 3) :]  # 8 rows of each
     assert last[:2] == ["Protocol delt with epochs 2: 2 epochs.", ""]
     assert last[2].startswith("| student | labels | images ")
-    assert all(line.startswith("|") for line in last[2:-1])
-    assert last[-1] == f"report: {tmp_path}/run/report/report.html"
+    assert all(line.startswith("|") for line in last[2:])
+    assert gains.startswith("Recovered against random real images: ")
+    assert classes.startswith("No class is far below the others; lowest with ")
+    assert place == f"report: {tmp_path}/run/report/report.html"
 
 
 def test_a_run_of_one_student_prints_nothing_else(teacher, tmp_path, capsys):
@@ -253,7 +255,7 @@ def test_a_run_of_one_student_prints_nothing_else(teacher, tmp_path, capsys):
     made(tmp_path / "run", teacher, [score(), score("conv3", "online", "random")])
     blank, protocol, *rest = capsys.readouterr().out.splitlines()
     assert (blank, protocol) == ("", "Protocol delt with epochs 2: 2 epochs.")
-    assert [line[:1] for line in rest] == ["", "|", "|", "|", "|", "r"]
+    assert [line[:1] for line in rest] == ["", "|", "|", "|", "|", "R", "N", "r"]
 
 
 def test_least_rows_of_one_image_per_class(teacher, tmp_path):

@@ -1,0 +1,140 @@
+"""What a run's scores say, in two sentences: what recovery gained, and where it is weak."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from delt_jax.evaluation.metrics import ScoreRow
+
+_LEVEL = 0.05  # of Welch's t test, on two sides
+_LOW = 0.15  # by which a weak class is below the mean of all
+_MOST = 3  # weak classes that are named
+_IN_WORDS = {"online": "labels for every view", "stored": "stored labels"}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How far recovered images are above as many random real ones, for one kind of labels.
+
+    Attributes:
+      student: architecture.
+      regime: kind of labels.
+      points: difference of the mean accuracies after the last epoch, in percentage points.
+      error: its standard error in points; None with a single seed.
+      judged: "more" or "fewer" where chance rarely gives such a difference, "level" where it does,
+        "unknown" with a single seed.
+      seeds: students of each row, the fewer of the two.
+    """
+
+    student: str
+    regime: str
+    points: float
+    error: float | None
+    judged: str
+    seeds: int
+
+    def text(self) -> str:
+        """E.g. "+3.5 ± 1.0 points with hard labels"."""
+        spread = "" if self.error is None else f" ± {self.error:.1f}"
+        return f"{self.points:+.1f}{spread} points with {_labels(self.regime)}"
+
+
+def gains(rows: Sequence[ScoreRow]) -> list[Gain]:
+    """The gain of each student and kind of labels that has both rows, at the set's full size."""
+    recovered = [row for row in rows if row.image_set == "recovered"]
+    whole = max((row.ipc for row in recovered), default=0)
+    random = {
+        (row.student, row.regime): row
+        for row in rows
+        if (row.image_set, row.ipc) == ("random", whole)
+    }
+    return [
+        _gain(row, random[row.student, row.regime])
+        for row in recovered
+        if row.ipc == whole and (row.student, row.regime) in random
+    ]
+
+
+def _gain(ours: ScoreRow, theirs: ScoreRow) -> Gain:
+    seeds = min(ours.seeds, theirs.seeds)
+    points = 100 * (ours.last_mean - theirs.last_mean)
+    if seeds < 2:
+        return Gain(ours.student, ours.regime, points, None, "unknown", seeds)
+    error = 100 * float(np.hypot(*(row.last_std / row.seeds**0.5 for row in (ours, theirs))))
+    if error:
+        found = stats.ttest_ind_from_stats(
+            *(ours.last_mean, ours.last_std, ours.seeds),
+            *(theirs.last_mean, theirs.last_std, theirs.seeds),
+            equal_var=False,
+        )
+        is_chance = found.pvalue > _LEVEL
+    else:
+        is_chance = points == 0
+    judged = "level" if is_chance else "more" if points > 0 else "fewer"
+    return Gain(ours.student, ours.regime, points, error, judged, seeds)
+
+
+def sentences(rows: Sequence[ScoreRow], class_names: Sequence[str]) -> list[str]:
+    """The verdict on the first student: a sentence on gains, and one on weak classes.
+
+    Args:
+      rows: of the evaluation.
+      class_names: in label order, as printed.
+
+    Returns:
+      At most two sentences; none where recovered images were not trained on.
+    """
+    recovered = [row for row in rows if row.image_set == "recovered"]
+    if not recovered:
+        return []
+    first = recovered[0].student
+    found = [gain for gain in gains(rows) if gain.student == first]
+    return [*([_of_gains(found)] if found else []), _of_classes(recovered[0], class_names)]
+
+
+def _of_gains(found: Sequence[Gain]) -> str:
+    """What recovery gained over random images, and how sure that is."""
+    more, fewer = (
+        [gain for gain in found if gain.judged == judged] for judged in ("more", "fewer")
+    )
+    listed = " and ".join(", ".join(gain.text() for gain in found).rsplit(", ", 1))
+    seeds = found[0].seeds
+    if seeds < 2:
+        return f"Recovered against random real images: {listed}; one seed cannot tell chance."
+    head = f"Recovered against random real images: {listed} ({seeds} seeds)"
+    if more and not fewer:
+        which = "" if len(more) == len(found) else f" with {_listed(more)}"
+        return f"{head}; recovery teaches more{which}, beyond chance."
+    if fewer and not more:
+        which = "" if len(fewer) == len(found) else f" with {_listed(fewer)}"
+        return f"{head}; recovery teaches less{which}, beyond chance."
+    if more and fewer:
+        return (
+            f"{head}; recovery teaches more with {_listed(more)} and less with {_listed(fewer)}, "
+            f"beyond chance."
+        )
+    return f"{head}; that is within chance, so recovered images are no better than random ones."
+
+
+def _listed(found: Sequence[Gain]) -> str:
+    return " and ".join(_labels(gain.regime) for gain in found)
+
+
+def _labels(regime: str) -> str:
+    return _IN_WORDS.get(regime, f"{regime} labels")
+
+
+def _of_classes(row: ScoreRow, class_names: Sequence[str]) -> str:
+    """Which classes students of recovered images know least."""
+    known = [(a, c) for a, c in zip(row.per_class, class_names, strict=True) if a is not None]
+    known.sort(key=lambda pair: pair[0])
+    mean = float(np.mean([accuracy for accuracy, _ in known]))
+    weak = [(a, c) for a, c in known if a < mean - _LOW][:_MOST]
+    with_labels = f"with {_labels(row.regime)}"
+    if not weak:
+        accuracy, name = known[0]
+        return f"No class is far below the others; lowest {with_labels} is {name} ({accuracy:.0%})."
+    listed = ", ".join(f"{name} ({accuracy:.0%})" for accuracy, name in weak)
+    return f"Weakest {with_labels}, where the mean is {mean:.0%}: {listed}."
