@@ -124,6 +124,7 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
       UserError: for anything that is not such a folder, naming the class or file.
     """
     listing = _list(recipe)
+    remote.forget()  # of a million files, hundreds of megabytes
     root = listing.layout.root
     size, channels, derived = _derive(recipe, root, listing.train)
     names = recipe.class_names or listing.class_names

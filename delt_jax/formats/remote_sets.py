@@ -8,7 +8,7 @@ from pathlib import Path
 
 from delt_jax.core import stopping
 from delt_jax.errors import UserError
-from delt_jax.formats.ownership import STAGES, is_a_workdirs
+from delt_jax.formats import ownership
 from delt_jax.formats.stored import SIDECAR
 from delt_jax.labels import soft_labels
 from delt_jax.store import foreign, local_copies, remote
@@ -44,19 +44,22 @@ def _of_a_set(url: str, found: Mapping[str, Listed]) -> dict[str, Listed]:
     return {**found, **(labels if len(labels) == len(_LABELS) else {})}
 
 
-def check_place(source: Path, out: Path) -> None:
-    """Checks where in a store an export would go, whether or not something is there.
+def check_place(source: Path, out: Path, layout: str) -> None:
+    """`ownership.check_place`, also for an export to a store.
 
     Raises:
       UserError: if it is, holds or lies in what is read, or belongs to a run's stages.
     """
+    if not remote.is_remote(out):
+        ownership.check_place(local_set(source), out, layout)
+        return
     read, target = f"{source}/", f"{out}/"
     if read.startswith(target) or target.startswith(read):
         raise UserError(f"{out} is, holds or lies within what is read; choose another --out.")
     parts = str(out).split("/")
     for depth in range(3, len(parts)):
         folder, name = "/".join(parts[:depth]), parts[depth]
-        if name in STAGES and _is_workdir(folder):
+        if name in ownership.STAGES and _is_workdir(folder):
             raise UserError(
                 f"{out} belongs to the run that {folder} mirrors, whose stages write {name}; "
                 f"choose another --out."
@@ -68,7 +71,7 @@ def _is_workdir(url: str) -> bool:
         config = foreign.parse_json(remote.read_bytes(f"{url}/config.json", _CONFIG_BYTES))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and is_a_workdirs(config)
+    return isinstance(config, dict) and ownership.is_a_workdirs(config)
 
 
 @contextlib.contextmanager

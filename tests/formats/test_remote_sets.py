@@ -55,7 +55,7 @@ def files_below(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("to", ["npz", "parquet", "tfds", "new000", "folder", "distilled"])
+@pytest.mark.parametrize("to", ["npz", "pt", "parquet", "tfds", "new000", "folder", "distilled"])
 def test_every_layout_is_written_read_and_replaced_there(to, run_there, bucket, tmp_path):
     out = f"s3://b/sets/one{formats.FORMATS[to].suffix}"
     convert(to, out)
