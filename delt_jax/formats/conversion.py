@@ -175,11 +175,7 @@ def _check_target(options: ExportOptions) -> None:
     """Refuses a target that is in the way, unless it is an export and may be overwritten."""
     layout = formats.FORMATS[options.to]
     try:
-        if remote.is_remote(options.out):
-            remote_sets.check_place(options.source, options.out)
-        else:
-            source = remote_sets.local_set(options.source)
-            ownership.check_place(source, options.out, options.to)
+        remote_sets.check_place(options.source, options.out, options.to)
         with remote_sets.standing_in(options.out) as out:
             if layout.suffix:
                 ownership.check_file(out, layout.is_ours, options.overwrite)
