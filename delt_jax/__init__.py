@@ -22,13 +22,14 @@ __version__ = "0.1.0"
 # What the functions import, they import when they are called, so that this costs nothing.
 
 
-def run(
+def run(  # noqa: PLR0913 (the flags of the command; callers name them)
     config: ml_collections.ConfigDict | str | os.PathLike,
     workdir: str | os.PathLike,
     overrides: Mapping[str, Any] | None = None,
     stages: Sequence[str] = (),
     dry_run: bool = False,
     verify: bool = False,
+    mirror: str = "",
 ) -> RunResult:
     """Runs the stages of a recipe, as `python -m delt_jax.main` does; see docs/python.md.
 
@@ -43,6 +44,7 @@ def run(
       stages: names of the stages to run; all if empty.
       dry_run: print the plan and its cost, and write nothing.
       verify: read and check every file that earlier runs have made, not only its size.
+      mirror: place in an object store, such as "gs://bucket/run", where finished work is copied.
 
     Returns:
       Paths, scores and manifests of what is done, with `load()` for the distilled set.
@@ -53,7 +55,7 @@ def run(
     """
     from delt_jax import api
 
-    return api.run(config, workdir, overrides or {}, stages, dry_run, verify)
+    return api.run(config, workdir, overrides or {}, stages, dry_run, verify, mirror)
 
 
 def compare_runs(  # noqa: PLR0913 (the flags of the command; callers name them)
@@ -64,6 +66,7 @@ def compare_runs(  # noqa: PLR0913 (the flags of the command; callers name them)
     overrides: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     keep_going: bool = False,
+    mirror: str = "",
 ) -> ComparisonResult:
     """Runs every recipe at every number of images per class, as `python -m delt_jax.compare` does.
 
@@ -75,6 +78,7 @@ def compare_runs(  # noqa: PLR0913 (the flags of the command; callers name them)
       overrides: values of settings for all recipes, by dotted name.
       dry_run: print the runs and their cost, and write nothing.
       keep_going: after a run that fails, go on with the others.
+      mirror: place in an object store where finished runs and tables are copied.
 
     Returns:
       Paths and scores of the runs that are finished, with `load(cell)` for their sets.
@@ -86,7 +90,9 @@ def compare_runs(  # noqa: PLR0913 (the flags of the command; callers name them)
     """
     from delt_jax import api
 
-    return api.compare_runs(configs, workdir, ipc, seeds, overrides or {}, dry_run, keep_going)
+    return api.compare_runs(
+        configs, workdir, ipc, seeds, overrides or {}, dry_run, keep_going, mirror
+    )
 
 
 def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
@@ -144,7 +150,7 @@ def load(
 
     Args:
       path: a work directory or its distilled/ folder, an export of delt_jax, or a set that
-        others published in one of the layouts of docs/formats.md.
+        others published in one of the layouts of docs/formats.md; here or in an object store.
       class_names: in label order, in place of the names that the layout has; without either
         the classes are called by their numbers.
       mean, std: that a set of normalised floats was made with, one value or one per channel;

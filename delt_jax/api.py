@@ -26,6 +26,7 @@ from delt_jax.formats import conversion
 from delt_jax.formats.conversion import ExportOptions
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.runtime import environment, host_memory
+from delt_jax.store import remote
 
 if TYPE_CHECKING:
     from delt_jax.evaluation.metrics import ScoreRow
@@ -141,13 +142,14 @@ def _around() -> Iterator[None]:
         yield
 
 
-def run(
+def run(  # noqa: PLR0913 (`delt_jax.run` explains the arguments)
     config: ml_collections.ConfigDict | str | os.PathLike,
     workdir: str | os.PathLike,
     overrides: Mapping[str, Any],
     stages: Sequence[str],
     dry_run: bool,
     verify: bool,
+    mirror: str,
 ) -> RunResult:
     """As `delt_jax.run`."""
     names = stages.split(",") if isinstance(stages, str) else list(stages)
@@ -160,7 +162,9 @@ def run(
     with _around():
         from delt_jax.stages import run as run_lib
 
-        made = run_lib.run(recipe, folder, names, dry_run, command=command, verify=verify)
+        made = run_lib.run(
+            recipe, folder, names, dry_run, command=command, verify=verify, mirror=mirror
+        )
     return _result(Path(paths.expand_workdir(folder, "workdir")).absolute(), made)
 
 
@@ -215,6 +219,7 @@ def compare_runs(  # noqa: PLR0913 (`delt_jax.compare_runs` explains the argumen
     overrides: Mapping[str, Any],
     dry_run: bool,
     keep_going: bool,
+    mirror: str,
 ) -> ComparisonResult:
     """As `delt_jax.compare_runs`."""
     names = [configs] if isinstance(configs, str | os.PathLike) else list(configs)
@@ -231,7 +236,14 @@ def compare_runs(  # noqa: PLR0913 (`delt_jax.compare_runs` explains the argumen
     flags = [f"--configs={','.join(recipe_names)}", f"--ipc={','.join(map(str, ipcs))}"]
     command = ["python", "-m", "delt_jax.compare", *flags, f"--workdir={folder}", *settings]
     options = CompareOptions(
-        recipe_names, ipcs, folder, tuple(settings), dry_run, keep_going, shlex.join(command)
+        recipe_names,
+        ipcs,
+        folder,
+        tuple(settings),
+        dry_run,
+        keep_going,
+        shlex.join(command),
+        paths.expand_mirror(mirror),
     )
     with _around():
         outcome = runner.run(options)
@@ -261,13 +273,19 @@ def _comparison(folder: Path, outcome: runner.Compared) -> ComparisonResult:
     )
 
 
+def _place(path: str | os.PathLike, what: str) -> Path:
+    """A path on this machine or in an object store."""
+    return remote.path_of(paths.expand(os.fspath(path), what))
+
+
 def export_set(source: str | os.PathLike, to: str, out: str | os.PathLike, **how: Any) -> Path:
     """As `delt_jax.export_set`; `how` holds its other arguments."""
-    place = Path(paths.expand(os.fspath(source), "The path"))
+    place = _place(source, "The path")
     conversion.check_layout(to, how["quality"])
-    target = Path(paths.expand(os.fspath(out), "--out")) if out else None
+    target = _place(out, "--out") if out else None
     names = how.pop("class_names")
-    names = Path(names) if isinstance(names, str | os.PathLike) else tuple(names)
+    is_file = isinstance(names, str | os.PathLike)
+    names = _place(names, "--class_names") if is_file else tuple(names)
     options = ExportOptions(
         place, to, target or conversion.default_out(place, to), class_names=names, **how
     )
