@@ -110,7 +110,8 @@ def parse(arguments: Sequence[str]) -> NewRecipe:
         raise UserError(sentences.sentence(e)) from e
     if len(rest) != 1:
         raise UserError(f"Name one file to write, such as mine.py; got {len(rest)} paths.")
-    file = Path(paths.expand(rest[0], "The path"))
+    instead = "a recipe is a file of this machine; name one here"
+    file = Path(paths.expand_local(rest[0], "The path", instead))
     if file.suffix != ".py":
         raise UserError(f"{file} must end in .py, by which --config knows a file from a name.")
     return NewRecipe(file, _text(file, _FROM.value))
