@@ -105,6 +105,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     overwrite: bool = False,
+    push: str = "",
 ) -> Path:
     """Converts a distilled set, as `python -m delt_jax.export` does, and reads back the result.
 
@@ -114,10 +115,11 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
         work directory.
       out: where to; beside what is read if empty.
       per_class: only the first so many images of every class; 0 for all.
-      quality: of JPEG, for the layouts "folder" and "new000"; 0 for lossless PNG.
+      quality: of JPEG, for the layouts "folder", "named" and "new000"; 0 for lossless PNG.
       class_names: in label order, or a file of them, one a line, for sets without names.
       mean, std: of a set of normalised floats, one value or one per channel.
       overwrite: replace an earlier export.
+      push: data set on the Hugging Face Hub that gets it, too, "owner/name"; for "parquet".
 
     Returns:
       The file or folder that was written.
@@ -137,6 +139,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
         mean=tuple(mean),
         std=tuple(std),
         overwrite=overwrite,
+        push=push,
     )
 
 

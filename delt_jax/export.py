@@ -22,6 +22,7 @@ from absl import flags
 from delt_jax import formats
 from delt_jax.config import command, paths, usage
 from delt_jax.errors import UserError
+from delt_jax.formats import hub
 from delt_jax.formats.conversion import ExportOptions, check_layout, default_out, loss_line, run
 from delt_jax.store import remote
 
@@ -36,7 +37,7 @@ _PER_CLASS = flags.DEFINE_integer(
 _QUALITY = flags.DEFINE_integer(
     "quality",
     0,
-    "Of JPEG, for folder and new000 (published sets have 75); 0 for lossless PNG.",
+    "Of JPEG, for folder, named and new000 (published sets have 75); 0 for lossless PNG.",
     lower_bound=0,
     upper_bound=100,
     flag_values=_FLAGS,
@@ -50,6 +51,9 @@ _CLASS_NAMES = flags.DEFINE_string(
 _OF_FLOATS = "Of a set of normalised floats: one value or one a channel."
 _MEAN = flags.DEFINE_list("mean", [], _OF_FLOATS, flag_values=_FLAGS)
 _STD = flags.DEFINE_list("std", [], _OF_FLOATS, flag_values=_FLAGS)
+_PUSH = flags.DEFINE_string(
+    "push", "", "OWNER/NAME of a data set on the Hugging Face Hub that gets the export.", _FLAGS
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier export at --out.", _FLAGS)
 
 
@@ -72,6 +76,7 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
     if len(rest) != 1:
         raise UserError(f"Name one set to read, such as runs/digits; got {len(rest)} paths.")
     check_layout(_TO.value, _QUALITY.value)
+    hub.check(_PUSH.value, _TO.value)
     source = remote.path_of(paths.expand(rest[0], "The path"))
     return ExportOptions(
         source,
@@ -83,6 +88,7 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
         _numbers("mean", _MEAN.value),
         _numbers("std", _STD.value),
         _OVERWRITE.value,
+        _PUSH.value,
     )
 
 

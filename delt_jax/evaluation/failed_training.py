@@ -192,7 +192,8 @@ def of_rows(rows: Sequence[ScoreRow], source: Source) -> list[str]:
     found = []
     for row in rows:
         name = f"{row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}"
-        text = f"{100 * row.last_mean:.1f} ± {100 * row.last_std:.1f} %"
+        spread = f" ± {100 * row.last_std:.1f} %" if row.seeds > 1 else " % (1 seed)"
+        text = f"{100 * row.last_mean:.1f}{spread}"
         if not np.isfinite(row.calibration):
             found.append(
                 f"{name}: the outputs of students are not finite ({text}), their training "

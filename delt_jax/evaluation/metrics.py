@@ -141,7 +141,9 @@ class ScoreRow:
         return cls(**_from_files(stored))
 
     def text(self) -> str:
-        """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"."""
+        """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"; a single seed has no deviation."""
+        if self.seeds == 1:
+            return f"last {100 * self.last_mean:.1f} %, best {100 * self.best_mean:.1f} % (1 seed)"
         return (
             f"last {100 * self.last_mean:.1f} ± {100 * self.last_std:.1f} %, "
             f"best {100 * self.best_mean:.1f} ± {100 * self.best_std:.1f} %"

@@ -47,6 +47,9 @@ FORMATS = {
     "new000": Format(
         "", class_folders.detect_new000, class_folders.read, class_folders.write_new000, jpeg=True
     ),
+    "named": Format(
+        "", class_folders.detect_named, class_folders.read, class_folders.write_named, jpeg=True
+    ),
     "folder": Format(
         "", class_folders.detect, class_folders.read, class_folders.write_numbered, jpeg=True
     ),

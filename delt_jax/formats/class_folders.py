@@ -5,7 +5,7 @@ folders. Folders in order give the labels, as in torchvision's `ImageFolder`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ import numpy as np
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.npz import read_arrays
-from delt_jax.formats.stored import Stored, read_sidecar, write_sidecar
+from delt_jax.formats.stored import SIDECAR, Stored, read_sidecar, write_sidecar
 from delt_jax.store import files, pictures, regular
 
 _SOFT_LABELS = "soft_labels.npz"
 _NUMBERED = re.compile(r"(?:new)?([0-9]+)")
+_UNFIT = re.compile(r"[^\w +().-]|^[.-]")  # of a folder's name
+_LONGEST = 60  # letters of one; each takes up to four bytes
 
 
 def detect(path: Path) -> bool:
@@ -28,6 +30,12 @@ def detect(path: Path) -> bool:
 def detect_new000(path: Path) -> bool:
     """Whether these are class folders named new000, new001, ... as SRe2L's."""
     return detect(path) and all(folder.name.startswith("new") for folder in _folders(path))
+
+
+def detect_named(path: Path) -> bool:
+    """Whether these are class folders that `write_named` made."""
+    is_ours = (path / SIDECAR).is_file() and detect(path)
+    return is_ours and not any(_NUMBERED.fullmatch(folder.name) for folder in _folders(path))
 
 
 def read(path: Path) -> Stored:
@@ -81,6 +89,27 @@ def _gap(folders: list[Path], numbers: list[int]) -> str:
 def write_numbered(folder: Path, content: DistilledSet, quality: int = 0) -> None:
     """Writes `CCCCC/RRRRR.png` (class / rank) into an empty folder."""
     _write(folder, content, quality, lambda c, r: f"{c:05}/{r:05}")
+
+
+def write_named(folder: Path, content: DistilledSet, quality: int = 0) -> None:
+    """Writes `NAME/RRRRR.png` (class / rank) into an empty folder; see `folder_names`."""
+    names = folder_names(content.class_names)
+    _write(folder, content, quality, lambda c, r: f"{names[c]}/{r:05}")
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Names of folders for classes, in an order that is the labels'.
+
+    What a folder cannot have becomes "_". Where the names' own order is not the labels', or two
+    differ in nothing but their case, or they look like those of other layouts, numbers come before.
+    """
+    plain = [_UNFIT.sub("_", name)[:_LONGEST].strip(" .") or "_" for name in class_names]
+    is_plain = sorted(plain) == plain and len({name.lower() for name in plain}) == len(plain)
+    is_named = not all(name.startswith("new") for name in plain)  # as SRe2L's are
+    if is_plain and is_named and not any(_NUMBERED.fullmatch(name) for name in plain):
+        return plain
+    digits = len(str(len(plain) - 1))
+    return [f"{number:0{digits}}_{name}" for number, name in enumerate(plain)]
 
 
 def write_new000(folder: Path, content: DistilledSet, quality: int = 0) -> None:

@@ -1,8 +1,10 @@
 """Converts a distilled set from one layout to another, and reads back what was written."""
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +12,13 @@ from delt_jax import formats
 from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import ownership, remote_sets
+from delt_jax.formats import hub, ownership, remote_sets
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.store import files, regular, remote
 from delt_jax.store.local_copies import local
 
+_SUMMARY = "summary.json"  # of a work directory
+_OF_A_REPORT = ("data", "teacher", "scores", "protocols", "scored_on", "verdict", "made")
 _NAMES_BYTES = 16 * 2**20  # of a file of class names
 
 
@@ -31,6 +35,7 @@ class ExportOptions:
       class_names: names in label order, or a file of them, one a line; empty for the set's own.
       mean, std: of a set of normalised floats, one value or one a channel.
       overwrite: whether an earlier export may be replaced.
+      push: data set on the Hugging Face Hub that gets the export, too, OWNER/NAME; empty for none.
     """
 
     source: Path
@@ -42,6 +47,7 @@ class ExportOptions:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     overwrite: bool = False
+    push: str = ""
 
 
 def default_out(source: Path, to: str) -> Path:
@@ -64,11 +70,13 @@ def run(options: ExportOptions) -> None:
       UserError: for a set that is not understood, or a target that is in the way.
     """
     check_layout(options.to, options.quality)
+    hub.check(options.push, options.to)
     _check_target(options)
     given = options.class_names
-    names = _read_names(given) if isinstance(given, Path) else given
+    names = _read_names(given) if isinstance(given, os.PathLike) else given
     content = formats.load(options.source, names, options.mean, options.std)
     layout = formats.find(options.source)
+    content = replace(content, manifest=content.manifest | reported(options.source, content))
     count, height, width, channels = content.images.shape
     say(
         f"{options.source} ({layout}): {count} images, {content.ipc} of each of "
@@ -88,6 +96,20 @@ def run(options: ExportOptions) -> None:
         content = replace(content, manifest=content.manifest | {"imported": origin})
     say(f"  {_write(options, content)}")
     say(f"wrote {options.out} ({options.to})")
+    if options.push:
+        say(f"pushed to {hub.push(remote_sets.local_set(options.out), options.push)}")
+
+
+def reported(source: Path, content: DistilledSet) -> dict[str, Any]:
+    """Entry "report" for the manifest of a run's set: what its summary.json has measured of it."""
+    folder = source if (source / "distilled").is_dir() else source.absolute().parent
+    try:
+        summary = files.read_object(folder / _SUMMARY)
+    except (OSError, ValueError, UserError):
+        return {}
+    if not content.manifest.get("hash") or summary.get("distilled") != content.manifest["hash"]:
+        return {}
+    return {"report": {name: summary[name] for name in _OF_A_REPORT if name in summary}}
 
 
 def _write(options: ExportOptions, content: DistilledSet) -> str:
@@ -167,7 +189,7 @@ def check_layout(to: str, quality: int) -> None:
     if not 0 <= quality <= 100:
         raise UserError(f"--quality is from 0 to 100, not {quality}.")
     if quality and not formats.FORMATS[to].jpeg:
-        jpeg = " and ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
+        jpeg = ", ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
         raise UserError(f"--quality is for {jpeg}; {to} is lossless.")
 
 

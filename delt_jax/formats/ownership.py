@@ -21,6 +21,7 @@ _WORKDIR = "delt_jax work directory"  # how the format in a run's config.json be
 STAGES = (
     *("config.json", "summary.json", "metrics.jsonl", "ranking.csv", "ranking.json", "cache"),
     *("teacher", "teachers", "distilled", "soft_labels", "evaluation", "scores", "report"),
+    *("tensorboard", "wandb"),
 )
 # Files of exports from before their sidecars listed them.
 _KINDS = re.compile(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats import card
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, write_sidecar
 from delt_jax.store import files, pictures
@@ -195,7 +196,7 @@ def _check_alike(shards: Sequence[_Shard]) -> None:
 
 
 def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Writes `data/train-00000-of-00001.parquet` and a dataset card into an empty folder."""
+    """Writes `data/train-00000-of-00001.parquet`, a card and its picture into an empty folder."""
     del quality  # lossless
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -222,7 +223,8 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
     (folder / _TABLE).parent.mkdir()
     files.write_bytes(folder / _TABLE, table)
     size = sum(len(row["bytes"]) for row in rows)
-    files.write_bytes(folder / "README.md", _card(content, size, len(table)).encode())
+    files.write_bytes(folder / card.SHEET, card.sheet(content))
+    files.write_bytes(folder / "README.md", card.card(content, size, len(table)).encode())
     write_sidecar(folder, content)
 
 
@@ -257,78 +259,3 @@ def _about(metadata: dict[bytes, bytes]) -> tuple[tuple[str, ...], dict[str, Any
     if names is None:
         raise ForeignFileError("its metadata do not describe features as `datasets` does")
     return as_names(names), as_manifest(parse_json(metadata.get(_OURS, b"{}")))
-
-
-def _card(content: DistilledSet, image_bytes: int, file_bytes: int) -> str:
-    """The README of a data set on the Hub: a YAML header, and how the set was made."""
-    import huggingface_hub  # slow to import
-
-    count, height, width, channels = content.images.shape
-    names = {str(i): name for i, name in enumerate(content.class_names)}
-    columns: list[dict[str, Any]] = [
-        {"name": "image", "dtype": "image"},
-        {"name": "label", "dtype": {"class_label": {"names": names}}},
-    ]
-    if content.soft_labels is not None:
-        columns.append({"name": "soft_label", "sequence": "float32"})
-    header = huggingface_hub.DatasetCardData(
-        license="unknown",
-        task_categories=["image-classification"],
-        tags=["dataset-distillation"],
-        pretty_name="Distilled set",
-        size_categories=[_size_category(count)],
-        configs=[
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
-        ],
-        dataset_info={
-            "features": columns,
-            "splits": [{"name": "train", "num_bytes": image_bytes, "num_examples": count}],
-            "download_size": file_bytes,
-            "dataset_size": image_bytes,
-        },
-    )
-    soft = (
-        "\n`soft_label` holds a teacher's logits of each image.\n"
-        if content.soft_labels is not None
-        else ""
-    )
-    return f"""---
-{header.to_yaml()}
----
-
-# Distilled set
-
-{count} synthetic images, {content.ipc} of each of {len(content.class_names)} classes,
-{width}x{height} px, {channels} channel(s), stored losslessly. Within a class the images are in
-order: the first k of every class are a smaller set.
-{soft}
-{_making(content.manifest)}
-
-Check the licence of the images that the set was made from before you share it: synthetic images
-that started from real ones can still resemble them.
-"""
-
-
-def _making(manifest: dict[str, Any]) -> str:
-    """A sentence on how the set was made, as far as the manifest tells."""
-
-    def part(name: str) -> dict[str, Any]:
-        return manifest[name] if isinstance(manifest.get(name), dict) else {}
-
-    facts = []
-    if "settings" in manifest:
-        facts.append("made by delt_jax")
-    if "layout" in part("imported"):
-        facts.append(f"imported from the layout {manifest['imported']['layout']}")
-    if "name" in (part("teacher").get("spec") or {}):
-        facts.append(f"with the teacher {manifest['teacher']['spec']['name']}")
-    if "image_iterations" in part("schedule"):
-        facts.append(f"in {manifest['schedule']['image_iterations']} image-iterations")
-    told = ", ".join(facts) or "how it was made is not recorded"
-    return f"The set: {told}. `delt_jax.json` has the whole record."
-
-
-def _size_category(count: int) -> str:
-    """The Hub's category for a number of rows."""
-    limits = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 10**6: "100K<n<1M"}
-    return next((name for limit, name in limits.items() if count < limit), "1M<n<10M")

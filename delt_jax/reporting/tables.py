@@ -136,7 +136,10 @@ def scores(rows: Sequence[ScoreRow], ids: bool = False) -> Table:
     body = []
     for r in rows:
         cells = [r.student, r.regime, r.image_set, str(r.ipc or "all")]
-        cells += [_percent(r.last_mean, r.last_std), _percent(r.best_mean, r.best_std)]
+        cells += [
+            _percent(mean, std, r.seeds)
+            for mean, std in ((r.last_mean, r.last_std), (r.best_mean, r.best_std))
+        ]
         cells += [f"{100 * r.calibration:.2f}", str(r.seeds)]
         if len(lines) > 1:
             cells.append(str(1 + lines.index(r.protocol)))
@@ -169,7 +172,7 @@ def across_students(rows: Sequence[ScoreRow]) -> Table:
     cells: dict[tuple[str, str, int], dict[str, str]] = {}
     for r in rows:
         line = cells.setdefault((r.regime, r.image_set, r.ipc), {})
-        line[r.student] = _percent(r.last_mean, r.last_std)
+        line[r.student] = _percent(r.last_mean, r.last_std, r.seeds)
     body = [
         (regime, images, str(ipc or "all"), *(line.get(s, "–") for s in students))
         for (regime, images, ipc), line in cells.items()
@@ -263,8 +266,10 @@ def as_csv(rows: Sequence[ScoreRow]) -> bytes:
     return text.getvalue().encode()
 
 
-def _percent(mean: float, std: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+def _percent(mean: float, std: float, seeds: int) -> str:
+    """Mean and standard deviation; a single seed has none."""
+    spread = f" ± {100 * std:.2f}" if seeds > 1 else " (1 seed)"
+    return f"{100 * mean:.2f}{spread}"
 
 
 def _number(value: float | None) -> str:

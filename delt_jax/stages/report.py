@@ -80,6 +80,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     pictures |= _score_charts(rows, _scores(workdir) if evaluation else {}, names)
     summary = summary_of(workdir, teacher, synthetic, evaluation, similarity)
     summary |= of_scores(evaluation, workdir.command, source.scored)
+    summary["data"] = source.name
     summary["verdict"] = verdict.sentences(rows, names)
     summary["warnings"] = _warnings(workdir)
     summary["robustness"] = [asdict(r) for r in robust]

@@ -25,6 +25,7 @@ from delt_jax.training import real_images, state
 from delt_jax.training.real_images import TrainingOutput
 
 ARTEFACT = "teacher"
+_OF_FINE_TUNING = ("teacher.fine_tune", "teacher.body_rate", "teacher.freeze_norm")
 _OTHERS = "teacher.others"  # the one input that the first teacher does not depend on
 _TIMES_CHANCE = 2.0  # an imported teacher below this many times chance is refused
 
@@ -186,6 +187,8 @@ def _own_inputs(recipe: Recipe, source: Source) -> dict[str, Any]:
     settings |= {"seed": recipe.seed, "data.flip": recipe.data.flip}
     made_by = versions({"training.teacher": state.VERSION})
     if not recipe.teacher.fine_tune:
+        for name in _OF_FINE_TUNING:
+            del settings[name]
         return data | constants | settings | made_by | _version_of(recipe.teacher.model)
     spec, normalisation = spec_of(recipe, source), fine_tuning.normalisation_of(recipe, source)
     constants = {"data.mean": normalisation.mean, "data.std": normalisation.std}

@@ -107,8 +107,10 @@ def test_the_page_shows_what_works(notebook, place):
 
 
 PROGRAM = """
-import sys
+import signal, sys
 import delt_jax
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
 
 assert "absl" not in sys.modules
 from absl import flags
@@ -123,7 +125,7 @@ data = delt_jax.load(sys.argv[1])
 delt_jax.export_set(sys.argv[1], "folder", sys.argv[2])
 assert not {"jax", "flax", "delt_jax.config.cli"} & set(sys.modules)
 
-import asyncio, jax, signal
+import asyncio, jax
 jax.config.update("jax_enable_x64", True)
 jax.numpy.zeros(1)
 
@@ -199,6 +201,7 @@ def test_an_interrupt_ends_the_call_and_the_next_one_goes_on(tiny_ranked, tmp_pa
 
 def test_a_second_interrupt_is_not_noted_but_obeyed(monkeypatch):
     monkeypatch.setattr(stopping, "_TWICE", 0.0)  # house: private, because tests cannot wait
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     reached = []
 
     def work():
@@ -208,8 +211,11 @@ def test_a_second_interrupt_is_not_noted_but_obeyed(monkeypatch):
             signal.raise_signal(signal.SIGINT)
             reached.append("after the second")
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert reached == ["after the first"]
     assert not stopping.requested()
 

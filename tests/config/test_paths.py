@@ -32,7 +32,7 @@ FLAGS = {
     "here or in a store": {"out", "class_names"},
     "here": {"workdir", "config", "configs"},
     "in a store": {"mirror"},
-    "no path": {"stages", "coordinator_address", "mean", "std", "ipc", "from"},
+    "no path": {"stages", "coordinator_address", "mean", "std", "ipc", "from", "push"},
 }
 
 

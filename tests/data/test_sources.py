@@ -27,7 +27,7 @@ from delt_jax.stages import checks, costs, pipeline, plan, rank, squeeze
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 
-CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/[!_]*.py"))
 
 
 # --- one ranking from three sources ---

@@ -297,7 +297,7 @@ def test_a_row_says_last_and_best_with_their_own_spreads():
     (row,) = metrics.aggregate([a_score(last=0.0, best=0.25), a_score(seed=1, last=1.0, best=0.75)])
     assert row.text() == "last 50.0 ± 70.7 %, best 50.0 ± 35.4 %"
     (single,) = metrics.aggregate([a_score(last=0.12345, best=0.23456)])
-    assert single.text() == "last 12.3 ± 0.0 %, best 23.5 ± 0.0 %"
+    assert single.text() == "last 12.3 %, best 23.5 % (1 seed)"
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])

@@ -23,7 +23,7 @@ import delt_jax
 from delt_jax import export, formats
 from delt_jax.core import stopping
 from delt_jax.errors import UserError
-from delt_jax.formats import distilled
+from delt_jax.formats import conversion, distilled
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.labels import soft_labels
 from delt_jax.store import files
@@ -108,6 +108,24 @@ def test_names_of_files(tmp_path):
         "delt_jax.json",
     ]
     assert Image.open(relabel_from_zero / "00002/00001.jpg").size == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("cat", "cow", "dog"), ["cat", "cow", "dog"]),
+        (("dog", "cat", "cow"), ["0_dog", "1_cat", "2_cow"]),
+        (("Ankle boot", "T-shirt/top", ".x"), ["Ankle boot", "T-shirt_top", "_x"]),
+        (("cat", "Cat", "dog"), ["0_cat", "1_Cat", "2_dog"]),
+        (("1", "2", "3"), ["0_1", "1_2", "2_3"]),
+        (("newt", "newton", "news"), ["0_newt", "1_newton", "2_news"]),
+    ],
+)
+def test_folders_have_the_names_of_classes_in_the_order_of_labels(tmp_path, names, folders):
+    path = written(tmp_path, make_set(names, soft=False), "named")
+    found = [p.name for p in path.iterdir() if p.is_dir()]
+    assert sorted(found) == folders  # which is torchvision's order
+    assert delt_jax.load(path).class_names == names
 
 
 def test_many_classes_sort_as_text(tmp_path):
@@ -348,10 +366,11 @@ def test_what_reads_back_wrong_is_not_kept(tmp_path, to, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
-def command(*arguments):
+def command(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "delt_jax.export", *map(str, arguments)],
         cwd=ROOT,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=100,
@@ -407,9 +426,11 @@ def test_command_names_and_normalises(tmp_path):
         (["--to=zip", "x"], 2, ["--to=zip", "npz"]),
         (["--to=npz"], 2, ["Name one set", "0 paths"]),
         (["--to=npz", "x", "y"], 2, ["2 paths"]),
-        (["--to=npz", "x", "--quality=75"], 2, ["new000 and folder", "npz is lossless"]),
+        (["--to=npz", "x", "--quality=75"], 2, ["new000, named, folder", "npz is lossless"]),
         (["--to=folder", "x", "--quality=101"], 2, ["--quality=101"]),
         (["--to=npz", "x", "--mean=a"], 2, ["--mean", "numbers"]),
+        (["--to=npz", "x", "--push=a/b"], 2, ["--push is for --to=parquet"]),
+        (["--to=parquet", "x", "--push=a"], 2, ["OWNER/NAME", "'a'"]),
         (["--to=npz", "x", "--per_clas=1"], 2, ["per_clas"]),
         (["--to=npz", "no/such/set"], 1, ["no/such/set", "check the path"]),
         (["--to=npz", "docs"], 1, ["docs is no distilled set", "class folders"]),
@@ -439,6 +460,79 @@ def test_the_card_tells_how_the_set_was_made(tmp_path):
     assert "made by delt_jax, with the teacher conv3, in 7 image-iterations." in made
     assert "imported from the layout new000." in card(imported={"layout": "new000"})
     assert "how it was made is not recorded" in card(teacher="odd", schedule=[], imported=None)
+
+
+def test_the_card_of_a_runs_set_has_what_the_run_measured(tmp_path):
+    row = {"student": "conv3", "regime": "hard", "images": "recovered", "ipc": 2, "seeds": 3}
+    row |= {"last_mean": 0.5, "last_std": 0.01}
+    report = {
+        "data": "my cats",
+        "teacher": {"accuracy": 0.75},
+        "scores": [row],
+        "protocols": ["delt: 300 epochs"],
+        "scored_on": "test images",
+        "verdict": ["Recovered | images win."],
+        "made": {"date": "2026-11-26"},
+    }
+    content, run = make_set(soft=False), tmp_path / "run"
+    (run / "distilled").mkdir(parents=True)
+    made = {"hash": "ab", "teacher": {"spec": {"name": "conv3"}}} | content.manifest
+
+    def card(summary) -> str:
+        (run / "summary.json").write_text(json.dumps(summary))
+        told = conversion.reported(run, replace(content, manifest=made))
+        path = written(tmp_path, replace(content, manifest=made | told), "parquet")
+        text = (path / "README.md").read_text()
+        with Image.open(path / "sheet.png") as image:
+            assert image.size == (2 * (100 + 2), 3 * (100 + 2))  # 5 px, 20 times
+        path.rename(tmp_path / str(len(list(tmp_path.iterdir()))))
+        return text
+
+    text = card(report | {"distilled": "ab"})
+    assert "# my cats, distilled" in text
+    assert "| conv3 | recovered | 2 | `label` | 50.00 ± 1.00 | 3 |" in text
+    assert "Recovered / images win." in text
+    assert "with the teacher conv3 (75.00 %), on 2026-11-26." in text
+    assert "(pixel / 255 - (0.5)) / (0.2)" in text
+    for odd in ({"scores": "x"}, {"scores": [{}]}, {"verdict": 3}, {"teacher": []}):
+        assert "# Distilled set" in card(report | {"distilled": "ab"} | odd)
+    assert "# Distilled set" in card(report | {"distilled": "of another set"})
+
+
+def test_an_export_is_put_on_the_hub(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **more):
+            calls.append((name, more))
+            return f"https://hub/datasets/{name}"
+
+        def upload_folder(self, *, folder_path, repo_id, **more):
+            calls.append((repo_id, sorted(os.listdir(folder_path)), more["repo_type"]))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    source = written(tmp_path, make_set(), "npz")
+    export.run(options(source, "parquet", tmp_path / "out", push="me/set"))
+    assert "pushed to https://hub/datasets/me/set" in capsys.readouterr().out
+    assert calls[0] == ("me/set", {"repo_type": "dataset", "exist_ok": True})
+    assert calls[1] == ("me/set", ["README.md", "data", "delt_jax.json", "sheet.png"], "dataset")
+
+    def refuse(self, name, **more):
+        raise RuntimeError("401 Unauthorized\nRepository Not Found")
+
+    monkeypatch.setattr(Api, "create_repo", refuse)
+    with pytest.raises(UserError, match=r"is written, but --push=me/set failed \(401 Unauth"):
+        export.run(options(source, "parquet", tmp_path / "more", push="me/set"))
+    assert (tmp_path / "more/README.md").exists()
+
+
+def test_a_hub_that_is_not_there_is_one_sentence(tmp_path):
+    source = written(tmp_path, make_set(), "npz")
+    line = ["--to=parquet", str(source), f"--out={tmp_path / 'out'}", "--push=me/set"]
+    result = command(*line, HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN="hf_x")
+    refused(result, 1, "--push=me/set failed", "hf auth login")
 
 
 @pytest.mark.parametrize("content", ["no", "[]", "{}", '{"format": "other"}'])
