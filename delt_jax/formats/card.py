@@ -156,7 +156,7 @@ def _use(content: DistilledSet) -> list[str]:
     ]
     if content.soft_labels is not None:
         parts.append("`soft_label` holds a teacher's logits of each image.")
-    if not mismatch(constants, {"mean": [float], "std": [float]}):
+    if constants is not None and not mismatch(constants, {"mean": [float], "std": [float]}):
         mean, std = (_numbers(constants[name]) for name in ("mean", "std"))
         parts.append(f"Students saw (pixel / 255 - {mean}) / {std}, channel by channel.")
     return parts
