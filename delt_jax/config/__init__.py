@@ -73,7 +73,7 @@ def vary(
         with a function `settings(data)` (see docs/methods.md), and then delt_jax's own.
 
     Raises:
-      ValueError: for a name that is none of these, or for two methods.
+      UserError: for a name that is none of these, or for two methods.
     """
     for name in variants.split(","):
         plugins.allow(plugins.METHODS, name)
@@ -87,7 +87,7 @@ def vary(
             config.update_from_flattened_dict(presets[variant])
         elif variant not in known and not variant.startswith(methods.PROTOCOL):
             hint = nearest(variant, [*presets, *known])
-            raise ValueError(
+            raise UserError(
                 f"{variant!r} is no variant of this recipe{hint} It has the presets "
                 f"{', '.join(presets) or '(none)'}, the methods {', '.join(known)}, "
                 f"folder=PATH and protocol=NAME."

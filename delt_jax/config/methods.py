@@ -14,6 +14,7 @@ import ml_collections
 
 from delt_jax.config import paths
 from delt_jax.core import plugins
+from delt_jax.errors import UserError
 from delt_jax.recipe.known import KNOWN
 
 FOLDER, PROTOCOL = "folder=", "protocol="  # how variants with a value begin
@@ -242,12 +243,12 @@ def chosen(names: Iterable[str], file: str, data: DataKind) -> tuple[str, Settin
       data: the recipe's.
 
     Raises:
-      ValueError: for two methods.
+      UserError: for two methods.
     """
     known, names = find(file), list(names)
     named = [name for name in names if name in known]
     if len(named) > 1:
-        raise ValueError(f"{' and '.join(named)} are methods; name one of them.")
+        raise UserError(f"{' and '.join(named)} are methods; name one of them.")
     settings = read(known[named[0]], data) if named else {}
     if named and known[named[0]] != plugins.files(plugins.METHODS).get(named[0]):
         plugins.tell_clash(plugins.METHODS, named[0])

@@ -75,13 +75,13 @@ def test_a_method_goes_with_a_preset_and_with_folders():
 
 
 def test_names_that_are_no_variants():
-    with pytest.raises(ValueError, match=r"'sre2' is no variant .*; did you mean sre2l\?") as e:
+    with pytest.raises(UserError, match=r"'sre2' is no variant .*; did you mean sre2l\?") as e:
         recipe_of("imagenet", "ipc10,sre2")
     for name in ("ipc1, ipc10, ipc50, ipc100", ", ".join(METHODS), "folder=PATH"):
         assert name in str(e.value)
-    with pytest.raises(ValueError, match="sre2l and cda are methods; name one of them"):
+    with pytest.raises(UserError, match="sre2l and cda are methods; name one of them"):
         recipe_of("digits", "sre2l,cda")
-    with pytest.raises(ValueError, match=r"'\.\./digits' is no variant"):
+    with pytest.raises(UserError, match=r"'\.\./digits' is no variant"):
         recipe_of("digits", "../digits")
 
 

@@ -218,7 +218,7 @@ def test_methods_come_from_outside(package, tmp_path):
     named = "delt_example.methods.coloured:settings"
     config_lib.vary(config, named, {}, str(tmp_path / "recipe.py"))
     assert config.evaluate.protocol == "brief"
-    with pytest.raises(ValueError, match="is no variant of this recipe; did you mean coloured"):
+    with pytest.raises(UserError, match="is no variant of this recipe; did you mean coloured"):
         config_lib.vary(config, "colourd", {}, str(tmp_path / "recipe.py"))
     found["coloured"].unlink()
     plugins.forget()
