@@ -5,8 +5,9 @@ python benchmarks/tune.py --workdir=runs/tune --dry_run     lists the trials, to
 
 A method has as many trials as any other: its own settings and seven changes (tune_trials.py), all
 with one protocol, two students a row, and 6,000 training images of Fashion-MNIST held out. The best
-is the one with the highest accuracy of recovered images, averaged over online and hard labels. results.json has all results, tune.md the table with CPU minutes; the same command goes on
-where it was stopped. The best settings are written into configs/fashion_mnist_tuned.py by hand.
+is the one with the highest accuracy of recovered images, averaged over online and hard labels.
+results.json has all results, tune.md the table with CPU minutes; the same command goes on where it
+was stopped.
 
 --methods takes some of the methods; any setting for all trials follows as --config.NAME=VALUE.
 """
