@@ -158,7 +158,8 @@ def _expanded(name: str, text: str) -> str:
     if name in _WRITTEN:
         return paths.expand_local(text, name, _WRITTEN[name])
     is_listed = name == "data.classes" and lists_classes(text)
-    is_named = name == "teacher.weights" and text.startswith(("hf:", "pkg:")) and "://" not in text
+    kinds = {"teacher.weights": ("hf:", "pkg:"), "data.path": ("hf:",)}.get(name, ())
+    is_named = text.startswith(tuple(kinds)) and "://" not in text
     return text if is_named or is_listed else paths.expand(text, name)
 
 

@@ -90,6 +90,10 @@ def _open(recipe: DataRecipe, cache: Path | None) -> Source:
         from delt_jax.data.folder import open_folder
 
         return open_folder(recipe, cache)
+    if recipe.name == "parquet":
+        from delt_jax.data.parquet import open_parquet
+
+        return open_parquet(recipe, cache)
     if recipe.name == "npz":
         from delt_jax.data.npz import open_npz
 

@@ -21,17 +21,21 @@ class DataRecipe:
         "digits",
         'Source of the images; "classes" has names of classes and no images to train on.',
         affects="data",
-        allowed=one_of(*("digits", "folder", "npz", "idx", "tfds", "classes"), with_plugins=True),
+        allowed=one_of(
+            *("digits", "folder", "npz", "idx", "tfds", "parquet", "classes"), with_plugins=True
+        ),
     )
     path: str = setting(
         "",
-        "The folder of images or of idx files, the .npz file, or the TFDS data directory, here or "
-        "on gs:// or s3://; of classes, perhaps a folder of test images.",
+        "The folder of images, of idx or of parquet files, the .npz file, or the TFDS data "
+        "directory, here or on gs:// or s3://; of parquet also hf:OWNER/NAME on the Hugging Face "
+        "Hub; of classes, perhaps a folder of test images.",
         affects="data",
     )
     dataset: str = setting(
         "",
-        'Name of the TFDS builder, for instance "cifar10". Other sources do not use it.',
+        'Name of the TFDS builder, for instance "cifar10"; of parquet, the column of the labels. '
+        "Other sources do not use it.",
         affects="data",
     )
     classes: str = setting(
