@@ -258,7 +258,7 @@ def test_every_recipe_is_valid(path):
         assert str(varied.ipc) == wanted
         assert (varied.data.name, varied.data.path) == ("folder", "/data")
         assert varied.evaluate.batch_size is None  # the protocol's
-    with pytest.raises(ValueError, match=r"'ipc3' is no variant .* folder=PATH"):
+    with pytest.raises(UserError, match=r"'ipc3' is no variant .* folder=PATH"):
         get_config(path, "ipc3")
 
 
