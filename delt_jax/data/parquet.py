@@ -2,46 +2,46 @@
 
 import functools
 import io
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from delt_jax.data import parquet_files
 from delt_jax.data.classes import choose, relabel
 from delt_jax.data.fit import is_grey
 from delt_jax.data.names import Names
+from delt_jax.data.parquet_files import ParquetTable
 from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint, split_mask
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-from delt_jax.store import files, pictures
-from delt_jax.store.foreign import ForeignFileError, parse_json, shown
+from delt_jax.store import pictures
 from delt_jax.store.identity import identity
-from delt_jax.store.local_copies import local
 from delt_jax.store.pictures import UnreadableError
-from delt_jax.store.remote import Listed
 
-HUB = "hf:"
-_TESTS = ("test", "validation", "valid", "val")  # splits to test on, the first choice first
-_IMAGES, _LABELS = ("image", "img", "images"), ("label", "labels", "fine_label")
-_HASHED = 256 * 2**20  # bytes of a file that is read as a whole to tell whether it has changed
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NO_PICTURE = "the file has a path in its place, and not the picture"
 _SAMPLE = 100  # pictures whose size is looked at
-_GROUPS = 4  # row groups that a process keeps
-_CONVERTED = "refs/convert/parquet"  # where the Hub keeps parquet of other formats
 
 
 class _RowGroup(NamedTuple):
-    """A row group: its file, its number there, and the row that it begins with."""
+    """A row group.
+
+    Attributes:
+      file: that it lies in.
+      changed: the file's last change, so that nothing of an older one is taken for it.
+      number: in the file.
+      start: rows before it.
+    """
 
     file: str
+    changed: int
     number: int
     start: int
 
@@ -67,28 +67,29 @@ class Rows:
         places = np.searchsorted(starts, rows, side="right") - 1
         found: list[bytes | UnreadableError] = [b""] * len(rows)
         for place in np.unique(places):
-            group, here = self.groups[place], np.flatnonzero(places == place)
-            column = _column(group.file, group.number, self.column)
-            taken = column.take(pa.array(rows[here] - group.start)).to_pylist()
-            for i, cell in zip(here, taken, strict=True):
-                found[i] = _bytes_of(cell)
+            here = np.flatnonzero(places == place)
+            cells = _cells(self.groups[place], self.column, rows[here])
+            for i, content in zip(here, cells, strict=True):
+                found[i] = content if isinstance(content, bytes) else UnreadableError(_NO_PICTURE)
         return found
 
 
-def _bytes_of(cell: Any) -> bytes | UnreadableError:
-    """A picture's bytes: `datasets` keeps {"bytes", "path"}, others the bytes alone."""
-    content = cell.get("bytes") if isinstance(cell, dict) else cell
-    if isinstance(content, bytes):
-        return content
-    return UnreadableError("the file has a path in its place, and not the picture")
-
-
-@functools.lru_cache(maxsize=_GROUPS)
-def _column(file: str, group: int, column: str) -> pa.ChunkedArray:
+def _cells(group: _RowGroup, column: str, rows: np.ndarray) -> list[Any]:
+    """What some rows of a group hold as pictures: bytes, or what is there in their place."""
     try:
-        return pq.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
-    except (OSError, pa.ArrowException) as e:
-        raise UserError(f"{file} cannot be read ({_line(e)}); download it again.") from e
+        return _column(group, column).take(pa.array(rows - group.start)).to_pylist()
+    except Exception as e:  # pyarrow raises many types at a damaged file
+        raise UserError(
+            f"{group.file} cannot be read ({parquet_files.line(e)}); download it again."
+        ) from e
+
+
+@functools.lru_cache(maxsize=parquet_files.GROUPS)
+def _column(group: _RowGroup, column: str) -> pa.ChunkedArray:
+    """The pictures of a row group; `datasets` keeps {"bytes", "path"}, others the bytes alone."""
+    with pq.ParquetFile(group.file, page_checksum_verification=True) as opened:
+        found = opened.read_row_group(group.number, columns=[column]).column(0)
+    return pc.struct_field(found, "bytes") if pa.types.is_struct(found.type) else found
 
 
 def open_parquet(recipe: DataRecipe, cache: Path | None) -> Source:
@@ -102,15 +103,19 @@ def open_parquet(recipe: DataRecipe, cache: Path | None) -> Source:
     Raises:
       UserError: for a folder without such files, columns that do not fit, or labels that are none.
     """
-    root = _root(recipe.path)
-    splits = _files_of(root)
-    tables = {split: [_Table.opened(file) for file in found] for split, found in splits.items()}
+    root = parquet_files.root_of(recipe.path)
+    tables = {
+        split: [ParquetTable.opened(file) for file in found]
+        for split, found in parquet_files.files_of(root).items()
+    }
     features = tables["train"][0].features
-    image, label = _columns(tables["train"][0], recipe, features)
-    labels = {split: _labels(found, label) for split, found in tables.items()}
+    image, label = parquet_files.columns_of(tables["train"][0], recipe.dataset)
+    labels = {split: parquet_files.labels_of(found, label) for split, found in tables.items()}
     if "test" in labels and (labels["test"] < 0).all():  # hidden, as the Hub has those of contests
         del labels["test"]
-    names = recipe.class_names or _class_names(features.get(label), labels, str(root))
+    names = recipe.class_names or parquet_files.class_names_of(
+        features.get(label), labels, str(root)
+    )
     chosen = choose(names, recipe.classes, str(root))
     everything = _examples(recipe, root, tables, labels, image)
     size, channels, notes = _derive(recipe, everything)
@@ -122,7 +127,9 @@ def open_parquet(recipe: DataRecipe, cache: Path | None) -> Source:
         in_test = split_mask(old, recipe.test_share, recipe.split_seed)
     content = identity([table.described for split in labels for table in tables[split]])
     readable, left_out, found = leave_out(everything, recipe.unreadable, content, cache)
-    kept = readable & (new >= 0)
+    kept, hidden = readable & (new >= 0), int((old < 0).sum())
+    if hidden:
+        notes = [*notes, f"{hidden} rows of {root} have no class and are not used"]
     of_all = {
         "source": "parquet",
         "class_names": chosen,
@@ -133,7 +140,7 @@ def open_parquet(recipe: DataRecipe, cache: Path | None) -> Source:
         "files": content,
     }
     return Source(
-        name=recipe.path.removeprefix(HUB).replace("/", "-") if _is_hub(recipe) else root.name,
+        name=_name(recipe.path, root),
         class_names=chosen,
         image_size=size,
         channels=channels,
@@ -184,163 +191,16 @@ def _taken(
     )
 
 
-def _is_hub(recipe: DataRecipe) -> bool:
-    return recipe.path.startswith(HUB)
-
-
-def _root(path: str) -> Path:
-    """The folder of the files; those of the Hub are downloaded, or found where they were put."""
-    if not path:
-        raise UserError("data.path is empty; name a folder of parquet files, or hf:OWNER/NAME.")
-    if not path.startswith(HUB):
-        root = local(path, _parquet_below)
-        return root.parent if root.is_file() else root
-    name = path.removeprefix(HUB)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"data.path {path} is no data set on the Hub; write hf:OWNER/NAME.")
-    from huggingface_hub import snapshot_download  # slow to import
-
-    for revision in (None, _CONVERTED):
-        try:
-            folder = snapshot_download(
-                name, repo_type="dataset", revision=revision, allow_patterns="*.parquet"
-            )
-        except Exception as e:  # of the library and of the network below it
-            raise UserError(
-                f"data.path {path} cannot be had from the Hugging Face Hub ({_line(e)})."
-            ) from e
-        if next(Path(folder).rglob("*.parquet"), None):
-            return Path(folder)
-    raise UserError(f"data.path {path} has no parquet files; download and convert it yourself.")
-
-
-def _parquet_below(found: Mapping[str, Listed]) -> Mapping[str, Listed]:
-    """Those of a folder's files in an object store that are copied here."""
-    return {name: entry for name, entry in found.items() if name.endswith(".parquet")}
-
-
-def _files_of(root: Path) -> dict[str, list[Path]]:
-    """Files of the training split and, if there is one, of the test split, in order."""
-    found = sorted(root.rglob("*.parquet")) if root.is_dir() else []
-    if not found:
-        raise UserError(
-            f"data.path {root} holds no parquet files; name the folder of a data set that was "
-            f"downloaded from the Hub, or hf:OWNER/NAME."
-        )
-    by_word: dict[str, list[Path]] = {}
-    for file in found:
-        by_word.setdefault(_split_of(file.relative_to(root)), []).append(file)
-    splits = {"train": by_word.get("train") or by_word.get("", [])}
-    test = next((by_word[word] for word in _TESTS if word in by_word), None)
-    if not splits["train"]:
-        raise UserError(f"{root} has parquet files of {', '.join(by_word)}, but none of train.")
-    return splits | ({"test": test} if test else {})
-
-
-def _split_of(path: Path) -> str:
-    """The word for a split that the file's name or a folder's begins with; empty for none."""
-    words = ("train", *_TESTS)
-    for part in reversed(path.parts):
-        match = re.match(r"[a-z]+", part.lower())
-        if match and match[0] in words:
-            return match[0]
-    return ""
-
-
-class _Table(NamedTuple):
-    """A parquet file, opened.
-
-    Attributes:
-      path: of the file.
-      metadata: row groups and columns.
-      features: of its columns, as `datasets` describes them; {} if it does not.
-    """
-
-    path: Path
-    metadata: pq.FileMetaData
-    features: dict[str, Any]
-
-    @classmethod
-    def opened(cls, path: Path) -> "_Table":
-        """Reads the end of a file."""
-        try:
-            metadata = pq.read_metadata(path)
-            stored = (metadata.metadata or {}).get(b"huggingface", b"{}")
-            info = parse_json(stored)
-        except (OSError, pa.ArrowException, ForeignFileError) as e:
-            raise UserError(f"{path} is no parquet file that can be read ({_line(e)}).") from e
-        for name in ("info", "features"):
-            info = info.get(name) if isinstance(info, dict) else None
-        return cls(path, metadata, info if isinstance(info, dict) else {})
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns."""
-        return list(self.metadata.schema.to_arrow_schema().names)
-
-    @property
-    def described(self) -> list[Any]:
-        """What tells this file from another: its name and content, of a large one the last change.
-
-        A file of the Hub's cache is a link whose target is named by its content.
-        """
-        size, target = self.path.stat().st_size, Path(os.path.realpath(self.path)).name
-        if size <= _HASHED:
-            return [self.path.name, files.file_checksum(self.path)]
-        content = target if _SHA256.fullmatch(target) else self.path.stat().st_mtime_ns
-        return [self.path.name, size, content]
-
-
-def _columns(table: _Table, recipe: DataRecipe, features: dict[str, Any]) -> tuple[str, str]:
-    """Names of the columns of images and labels."""
-    there = table.columns
-
-    def column(kind: str, usual: Sequence[str], asked: str = "") -> str:
-        typed = [n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == kind]
-        wanted = [asked] if asked else [*typed, *usual]
-        found = next((name for name in wanted if name in there), None)
-        if found is None:
-            listed = shown(", ".join(there), 400)
-            raise UserError(
-                f"{table.path} has the columns {listed}, but none called {' or '.join(wanted)}; "
-                f"name the labels' with data.dataset."
-            )
-        return found
-
-    return column("Image", _IMAGES), column("ClassLabel", _LABELS, recipe.dataset)
-
-
-def _labels(tables: Sequence[_Table], column: str) -> np.ndarray:
-    """Labels of all rows, int64 [N]; -1 where they are hidden."""
-    parts = []
-    for table in tables:
-        try:
-            read = pq.read_table(table.path, columns=[column]).column(0)
-        except (OSError, pa.ArrowException, KeyError) as e:
-            raise UserError(f"{table.path} has no column {column!r} to read ({_line(e)}).") from e
-        if not pa.types.is_integer(read.type):
-            raise UserError(f"{table.path}: the column {column!r} is {read.type}, not a class.")
-        parts.append(read.fill_null(-1).to_numpy().astype(np.int64))
-    return np.concatenate(parts)
-
-
-def _class_names(feature: Any, labels: dict[str, np.ndarray], where: str) -> tuple[str, ...]:
-    """Names of the classes as the files have them, or their numbers."""
-    listed = feature.get("names") if isinstance(feature, dict) else None
-    if isinstance(listed, dict):  # as YAML has them, by number
-        listed = [listed[key] for key in sorted(listed, key=int)]
-    if listed and all(isinstance(name, str) for name in listed):
-        return tuple(listed)
-    highest = max(int(each.max()) for each in labels.values() if len(each))
-    if highest < 0 or highest >= sum(map(len, labels.values())):
-        raise UserError(f"The labels of {where} are no classes that count from 0.")
-    return tuple(map(str, range(highest + 1)))
+def _name(path: str, root: Path) -> str:
+    """What the data are called: as on the Hub, or as their folder or file."""
+    on_hub = path.startswith(parquet_files.HUB)
+    return path.removeprefix(parquet_files.HUB).replace("/", "-") if on_hub else root.stem
 
 
 def _examples(
     recipe: DataRecipe,
     root: Path,
-    tables: dict[str, list[_Table]],
+    tables: dict[str, list[ParquetTable]],
     labels: dict[str, np.ndarray],
     image: str,
 ) -> EncodedExamples:
@@ -348,8 +208,9 @@ def _examples(
     groups, start, names = [], 0, []
     for split, numbers in labels.items():
         for table in tables[split]:
+            changed = table.path.stat().st_mtime_ns
             for number in range(table.metadata.num_row_groups):
-                groups.append(_RowGroup(str(table.path), number, start))
+                groups.append(_RowGroup(str(table.path), changed, number, start))
                 start += table.metadata.row_group(number).num_rows
         names += [f"{split}/{row:07}".encode() for row in range(len(numbers))]
     rows = Rows(tuple(groups), image, np.arange(start))
@@ -382,7 +243,3 @@ def _first(examples: EncodedExamples) -> Iterator[Any]:
                 yield pictures.open_picture(io.BytesIO(content), "a picture")
             except (UnreadableError, OSError):
                 continue
-
-
-def _line(error: Exception) -> str:
-    return shown(" ".join(str(error).split()), 160) or type(error).__name__

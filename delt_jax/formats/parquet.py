@@ -11,13 +11,12 @@ from delt_jax.errors import UserError
 from delt_jax.formats import card
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, write_sidecar
-from delt_jax.store import files, pictures
+from delt_jax.store import files, parquet_sizes, pictures
 from delt_jax.store.foreign import ForeignFileError, check_size, parse_json, shown
 
 _TABLE = "data/train-00000-of-00001.parquet"
 _COLUMNS = ("image", "label", "soft_label")
 _BATCH = 16  # rows
-_BOMB = 256 * 2**20, 200  # more bytes than the first, from less than one in so many
 _OURS = b"delt_jax"  # key of the manifest in the schema's metadata
 
 
@@ -161,9 +160,7 @@ def _check_sizes(metadata: Any, file_bytes: int) -> None:
         for column in (columns.column(i) for i in range(columns.num_columns)):
             if column.path_in_schema.partition(".")[0] in _COLUMNS:
                 whole += max(column.total_uncompressed_size, 8 * column.num_values)
-    check_size("its content", whole)
-    if whole > _BOMB[0] and whole > _BOMB[1] * file_bytes:
-        raise ForeignFileError(f"it claims {whole} bytes from {file_bytes}")
+    parquet_sizes.check(whole, whole, file_bytes)
 
 
 def _soft_labels(path: Path, rows: list[list[float | None] | None]) -> np.ndarray | None:

@@ -80,6 +80,66 @@ def test_hidden_test_labels_count_as_none(tmp_path, folder):
     assert len(source.train) + len(source.test) == 21
 
 
+def test_one_file_is_read_without_its_neighbours(tmp_path):
+    write(tmp_path / "some.parquet", *images_of(12))
+    write(tmp_path / "others.parquet", *images_of(30))
+    source = opened(tmp_path / "some.parquet")
+    assert len(source.train) + len(source.test) == 12
+
+
+def test_rows_without_a_class_are_said(tmp_path):
+    images, labels = images_of(13)
+    labels[12] = -1
+    write(tmp_path / "train.parquet", images, labels)
+    source = opened(tmp_path)
+    assert len(source.train) + len(source.test) == 12
+    assert any("1 rows of" in note and "have no class" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("label", [2**31, -2])
+def test_labels_that_are_no_classes_are_refused(tmp_path, label):
+    images, labels = images_of(12)
+    labels[3] = label
+    write(tmp_path / "train.parquet", images, labels)
+    with pytest.raises(UserError, match=f"has labels from .*{label}"):
+        opened(tmp_path)
+
+
+def test_several_sets_in_a_folder_are_not_mixed(tmp_path):
+    for name in ("plain", "odd/train"):
+        write(tmp_path / name / "0000.parquet", *images_of(12))
+    with pytest.raises(UserError, match=r"holds the files of 2 sets \(odd, plain\)"):
+        opened(tmp_path)
+    assert len(opened(tmp_path / "odd").class_names) == 3
+
+
+def test_damage_is_one_sentence(folder):
+    file = folder / "data/train-00000-of-00002.parquet"
+    whole, draw = file.read_bytes(), np.random.default_rng(0)
+    said: list[str] = []
+    for _ in range(60):
+        spoilt = bytearray(whole)
+        for place in draw.integers(0, len(whole), 3):
+            spoilt[place] ^= int(draw.integers(1, 256))
+        file.write_bytes(spoilt)
+        try:
+            source = opened(folder)
+            read(source.train, np.arange(len(source.train)))
+        except UserError as e:
+            said.append(str(e))
+    assert len(said) > 20
+    assert not [sentence for sentence in said if "\n" in sentence]
+
+
+def test_a_file_that_claims_more_than_it_holds_is_not_read(tmp_path):
+    labels = pa.array(np.tile([0, 1], 2**24))
+    cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**25, np.int8)), pa.array([b"x"]))
+    table = pa.table({"image": cells, "label": labels})
+    pq.write_table(table, tmp_path / "train.parquet", compression="zstd")
+    with pytest.raises(UserError, match="it claims"):
+        opened(tmp_path)
+
+
 def test_columns_and_classes_are_chosen(tmp_path):
     images, labels = images_of(12)
     write(tmp_path / "train.parquet", images, labels, column="fine", features=False)
