@@ -54,7 +54,8 @@ def status(argv: Sequence[str]) -> int:
 
 def _no_command(argv: Sequence[str]) -> NoReturn:
     """Prints help, or says what is wrong with a line that begins with no command."""
-    from delt_jax.config import cli, nearest, usage
+    from delt_jax.config import cli, usage
+    from delt_jax.core.spelling import nearest
     from delt_jax.errors import UserError
 
     overview = [

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from delt_jax.comparison.runner import CompareOptions, run
-from delt_jax.config import command, paths, recipes, sentences, usage
+from delt_jax.config import command, paths, recipes, usage
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()  # not absl's global ones, which hold the flags of a single run
@@ -55,21 +55,16 @@ def parse(arguments: Sequence[str]) -> CompareOptions:
       UserError: one sentence about the first thing that is wrong.
       SystemExit: for --help and --version.
     """
-    usage.answer(arguments, lambda _: usage.of_command(str(__doc__), _FLAGS))
     settings = tuple(a for a in arguments if re.match(r"--?config\.", a))
-    _FLAGS.unparse_flags()
-    try:
-        rest = _FLAGS([a for a in arguments if a not in settings])
-    except flags.Error as e:
-        raise UserError(sentences.sentence(e)) from e
+    rest = usage.parsed([a for a in arguments if a not in settings], str(__doc__), _FLAGS)
     for setting in settings:
         name, equals, _ = setting.lstrip("-").partition("=")
         if not equals:
             raise UserError(f"--{name} has no value; write --{name}=VALUE.")
         if name in _OURS:
             raise UserError(f"--{name} is --{_OURS[name]} here, as it is the same for all recipes.")
-    if len(rest) > 1:
-        raise UserError(f"Unexpected argument {rest[1]!r}; options begin with --.")
+    if rest:
+        raise UserError(f"Unexpected argument {rest[0]!r}; options begin with --.")
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; try --workdir=runs/compare.")
     if _SEEDS.value:

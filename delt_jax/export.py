@@ -12,7 +12,6 @@ if __name__ == "__main__":
     host_memory.restart_with_huge_pages()
     stopping.listen()  # before what takes time to import
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,13 +63,7 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
       UserError: one sentence about the first thing that is wrong.
       SystemExit: for --help and --version.
     """
-    usage.answer(arguments, lambda _: usage.of_command(str(__doc__), _FLAGS))
-    _FLAGS.unparse_flags()
-    _FLAGS.set_gnu_getopt(True)  # flags may follow the path
-    try:
-        rest = _FLAGS(list(arguments))[1:]
-    except flags.Error as e:
-        raise UserError(re.sub(r"\s+", " ", str(e)).strip()) from e
+    rest = usage.parsed(arguments, str(__doc__), _FLAGS)
     if _TO.value is None:
         raise UserError(f"--to is missing; it takes one of {', '.join(formats.FORMATS)}.")
     if len(rest) != 1:

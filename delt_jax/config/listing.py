@@ -43,9 +43,9 @@ def parse(arguments: Sequence[str]) -> None:
       UserError: if there is anything to parse.
       SystemExit: for --help and --version.
     """
-    usage.answer(arguments, lambda _: usage.of_command(str(__doc__), _FLAGS))
-    if arguments[1:]:
-        raise UserError(f"Unexpected argument {arguments[1]!r}; `delt_jax configs` takes none.")
+    rest = usage.parsed(arguments, str(__doc__), _FLAGS)
+    if rest:
+        raise UserError(f"Unexpected argument {rest[0]!r}; `delt_jax configs` takes none.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

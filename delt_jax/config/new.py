@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from absl import flags
 
-from delt_jax.config import command, nearest, paths, recipes, sentences, usage
+from delt_jax.config import command, paths, recipes, usage
+from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 
 _FLAGS = flags.FlagValues()
@@ -101,13 +102,7 @@ def parse(arguments: Sequence[str]) -> NewRecipe:
       UserError: one sentence about the first thing that is wrong.
       SystemExit: for --help and --version.
     """
-    usage.answer(arguments, lambda _: usage.of_command(str(__doc__), _FLAGS))
-    _FLAGS.unparse_flags()
-    _FLAGS.set_gnu_getopt(True)  # flags may follow the path
-    try:
-        rest = _FLAGS(list(arguments))[1:]
-    except flags.Error as e:
-        raise UserError(sentences.sentence(e)) from e
+    rest = usage.parsed(arguments, str(__doc__), _FLAGS)
     if len(rest) != 1:
         raise UserError(f"Name one file to write, such as mine.py; got {len(rest)} paths.")
     instead = "a recipe is a file of this machine; name one here"

@@ -8,8 +8,9 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from delt_jax.config import nearest, paths
+from delt_jax.config import paths
 from delt_jax.core.progress import say
+from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 
 LISTED = "`delt_jax configs` lists the recipes"

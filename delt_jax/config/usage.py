@@ -12,8 +12,9 @@ from typing import Any
 from absl import flags
 
 import delt_jax
-from delt_jax.config import nearest
+from delt_jax.config import sentences
 from delt_jax.config.page import values_in_words
+from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.recipe import SETTINGS, Recipe
 from delt_jax.recipe.fields import Setting
@@ -116,6 +117,30 @@ def of_command(text: str, own: flags.FlagValues) -> str:
     paragraphs = (" ".join(each.split()) for each in text.strip().split("\n\n"))
     lines = [*wrapped("\n\n".join(paragraphs)), "", "flags"]
     return "\n".join(lines + _flag_lines(own[name] for name in own))
+
+
+def parsed(arguments: Sequence[str], text: str, own: flags.FlagValues) -> list[str]:
+    """Reads the flags of another command, or answers for help.
+
+    Args:
+      arguments: of the command, its name first; flags may follow others.
+      text: what the command does, its module's docstring.
+      own: its flags, which get their values.
+
+    Returns:
+      The arguments that are no flags.
+
+    Raises:
+      UserError: one sentence about the first thing that is wrong.
+      SystemExit: for --help and --version.
+    """
+    answer(arguments, lambda _: of_command(text, own))
+    own.unparse_flags()
+    own.set_gnu_getopt(True)
+    try:
+        return own(list(arguments))[1:]
+    except flags.Error as e:
+        raise UserError(sentences.sentence(e)) from e
 
 
 def _groups() -> dict[str, tuple[str, dict[str, Setting]]]:
