@@ -43,7 +43,8 @@ class Recipe:
     )
     ipc: int = setting(
         10,
-        "Distilled images per class. 0 derives it from the smallest class.",
+        "Distilled images per class. 0 takes 10, or as many as the smallest class has where its "
+        "images do not repeat (select.small_classes).",
         affects=("images", "labels", "scores"),
         allowed=at_least(0, most=10**6),
     )
