@@ -1,0 +1,1 @@
+"""The methods by name, a file each."""
