@@ -31,7 +31,7 @@ _NETWORKS = {
     "vgg": ("vgg",),
     "vit": ("vit",),
 }
-_OF_NETWORKS = ("forms", "layers", "convolution", "depthwise", "strided", "pool", "norm")
+_OF_NETWORKS = ("forms", "layers", "convolution", "depthwise", "dots", "strided", "pool", "norm")
 _STARTS = {
     "real": ("recovery/selection",),
     "rded": ("recovery/mosaics",),
