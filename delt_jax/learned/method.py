@@ -80,6 +80,7 @@ class Setup:
       factor: images along a side of a stored one (IDC); 1 stores each by itself.
       mirrored: whether every image is also used mirrored (FRePo on colour sets).
       low, high: values of black and white per channel, in the space of the preprocessing.
+      options: further numbers of the method by name, all of its `Method.options`.
     """
 
     spec: ModelSpec
@@ -98,6 +99,15 @@ class Setup:
     mirrored: bool
     low: tuple[float, ...]
     high: tuple[float, ...]
+    options: tuple[tuple[str, float], ...] = ()
+
+    def option(self, name: str) -> float:
+        """One of the method's further numbers.
+
+        Raises:
+          KeyError: if it has none of that name.
+        """
+        return dict(self.options)[name]
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Pool:
     is_staggered: bool = False
 
 
+Project = Callable[[Learned, Setup], Learned]
 # (key, learned, network, real, setup) -> loss, its gradient as a `Learned`
 Gradient = Callable[[chex.PRNGKey, Learned, Network, Real, Setup], tuple[chex.Array, Learned]]
 # (key, learned, network, real, setup) -> the network after its training of an outer step
@@ -139,6 +150,11 @@ class Method:
       pool: its networks.
       keeps_bounds: whether images are brought back between black and white whenever a network is
         fresh (IDC).
+      options: numbers that this method alone has, and their defaults.
+      extra: further learned numbers by name, and where they start, as options.
+      project: brings what is learned back to where it may be, after every update.
+      average: decay of the average over steps that is the result; 0 takes the last.
+      walks_on_experts: whether its networks are pieces of stored trainings: "params" and "target".
     """
 
     name: str
@@ -151,3 +167,8 @@ class Method:
     labels: str = "one_hot"
     pool: Pool = Pool()
     keeps_bounds: bool = False
+    options: tuple[tuple[str, float], ...] = ()
+    extra: tuple[tuple[str, str], ...] = ()
+    project: Project = lambda learned, setup: learned
+    average: float = 0.0
+    walks_on_experts: bool = False
