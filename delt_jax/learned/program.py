@@ -108,7 +108,8 @@ def improve(
     """One step of what is learned; returns it with the optimiser's state, and the loss before."""
     method, setup = program.method, program.setup
     learned, opt_state = state
-    loss, gradient = method.gradient(keys.derive(key, "gradient"), learned, network, real, setup)
+    at = learned if method.ahead is None else method.ahead(opt_state, learned, setup)
+    loss, gradient = method.gradient(keys.derive(key, "gradient"), at, network, real, setup)
     updates, opt_state = method.optimiser(setup).update(gradient, opt_state, learned)
     return (optax.apply_updates(learned, updates), opt_state), loss
 

@@ -1,7 +1,6 @@
 """Stage 3, learn: a set learned through networks in training, in the place of a recovered one."""
 
 import dataclasses
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     settings = affecting("images", recipe, "learn")
     if not recipe.learn.validate_every:
         del settings["learn.validate_every"], settings["learn.keep"]
-    else:  # what is best depends on how students train
+    elif recipe.learn.keep == "best":  # which depends on how students train
         settings |= affecting("scores", recipe, "evaluate")
         settings |= affecting("scores", recipe, "relabel")
     parts = {
@@ -196,7 +195,9 @@ def validated_on(recipe: Recipe, source: Source) -> Source:
     """
     if not recipe.learn.validate_every or recipe.data.validation_share:
         return source
-    return hold_out(source, OWN_SHARE, recipe.data.split_seed)
+    held_out = hold_out(source, OWN_SHARE, recipe.data.split_seed)
+    say(f"  {len(held_out.test):,} training images are held out to validate on")
+    return held_out
 
 
 def _normalisation(recipe: Recipe, source: Source) -> Normalisation:

@@ -47,13 +47,8 @@ class Stage:
 
 STAGES = (
     Stage(
-        "squeeze",
-        "teacher/manifest.json",
-        ("teacher", "teachers"),
-        (),
-        squeeze.inputs,
-        squeeze.run,
-        skipped=squeeze.skipped,
+        *("squeeze", "teacher/manifest.json", ("teacher", "teachers"), ()),
+        *(squeeze.inputs, squeeze.run, False, squeeze.skipped),
     ),
     Stage(
         "rank",
@@ -76,13 +71,8 @@ STAGES = (
         skipped=recover.skipped,
     ),
     Stage(
-        "learn",
-        "distilled/manifest.json",
-        ("distilled",),
-        (),
-        learn.inputs,
-        learn.run,
-        skipped=learn.skipped,
+        *("learn", "distilled/manifest.json", ("distilled",), ()),
+        *(learn.inputs, learn.run, False, learn.skipped),
     ),
     Stage(
         "relabel",

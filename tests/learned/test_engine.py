@@ -78,7 +78,7 @@ def test_eight_devices_learn_what_one_does(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "device_count", lambda: 8)
     together = learn(task(tmp_path / "eight"))
     chex.assert_trees_all_close(together.state, alone.state, rtol=1e-4, atol=1e-5)
-    assert devices_for(SETUP.real_batch, 8) == 8 and devices_for(9, 8) == 3
+    assert [devices_for(batch, 8) for batch in (SETUP.real_batch, 9)] == [8, 3]
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_fresh_network_for_every_step_is_never_trained(tmp_path):
 
 
 def test_divergence_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="not finite any more after step .*learn.image_rate"):
+    with pytest.raises(UserError, match=r"not finite any more after step .*learn.image_rate"):
         learn(task(tmp_path / "run", setup=replace(SETUP, image_rate=1e30)))
 
 
@@ -169,5 +169,5 @@ def test_real_images_by_class(tmp_path):
     )
     for device in range(2):
         np.testing.assert_array_equal(read.more[0][device, 0, 1], asked.examples.pixels[drawn.more])
-    with pytest.raises(UserError, match="30 real images of each class .* lower learn.real_batch"):
+    with pytest.raises(UserError, match=r"30 real images of each class .* lower learn.real_batch"):
         RealImages(asked.examples, replace(setup, real_batch=30), 0, by_class=True)
