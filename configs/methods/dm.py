@@ -17,7 +17,7 @@ METHOD = published(
         "learn.network_rate": 0.0,
         "learn.network_steps": 0,
         "learn.lifetime": 1,
-        "learn.augment": "color_crop_cutout_flip_scale_rotate",
+        "learn.augment": "one-color_crop_cutout_flip_scale_rotate",
         "learn.factor": 1,
         "learn.mirrored": False,
         "learn.preprocessing": "standardise",

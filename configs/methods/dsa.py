@@ -15,7 +15,7 @@ METHOD = published(
         "learn.image_rate": 0.1,
         "learn.label_rate": 0.0,
         "learn.network_rate": 0.01,
-        "learn.augment": "color_crop_cutout_flip_scale_rotate",
+        "learn.augment": "one-color_crop_cutout_flip_scale_rotate",
         "learn.factor": 1,
         "learn.mirrored": False,
         "learn.preprocessing": "standardise",

@@ -56,7 +56,7 @@ def settings(data):
         "learn.steps": 50_000 if large else 200_000,
         "learn.image_rate": base * ((data.ipc or 10) / 10) * (data.image_size / side) ** 2,
         "learn.network_steps": of_networks,
-        "learn.augment": "color_crop" if data.name == "mnist" else "color_crop_cutout",
+        "learn.augment": "idc-color_crop" if data.name == "mnist" else "idc-color_crop_cutout",
         "learn.factor": factor,
         "evaluate.students": (f"dc_conv{depth}",),
     }

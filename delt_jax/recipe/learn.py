@@ -75,8 +75,8 @@ class LearnRecipe:
     )
     augment: str | None = setting(
         None,
-        'Differentiable Siamese augmentation of both sides, operations such as "color_crop_cutout" '
-        "(see docs/evaluation.md). Empty turns it off.",
+        "Differentiable Siamese augmentation of real and learned images alike, a mode and "
+        'operations as relabel.dsa has them, such as "one-color_crop_cutout". Empty turns it off.',
         affects="images",
     )
     factor: int | None = setting(

@@ -49,14 +49,11 @@ def setup_of(recipe: Recipe, source: Source) -> Setup:
     learn = dataclasses.asdict(recipe.learn)
     low, high = _normalisation(recipe, source).bounds() if len(source.train) else (0.0, 1.0)
     same = {f.name for f in dataclasses.fields(Setup)} & learn.keys()
-    operations = [
-        name for name in learn["augment"].split("_") if recipe.data.flip or name != "flip"
-    ]
     size, channels = source.image_size, source.channels
-    num_classes = len(source.class_names)
+    num_classes, augment = len(source.class_names), learn["augment"]
     trains_on_real = learn["method"] == "idc"
     given = {name: learn[name] for name in same} | {
-        "augment": "_".join(operations) if learn["augment"] else "",
+        "augment": str(dsa.parse(augment, recipe.data.flip)) if augment else "",
         "mirrored": learn["mirrored"] and recipe.data.flip,
     }
     return Setup(
@@ -73,10 +70,11 @@ def setup_of(recipe: Recipe, source: Source) -> Setup:
 def check(recipe: Recipe, source: Source) -> None:
     """Raises a UserError if a set cannot be learned from the data with these settings."""
     learn = recipe.learn
-    setup = setup_of(recipe, source)
+    try:
+        setup = setup_of(recipe, source)
+    except UserError as e:
+        raise UserError(str(e).replace("relabel.dsa", "learn.augment")) from e
     models.create(setup.spec)
-    if setup.augment:
-        dsa.parse(f"one-{setup.augment}")
     if setup.factor > source.image_size:
         raise UserError(
             f"learn.factor ({setup.factor}) is more than the {source.image_size} pixels of a side."
