@@ -139,6 +139,8 @@ class Method:
       pool: its networks.
       keeps_bounds: whether images are brought back between black and white whenever a network is
         fresh (IDC).
+      ahead: of the optimiser's state, what is learned and the setup: where the gradient of a step
+        is taken; None takes it where the images are.
     """
 
     name: str
@@ -151,3 +153,4 @@ class Method:
     labels: str = "one_hot"
     pool: Pool = Pool()
     keeps_bounds: bool = False
+    ahead: Callable[[Any, Learned, Setup], Learned] | None = None
