@@ -67,6 +67,14 @@ class Preprocessing:
         return said if self.matrix is None else said | {"sha256": self.sha256}
 
     @property
+    def space(self) -> str:
+        """Names the space in identities: equal preprocessings have equal ones, others others."""
+        constants = self.normalisation
+        mean, std = ([float(v) for v in each] for each in (constants.mean, constants.std))
+        said = repr((self.kind, mean, std, self.sha256))
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of matrix and centre, float32 in little-endian order; of nothing without them."""
         digest = hashlib.sha256()

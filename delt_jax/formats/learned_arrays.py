@@ -75,9 +75,7 @@ def described(
 def content_hash(arrays: LearnedArrays) -> str:
     """Hash of images, labels, space and decoding."""
     named = by_name(arrays)
-    space = arrays.preprocessing
-    said = [space.kind, space.normalisation.mean, space.normalisation.std, arrays.decoding]
-    parts = [repr(said).encode()]
+    parts = [f"{arrays.preprocessing.space} {arrays.decoding}".encode()]
     for name, value in named.items():
         parts += [f"{name}{value.shape}".encode(), np.ascontiguousarray(value, "<f4").tobytes()]
     return files.content_hash(*parts)

@@ -74,7 +74,9 @@ _ALWAYS = {
     "coreset.kmeans": ("evaluation/coresets",),
 }
 _OF_PROTOCOLS = (
+    "training/protocol",
     "training/protocols",
+    "training/published_protocols",
     "training/student_program",
     "training/student_labels",
     "training/student_step",

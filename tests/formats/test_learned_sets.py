@@ -90,7 +90,8 @@ def test_own_layout(tmp_path, kind, form, decoding):
     seal(tmp_path, content)
     assert_same(distilled.read(tmp_path), content)
     manifest = distilled.read_manifest(tmp_path)
-    assert distilled.is_whole(tmp_path, manifest) and distilled.is_set(tmp_path)
+    assert distilled.is_whole(tmp_path, manifest)
+    assert distilled.is_set(tmp_path)
     shown = distilled.read_images(tmp_path, [4, 1])
     np.testing.assert_array_equal(shown, content.to_look_at().images[[4, 1]])
 
@@ -142,10 +143,12 @@ def test_looking_clips_and_rounding_says_so():
     seen = content.to_look_at()
     unit = content.images * 0.2 + 0.4
     np.testing.assert_array_equal(seen.images, np.clip(np.rint(255 * unit), 0, 255))
-    assert seen.images.dtype == np.uint8 and seen.preprocessing is None
+    assert seen.images.dtype == np.uint8
+    assert seen.preprocessing is None
     rounded = content.rounded()
     np.testing.assert_array_equal(rounded.images, seen.images)
-    assert rounded.learned_labels is None and "learned_labels" not in rounded.manifest
+    assert rounded.learned_labels is None
+    assert "learned_labels" not in rounded.manifest
     outside = (np.rint(255 * unit) < 0) | (np.rint(255 * unit) > 255)
     assert rounded.manifest["clipped"] == pytest.approx(outside.mean())
 
@@ -159,7 +162,8 @@ def test_whitening_goes_back():
 def test_decoding_cuts_and_enlarges():
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     images, labels = Decoding(2).expand(image, np.array([7]))
-    assert images.shape == (4, 4, 4, 1) and labels.tolist() == [7] * 4
+    assert images.shape == (4, 4, 4, 1)
+    assert labels.tolist() == [7] * 4
     # torch: interpolate(torch.tensor([[[[2., 3.], [6., 7.]]]]), size=4, mode="bilinear")
     upper_right = [
         [2.0, 2.25, 2.75, 3.0],
@@ -170,7 +174,8 @@ def test_decoding_cuts_and_enlarges():
     np.testing.assert_allclose(images[1, :, :, 0], upper_right)
     mirrored, labels = Decoding(1, True).expand(image, np.array([7]))
     np.testing.assert_array_equal(mirrored[1], image[0, :, ::-1])
-    assert Decoding(2, True).copies == 8 and len(labels) == 2
+    assert Decoding(2, True).copies == 8
+    assert len(labels) == 2
 
 
 def test_sides_that_do_not_divide_are_padded_with_grey():
