@@ -203,7 +203,7 @@ def _result(workdir: Path, made: Mapping[str, Mapping[str, Any]]) -> RunResult:
     rows = made["evaluate"]["rows"] if "evaluate" in made else []
     return RunResult(
         workdir,
-        workdir / "distilled" if "recover" in made else None,
+        workdir / "distilled" if {"recover", "learn"} & made.keys() else None,
         report / "report.html" if "report" in made else None,
         MappingProxyType({path.stem: path for path in pictures}),
         tuple(ScoreRow.from_dict(row) for row in rows),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
 from delt_jax.core import keys
-from delt_jax.core.normalisation import Normalisation
+from delt_jax.core.normalisation import AlreadyMapped, Normalisation
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,15 @@ class ViewProgram:
 
     Attributes:
       spec: what to draw from.
-      normalisation: of the pixels; its mean also fills what moves into view.
+      normalisation: of the pixels; its mean also fills what moves into view. Float images need
+        none, and there can be no RandAugment of them.
       aligned: whether positions that are drawn at once follow each other and hold whole groups of
         the plan, so that all partners are among them; otherwise the views of partners are drawn a
         second time.
     """
 
     spec: ViewSpec
-    normalisation: Normalisation
+    normalisation: Normalisation | AlreadyMapped
     aligned: bool
 
 
@@ -149,7 +150,7 @@ def student_views(
 
     Args:
       epoch_key: key of (seed, epoch) that `plan_epoch` had.
-      pixels: uint8 [N, S, S, C], the whole set.
+      pixels: uint8 [N, S, S, C], the whole set; or float32 in the networks' space.
       plan: of this epoch.
       positions: int32 [B], each below N.
       program: how to draw, static.
@@ -220,6 +221,7 @@ def _own_views(
     augment_keys, shuffle_keys, crop_keys = (image_keys[:, i] for i in range(3))
     seen = pixels[indices]
     if spec.rand_augment:
+        assert isinstance(normalisation, Normalisation)
         policy = rand_augment.parse(spec.rand_augment)
         operations = jax.vmap(lambda key: rand_augment.draw(key, policy))(augment_keys)
         fill = tuple(round(255 * mean) for mean in normalisation.mean)

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from delt_jax import models
-from delt_jax.augment import dsa
 from delt_jax.core import keys
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import Examples
-from delt_jax.learned.students import cross_entropy
+from delt_jax.learned import augmentation, networks
 from delt_jax.models import ModelSpec
 
 VERSION = 1  # part of identities; raise it when results change
@@ -110,17 +109,11 @@ def gradient_step(
     plan: ExpertPlan, params: Any, images: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> Any:
     """An expert after a step on a batch, float32 [B, S, S, C] with classes int32 [B]."""
-    if plan.augment:
-        strategy = dsa.parse(plan.augment)
-        own = jax.random.split(keys.derive(key, "parameters"), len(images))
-        parameters = jax.vmap(lambda k: dsa.draw(k, images.shape[1]))(own)
-        choice = dsa.choose(keys.derive(key, "choice"), strategy)
-        images = dsa.augment(images, choice, parameters, strategy)
+    images = augmentation.each(key, plan.augment, images)
     targets = jax.nn.one_hot(labels, plan.spec.num_classes)
 
     def loss(params):
-        outputs = models.create(plan.spec).apply({"params": params}, images, train=True)
-        return cross_entropy(outputs, targets)
+        return networks.cross_entropy(params, images, targets, plan.spec)
 
     grads = flat_gradient(loss, params, plan.radius, plan.surrogate)
     return jax.tree.map(lambda p, g: p - plan.rate * g, params, grads)

@@ -150,6 +150,8 @@ class Method:
       pool: its networks.
       keeps_bounds: whether images are brought back between black and white whenever a network is
         fresh (IDC).
+      ahead: of the optimiser's state, what is learned and the setup: where the gradient of a step
+        is taken; None takes it where the images are.
       options: numbers that this method alone has, and their defaults.
       extra: further learned numbers by name, and where they start, as options.
       project: brings what is learned back to where it may be, after every update.
@@ -167,6 +169,7 @@ class Method:
     labels: str = "one_hot"
     pool: Pool = Pool()
     keeps_bounds: bool = False
+    ahead: Callable[[Any, Learned, Setup], Learned] | None = None
     options: tuple[tuple[str, float], ...] = ()
     extra: tuple[tuple[str, str], ...] = ()
     project: Project = lambda learned, setup: learned

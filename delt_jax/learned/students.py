@@ -1,15 +1,13 @@
-"""What the students of an inner loop learn from: batches of learned images, augmented."""
+"""What the students of an inner loop learn from: batches of learned images."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from delt_jax import models
-from delt_jax.augment import dsa
 from delt_jax.core import keys
-from delt_jax.learned.method import Learned, Setup
+from delt_jax.learned.method import Learned
 
 
 class Step(NamedTuple):
@@ -54,34 +52,6 @@ def draw_step(key: chex.PRNGKey, number: chex.Array, images: int, batch: int) ->
     own = keys.derive(key, "free", number)
     order = jax.random.permutation(keys.derive(own, "order"), images)
     return Step(order[: min(batch or images, images)].astype(jnp.int32), own)
-
-
-def augmented(key: chex.PRNGKey, images: chex.Array, setup: Setup) -> chex.Array:
-    """Images after one operation of the strategy, each with parameters of its own, as in MTT.
-
-    Args:
-      key: of the batch.
-      images: float32 [B, S, S, C].
-      setup: names the strategy; without one the images stay.
-    """
-    if not setup.augment:
-        return images
-    strategy = dsa.parse(setup.augment)
-    own = jax.random.split(keys.derive(key, "parameters"), len(images))
-    parameters = jax.vmap(lambda k: dsa.draw(k, images.shape[1]))(own)
-    return dsa.augment(
-        images, dsa.choose(keys.derive(key, "choice"), strategy), parameters, strategy
-    )
-
-
-def logits(setup: Setup, variables: Any, images: chex.Array) -> chex.Array:
-    """Outputs of the network in train mode, float32 [B, classes]."""
-    return models.create(setup.spec).apply(variables, images, train=True)
-
-
-def cross_entropy(outputs: chex.Array, targets: chex.Array) -> chex.Array:
-    """Mean of -sum(targets log softmax(outputs)), scalar; targets need not sum to 1."""
-    return -(targets * jax.nn.log_softmax(outputs)).sum(-1).mean()
 
 
 def batch_of(learned: Learned, step: Step) -> tuple[chex.Array, chex.Array]:

@@ -35,6 +35,11 @@ MANIFEST = f"{ARTEFACT}/manifest.json"
 _STORED = "stored "  # begins the names of inputs that only stored labels of views have
 
 
+def skipped(recipe: Recipe) -> str:
+    """Why nothing is labelled, as a phrase; empty if images are."""
+    return "" if recipe.needs_teacher else "nothing asks for a teacher's labels"
+
+
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the soft labels, those of stored labels included.
 

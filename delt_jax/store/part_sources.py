@@ -20,6 +20,7 @@ RECORD = Path(__file__).parent / "part_versions.json"
 _PACKAGE = Path(__file__).parents[1]
 _NETWORKS = {
     "alexnet": ("alexnet",),
+    **{f"conv{depth}_wide": ("wide_conv",) for depth in (3, 4, 5)},
     "conv": ("convnet",),
     "dc_conv": ("dc_convnet",),
     "efficientnet_lite": ("efficientnet_lite", "efficientnet"),
@@ -73,7 +74,9 @@ _ALWAYS = {
     "coreset.kmeans": ("evaluation/coresets",),
 }
 _OF_PROTOCOLS = (
+    "training/protocol",
     "training/protocols",
+    "training/published_protocols",
     "training/student_program",
     "training/student_labels",
     "training/student_step",

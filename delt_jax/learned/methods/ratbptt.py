@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax.core import keys
-from delt_jax.learned import sharing, students, unrolled
+from delt_jax.learned import augmentation, networks, sharing, students, unrolled
 from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
 from delt_jax.learned.students import Step
+from delt_jax.models import forms
 
 _OPTIONS = (
     ("window", 60.0),  # W
@@ -38,28 +39,29 @@ def gradient(
 
     def inner(params, learned: Learned, step: Step):
         images, labels = students.batch_of(learned, step)
-        images = students.augmented(step.key, images, setup)
-        return students.cross_entropy(students.logits(setup, {"params": params}, images), labels)
+        images = augmentation.each(step.key, setup.augment, images)
+        return networks.cross_entropy(params, images, labels, setup.spec)
 
-    fresh = network.variables["params"]
-    before = unrolled.adam_free(
-        inner,
-        fresh,
-        learned,
-        lambda number: students.draw_step(key, number, count, batch),
-        free,
-        rate,
-    )
+    fresh = networks.without_batch_norm(network.variables, "RaT-BPTT")
+    with forms.in_loops():
+        before = unrolled.adam_free(
+            inner,
+            fresh,
+            learned,
+            lambda number: students.draw_step(key, number, count, batch),
+            free,
+            rate,
+        )
     steps = students.draw_steps(key, window, count, batch)
-    views = students.augmented(keys.derive(key, "real"), real.images, setup)
+    views = augmentation.each(keys.derive(key, "real"), setup.augment, real.images)
     targets = jax.nn.one_hot(real.labels, setup.num_classes)
 
     def outer(learned):
         params = unrolled.adam_window(inner, before, learned, steps, rate)
-        outputs = students.logits(setup, {"params": params}, views)
-        return sharing.mean(students.cross_entropy(outputs, targets))
+        return networks.cross_entropy(params, views, targets, setup.spec)
 
-    return jax.value_and_grad(outer)(learned)
+    with forms.in_loops():
+        return sharing.mean(jax.value_and_grad(outer)(learned))
 
 
 class _Length(NamedTuple):

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from delt_jax import models
 from delt_jax.core import keys
-from delt_jax.learned import convexified, sharing
+from delt_jax.learned import convexified, networks, sharing
 from delt_jax.learned.convexified import Inner
+from delt_jax.learned.images import with_mirrored
 from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
+from delt_jax.models import forms
 
 _OPTIONS = (
     ("ridge", 5e-4),  # lambda / (IPC classes); 0.05 for depth 5
@@ -27,28 +28,12 @@ _OPTIONS = (
 )
 
 
-def _apply(setup: Setup, params: Any, images: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """Logits and the input of the last layer."""
-    outputs, sown = models.create(setup.spec).apply(
-        {"params": params}, images, train=True, mutable=["features"]
-    )
-    return outputs, sown["features"]["pooled"][0]
-
-
 def _is_free(params: Any) -> Any:
     """All weights but the last layer's matrix."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: [getattr(k, "key", "") for k in path[-2:]] != ["classifier", "kernel"],
         params,
     )
-
-
-def _doubled(learned: Learned, setup: Setup) -> tuple[chex.Array, chex.Array]:
-    """Images and labels, with mirrored copies where the recipe has them."""
-    images, labels = learned.images, learned.labels
-    if not setup.mirrored:
-        return images, labels
-    return jnp.concatenate([images, images[:, :, ::-1]]), jnp.concatenate([labels, labels])
 
 
 def gradient(
@@ -58,26 +43,28 @@ def gradient(
     del key
     params = network.variables["params"]
     linear = convexified.linearise(
-        lambda p, x: _apply(setup, p, x)[0],
-        lambda p, x: _apply(setup, p, x)[1],
+        lambda p, x: networks.logits(setup.spec, p, x),
+        lambda p, x: networks.features(setup.spec, {"params": p}, x),
         params,
         _is_free,
     )
     targets = jax.nn.one_hot(real.labels, setup.num_classes)
 
     def make_inner(learned):
-        images, labels = _doubled(learned, setup)
+        images, labels = with_mirrored(learned.images, learned.labels, setup.mirrored)
         return Inner(linear, images, labels, setup.option("ridge") * len(images))
 
     def outer_loss(learned, inner, delta):
         outputs = jnp.exp(learned.extra["temperature"]) * convexified.predict(
             inner, delta, real.images
         )
-        fit = -(targets * jax.nn.log_softmax(outputs)).sum(-1).mean()
-        return sharing.mean(fit) - margin(learned.labels)
+        fit = optax.softmax_cross_entropy(outputs, targets).mean()
+        return fit - margin(learned.labels)
 
     steps = int(setup.option("solver_steps"))
-    found = convexified.outer_gradient(make_inner, outer_loss, learned, steps)
+    with forms.in_loops():
+        found = convexified.outer_gradient(make_inner, outer_loss, learned, steps)
+    found = sharing.mean(found)
     return found.loss, convexified.clipped_sum(found)
 
 
@@ -94,11 +81,11 @@ def train(
     del real
     most = int(setup.option("most_network_steps"))
     count = jax.random.randint(keys.derive(key, "count"), (), 1, most + 1)
-    images, labels = _doubled(learned, setup)
+    images, labels = with_mirrored(learned.images, learned.labels, setup.mirrored)
     rule = network_optimiser(setup)
 
     def loss(params):
-        return 0.5 * jnp.sum((_apply(setup, params, images)[0] - labels) ** 2)
+        return 0.5 * jnp.sum((networks.logits(setup.spec, params, images) - labels) ** 2)
 
     def step(_, state):
         params, opt_state = state
@@ -106,7 +93,8 @@ def train(
         return optax.apply_updates(params, updates), opt_state
 
     begun = (network.variables["params"], network.opt_state)
-    params, opt_state = jax.lax.fori_loop(0, count, step, begun)
+    with forms.in_loops():
+        params, opt_state = jax.lax.fori_loop(0, count, step, begun)
     return network._replace(variables=network.variables | {"params": params}, opt_state=opt_state)
 
 

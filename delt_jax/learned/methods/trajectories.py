@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from delt_jax.learned import augmentation, networks, students
 from delt_jax.learned import matching_trajectories as matching
-from delt_jax.learned import students
 from delt_jax.learned.matching_trajectories import Segment
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup
 from delt_jax.learned.students import Step
 from delt_jax.learned.unrolled import InnerLoss
+from delt_jax.models import forms
 
 _MOMENTUM, _LABEL_MOMENTUM = 0.5, 0.9
 _OPTIONS = (
@@ -39,8 +40,8 @@ def _inner_loss(setup: Setup) -> InnerLoss:
     def loss(params, learned: Learned, step: Step):
         images, labels = students.batch_of(learned, step)
         targets = jax.nn.softmax(labels) if setup.label_rate else labels
-        images = students.augmented(step.key, images, setup)
-        return students.cross_entropy(students.logits(setup, {"params": params}, images), targets)
+        images = augmentation.each(step.key, setup.augment, images)
+        return networks.cross_entropy(params, images, targets, setup.spec)
 
     return loss
 
@@ -62,7 +63,8 @@ def mtt_gradient(
         rate = learned.extra["student_rate"]
         return matching.mtt_loss(_inner_loss(setup), segment, learned, steps, rate)
 
-    value, grads = jax.value_and_grad(loss)(learned)
+    with forms.in_loops():
+        value, grads = jax.value_and_grad(loss)(learned)
     largest = setup.option("largest_loss")
     if largest:
         grads = jax.tree.map(lambda g: jnp.where(value > largest, 0, g), grads)
@@ -76,9 +78,10 @@ def tesla_gradient(
     del real
     segment, steps = _drawn(key, learned, network, setup)
     rate = learned.extra["student_rate"]
-    value, grads, of_rate = matching.tesla_gradient(
-        _inner_loss(setup), segment, learned, steps, rate
-    )
+    with forms.in_loops():
+        value, grads, of_rate = matching.tesla_gradient(
+            _inner_loss(setup), segment, learned, steps, rate
+        )
     return value, grads._replace(extra={"student_rate": of_rate})
 
 
@@ -93,7 +96,8 @@ def att_gradient(
         rate = learned.extra["student_rate"]
         return matching.att_loss(_inner_loss(setup), segment, learned, steps, rate)[0]
 
-    return jax.value_and_grad(loss)(learned)
+    with forms.in_loops():
+        return jax.value_and_grad(loss)(learned)
 
 
 def _stay(
