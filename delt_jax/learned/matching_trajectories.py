@@ -4,6 +4,7 @@ A student starts from an expert's weights and takes steps on the learned images;
 with the expert's weights some epochs on. `segment` is such a pair of weights.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import chex
@@ -138,16 +139,14 @@ def att_loss(
     return taken / squared_distance(*segment), (chosen + 1).astype(jnp.int32)
 
 
-def latest_start(step: chex.Array, first: int, last: int, grown_at: int) -> chex.Array:
-    """The latest epoch at which a segment may start, int32: it grows linearly (DATM).
+def latest_start(step: int, first: int, last: int, grown_at: int) -> int:
+    """The epoch before which a piece starts, which grows linearly (DATM).
 
     Args:
       step: number of the outer step.
-      first: the latest start at step 0.
-      last: the latest start from step `grown_at` on.
+      first: the epoch at step 0.
+      last: the epoch from step `grown_at` on.
       grown_at: 0 where it does not grow.
     """
-    if not grown_at:
-        return jnp.int32(last)
-    share = jnp.minimum(step / grown_at, 1.0)
-    return jnp.int32(jnp.floor(first + share * (last - first)))
+    share = min(step / grown_at, 1.0) if grown_at else 1.0
+    return math.floor(first + share * (last - first))

@@ -156,7 +156,11 @@ class Method:
       extra: further learned numbers by name, and where they start, as options.
       project: brings what is learned back to where it may be, after every update.
       average: decay of the average over steps that is the result; 0 takes the last.
-      walks_on_experts: whether its networks are pieces of stored trainings: "params" and "target".
+      walks_on_experts: whether its networks are pieces of stored trainings, whose variables are
+        "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_plan` then.
+      trains_on_real: whether networks train on further real images, `network_steps` batches a step.
+      passes: forward passes of one image that an outer step amounts to, for estimates; a backward
+        pass counts as two, and a gradient of gradients as three times what it is the gradient of.
     """
 
     name: str
@@ -175,3 +179,5 @@ class Method:
     project: Project = lambda learned, setup: learned
     average: float = 0.0
     walks_on_experts: bool = False
+    trains_on_real: bool = False
+    passes: Callable[[Setup], float] = lambda setup: 3.0 * setup.num_classes * setup.ipc

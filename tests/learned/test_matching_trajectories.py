@@ -112,7 +112,7 @@ def test_datm_begins_with_early_epochs():
         int(matching.latest_start(jnp.int32(s), 10, 20, 1000)) for s in (0, 499, 500, 1000, 9000)
     ]
     assert grown == [10, 14, 15, 20, 20]
-    assert int(matching.latest_start(jnp.int32(0), 70, 70, 0)) == 70
+    assert matching.latest_start(0, 70, 70, 0) == 70
 
 
 def test_the_window_of_adam_has_the_derivative_of_its_own_steps():

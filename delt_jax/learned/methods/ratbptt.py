@@ -110,6 +110,14 @@ def not_negative(learned: Learned, setup: Setup) -> Learned:
     return learned._replace(labels=jnp.maximum(learned.labels, 0))
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc
+    batch = min(int(setup.option("student_batch")) or learned, learned)
+    window, unroll = setup.option("window"), setup.option("unroll")
+    return batch * (12 * window + 3 * (unroll - window) / 2) + 3 * setup.real_batch
+
+
 METHOD = Method(
     name="ratbptt",
     source="arXiv 2311.07025; fengyzpku/Simple_Dataset_Distillation @7915c5a",
@@ -118,7 +126,9 @@ METHOD = Method(
     train=_stay,
     optimiser=optimiser,
     network_optimiser=lambda setup: optax.set_to_zero(),
+    passes=passes,
     pool=Pool(),
     options=_OPTIONS,
     project=not_negative,
 )
+METHODS = (METHOD,)

@@ -113,6 +113,14 @@ def optimiser(setup: Setup) -> optax.GradientTransformation:
     return optax.partition(rules, Learned("images", "labels", {"temperature": "temperature"}))
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc * (1 + setup.mirrored)
+    solved = 2 * 5 * setup.option("solver_steps") * learned
+    trained = 3 * (1 + setup.option("most_network_steps")) / 2 * learned
+    return solved + 5 * setup.real_batch + 18 * learned + trained
+
+
 METHOD = Method(
     name="rcig",
     source="arXiv 2302.06755; yolky/RCIG @a9fb1fa",
@@ -121,9 +129,11 @@ METHOD = Method(
     train=train,
     optimiser=optimiser,
     network_optimiser=network_optimiser,
+    passes=passes,
     labels="centred_plain",
     pool=Pool(size=30),
     options=_OPTIONS,
     extra=(("temperature", "temperature"),),
     average=0.99,
 )
+METHODS = (METHOD,)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from delt_jax.learned import augmentation, networks, students
+from delt_jax.learned import augmentation, expert_walk, networks, students
 from delt_jax.learned import matching_trajectories as matching
 from delt_jax.learned.matching_trajectories import Segment
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup
@@ -21,13 +21,9 @@ from delt_jax.models import forms
 
 _MOMENTUM, _LABEL_MOMENTUM = 0.5, 0.9
 _OPTIONS = (
+    *expert_walk.OPTIONS,
     ("student_steps", 50.0),  # N
     ("student_batch", 0.0),  # 0 takes all images
-    ("expert_epochs", 2.0),  # M
-    ("first_start", 0.0),
-    ("last_start", 2.0),  # T+
-    ("grown_last_start", 0.0),  # DATM; 0 leaves the last start as it is
-    ("grown_at", 0.0),
     ("student_rate", 0.01),
     ("rate_rate", 1e-5),
     ("largest_loss", 0.0),  # DATM; 0 takes every step
@@ -125,6 +121,13 @@ def _untrained(setup: Setup) -> optax.GradientTransformation:
     return optax.set_to_zero()
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc
+    batch = min(int(setup.option("student_batch")) or learned, learned)
+    return 12 * setup.option("student_steps") * batch
+
+
 MTT = Method(
     name="mtt",
     source="arXiv 2203.11932; GeorgeCazenavette/mtt-distillation @50dccea",
@@ -133,6 +136,7 @@ MTT = Method(
     train=_stay,
     optimiser=optimiser,
     network_optimiser=_untrained,
+    passes=passes,
     options=_OPTIONS,
     extra=(("student_rate", "student_rate"),),
     walks_on_experts=True,
@@ -159,3 +163,4 @@ ATT = replace(
     gradient=att_gradient,
     average=0.9999,
 )
+METHODS = (MTT, FTD, TESLA, DATM, ATT)
