@@ -53,6 +53,7 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
         _check_schedule(recipe, source)
     else:
         learn.check(recipe, source)
+        rows.check_learned(recipe)
     if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
 
