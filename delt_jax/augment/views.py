@@ -13,7 +13,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
+from delt_jax.augment import crop, dsa, frepo, mix, rand_augment, shuffle
+from delt_jax.augment.dsa import Strategy
+from delt_jax.augment.frepo import OneOf
 from delt_jax.core import keys
 from delt_jax.core.normalisation import AlreadyMapped, Normalisation
 
@@ -29,7 +31,8 @@ class ViewSpec:
       flip: mirror at random.
       mix: "cutmix", "mixup" or "none".
       mix_alpha: parameter of the mix's Beta distribution.
-      dsa: strategy of `dsa` after all but the mix, or empty for none; its flips replace the others.
+      dsa: strategy of `dsa`, or of `frepo`, after all but the mix, or empty for none; its flips
+        replace the others.
       mix_probability: of a group's being mixed.
     """
 
@@ -67,10 +70,17 @@ class ViewSpec:
         if self.shuffle > 1:
             used["augment.shuffle"] = shuffle.VERSION
         if self.dsa:
-            used["augment.dsa"] = dsa.VERSION
+            is_frepo = isinstance(parse_strategy(self.dsa), OneOf)
+            used |= {"augment.frepo": frepo.VERSION} if is_frepo else {"augment.dsa": dsa.VERSION}
         if self.mix != "none":
             used[f"augment.{self.mix}"] = mix.VERSION
         return used
+
+
+def parse_strategy(text: str, flip: bool = True) -> Strategy | OneOf:
+    """Reads a strategy of `dsa` or, by its mode, of `frepo`; raises a UserError as these do."""
+    mode, _, _ = text.partition("-")
+    return frepo.parse(text, flip) if mode in frepo.MODES else dsa.parse(text, flip)
 
 
 @dataclass(frozen=True)
@@ -200,10 +210,16 @@ def _dsa_views(
     """DSA of normalised images: each has its own parameters, a group goes through one operation.
 
     This is how the released code trains networks; it shares parameters only where it learns images.
+    FRePo's augmentation takes the place of DSA where the strategy is of its modes.
     """
-    strategy, size = dsa.parse(spec.dsa, spec.flip), images.shape[1]
+    strategy, size = parse_strategy(spec.dsa, spec.flip), images.shape[1]
     group_keys = _keys_of(keys.derive(epoch_key, "dsa", "groups"), groups)
     image_keys = _keys_of(keys.derive(epoch_key, "dsa", "images"), indices)
+    if isinstance(strategy, OneOf):
+        of = image_keys if strategy.is_of_each else group_keys
+        operation = jax.vmap(lambda key: frepo.choose(key, strategy))(of)
+        draws = jax.vmap(lambda key: frepo.draw(key, size))(image_keys)
+        return frepo.augment(images, operation, draws, strategy)
     choice = jax.vmap(lambda key: dsa.choose(key, strategy))(group_keys)
     parameters = jax.vmap(lambda key: dsa.draw(key, size))(image_keys)
     return dsa.augment(images, choice, parameters, strategy)

@@ -10,6 +10,7 @@ import numpy as np
 
 from delt_jax.errors import UserError
 from delt_jax.formats.distilled import DistilledSet
+from delt_jax.formats.learned_arrays import LearnedArrays
 from delt_jax.store import files, foreign
 from delt_jax.store.foreign import ForeignFileError, shown
 
@@ -28,6 +29,8 @@ class Stored:
       manifest: how the set was made; empty if that is unknown.
       soft_labels: logits [N, classes], if there are any.
       unnamed: why the classes cannot be told apart unless the user names them; else empty.
+      floats: the images with the space that they are in, labels that came with them, and how they
+        are decoded; None where they are pixels, or floats of which nothing else is known.
     """
 
     images: np.ndarray
@@ -36,6 +39,16 @@ class Stored:
     manifest: dict[str, Any] = field(default_factory=dict)
     soft_labels: np.ndarray | None = None
     unnamed: str = ""
+    floats: LearnedArrays | None = None
+
+
+def floats_of(content: DistilledSet) -> LearnedArrays | None:
+    """What is learned of a set of float images; None for one of pixels."""
+    if content.preprocessing is None:
+        return None
+    return LearnedArrays(
+        content.images, content.learned_labels, content.preprocessing, content.decoding
+    )
 
 
 def write_sidecar(folder: Path, content: DistilledSet) -> None:
@@ -142,6 +155,8 @@ def to_set(
     """
     images, manifest = _with_channels(stored.images, where), dict(stored.manifest)
     labels = _checked_labels(stored.labels, len(images), where)
+    if stored.floats is not None:
+        return _float_set(stored, stored.floats, where, class_names)
     if images.dtype.kind == "f":
         images, clipped = _from_normalised(images, where, mean, std)
         constants = {"mean": list(map(float, mean)), "std": list(map(float, std))}
@@ -160,6 +175,32 @@ def to_set(
         class_names=names,
         manifest=manifest,
         soft_labels=None if soft is None else soft[order],
+    )
+
+
+def _float_set(
+    stored: Stored, floats: LearnedArrays, where: str, class_names: Sequence[str]
+) -> DistilledSet:
+    """A set whose images stay bit for bit, sorted by class."""
+    labels = _checked_labels(stored.labels, len(floats.images), where)
+    names = _names(tuple(class_names) or stored.class_names, labels, where)
+    _check_balance(labels, names, where)
+    soft = _checked_soft_labels(stored.soft_labels, (len(labels), len(names)), where)
+    if floats.labels is not None and floats.labels.shape[1] != len(names):
+        raise UserError(
+            f"The learned labels in {where} are of {floats.labels.shape[1]} classes instead of "
+            f"{len(names)}."
+        )
+    order = np.argsort(labels, kind="stable")
+    return DistilledSet(
+        images=np.ascontiguousarray(floats.images[order]),
+        labels=labels[order].astype(np.int32),
+        class_names=names,
+        manifest=dict(stored.manifest),
+        soft_labels=None if soft is None else soft[order],
+        preprocessing=floats.preprocessing,
+        learned_labels=None if floats.labels is None else floats.labels[order],
+        decoding=floats.decoding,
     )
 
 

@@ -86,7 +86,9 @@ def fresh_network(program: LearnProgram, key: chex.PRNGKey) -> Network:
     """A network with fresh weights, of age 0."""
     spec = program.setup.spec
     images = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
-    variables = models.create(spec).init(key, images, train=False)
+    made = models.create(spec).init(key, images, train=False)
+    # Not what the network has noted of this image.
+    variables = {name: made[name] for name in ("params", "batch_stats") if name in made}
     optimiser = program.method.network_optimiser(program.setup)
     return Network(variables, optimiser.init(variables["params"]), jnp.int32(0))
 

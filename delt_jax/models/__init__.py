@@ -3,6 +3,7 @@
 May import `augment`, `runtime`, `store`, `core` and `errors`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -47,10 +48,9 @@ def _convnet(
 def _wide_conv(
     depth: int, batch_norm: bool = False, activation: str = "relu"
 ) -> Callable[[ModelSpec], nn.Module]:
-    def module(*sizes) -> nn.Module:
-        return WideConv(*sizes, batch_norm=batch_norm, activation=activation)
-
-    return _convnet(depth, module)
+    return _convnet(
+        depth, functools.partial(WideConv, batch_norm=batch_norm, activation=activation)
+    )
 
 
 def _at_least(spec: ModelSpec, smallest: int, instead: str = "") -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from delt_jax import models, terms
-from delt_jax.augment import dsa, rand_augment
+from delt_jax.augment import rand_augment
+from delt_jax.augment.views import parse_strategy
 from delt_jax.core import plugins
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -53,6 +54,7 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
         _check_schedule(recipe, source)
     else:
         learn.check(recipe, source)
+        rows.check_learned(recipe)
     if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
 
@@ -181,7 +183,7 @@ def _check_views(protocol: Protocol, size: int) -> None:
     if protocol.views.rand_augment:
         rand_augment.parse(protocol.views.rand_augment)
     if protocol.views.dsa:
-        dsa.parse(protocol.views.dsa)
+        parse_strategy(protocol.views.dsa)
     if protocol.views.shuffle > size:
         raise UserError(
             f"relabel.shuffle ({protocol.views.shuffle}) cuts a view into more strips than its "

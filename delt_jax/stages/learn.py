@@ -218,7 +218,7 @@ def _task(
 
     def validate(learned: Learned) -> float:
         made = _as_set(recipe, source, method, learned, space)
-        return learned_score.accuracy(recipe, source, made, partial)
+        return learned_score.accuracy(recipe, source, made, recipe.seed)
 
     return LearnTask(
         LearnProgram(method, setup, space.normalisation),

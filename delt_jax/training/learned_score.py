@@ -1,4 +1,4 @@
-"""Scores of a set of float images as it is, without files: for validation while it is learned."""
+"""Scores of a set of float images as it is: for validation while it is learned."""
 
 from dataclasses import dataclass, replace
 
@@ -7,9 +7,10 @@ import numpy as np
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import Examples
 from delt_jax.models import ModelSpec
+from delt_jax.store import files
 from delt_jax.training import student_loop
 from delt_jax.training.protocol import Protocol
-from delt_jax.training.student_loop import Student, StudentTask
+from delt_jax.training.student_loop import Saving, Student, StudentTask
 from delt_jax.training.student_program import LabelledImages, StudentProgram
 
 
@@ -51,29 +52,40 @@ def program_of(exam: Exam, count: int) -> StudentProgram:
     )
 
 
-def accuracies(exam: Exam, images: LabelledImages) -> np.ndarray:
-    """Trains students from scratch and tests each after its last step.
-
-    Nothing is written, so an interrupted one begins anew; students train one after another.
+def accuracies(exam: Exam, images: LabelledImages, saving: Saving | None = None) -> np.ndarray:
+    """Trains students from scratch, one after another, and tests each after its last step.
 
     Args:
       exam: who trains, how, and on what they are tested.
       images: what they learn, expanded where a stored image is several.
+      saving: where and when unfinished students are saved, to go on from there when the same is
+        asked again; None saves none.
 
     Returns:
       float64 [students], in [0, 1].
 
     Raises:
       UserError: if the protocol cannot train on float images.
-      Stopped: after a signal, at the end of an epoch.
+      Stopped: after a signal, at the end of an epoch, once students are saved.
     """
     program = program_of(exam, len(images.pixels))
     student_loop.check(program)
     task = StudentTask(program, (), None, exam.test, exam.preprocessing)
+    content = files.content_hash(
+        *(np.asarray(part).tobytes() for part in images if part is not None)
+    )
     students = [
-        Student(str(number), (exam.seed, number), exam.protocol.learning_rate, images)
+        Student(
+            f"validation-{content}-{number}",
+            (exam.seed, number),
+            exam.protocol.learning_rate,
+            images,
+        )
         for number in range(exam.students)
     ]
-    trained = student_loop.train(task, students, 1, None, lambda epochs, loss: None)
+    trained = student_loop.train(task, students, 1, saving, lambda epochs, loss: None)
     scores = {position: one.history[-1][1] for position, one in trained}
+    if saving is not None:
+        for student in students:
+            student_loop.delete(saving.folder, student)
     return np.array([scores[position] for position in range(exam.students)])

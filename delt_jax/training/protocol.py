@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from delt_jax.augment import dsa
-from delt_jax.augment.views import ViewSpec
+from delt_jax.augment.frepo import OneOf
+from delt_jax.augment.views import ViewSpec, parse_strategy
 
 MOMENTUM = 0.9  # of SGD, in all protocols that use it
 
@@ -135,7 +135,8 @@ def _views_in_words(views: ViewSpec) -> list[str]:
     if not views.dsa or views.min_scale < 1:
         words.append(f"crops {views.min_scale:g}-1")
     if views.dsa:  # which has its own flips
-        words.append(f"DSA {dsa.parse(views.dsa, views.flip)}")
+        strategy = parse_strategy(views.dsa, views.flip)
+        words.append(f"{'FRePo' if isinstance(strategy, OneOf) else 'DSA'} {strategy}")
     else:
         words.append("flips" if views.flip else "no flips")
     if views.mix == "none":

@@ -187,10 +187,11 @@ def frepo(setting: EvalSetting) -> Protocol:
     at_most = [known for known in _FREPO_STEPS if known >= count]
     steps = _FREPO_STEPS[min(at_most, default=max(_FREPO_STEPS))]
     epochs = -(-steps // -(-count // _FREPO_BATCH))
-    operations = "color_crop_cutout_flip_rotate"
+    flips = "flip_" if setting.channels == 3 else ""
+    operations = f"{flips}color_crop_rotate_translate_cutout"
     return Protocol(
         name="frepo",
-        views=ViewSpec("", 1, 1.0, True, "none", 1.0, dsa=f"one-{operations}"),
+        views=ViewSpec("", 1, 1.0, True, "none", 1.0, dsa=f"frepo-{operations}"),
         temperature=1.0,
         loss="squared",
         hard_weight=0.0,

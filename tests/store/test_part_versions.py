@@ -18,7 +18,7 @@ from delt_jax.store.identity import versions
 def parts() -> dict[str, int]:
     """Version of every named part."""
     from delt_jax import models, terms
-    from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
+    from delt_jax.augment import crop, dsa, frepo, mix, rand_augment, shuffle
     from delt_jax.evaluation import coresets, training_sets
     from delt_jax.labels import compact
     from delt_jax.recipe import choices
@@ -34,6 +34,7 @@ def parts() -> dict[str, int]:
     return found | {
         "augment.crop": crop.VERSION,
         "augment.dsa": dsa.VERSION,
+        "augment.frepo": frepo.VERSION,
         "augment.rand_augment": rand_augment.VERSION,
         "augment.shuffle": shuffle.VERSION,
         "augment.cutmix": mix.VERSION,

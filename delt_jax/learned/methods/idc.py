@@ -100,7 +100,7 @@ def train(
 def _mixed(
     key: chex.PRNGKey, images: chex.Array, labels: chex.Array, setup: Setup
 ) -> tuple[chex.Array, chex.Array]:
-    """Augments images [B, S, S, C], each by itself, and mixes them and their labels [B, classes]."""
+    """Augments images [B, S, S, C], each by itself, and mixes them and labels [B, classes]."""
     augment_key, coin_key, order_key, box_key = jax.random.split(key, 4)
     strategy = dsa.parse(setup.augment) if setup.augment else None
     if strategy is None or "cutout" not in strategy.operations:
