@@ -145,8 +145,8 @@ class Method:
       train: ages the network by one outer step; its `age` is counted by the engine.
       optimiser: of images, labels and extra, as one transformation of a `Learned`.
       network_optimiser: of the networks' parameters.
-      labels: how they start: "one_hot" or "centred" ((one-hot - 1 / classes) / sqrt(classes / 10),
-        FRePo).
+      labels: how they start: "one_hot", "shifted" (one-hot - 1 / classes, RCIG), "centred" (the
+        same over sqrt(classes / 10), FRePo) or "expert_logits" (DATM).
       pool: its networks.
       keeps_bounds: whether images are brought back between black and white whenever a network is
         fresh (IDC).

@@ -14,19 +14,23 @@ from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.learned import experts, methods
-from delt_jax.learned.expert_store import DELTAS, FLOAT32, ExpertStore
+from delt_jax.learned.expert_store import ExpertStore
 from delt_jax.learned.experts import ExpertPlan, RealImages
-from delt_jax.learned.method import Setup
+from delt_jax.learned.setups import (
+    expert_plan,
+    expert_store,
+    normalisation_of,
+    preprocessing_of,
+    setup_of,
+)
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import environment
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import learn
 from delt_jax.store import artefact, files
 from delt_jax.store.identity import identity, versions
 from delt_jax.store.workdir import WorkDir
 
 ARTEFACT = "experts"
-MANIFEST = f"{ARTEFACT}/manifest.json"
 
 
 def skipped(recipe: Recipe) -> str:
@@ -38,37 +42,11 @@ def skipped(recipe: Recipe) -> str:
     return ""
 
 
-def plan_of(recipe: Recipe, setup: Setup) -> ExpertPlan:
-    """How the experts of a run are trained."""
-    return ExpertPlan(
-        setup.spec,
-        int(setup.option("epochs")),
-        int(setup.option("expert_batch")),
-        setup.option("expert_rate"),
-        setup.augment,
-        setup.option("radius"),
-        setup.option("surrogate"),
-        recipe.seed,
-    )
-
-
-def store_of(recipe: Recipe, source: Source, workdir: WorkDir) -> ExpertStore:
-    """The finished experts of a work directory."""
-    setup = learn.setup_of(recipe, source)
-    workdir.needed(MANIFEST, "experts")
-    return _store(recipe, setup, workdir.path / ARTEFACT)
-
-
-def _store(recipe: Recipe, setup: Setup, folder: Any) -> ExpertStore:
-    form = DELTAS if setup.option("float16") else FLOAT32
-    return ExpertStore(folder, form, experts.start(plan_of(recipe, setup), 0))
-
-
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the experts."""
     del workdir
-    setup = learn.setup_of(recipe, source)
-    plan = plan_of(recipe, setup)
+    setup = setup_of(recipe, source)
+    plan = expert_plan(recipe, setup)
     parts = {
         "learned.experts": experts.VERSION,
         f"model.{setup.spec.name}": models.version(setup.spec.name),
@@ -82,7 +60,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         | {
             "float16": setup.option("float16"),
             "learn.preprocessing": recipe.learn.preprocessing,
-            "normalisation": learn.normalisation(recipe, source).as_dict(),
+            "normalisation": normalisation_of(recipe, source).as_dict(),
             "data": source.fingerprint,
             "data.flip": recipe.data.flip,
             "class_names": source.class_names,
@@ -92,15 +70,15 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/experts, going on with what an interrupted run left in experts.partial."""
-    stage_inputs, setup = inputs(recipe, source, workdir), learn.setup_of(recipe, source)
-    plan, count = plan_of(recipe, setup), int(setup.option("experts"))
+    stage_inputs, setup = inputs(recipe, source, workdir), setup_of(recipe, source)
+    plan, count = expert_plan(recipe, setup), int(setup.option("experts"))
     if hosts.is_first():
         workdir.partial(ARTEFACT, stage_inputs)
     hosts.barrier("the folder of experts")
-    store = _store(recipe, setup, workdir.path / f"{ARTEFACT}.partial")
+    store = expert_store(recipe, source, workdir.path, f"{ARTEFACT}.partial")
     size = store.size(count, plan.epochs)
     say(f"  training {count} experts of {plan.epochs} epochs; their weights take {size:,} bytes")
-    space = learn.preprocessing(recipe, source)
+    space = preprocessing_of(recipe, source)
     _train(store, plan, source, space, hosts.share(range(count)))
     hosts.barrier("its experts")
     if hosts.is_first():

@@ -13,7 +13,7 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import ahead, evaluate, learn, rank, recover, relabel, report, squeeze
+from delt_jax.stages import ahead, evaluate, experts, learn, rank, recover, relabel, report, squeeze
 from delt_jax.store import artefact, regular
 from delt_jax.store.workdir import WorkDir, changes
 
@@ -71,7 +71,11 @@ STAGES = (
         skipped=recover.skipped,
     ),
     Stage(
-        *("learn", "distilled/manifest.json", ("distilled",), ()),
+        *("experts", "experts/manifest.json", ("experts",), ()),
+        *(experts.inputs, experts.run, True, experts.skipped),
+    ),
+    Stage(
+        *("learn", "distilled/manifest.json", ("distilled",), ("experts",)),
         *(learn.inputs, learn.run, False, learn.skipped),
     ),
     Stage(

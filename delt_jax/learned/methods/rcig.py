@@ -130,7 +130,7 @@ METHOD = Method(
     optimiser=optimiser,
     network_optimiser=network_optimiser,
     passes=passes,
-    labels="centred_plain",
+    labels="shifted",
     pool=Pool(size=30),
     options=_OPTIONS,
     extra=(("temperature", "temperature"),),
