@@ -101,7 +101,7 @@ def work(recipe: Recipe, source: Source) -> tuple[Setup, float]:
     learned = setup.num_classes * setup.ipc * setup.factor**2
     real = setup.real_batch * (setup.num_classes if method.by_class else 1)
     if method.name in _OF_GRADIENTS:
-        step = 3 * real + 9 * learned
+        step: float = 3 * real + 9 * learned
         trained = setup.more_real or setup.network_steps * learned
     else:
         step = real + 3 * learned * (1 + setup.mirrored)
@@ -148,6 +148,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     }
     if setup.augment:
         parts["augment.dsa"] = dsa.VERSION
+    if recipe.learn.preprocessing != "standardise":
+        parts["data.whitening"] = whitening.VERSION
     return (
         settings
         | versions(parts)
@@ -218,7 +220,7 @@ def _task(
 
     def validate(learned: Learned) -> float:
         made = _as_set(recipe, source, method, learned, space)
-        return learned_score.accuracy(recipe, source, made, recipe.seed)
+        return learned_score.accuracy(recipe, source, made, partial)
 
     return LearnTask(
         LearnProgram(method, setup, space.normalisation),
