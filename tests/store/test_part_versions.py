@@ -19,8 +19,8 @@ def parts() -> dict[str, int]:
     """Version of every named part."""
     from delt_jax import models, terms
     from delt_jax.augment import crop, dsa, frepo, mix, rand_augment, shuffle
-    from delt_jax.evaluation import coresets, training_sets
     from delt_jax.data import whitening
+    from delt_jax.evaluation import coresets, training_sets
     from delt_jax.labels import compact
     from delt_jax.learned import methods, program
     from delt_jax.recipe import choices
