@@ -170,7 +170,7 @@ class _Course:
         pixels = self._pixels(steps)
         turns = pool.turns(self._ages, setup.lifetime, self._task.seed, steps)
         self._ages = turns.ages
-        turn = Turn(np.asarray(steps, np.int32), turns.index, turns.renews, self._segments(steps))
+        turn = Turn(np.asarray(steps, np.int32), turns.drawn, turns.renews, self._segments(steps))
         if len(steps) > 1:
             chunk = program.compile_chunk(self._task.program, width, len(steps))
             self._state, losses = chunk(self._state, pixels, (self._shared, turn))

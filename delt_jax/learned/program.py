@@ -71,13 +71,13 @@ class Turn(NamedTuple):
 
     Attributes:
       step: from 0.
-      index: of the network that it asks.
+      drawn: of the network that it asks.
       renews: whether that network is made anew after it.
       variables: of a network from elsewhere, in place of the pool's; None where the pool is asked.
     """
 
     step: chex.Array
-    index: chex.Array
+    drawn: chex.Array
     renews: chex.Array
     variables: Any = None
 
@@ -158,7 +158,7 @@ def _network(pool: Network, turn: Turn) -> Network:
     """The network that a step asks."""
     if turn.variables is not None:
         return Network(turn.variables, (), jnp.int32(0))
-    return jax.tree.map(lambda leaf: leaf[turn.index], pool)
+    return jax.tree.map(lambda leaf: leaf[turn.drawn], pool)
 
 
 def _put(pool: Network, index: chex.Array, network: Network) -> Network:
@@ -192,7 +192,7 @@ def compile_train(program: LearnProgram, num_devices: int) -> Program:
         real = _real(program, shared, jax.tree.map(lambda x: x[0], pixels))
         network, key = _network(state.pool, turn), keys.derive(shared.key, turn.step)
         network = train(program, state.learned, network, real, key)
-        return state._replace(pool=_put(state.pool, turn.index, network))
+        return state._replace(pool=_put(state.pool, turn.drawn, network))
 
     return Program(devices.map_jobs(run, num_devices))
 
@@ -205,7 +205,7 @@ def compile_renew(program: LearnProgram, num_devices: int) -> Program:
         shared, turn = shared_and_turn
         key = keys.derive(shared.key, turn.step)
         learned, network = renew(program, state.learned, key)
-        return state._replace(learned=learned, pool=_put(state.pool, turn.index, network))
+        return state._replace(learned=learned, pool=_put(state.pool, turn.drawn, network))
 
     return Program(devices.map_jobs(run, num_devices))
 
@@ -231,7 +231,7 @@ def compile_chunk(program: LearnProgram, num_devices: int, steps: int) -> Progra
             lambda learned, network: (learned, train(program, learned, network, real, key)),
             *(state.learned, network),
         )
-        pool = _put(state.pool, turn.index, network)
+        pool = _put(state.pool, turn.drawn, network)
         return state._replace(learned=learned, pool=pool), loss
 
     def run(state, pixels, shared_and_turns):

@@ -115,6 +115,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     }
     if setup.augment:
         parts["augment.dsa"] = dsa.VERSION
+    if recipe.learn.preprocessing != "standardise":
+        parts["data.whitening"] = whitening.VERSION
     return (
         settings
         | versions(parts)
@@ -180,7 +182,7 @@ def _task(
 
     def validate(learned: Learned) -> float:
         made = _as_set(recipe, source, method, learned, space)
-        return learned_score.accuracy(recipe, source, made, recipe.seed)
+        return learned_score.accuracy(recipe, source, made, partial)
 
     return LearnTask(
         LearnProgram(method, setup, space.normalisation),
