@@ -1,4 +1,4 @@
-"""DATM (arXiv 2310.05773): MTT whose starts are as hard as the set is large, with learned labels."""
+"""DATM (arXiv 2310.05773): MTT with starts as hard as the set is large, and learned labels."""
 
 from delt_jax.config.methods import ours, published, sibling
 

@@ -146,7 +146,8 @@ class Method:
       optimiser: of images, labels and extra, as one transformation of a `Learned`.
       network_optimiser: of the networks' parameters.
       labels: how they start: "one_hot", "shifted" (one-hot - 1 / classes, RCIG), "centred" (the
-        same over sqrt(classes / 10), FRePo) or "expert_logits" (DATM).
+        same over sqrt(classes / 10), FRePo), "weights" (one-hot, and need not sum to 1 later) or
+        "expert_logits" (DATM).
       pool: its networks.
       keeps_bounds: whether images are brought back between black and white whenever a network is
         fresh (IDC).

@@ -11,7 +11,7 @@ from delt_jax.augment import dsa
 from delt_jax.core import stopping
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.progress import progress, say
-from delt_jax.data import Source, hold_out
+from delt_jax.data import Source, hold_out, whitening
 from delt_jax.errors import UserError
 from delt_jax.evaluation import learned_score
 from delt_jax.formats import distilled
@@ -36,6 +36,7 @@ _FORMS = {
     "one_hot": "probabilities",
     "centred": "centred",
     "shifted": "centred",
+    "weights": "weights",
     "expert_logits": "logits",
 }
 OWN_SHARE = 0.1  # of the training images, held out where nothing else is there to validate on
@@ -202,7 +203,7 @@ def _task(
 
 def _label_form(recipe: Recipe, method: Method) -> str | None:
     """How learned labels are to be read; None where the classes are the labels."""
-    if method.labels == "one_hot" and not recipe.learn.label_rate:
+    if method.labels in ("one_hot", "weights") and not recipe.learn.label_rate:
         return None
     return _FORMS[method.labels]
 
@@ -265,6 +266,7 @@ def _write(
         "settings": {"learn": dataclasses.asdict(recipe.learn)},
         "start": {"kind": recipe.learn.start},
         "kept": recipe.learn.keep,
+        "extra": {name: float(v) for name, v in sets[recipe.learn.keep].extra.items()},
         "validation": [list(one) for one in finished.validated],
         "validated_on": source.scored if finished.validated else None,
         "execution": {

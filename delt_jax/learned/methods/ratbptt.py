@@ -13,7 +13,7 @@ import optax
 
 from delt_jax.core import keys
 from delt_jax.learned import augmentation, networks, sharing, students, unrolled
-from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
+from delt_jax.learned.method import Learned, Method, Network, Real, Setup
 from delt_jax.learned.students import Step
 from delt_jax.models import forms
 
@@ -127,7 +127,7 @@ METHOD = Method(
     optimiser=optimiser,
     network_optimiser=lambda setup: optax.set_to_zero(),
     passes=passes,
-    pool=Pool(),
+    labels="weights",
     options=_OPTIONS,
     project=not_negative,
 )
