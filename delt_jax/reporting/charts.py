@@ -10,7 +10,7 @@ from delt_jax.reporting.svg import WIDTH, Element, Look, Panel
 from delt_jax.reporting.words import printed
 
 _ROW = 20  # height of a row of dots
-_NAMES = 118  # width of the names of rows, at most
+_NAMES = 136  # width of the names of rows, at most
 _RIGHT = 12  # room on the right, for half a word of the axis
 _BELOW = 36  # room for the words of an axis and its title
 _POINTS = 300  # of a curve; longer ones are averaged in pieces
@@ -57,6 +57,7 @@ class Axes(NamedTuple):
       marks: places of x where vertical lines stand.
       x_ticks: places of x that have words; by default round numbers.
       has_marks: whether every point has its mark.
+      beside: further points that the axes reach, such as those of panels with the same axes.
     """
 
     x: str
@@ -66,6 +67,7 @@ class Axes(NamedTuple):
     marks: Sequence[float] = ()
     x_ticks: Sequence[float] = ()
     has_marks: bool = True
+    beside: Sequence[tuple[float, float, float]] = ()
 
 
 def dots(
@@ -104,7 +106,7 @@ def dots(
         if len(shown) > 1:  # a thread on which the marks of a row hang
             ends = [scale(end([d.value for d in shown])) for end in (min, max)]
             shapes.append(_flat(ends[0], ends[1], y, "line", 3))
-        for d in shown:
+        for d in sorted(shown, key=lambda d: not d.look.hollow):  # a full mark fits in an outline
             if d.error:
                 shapes.append(
                     _flat(scale(d.value - d.error), scale(d.value + d.error), y, d.look.role)
@@ -126,8 +128,9 @@ def curves(lines: Sequence[Curve], axes: Axes, alt: str, has_legend: bool = True
     listed = [(printed(c.name), c.look) for c in lines] if has_legend else []
     shapes, top = _head(axes.title, listed)
     bottom = top + _HEIGHT
-    ends = [y + sign * e for c in lines for _, y, e in c.points for sign in (-1, 1)]
-    across = [x for c in lines for x, _, _ in c.points]
+    reached = [*axes.beside, *(point for c in lines for point in c.points)]
+    ends = [y + sign * e for _, y, e in reached for sign in (-1, 1)]
+    across = [x for x, _, _ in reached]
     y_scale = (svg.logarithmic if axes.log_y else svg.linear)(ends, bottom - 4, top + 6)
     y_ticks = [(tick, svg.short(tick)) for tick in y_scale.ticks()]
     left = 12 + max((svg.width_of(words, svg.FONT - 1) for _, words in y_ticks), default=0)
@@ -169,7 +172,8 @@ def _thinned(points: list[tuple[float, float, float]]) -> list[tuple[float, floa
     if len(points) <= _POINTS:
         return points
     pieces = np.array_split(np.asarray(points), _POINTS)
-    return [tuple(float(v) for v in piece.mean(axis=0)) for piece in pieces]
+    means = (piece.mean(axis=0) for piece in pieces)
+    return [(float(x), float(y), float(error)) for x, y, error in means]
 
 
 def matrix(shares: np.ndarray, names: Sequence[str], alt: str) -> Panel:
@@ -183,11 +187,13 @@ def matrix(shares: np.ndarray, names: Sequence[str], alt: str) -> Panel:
     classes = len(names)
     words = [printed(name) for name in names]
     is_named = classes <= NAMED
-    left = (min(84.0, max(map(svg.width_of, words))) if is_named else 0) + 10
+    widest = min(84.0, max(map(svg.width_of, words))) if is_named else 0.0
+    left = 10 + widest
     side = (WIDTH - left - 4) / classes
-    below = 14.0 + (min(84.0, max(map(svg.width_of, words))) if is_named else 0)
+    is_turned = widest > side - 2
+    below = 14.0 + (widest if is_turned else 14.0 * is_named)
     size = min(svg.FONT - 1.0, max(5.0, 0.9 * side))
-    shapes, end = [], left + side * classes
+    shapes = []
     field = {"x": left, "y": 1, "width": side * classes, "height": side * classes}
     shapes.append(svg.shape("rect", "line", True, **field))
     for c, answer in np.argwhere(shares >= 0.005):
@@ -199,14 +205,13 @@ def matrix(shares: np.ndarray, names: Sequence[str], alt: str) -> Panel:
             place = (x + side / 2, y + side / 2 + 4)
             shapes.append(svg.text(number, *place, text_anchor="middle", font_size=svg.FONT - 1))
     for c, name in enumerate(words if is_named else ()):
-        middle = 1 + side * (c + 0.5)
-        name = svg.cut(name, 84, size)
-        end_of_row = (left - 6, middle + size / 3)
-        shapes.append(svg.text(name, *end_of_row, text_anchor="end", font_size=size))
-        turned = f"rotate(-90 {left + side * (c + 0.5) + size / 3:.2f} {end + 7 - left:.2f})"
-        start = (left + side * (c + 0.5) + size / 3, end + 7 - left)
-        below_it = {"text_anchor": "end", "font_size": size, "transform": turned}
-        shapes.append(svg.text(name, *start, **below_it))
+        middle, name = side * (c + 0.5), svg.cut(name, 84, size)
+        beside = (left - 6, 1 + middle + size / 3)
+        shapes.append(svg.text(name, *beside, text_anchor="end", font_size=size))
+        x, y = left + middle, 1 + side * classes + 7
+        turned = {"text_anchor": "end", "transform": f"rotate(-90 {x:.2f} {y:.2f})"}
+        below_it = {"dy": size / 3, **turned} if is_turned else {"dy": 8, "text_anchor": "middle"}
+        shapes.append(svg.text(name, x, y, font_size=size, **below_it))
     height = 1 + side * classes + below
     shapes.append(svg.axis_title("answer", left + side * classes / 2, height + 12))
     return Panel(WIDTH, height + 18, alt, shapes)
@@ -242,20 +247,11 @@ def spans(
     return Panel(WIDTH, bottom + _BELOW, alt, shapes)
 
 
-def key(entries: Sequence[tuple[str, Look]], columns: int = 1) -> Panel:
-    """A legend as a panel of its own, for panels that share it.
-
-    Args:
-      entries: names and looks.
-      columns: of names.
-    """
-    each, shapes = WIDTH / columns, []
-    for k, (name, look) in enumerate(entries):
-        x, y = k % columns * each, 19 * (k // columns)
-        shapes += svg.marker(x + 7, y + 8, look)
-        shapes.append(svg.text(svg.cut(name, each - 24), x + 18, y + 12))
-    height = 19 * -(-len(entries) // columns) + 2
-    return Panel(WIDTH, height, f"Legend: {', '.join(name for name, _ in entries)}.", shapes)
+def key(entries: Sequence[tuple[str, Look]]) -> Panel:
+    """A legend as a panel of its own, for panels that share it."""
+    shapes, height = svg.legend(entries, WIDTH)
+    alt = f"Legend: {', '.join(name for name, _ in entries)}."
+    return Panel(WIDTH, height + 2, alt, shapes)
 
 
 def _head(title: str, legend: Sequence[tuple[str, Look]]) -> tuple[list[Element], float]:

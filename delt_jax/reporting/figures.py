@@ -45,9 +45,7 @@ def image_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def strip(
-    name: str, alt: str, sets: Sequence[np.ndarray], beneath: Sequence[str] = ()
-) -> Strip:
+def strip(name: str, alt: str, sets: Sequence[np.ndarray], beneath: Sequence[str] = ()) -> Strip:
     """Lays images of a class out for a page of any colour; large ones are made smaller.
 
     Args:

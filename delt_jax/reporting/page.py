@@ -78,7 +78,8 @@ def _gains(rows: Sequence[ScoreRow]) -> list[dict[str, str]]:
     return [
         {
             "value": f"{gain.points:+.1f}".replace("-", "−"),
-            "words": f"points over random real images with {verdict.labels(gain.regime)},",
+            "error": "" if gain.error is None else f"± {gain.error:.1f}",
+            "words": f"points over random real images with {verdict.labels(gain.regime)}",
             "judged": _JUDGED[gain.judged],
         }
         for gain in found

@@ -10,6 +10,7 @@ from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Losses
 from delt_jax.reporting import charts, svg
 from delt_jax.reporting.charts import Axes, Curve, Dot
+from delt_jax.reporting.colours import SERIES
 from delt_jax.reporting.svg import Chart, Look
 from delt_jax.reporting.words import printed
 
@@ -25,8 +26,9 @@ _LOOKS = {  # of sets of images; real ones are hollow
 }
 RISING = (
     "A loss is the mean over the images at work. At each grey line a group of images joins that "
-    "has not been optimised yet: the mean jumps up and falls again, so a curve that rises over "
-    "the rounds is no fault. Compare it with itself within a round, and read its end."
+    "has not been optimised yet, so its losses are high and the mean jumps: a curve that rises "
+    "from round to round is no fault. Random crops make it uneven. Whether the images are good is "
+    "for the scores to say."
 )
 _FALLING = "A loss is the mean over the images at work, and falls while they are optimised."
 
@@ -179,7 +181,7 @@ def ipc_chart(rows: Sequence[ScoreRow]) -> Chart | None:
     if not lines:
         return None
     shown = [
-        Curve(name, Look(svg.SERIES[k % 8], svg.MARKERS[k % 6]), points)
+        Curve(name, Look(SERIES[k % len(SERIES)], svg.MARKERS[k % len(svg.MARKERS)]), points)
         for k, (name, points) in enumerate(lines.items())
     ]
     ticks = sorted({point[0] for points in lines.values() for point in points})

@@ -7,7 +7,7 @@ light and dark screens, inside a page and in a file of its own.
 import itertools
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -135,13 +135,18 @@ def round_steps(low: float, high: float, most: int = 6) -> list[float]:
 def round_numbers(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or powers alone if these do.
 
-    >>> round_numbers(1200, 21000), round_numbers(3, 5000)
-    ([2000.0, 5000.0, 10000.0, 20000.0], [10.0, 100.0, 1000.0])
+    Between numbers that are nearer to each other they are as those of a linear axis.
+
+    >>> round_numbers(1200, 21000), round_numbers(3, 5000), round_numbers(11, 19)
+    ([2000.0, 5000.0, 10000.0, 20000.0], [10.0, 100.0, 1000.0], [12.0, 14.0, 16.0, 18.0])
     """
+    if low == high:
+        return [low]
     decades = range(int(np.floor(np.log10(low))), int(np.floor(np.log10(high))) + 1)
     steps = (1, 2, 5) if high < 300 * low else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
-    return [tick for tick in ticks if low <= tick <= high] or [low]
+    found = [tick for tick in ticks if low <= tick <= high]
+    return found if len(found) > 1 else round_steps(low, high)
 
 
 def short(value: float) -> str:
@@ -177,7 +182,7 @@ def cut(words: str, width: float, size: float = FONT) -> str:
     return next((words[:n] + "…" for n in ends if width_of(words[:n] + "…", size) <= width), "…")
 
 
-def shape(tag: str, role: str, outline: bool = False, **attributes: float | str) -> Element:
+def shape(tag: str, role: str, outline: bool = False, **attributes: Any) -> Element:
     """A filled shape or an outline; "_" in the name of an attribute stands for "-"."""
     drawn = {"class": role}
     drawn |= {"fill": "none", "stroke": "currentColor"} if outline else {"fill": "currentColor"}
@@ -185,7 +190,7 @@ def shape(tag: str, role: str, outline: bool = False, **attributes: float | str)
     return Element(tag, drawn | named)
 
 
-def text(words: str, x: float, y: float, role: str = "ink", **attributes: float | str) -> Element:
+def text(words: str, x: float, y: float, role: str = "ink", **attributes: Any) -> Element:
     """Words whose base line begins at a point, or as `text_anchor` says."""
     found = shape("text", role, x=x, y=y, **attributes)
     found.text = words
@@ -205,15 +210,16 @@ def line(points: Sequence[tuple[float, float]], look: Look, stroke: float = 1.6)
     )
 
 
-def marker(x: float, y: float, look: Look, r: float = 4) -> list[Element]:
-    """The mark of a series at a point."""
+def marker(x: float, y: float, look: Look) -> list[Element]:
+    """The mark of a series at a point; an outline is large enough for a full mark within."""
+    r = 4.8 if look.hollow else 3.6
     at = f"translate({_plain(x)} {_plain(y)})"
     sides = {
-        "square": f"M{-r} {-r}H{r}V{r}H{-r}Z",
+        "square": f"M{-r:g} {-r:g}H{r:g}V{r:g}H{-r:g}Z",
         "diamond": f"M0 {-1.35 * r:g}L{1.35 * r:g} 0L0 {1.35 * r:g}L{-1.35 * r:g} 0Z",
-        "up": f"M0 {-1.2 * r:g}L{1.2 * r:g} {r}H{-1.2 * r:g}Z",
-        "down": f"M0 {1.2 * r:g}L{1.2 * r:g} {-r}H{-1.2 * r:g}Z",
-        "cross": f"M{-r} {-r}L{r} {r}M{-r} {r}L{r} {-r}",
+        "up": f"M0 {-1.2 * r:g}L{1.2 * r:g} {r:g}H{-1.2 * r:g}Z",
+        "down": f"M0 {1.2 * r:g}L{1.2 * r:g} {-r:g}H{-1.2 * r:g}Z",
+        "cross": f"M{-r:g} {-r:g}L{r:g} {r:g}M{-r:g} {r:g}L{r:g} {-r:g}",
     }
     if look.marker == "cross":
         return [shape("path", look.role, True, d=sides["cross"], transform=at, stroke_width=2.2)]
@@ -237,7 +243,7 @@ def legend(entries: Sequence[tuple[str, Look]], width: float) -> tuple[list[Elem
         if x and x + 18 + width_of(name) > width:
             x, y = 0.0, y + row
         shapes += [*marker(x + 6, y + 8, look), text(name, x + 16, y + 12)]
-        x += 16 + width_of(name) + 14
+        x += 16 + width_of(name) + 18
     return shapes, y + row
 
 
@@ -282,7 +288,7 @@ def axis_title(words: str, x: float, y: float) -> Element:
     return _small(words, x, y, text_anchor="middle")
 
 
-def _small(words: str, x: float, y: float, **attributes: float | str) -> Element:
+def _small(words: str, x: float, y: float, **attributes: Any) -> Element:
     return text(words, x, y, "soft", font_size=FONT - 1, **attributes)
 
 

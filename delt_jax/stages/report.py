@@ -78,9 +78,11 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     sheet = report_pictures.sheet_of(synthetic, starts, seen[0])
     pictures = {"sheet.png": report_pictures.sheet_png(sheet)}
     scoring = report_pictures.score_charts(rows, _scores(workdir) if evaluation else {}, names)
-    making = _optimisation_charts(workdir, synthetic) if is_optimised(synthetic) else {}
+    making: dict[str, Chart] = {}
     if synthetic.ipc > 1:  # a single image of a class is similar to no other
         making["diversity"] = run_charts.similarity_chart(similarity, names)
+    if is_optimised(synthetic):
+        making |= _optimisation_charts(workdir, synthetic)
     pictures |= {f"{k}.svg": svg.as_file(chart) for k, chart in (scoring | making).items()}
     summary = summary_of(workdir, teacher, synthetic, evaluation, similarity)
     summary |= of_scores(evaluation, workdir.command, source.scored)
