@@ -43,29 +43,24 @@ def of_cells(cells: Sequence[CellResult]) -> dict[str, Chart]:
         (line for line in first if line.size is not None), key=lambda line: line.size or 0
     )
     found = {
-        "accuracy_ipc": Chart(
-            "Accuracy",
-            "Accuracy after the last epoch; outlines: real images. Bars: standard deviation over "
-            "seeds.",
-            _over_ipc(points(first, lambda line: line.row.ipc), drawn, shared),
-        ),
-        "accuracy_bytes": Chart(
+        "accuracy_ipc": _over_ipc(points(first, lambda line: line.row.ipc), drawn, shared),
+        "accuracy_bytes": _over(
+            points(sized, lambda line: line.size or 0),
+            (drawn, shared),
+            "bytes",
             "Accuracy against bytes",
             "Bytes of images and labels; online labels count the weights of the teachers.",
-            _over(points(sized, lambda line: line.size or 0), drawn, shared, "bytes"),
         ),
-        "accuracy_compute": Chart(
+        "accuracy_compute": _over(
+            points(whole, _paid),
+            (drawn, shared),
+            "image-iterations",
             "Accuracy against compute",
             "Image-iterations of synthesis, which real images do without.",
-            _over(points(whole, _paid), drawn, shared, "image-iterations"),
         ),
+        "diversity": _diversity(cells, shared),
     }
-    found = {name: chart for name, chart in found.items() if chart.panels}
-    panels = _diversity(cells, shared)
-    if panels:
-        caption = "Similarity of teacher features within a class; lower is more diverse."
-        found["diversity"] = Chart("Diversity", caption, panels)
-    return found
+    return {name: chart for name, chart in found.items() if chart.panels}
 
 
 def points(
@@ -97,11 +92,15 @@ def _ranked(curves: Mapping[str, CurvePoints], shared: SharedParts) -> str:
     return f"Highest accuracies in percent: {named}{f', then {more} more' * (more > 0)}."
 
 
-def _over_ipc(panels: Panels, drawn: Mapping[str, Look], shared: SharedParts) -> list[Panel]:
+def _over_ipc(panels: Panels, drawn: Mapping[str, Look], shared: SharedParts) -> Chart:
     """Curves over images per class; of a single number a row for each set, the best on top."""
     numbers = sorted({x for lines in panels.values() for line in lines.values() for x, *_ in line})
+    caption = (
+        "Accuracy after the last epoch; outlines: real images. Bars: standard deviation over seeds."
+    )
     if len(numbers) > 1:
-        return _over(panels, drawn, shared, "images per class", numbers)
+        axis = "images per class"
+        return _over(panels, (drawn, shared), axis, "Accuracy", caption, numbers)
     found = []
     for (student, regime), sets in panels.items():
         title = _title(student, regime)
@@ -110,42 +109,45 @@ def _over_ipc(panels: Panels, drawn: Mapping[str, Look], shared: SharedParts) ->
             (shared.short(name), [Dot(value, drawn[name], error)])
             for name, ((_, value, error), *_) in best
         ]
-        axis = f"accuracy, %, at {numbers[0]:g} images per class"
+        axis = f"accuracy, %, at {numbers[0]:g} image{'s' * (numbers[0] != 1)} per class"
         found.append(charts.dots(rows, axis, f"{title}. {_ranked(sets, shared)}", (), title))
-    return found
+    return Chart("Accuracy", caption, found)
 
 
 def _over(
     panels: Panels,
-    drawn: Mapping[str, Look],
-    shared: SharedParts,
+    look: tuple[Mapping[str, Look], SharedParts],
     axis: str,
+    title: str,
+    caption: str,
     ticks: Sequence[float] = (),
-) -> list[Panel]:
-    """The legend, and accuracy over a quantity: a panel for each kind of labels, on equal axes."""
+) -> Chart:
+    """Accuracy over a quantity: a panel for each kind of labels, on equal axes.
+
+    Args:
+      panels: their curves.
+      look: how sets are drawn, and what their names share.
+      axis: the quantity.
+      title, caption: of the chart.
+      ticks: places with words; by default round numbers.
+    """
+    drawn, shared = look
     found: list[Panel] = []
     every = [point for sets in panels.values() for line in sets.values() for point in line]
     for (student, regime), sets in panels.items():
-        title = _title(student, regime)
+        above = _title(student, regime)
         curves = [Curve(shared.short(name), drawn[name], line) for name, line in sets.items()]
-        axes = Axes(f"{axis}; accuracy, %", title, log_x=True, x_ticks=ticks, beside=every)
-        alt = f"{title}, over {axis}. {_ranked(sets, shared)}"
+        axes = Axes(f"{axis}; accuracy, %", above, log_x=True, x_ticks=ticks, beside=every)
+        alt = f"{above}, over {axis}. {_ranked(sets, shared)}"
         found.append(charts.curves(curves, axes, alt, has_legend=False))
-    names = list(dict.fromkeys(name for sets in panels.values() for name in sets))
-    return [charts.key([(shared.short(n), drawn[n]) for n in names]), *found] if found else []
+    names = dict.fromkeys(name for sets in panels.values() for name in sets)
+    return Chart(title, caption, found, charts.key([(shared.short(n), drawn[n]) for n in names]))
 
 
-def _diversity(cells: Sequence[CellResult], shared: SharedParts) -> list[Panel]:
-    """Similarity within each class, of cells with the first one's: a legend, a panel per IPC."""
+def _diversity(cells: Sequence[CellResult], shared: SharedParts) -> Chart:
+    """Similarity within each class, of cells with the first one's: a panel for each IPC."""
     classes = cells[0].summary["class_names"]
-    sets: dict[int, dict[str, np.ndarray]] = {}
-    for cell in sorted(cells, key=lambda c: c.ipc):
-        similar = cell.summary["similarity_per_class"]
-        if similar and cell.summary["class_names"] == classes:
-            panel = sets.setdefault(cell.ipc, {})
-            if "real" in similar:
-                panel.setdefault("real", np.array(similar["real"], float))
-            panel[cell.method] = np.array(similar["recovered"], float)
+    sets = similarities(cells)
     names = [n for n in dict.fromkeys(n for panel in sets.values() for n in panel) if n != "real"]
     drawn = looks(names, ()) | {"real": Look("s7", "diamond", True)}
     panels = []
@@ -153,8 +155,26 @@ def _diversity(cells: Sequence[CellResult], shared: SharedParts) -> list[Panel]:
         means = ", ".join(f"{shared.short(n)} {np.nanmean(v):.3f}" for n, v in values.items())
         alt = f"Similarity within {len(classes)} classes at {ipc} images per class; means: {means}."
         panels.append(_similarities(values, drawn, classes, f"IPC {ipc}", alt))
+    caption = "Similarity of teacher features within a class; lower is more diverse."
     entries = [(shared.short(n), drawn[n]) for n in (*names, "real")]
-    return [charts.key(entries), *panels] if panels else []
+    return Chart("Diversity", caption, panels, charts.key(entries))
+
+
+def similarities(cells: Sequence[CellResult]) -> dict[int, dict[str, np.ndarray]]:
+    """Similarity within each class by method, by IPC, of cells with the first one's classes.
+
+    Returns:
+      float [classes] each, NaN where it is not known; "real" is the yardstick.
+    """
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for cell in sorted(cells, key=lambda c: c.ipc):
+        similar = cell.summary["similarity_per_class"]
+        if similar and cell.summary["class_names"] == cells[0].summary["class_names"]:
+            panel = found.setdefault(cell.ipc, {})
+            if "real" in similar:
+                panel.setdefault("real", np.array(similar["real"], float))
+            panel[cell.method] = np.array(similar["recovered"], float)
+    return found
 
 
 def _similarities(

@@ -54,12 +54,12 @@ def page(
         title=title,
         names=f"{shared.head}NAME{shared.tail}" if any(shared) else "",
         verdict=verdict,
+        missing=missing,
         warnings=comparison_tables.warnings(cells),
         charts=list(charts.values()),
         sheets=[_sheet(group) for group in images],
         tables=[
-            _shortened(part, shared)
-            for part in comparison_tables.sections(cells, missing, for_page=True)
+            _shortened(part, shared) for part in comparison_tables.sections(cells, for_page=True)
         ],
         commands=comparison_tables.commands(cells).table,
         hashes=comparison_tables.hashes(cells),

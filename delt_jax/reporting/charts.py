@@ -1,7 +1,7 @@
 """Kinds of charts: dots in rows, curves, a matrix, and bars along an axis; functions of numbers."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from delt_jax.reporting.words import printed
 _ROW = 20  # height of a row of dots
 _NAMES = 136  # width of the names of rows, at most
 _RIGHT = 12  # room on the right, for half a word of the axis
-_BELOW = 36  # room for the words of an axis and its title
+_BELOW = 38  # room for the words of an axis and its title
 _POINTS = 300  # of a curve; longer ones are averaged in pieces
 _HEIGHT = 190  # of the field of curves
 _NUMBERED = 12  # classes, up to which a matrix has numbers in its cells
@@ -112,7 +112,7 @@ def dots(
                     _flat(scale(d.value - d.error), scale(d.value + d.error), y, d.look.role)
                 )
             shapes += svg.marker(scale(d.value), y, d.look)
-    shapes.append(svg.axis_title(axis, (left + WIDTH - _RIGHT) / 2, bottom + 31))
+    shapes.append(svg.axis_title(axis, (left + WIDTH - _RIGHT) / 2, bottom + 33))
     return Panel(WIDTH, bottom + _BELOW, alt, shapes)
 
 
@@ -152,7 +152,7 @@ def curves(lines: Sequence[Curve], axes: Axes, alt: str, has_legend: bool = True
                 d = f"M{x_scale(x):.2f} {ends[0]:.2f}V{ends[1]:.2f}"
                 shapes.append(svg.shape("path", curve.look.role, True, d=d))
             shapes += svg.marker(x_scale(x), y_scale(y), curve.look)
-    shapes.append(svg.axis_title(axes.x, (left + WIDTH) / 2, bottom + 31))
+    shapes.append(svg.axis_title(axes.x, (left + WIDTH) / 2, bottom + 33))
     return Panel(WIDTH, bottom + _BELOW, alt, shapes)
 
 
@@ -194,11 +194,11 @@ def matrix(shares: np.ndarray, names: Sequence[str], alt: str) -> Panel:
     below = 14.0 + (widest if is_turned else 14.0 * is_named)
     size = min(svg.FONT - 1.0, max(5.0, 0.9 * side))
     shapes = []
-    field = {"x": left, "y": 1, "width": side * classes, "height": side * classes}
+    field: dict[str, Any] = {"x": left, "y": 1, "width": side * classes, "height": side * classes}
     shapes.append(svg.shape("rect", "line", True, **field))
     for c, answer in np.argwhere(shares >= 0.005):
         x, y = left + side * int(answer), 1 + side * int(c)
-        at = {"x": x, "y": y, "width": side, "height": side}
+        at: dict[str, Any] = {"x": x, "y": y, "width": side, "height": side}
         shapes.append(svg.shape("rect", "heat", fill_opacity=float(shares[c, answer]), **at))
         if classes <= _NUMBERED:
             number = f"{100 * shares[c, answer]:.0f}"
@@ -209,8 +209,10 @@ def matrix(shares: np.ndarray, names: Sequence[str], alt: str) -> Panel:
         beside = (left - 6, 1 + middle + size / 3)
         shapes.append(svg.text(name, *beside, text_anchor="end", font_size=size))
         x, y = left + middle, 1 + side * classes + 7
-        turned = {"text_anchor": "end", "transform": f"rotate(-90 {x:.2f} {y:.2f})"}
-        below_it = {"dy": size / 3, **turned} if is_turned else {"dy": 8, "text_anchor": "middle"}
+        below_it: dict[str, Any] = {"dy": 8, "text_anchor": "middle"}
+        if is_turned:
+            below_it = {"dy": size / 3, "text_anchor": "end"}
+            below_it["transform"] = f"rotate(-90 {x:.2f} {y:.2f})"
         shapes.append(svg.text(name, x, y, font_size=size, **below_it))
     height = 1 + side * classes + below
     shapes.append(svg.axis_title("answer", left + side * classes / 2, height + 12))
@@ -236,14 +238,17 @@ def spans(
     down = svg.Scale(0, size[1], top, bottom)
     shapes = [*svg.x_axis(scale, top, bottom, [(t, svg.short(t)) for t in scale.ticks()])]
     for start, end, row, count in bars:
-        place = {"x": scale(start), "y": down(row)}
-        extent = {"width": scale(end) - scale(start), "height": down(row + count) - down(row)}
+        place: dict[str, Any] = {"x": scale(start), "y": down(row)}
+        extent: dict[str, Any] = {
+            "width": scale(end) - scale(start),
+            "height": down(row + count) - down(row),
+        }
         shapes.append(svg.shape("rect", "s0", **place, **extent))
     ends = [(0.0, "1"), (size[1], str(int(size[1])))]
     for value, words in ends:
         y = down(value) + (9 if not value else 0)
         shapes.append(svg.text(words, left - 6, y, "soft", text_anchor="end", font_size=11))
-    shapes.append(svg.axis_title(axis, (left + WIDTH - _RIGHT) / 2, bottom + 31))
+    shapes.append(svg.axis_title(axis, (left + WIDTH - _RIGHT) / 2, bottom + 33))
     return Panel(WIDTH, bottom + _BELOW, alt, shapes)
 
 

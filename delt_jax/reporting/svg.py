@@ -45,11 +45,13 @@ class Chart(NamedTuple):
       title: heading.
       caption: what the reader must know to read it.
       panels: one or more.
+      key: their legend, where they share one.
     """
 
     title: str
     caption: str
     panels: list[Panel]
+    key: Panel | None = None
 
 
 class Look(NamedTuple):
@@ -200,7 +202,7 @@ def text(words: str, x: float, y: float, role: str = "ink", **attributes: Any) -
 def line(points: Sequence[tuple[float, float]], look: Look, stroke: float = 1.6) -> Element:
     """Points joined by straight lines."""
     listed = " ".join(f"{_plain(x)},{_plain(y)}" for x, y in points)
-    dashes = {"stroke_dasharray": "4 3"} if look.hollow else {}
+    dashes: dict[str, Any] = {"stroke_dasharray": "4 3"} if look.hollow else {}
     return shape(
         *("polyline", look.role, True),
         points=listed,
@@ -303,8 +305,9 @@ def inline(panel: Panel) -> str:
 
 def as_file(chart: Chart) -> bytes:
     """The chart as a file of its own, panels side by side."""
-    width = sum(panel.width for panel in chart.panels) + _BETWEEN * (1 + len(chart.panels))
-    height = max(panel.height for panel in chart.panels) + 2 * _BETWEEN
+    panels = [*chart.panels, *([chart.key] if chart.key else [])]
+    width = sum(panel.width for panel in panels) + _BETWEEN * (1 + len(panels))
+    height = max(panel.height for panel in panels) + 2 * _BETWEEN
     root = Element("svg", {"xmlns": _NAMESPACE, "viewBox": f"0 0 {_plain(width)} {_plain(height)}"})
     root.set("width", _plain(width))
     root.set("height", _plain(height))
@@ -315,8 +318,8 @@ def as_file(chart: Chart) -> bytes:
     style = ElementTree.SubElement(root, "style")
     style.text = colours.rules()
     root.append(shape("rect", "card", width="100%", height="100%"))
-    widths = [panel.width + _BETWEEN for panel in chart.panels]
-    for x, panel in zip(itertools.accumulate(widths, initial=_BETWEEN), chart.panels, strict=False):
+    widths = [panel.width + _BETWEEN for panel in panels]
+    for x, panel in zip(itertools.accumulate(widths, initial=_BETWEEN), panels, strict=False):
         place = {"transform": f"translate({_plain(x)} {_BETWEEN})"}
         ElementTree.SubElement(root, "g", place).extend(panel.shapes)
     return ElementTree.tostring(root, encoding="unicode").encode() + b"\n"
