@@ -152,7 +152,7 @@ def _diversity(cells: Sequence[CellResult], shared: SharedParts) -> Chart:
     drawn = looks(names, ()) | {"real": Look("s7", "diamond", True)}
     panels = []
     for ipc, values in sets.items():
-        means = ", ".join(f"{shared.short(n)} {np.nanmean(v):.3f}" for n, v in values.items())
+        means = ", ".join(f"{shared.short(n)} {charts.mean_of(v)}" for n, v in values.items())
         alt = f"Similarity within {len(classes)} classes at {ipc} images per class; means: {means}."
         panels.append(_similarities(values, drawn, classes, f"IPC {ipc}", alt))
     caption = "Similarity of teacher features within a class; lower is more diverse."

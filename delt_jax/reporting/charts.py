@@ -254,9 +254,21 @@ def spans(
 
 def key(entries: Sequence[tuple[str, Look]]) -> Panel:
     """A legend as a panel of its own, for panels that share it."""
-    shapes, height = svg.legend(entries, WIDTH)
-    alt = f"Legend: {', '.join(name for name, _ in entries)}."
+    named = [(printed(name), look) for name, look in entries]
+    shapes, height = svg.legend(named, WIDTH)
+    alt = f"Legend: {', '.join(name for name, _ in named)}."
     return Panel(WIDTH, height + 2, alt, shapes)
+
+
+def mean_of(values: np.ndarray) -> str:
+    """The mean of those values that are known, in words."""
+    known = np.asarray(values)[np.isfinite(values)]
+    return number(float(known.mean())) if len(known) else "unknown"
+
+
+def number(value: float) -> str:
+    """A value of an axis in words: of percents one decimal, of fractions three."""
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _head(title: str, legend: Sequence[tuple[str, Look]]) -> tuple[list[Element], float]:

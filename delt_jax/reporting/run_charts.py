@@ -101,9 +101,7 @@ def _of_classes(
     values: Mapping[str, np.ndarray], class_names: Sequence[str], axis: str
 ) -> svg.Panel:
     """Values of classes: a row for each, or curves where there are many."""
-    legend = [
-        (f"{name}, mean {_number(np.nanmean(v))}", look_of(name)) for name, v in values.items()
-    ]
+    legend = [(f"{name}, mean {charts.mean_of(v)}", look_of(name)) for name, v in values.items()]
     alt = f"{axis.partition(',')[0].capitalize()} of {len(class_names)} classes. " + " ".join(
         _extremes(name, v, class_names) for name, v in values.items()
     )
@@ -131,13 +129,9 @@ def _extremes(name: str, values: np.ndarray, class_names: Sequence[str]) -> str:
         return f"{name}: unknown."
     low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
     return (
-        f"{name}: from {_number(values[low])} for {printed(class_names[low])} to "
-        f"{_number(values[high])} for {printed(class_names[high])}."
+        f"{name}: from {charts.number(values[low])} for {printed(class_names[low])} to "
+        f"{charts.number(values[high])} for {printed(class_names[high])}."
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> Chart:
