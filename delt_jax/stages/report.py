@@ -28,6 +28,7 @@ from delt_jax.reporting import page as report_page
 from delt_jax.reporting.figures import Strip
 from delt_jax.reporting.page import Shown
 from delt_jax.reporting.svg import Chart
+from delt_jax.reporting.tables import Section
 from delt_jax.stages import report_pictures
 from delt_jax.stages.summary import is_imported, is_optimised, of_scores, summary_of
 from delt_jax.store import artefact, files
@@ -78,11 +79,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     sheet = report_pictures.sheet_of(synthetic, starts, seen[0])
     pictures = {"sheet.png": report_pictures.sheet_png(sheet)}
     scoring = report_pictures.score_charts(rows, _scores(workdir) if evaluation else {}, names)
-    making: dict[str, Chart] = {}
-    if synthetic.ipc > 1:  # a single image of a class is similar to no other
-        making["diversity"] = run_charts.similarity_chart(similarity, names)
-    if is_optimised(synthetic):
-        making |= _optimisation_charts(workdir, synthetic)
+    making = _making_charts(workdir, synthetic, similarity)
     pictures |= {f"{k}.svg": svg.as_file(chart) for k, chart in (scoring | making).items()}
     summary = summary_of(workdir, teacher, synthetic, evaluation, similarity)
     summary |= of_scores(evaluation, workdir.command, source.scored)
@@ -117,10 +114,16 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         "seconds": round(time.perf_counter() - started, 1),
     }
     _write(workdir, summary, pictures | lists, manifest)
-    more = scores[1:] if rows else [fresh]
+    _tell(workdir, summary, rows, scores[1:] if rows else [fresh])
+
+
+def _tell(
+    workdir: WorkDir, summary: dict[str, Any], rows: list[ScoreRow], more: list[Section]
+) -> None:
+    """Prints the tables of scores, the others first, and what the report says in words."""
     for line in ["", *_paragraph(tables.as_text(more))]:
         say(line)
-    for line in tables.last_lines(rows, scored) if rows else ():
+    for line in tables.last_lines(rows, summary["scored_on"]) if rows else ():
         say(line)
     for sentence in summary["verdict"]:
         say(sentence)
@@ -186,18 +189,25 @@ def _paragraph(lines: list[str]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str, Chart]:
-    """Charts of the losses and of the schedule of a set that was optimised here."""
+def _making_charts(
+    workdir: WorkDir, synthetic: DistilledSet, similarity: dict[str, np.ndarray]
+) -> dict[str, Chart]:
+    """Charts by name: diversity, and schedule and losses of a set that was optimised here."""
+    charts: dict[str, Chart] = {}
+    if synthetic.ipc > 1:  # a single image of a class is similar to no other
+        names = in_words(synthetic.class_names)
+        charts["diversity"] = run_charts.similarity_chart(similarity, names)
+    if not is_optimised(synthetic):
+        return charts
     path = _checked(workdir, "losses.npz")
     try:
         losses = of_columns(files.read_npz(path, "recover"))
     except (KeyError, TypeError) as e:
         raise DamagedArtefact(path, f"{path} is damaged ({e})", "recover") from e
     schedule = _schedule(synthetic)
-    return {
-        "schedule": run_charts.schedule_chart(schedule),
-        "losses": run_charts.loss_curves(losses, sorted(set(schedule[0].start_iterations))),
-    }
+    joins = sorted(set(schedule[0].start_iterations))
+    charts["schedule"] = run_charts.schedule_chart(schedule)
+    return charts | {"losses": run_charts.loss_curves(losses, joins)}
 
 
 def _checked(workdir: WorkDir, name: str) -> Path:
