@@ -15,7 +15,7 @@ _CELL = 56  # pixels to which small images are enlarged on a sheet
 _ACROSS, _FEW = 10, 20  # images in a line of a gallery; of so many or fewer half of that
 _WIDEST = 1640  # pixels of a gallery, whose large images are made smaller
 _INK, _PAPER = "#222222", "#ffffff"
-_LARGEST = 128  # pixels of an image on a page
+_LARGEST = 96  # pixels of an image on a page
 _MARGIN = 2  # clear pixels around an image on a page
 
 

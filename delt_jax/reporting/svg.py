@@ -170,8 +170,8 @@ def width_of(words: str, size: float = FONT) -> float:
         if unicodedata.east_asian_width(character) in "WF":
             return 1.0
         if character in _NARROW:
-            return 0.34
-        return 0.86 if character in _WIDE else 0.68 if character.isupper() else 0.58
+            return 0.36
+        return 0.88 if character in _WIDE else 0.7 if character.isupper() else 0.63
 
     return size * sum(map(share, words))
 

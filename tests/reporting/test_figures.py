@@ -148,4 +148,4 @@ def test_a_strip_has_a_row_for_each_set_on_clear_ground():
             assert (cell[2:-2, 2:-2, 3] == 255).all()
             assert (cell[:2, :, 3] == 0).all()
     large = figures.strip("cat", "", [np.zeros((2, 224, 224, 3), np.uint8)], ["", ""])
-    assert (large.width, large.height, large.beneath) == (2 * 132, 132, ())
+    assert (large.width, large.height, large.beneath) == (2 * 100, 100, ())

@@ -80,6 +80,8 @@ def test_manifest_explains_the_set(finished):
     assert manifest["settings"]["recover"]["iterations"] == 4
     assert manifest["schedule"]["fraction"] == pytest.approx(5 / 6)
     assert manifest["cost_seconds"] > 0
+    assert manifest["made"]["machine"] == devices.describe()
+    assert read_json(finished / "summary.json")["made"] == manifest["made"]
     assert np.shape(manifest["start"]["indices"]) == (10, 3)
 
 
