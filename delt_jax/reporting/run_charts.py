@@ -189,12 +189,15 @@ def ipc_chart(rows: Sequence[ScoreRow]) -> Chart | None:
     return Chart("Fewer images", caption, [charts.curves(shown, axes, alt)])
 
 
-def loss_curves(losses: Losses, start_iterations: Sequence[int]) -> Chart:
+def loss_curves(losses: Losses, start_iterations: Sequence[int]) -> Chart | None:
     """Terms of the objective over iterations, averaged over batches.
 
     Args:
       losses: float [batches, iterations] each; NaN after the end of a shorter batch.
       start_iterations: iterations at which groups of images join; drawn as grey lines.
+
+    Returns:
+      The chart; None where no loss is finite.
     """
     named = {"loss": losses.loss, "cross-entropy": losses.cross_entropy, "BN matching": losses.bn}
     length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
@@ -211,10 +214,13 @@ def loss_curves(losses: Losses, start_iterations: Sequence[int]) -> Chart:
         title = name.rpartition(":")[2]  # of a plug-in without its module
         points = [(float(i), float(y), 0.0) for i, y in enumerate(mean) if np.isfinite(y)]
         joins = [i for i in start_iterations if i]
+        if not points:  # of a recovery that diverged
+            continue
         axes = Axes("iteration", title, False, bool((mean > 0).all()), joins, has_marks=False)
         alt = f"{title}: from {mean[0]:.3g} in the first iteration to {mean[-1]:.3g} in the last."
-        if points:
-            panels.append(charts.curves([Curve(title, Look("s0"), points)], axes, alt, False))
+        panels.append(charts.curves([Curve(title, Look("s0"), points)], axes, alt, False))
+    if not panels:
+        return None
     caption = "Terms of the objective, mean over batches. "
     return Chart("Losses", caption + (RISING if any(start_iterations) else _FALLING), panels)
 

@@ -207,7 +207,8 @@ def _making_charts(
     schedule = _schedule(synthetic)
     joins = sorted(set(schedule[0].start_iterations))
     charts["schedule"] = run_charts.schedule_chart(schedule)
-    return charts | {"losses": run_charts.loss_curves(losses, joins)}
+    curves = run_charts.loss_curves(losses, joins)
+    return charts | ({"losses": curves} if curves else {})
 
 
 def _checked(workdir: WorkDir, name: str) -> Path:

@@ -239,6 +239,14 @@ def test_every_term_has_a_panel():
     assert titles(summed._replace(terms=unknown)) == ["further terms"]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_losses_that_are_not_finite_are_left_out(value):
+    gone = np.full((2, 30), value, np.float32)
+    assert run_charts.loss_curves(Losses(gone, gone, gone, np.zeros_like(gone)), [0, 10]) is None
+    some = losses()._replace(loss=np.where(np.arange(30) > 3, value, losses().loss))
+    assert words(run_charts.loss_curves(some, [0]).panels[0])[0] == "loss"
+
+
 def test_accuracy_over_ipc_needs_several():
     one, ten = row("recovered", 0.3, ipc=1), row("recovered", 0.6)
     (panel,) = run_charts.ipc_chart([ten, one, row("random", 0.1)]).panels
