@@ -55,6 +55,8 @@ def test_settings_are_those_of_the_table(row):
     assert [one.preprocessing, one.start, recipe.evaluate.protocol] == words[5:]
     assert recipe.ipc == int(ipc.removeprefix("ipc"))
     assert not recipe.needs_teacher
+    # Plans ask no images.
+    assert learn.work(recipe, describe_source(recipe.data))[1] > recipe.learn.steps
 
 
 def test_a_rate_of_idc_grows_with_images_and_area():
