@@ -180,7 +180,8 @@ def to_set(
         floats = _in_space(replace(stored, images=images), space, where)
         form = None if floats.labels is None else stored.label_form
         said = learned_arrays.described(space, None, form)
-        manifest = stored.manifest | said | {"normalisation": space.normalisation.as_dict()}
+        constants = {name: list(v) for name, v in space.normalisation.as_dict().items()}
+        manifest = stored.manifest | said | {"normalisation": constants}
         return _float_set(replace(stored, manifest=manifest), floats, where, class_names)
     if is_given:
         raise UserError(f"mean and std are for normalised floats, but {where} has whole pixels.")
