@@ -31,7 +31,7 @@ from delt_jax.recovery.schedule import (
     plainest_layout,
 )
 from delt_jax.recovery.types import Losses, TeacherVariables
-from delt_jax.runtime import environment
+from delt_jax.runtime import devices, environment
 from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files, part_sources
 from delt_jax.store.checkpoint import CorruptCheckpoint
@@ -309,6 +309,7 @@ def _assemble(
             "fraction": paid.fraction,
         },
         "cost_seconds": round(finished.seconds, 1),
+        "made": devices.here_and_now(),
     }
     if others:
         manifest["other_teachers"] = [_described(other) for other in others]

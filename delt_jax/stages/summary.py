@@ -1,6 +1,5 @@
 """Content of summary.json: what a run made, how, and what it cost."""
 
-import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 from delt_jax import __version__
 from delt_jax.evaluation.metrics import or_none
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.runtime import devices
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.teacher import Teacher
 
@@ -17,6 +15,11 @@ from delt_jax.teachers.teacher import Teacher
 def is_imported(synthetic: DistilledSet) -> bool:
     """Whether a set was brought from elsewhere, so that nothing is known of its start."""
     return "imported" in synthetic.manifest
+
+
+def is_optimised(synthetic: DistilledSet) -> bool:
+    """Whether recovery took any iterations; of an imported set that is not known."""
+    return not is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
 
 
 def of_scores(evaluation: dict[str, Any] | None, command: str, scored_on: str) -> dict[str, Any]:
@@ -95,5 +98,5 @@ def summary_of(
         else None,
         "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
         "seconds": seconds,
-        "made": {"date": datetime.date.today().isoformat(), "machine": devices.describe()},
+        **({"made": made["made"]} if "made" in made else {}),
     }

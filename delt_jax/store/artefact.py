@@ -34,6 +34,7 @@ TEACHER = {
     "seconds?": float,
 }
 _SET = {"inputs": dict, "hash": str, "class_names": _TEXTS, "ipc": int, "storage": str}
+_SET |= {"made?": {"date": str, "machine": str}}  # sets of older versions do not say
 # What is known of a set that was recovered here; older versions and imported sets know less.
 RECOVERED = {
     "start": (
