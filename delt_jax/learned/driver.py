@@ -164,7 +164,7 @@ class _Course:
         pixels = self._pixels(steps)
         turns = pool.turns(self._ages, setup.lifetime, self._task.seed, steps)
         self._ages = turns.ages
-        turn = Turn(np.asarray(steps, np.int32), turns.index, turns.renews)
+        turn = Turn(np.asarray(steps, np.int32), turns.drawn, turns.renews)
         if len(steps) > 1:
             chunk = program.compile_chunk(self._task.program, width, len(steps))
             self._state, losses = chunk(self._state, pixels, (self._shared, turn))

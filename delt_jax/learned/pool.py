@@ -14,12 +14,12 @@ class Turns(NamedTuple):
     """What some outer steps do with the pool.
 
     Attributes:
-      index: int32 [steps], the network that each asks.
+      drawn: int32 [steps], the network that each asks.
       renews: bool [steps], whether that network is made anew after it, instead of trained.
       ages: int32 [size], of the networks after these steps.
     """
 
-    index: np.ndarray
+    drawn: np.ndarray
     renews: np.ndarray
     ages: np.ndarray
 
@@ -40,11 +40,11 @@ def turns(ages: np.ndarray, lifetime: int, seed: int, steps: range) -> Turns:
       steps: their numbers, from 0.
     """
     ages = ages.copy()
-    index, renews = np.zeros(len(steps), np.int32), np.zeros(len(steps), bool)
+    asked, renews = np.zeros(len(steps), np.int32), np.zeros(len(steps), bool)
     for place, step in enumerate(steps):
         drawn = 0
         if len(ages) > 1:
             drawn = int(np.random.default_rng([seed, _DRAWS, step]).integers(len(ages)))
-        index[place], renews[place] = drawn, ages[drawn] + 1 >= lifetime
+        asked[place], renews[place] = drawn, ages[drawn] + 1 >= lifetime
         ages[drawn] = 0 if renews[place] else ages[drawn] + 1
-    return Turns(index, renews, ages)
+    return Turns(asked, renews, ages)

@@ -69,12 +69,12 @@ class Turn(NamedTuple):
 
     Attributes:
       step: from 0.
-      index: of the network that it asks.
+      drawn: of the network that it asks.
       renews: whether that network is made anew after it.
     """
 
     step: chex.Array
-    index: chex.Array
+    drawn: chex.Array
     renews: chex.Array
 
 
@@ -82,7 +82,9 @@ def fresh_network(program: LearnProgram, key: chex.PRNGKey) -> Network:
     """A network with fresh weights, of age 0."""
     spec = program.setup.spec
     images = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
-    variables = models.create(spec).init(key, images, train=False)
+    made = models.create(spec).init(key, images, train=False)
+    # Not what the network has noted of this image.
+    variables = {name: made[name] for name in ("params", "batch_stats") if name in made}
     optimiser = program.method.network_optimiser(program.setup)
     return Network(variables, optimiser.init(variables["params"]), jnp.int32(0))
 
@@ -156,7 +158,7 @@ def compile_improve(program: LearnProgram, num_devices: int) -> Program:
     def run(state, pixels, shared_and_turn):
         shared, turn = shared_and_turn
         real = _real(program, shared, jax.tree.map(lambda x: x[0], pixels))
-        network, key = _take(state.pool, turn.index), keys.derive(shared.key, turn.step)
+        network, key = _take(state.pool, turn.drawn), keys.derive(shared.key, turn.step)
         changed, loss = improve(program, (state.learned, state.opt_state), network, real, key)
         return LearnState(*changed, state.pool), loss[None]
 
@@ -170,9 +172,9 @@ def compile_train(program: LearnProgram, num_devices: int) -> Program:
     def run(state, pixels, shared_and_turn):
         shared, turn = shared_and_turn
         real = _real(program, shared, jax.tree.map(lambda x: x[0], pixels))
-        network, key = _take(state.pool, turn.index), keys.derive(shared.key, turn.step)
+        network, key = _take(state.pool, turn.drawn), keys.derive(shared.key, turn.step)
         network = train(program, state.learned, network, real, key)
-        return state._replace(pool=_put(state.pool, turn.index, network))
+        return state._replace(pool=_put(state.pool, turn.drawn, network))
 
     return Program(devices.map_jobs(run, num_devices))
 
@@ -185,7 +187,7 @@ def compile_renew(program: LearnProgram, num_devices: int) -> Program:
         shared, turn = shared_and_turn
         key = keys.derive(shared.key, turn.step)
         learned, network = renew(program, state.learned, key)
-        return state._replace(learned=learned, pool=_put(state.pool, turn.index, network))
+        return state._replace(learned=learned, pool=_put(state.pool, turn.drawn, network))
 
     return Program(devices.map_jobs(run, num_devices))
 
@@ -201,7 +203,7 @@ def compile_chunk(program: LearnProgram, num_devices: int, steps: int) -> Progra
     def one_step(shared, state, turn_and_pixels):
         turn, pixels = turn_and_pixels
         real, key = _real(program, shared, pixels), keys.derive(shared.key, turn.step)
-        network = _take(state.pool, turn.index)
+        network = _take(state.pool, turn.drawn)
         changed, loss = improve(program, (state.learned, state.opt_state), network, real, key)
         learned, network = jax.lax.cond(
             turn.renews,
@@ -209,7 +211,7 @@ def compile_chunk(program: LearnProgram, num_devices: int, steps: int) -> Progra
             lambda learned, network: (learned, train(program, learned, network, real, key)),
             *(changed[0], network),
         )
-        return LearnState(learned, changed[1], _put(state.pool, turn.index, network)), loss
+        return LearnState(learned, changed[1], _put(state.pool, turn.drawn, network)), loss
 
     def run(state, pixels, shared_and_turns):
         shared, turns = shared_and_turns

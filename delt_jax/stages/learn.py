@@ -39,15 +39,16 @@ def skipped(recipe: Recipe) -> str:
     return "" if recipe.synthesis == "learn" else "synthesis is 'recover'"
 
 
-def setup_of(recipe: Recipe, source: Source) -> Setup:
+def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None = None) -> Setup:
     """What is static in the learning of a set.
 
     Args:
       recipe: complete (see `delt_jax.config.derive`).
       source: the data, perhaps only described.
+      normalisation: of the images; without it, for plans, black is 0 and white 1.
     """
     learn = dataclasses.asdict(recipe.learn)
-    low, high = _normalisation(recipe, source).bounds() if len(source.train) else (0.0, 1.0)
+    low, high = normalisation.bounds() if normalisation else (0.0, 1.0)
     same = {f.name for f in dataclasses.fields(Setup)} & learn.keys()
     size, channels = source.image_size, source.channels
     num_classes, augment = len(source.class_names), learn["augment"]
@@ -101,7 +102,7 @@ def work(recipe: Recipe, source: Source) -> tuple[Setup, float]:
     learned = setup.num_classes * setup.ipc * setup.factor**2
     real = setup.real_batch * (setup.num_classes if method.by_class else 1)
     if method.name in _OF_GRADIENTS:
-        step = 3 * real + 9 * learned
+        step: float = 3 * real + 9 * learned
         trained = setup.more_real or setup.network_steps * learned
     else:
         step = real + 3 * learned * (1 + setup.mirrored)
@@ -148,6 +149,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     }
     if setup.augment:
         parts["augment.dsa"] = dsa.VERSION
+    if recipe.learn.preprocessing != "standardise":
+        parts["data.whitening"] = whitening.VERSION
     return (
         settings
         | versions(parts)
@@ -158,7 +161,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
             "data": source.fingerprint,
             "data.flip": recipe.data.flip,
             "class_names": source.class_names,
-            "normalisation": _normalisation(recipe, source).as_dict(),
+            "data.mean": recipe.data.mean,
+            "data.std": recipe.data.std,
         }
     )
 
@@ -198,21 +202,17 @@ def validated_on(recipe: Recipe, source: Source) -> Source:
     return held_out
 
 
-def _normalisation(recipe: Recipe, source: Source) -> Normalisation:
-    return measure_normalisation(recipe.data, source)
-
-
 def _preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
     kind = recipe.learn.preprocessing
     assert kind is not None  # derived
-    return whitening.fit(kind, source, _normalisation(recipe, source))
+    return whitening.fit(kind, source, measure_normalisation(recipe.data, source))
 
 
 def _task(
     recipe: Recipe, source: Source, workdir: WorkDir, partial: Path, space: Preprocessing
 ) -> LearnTask:
     """What is to be learned from the training images of `source`, and scored on its test images."""
-    learn, setup = recipe.learn, setup_of(recipe, source)
+    learn, setup = recipe.learn, setup_of(recipe, source, space.normalisation)
     method = methods.find(learn.method)
     assert learn.start is not None
 

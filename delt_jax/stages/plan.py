@@ -153,7 +153,7 @@ def _stage_lines(
         redo |= needed
         would = "would run: " if needed else "would be skipped: " * (not stage.skipped(recipe))
         lines.append(f"  {stage.name:<9} {would}{why}")
-    return lines + (pipeline.damaged_others(stages, workdir) if verify else [])
+    return lines + (pipeline.damaged_others(stages, recipe, workdir) if verify else [])
 
 
 def _teachers(recipe: Recipe, source: Source) -> list[_Teacher]:

@@ -38,7 +38,7 @@ def by_hand(asked):
     opt_state, losses = optimiser.init(learned), []
     for step in range(setup.steps):
         key, chosen = key_of_step(step), images.draw(step).chosen
-        i = pool.turns(np.zeros(3, np.int32), 9, 0, range(step, step + 1)).index[0]
+        i = pool.turns(np.zeros(3, np.int32), 9, 0, range(step, step + 1)).drawn[0]
         real = Real(NORMALISATION(asked.examples.pixels[chosen]), None, None)
         one = jax.vmap(
             lambda real, key=key, i=i, learned=learned: gradient(
@@ -146,11 +146,11 @@ def test_divergence_is_a_sentence(tmp_path):
 def test_pool_draws_every_network_and_counts_ages():
     turns = pool.turns(pool.first_ages(Pool(4, True), 8), 8, 0, range(400))
     assert pool.first_ages(Pool(4, True), 8).tolist() == [0, 2, 4, 6]
-    assert np.bincount(turns.index, minlength=4).min() > 70
+    assert np.bincount(turns.drawn, minlength=4).min() > 70
     assert abs(int(turns.renews.sum()) - 400 / 8) <= 4
     half = pool.turns(pool.first_ages(Pool(4, True), 8), 8, 0, range(200))
     rest = pool.turns(half.ages, 8, 0, range(200, 400))
-    np.testing.assert_array_equal(np.concatenate([half.index, rest.index]), turns.index)
+    np.testing.assert_array_equal(np.concatenate([half.drawn, rest.drawn]), turns.drawn)
     np.testing.assert_array_equal(rest.ages, turns.ages)
 
 
