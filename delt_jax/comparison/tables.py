@@ -228,7 +228,7 @@ def _synthesis(cells: Sequence[CellResult], for_page: bool) -> Table:
                 _grouped(sum(cell.sizes.images)),
                 *(_grouped(cell.sizes.labels.get(regime)) for regime in ("fixed", "stored")),
                 _grouped(cell.sizes.teachers),
-                _teacher_in_words(teacher, with_hash=not for_page),
+                _teacher_in_words(teacher, for_page),
                 cell.name,
             )
         )
@@ -241,11 +241,11 @@ def _seconds(summary: dict[str, Any]) -> float:
     return seconds["recover"] if seconds.get("learn") is None else seconds["learn"]
 
 
-def _teacher_in_words(teacher: dict[str, Any] | None, with_hash: bool) -> str:
-    """A teacher's architecture and accuracy, perhaps hash; a dash where nothing asked for one."""
+def _teacher_in_words(teacher: dict[str, Any] | None, for_page: bool) -> str:
+    """A teacher's architecture, accuracy and, off the page, hash; a dash where there is none."""
     if teacher is None:
         return "–"
-    hashed = f" ({teacher['hash']})" * with_hash
+    hashed = f" ({teacher['hash']})" * (not for_page)
     return f"{teacher['model']} {tables.percent(teacher['accuracy'])}{hashed}"
 
 
