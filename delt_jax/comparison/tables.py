@@ -199,7 +199,8 @@ def hashes(cells: Sequence[CellResult]) -> Table:
     body = []
     for cell in cells:
         body.append((f"distilled set of {cell.name}", cell.summary["distilled"]))
-        body.append((f"teacher of {cell.name}", cell.summary["teacher"]["hash"]))
+        if teacher := cell.summary.get("teacher"):
+            body.append((f"teacher of {cell.name}", teacher["hash"]))
     for line in lines(cells):
         r = line.row
         named = f"scores of {r.student}, {r.regime}, {r.image_set}, {r.ipc or 'all'}"
