@@ -21,7 +21,7 @@ from delt_jax.learned import driver, methods, program, start
 from delt_jax.learned.checkpoint import Progressed
 from delt_jax.learned.driver import LearnTask
 from delt_jax.learned.method import Learned, Method, Setup
-from delt_jax.learned.program import LearnProgram
+from delt_jax.learned.program import SetProgram
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.runtime import devices, environment
@@ -221,7 +221,7 @@ def _task(
         return learned_score.accuracy(recipe, source, made, partial)
 
     return LearnTask(
-        LearnProgram(method, setup, space.normalisation),
+        SetProgram(method, setup, space.normalisation),
         recipe.seed,
         start.of(learn.start, method.labels, source.train, setup, space, recipe.seed),
         space,
