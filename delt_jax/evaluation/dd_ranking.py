@@ -120,8 +120,7 @@ def robustness_scores(rows: Sequence[ScoreRow]) -> list[Robustness]:
 
     HLR compares full and recovered images in the "hard" regime; IOR recovered and random ones in
     the first of the regimes "online", "stored", "fixed" and "learned" that both have; ARS recovered
-    and random
-    ones in the regimes "hard" (augmented) and "plain".
+    and random ones in the regimes "hard" (augmented) and "plain".
 
     Returns:
       Two for each student, in order of appearance: one of the last epoch and one of the best.
