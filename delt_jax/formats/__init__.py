@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.errors import UserError
-from delt_jax.formats import class_folders, learned_arrays, npz, own, parquet, pt, tfds_directory
+from delt_jax.formats import (
+    class_folders,
+    flax_checkpoint,
+    learned_arrays,
+    npz,
+    own,
+    parquet,
+    pt,
+    tfds_directory,
+)
 from delt_jax.formats.decoding import Decoding
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.remote_sets import local_set
@@ -62,6 +71,10 @@ FORMATS = {
 }
 
 
+# Read, but not written: the layout of FRePo's and RCIG's releases.
+_FLAX = "flax"
+
+
 def find(path: Path) -> str:
     """Name of the layout of a path, here or in an object store.
 
@@ -74,6 +87,8 @@ def find(path: Path) -> str:
     for name, layout in FORMATS.items():
         if layout.detect(path):
             return name
+    if flax_checkpoint.detect(path):
+        return _FLAX
     raise UserError(
         f"{path} is no distilled set that is understood: a work directory or its distilled/, a "
         f".npz, .pt or .parquet file, a folder of parquet files, a TFDS directory, or a folder of "
@@ -93,7 +108,8 @@ def load(
     path = local_set(path)
     space = space_of(preprocessing) if preprocessing else None
     try:
-        stored = FORMATS[find(path)].read(path)
+        name = find(path)
+        stored = flax_checkpoint.read(path) if name == _FLAX else FORMATS[name].read(path)
     except OSError as e:
         raise UserError(f"{e.filename or path} cannot be read: {e.strerror or e}.") from e
     if stored.unnamed and not class_names:

@@ -58,6 +58,8 @@ def _read_floats(path: Path) -> Stored | None:
     """The set of a table of float images; None for a table of pictures, or what is no table."""
     import pyarrow.parquet as pq
 
+    if not path.is_file():  # a pipe would never end
+        return None
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or {}
@@ -70,10 +72,6 @@ def _read_floats(path: Path) -> Stored | None:
     except ForeignFileError as e:
         raise UserError(f"{path} cannot be read: {e}.") from e
     except Exception as e:  # pyarrow raises many types at a damaged file
-        if isinstance(e, MemoryError):
-            raise
-        if not path.is_file():
-            return None
         raise UserError(_unreadable(path, e)) from e
 
 

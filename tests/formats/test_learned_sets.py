@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flax import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -327,7 +328,7 @@ def test_idc_is_pixels_that_are_cut(tmp_path):
     images = np.random.default_rng(0).random((4, 1, 6, 6)).astype(np.float32)
     torch_zip_file(tmp_path / "data.pt", [images, np.array([0, 0, 1, 1])])
     found = delt_jax.load(tmp_path / "data.pt", mean=[0.3], std=[0.4], factor=2)
-    np.testing.assert_allclose(found.images, (np.moveaxis(images, 1, 3) - 0.3) / 0.4, rtol=1e-5)
+    np.testing.assert_allclose(found.images, (np.moveaxis(images, 1, 3) - 0.3) / 0.4, atol=1e-6)
     assert found.decoding == Decoding(2)
     trained_on, labels = found.expand(found.labels)
     assert trained_on.shape == (16, 6, 6, 1)
@@ -358,3 +359,36 @@ def test_a_whitening_of_another_size(tmp_path):
     np.savez(tmp_path / "set.npz", images=learned().images, labels=learned().labels)
     with pytest.raises(UserError, match="whitening is of 75 values"):
         delt_jax.load(tmp_path / "set.npz", preprocessing=tmp_path / "space.npz")
+
+
+def checkpoint(path, **parameters):
+    state = {"step": 3, "params": parameters, "opt_state": {"0": {"mu": np.zeros(2, np.float32)}}}
+    path.write_bytes(serialization.msgpack_serialize(state))
+    return path
+
+
+def test_flax_checkpoints_of_frepo(tmp_path):
+    content = learned()
+    values = content.learned_labels.copy()
+    values[np.arange(len(values)), content.labels] = 9  # the classes, as many of each
+    path = checkpoint(tmp_path / "checkpoint_1000", x_proto=content.images, y_proto=values)
+    found = delt_jax.load(path, mean=[0.4], std=[0.2])
+    np.testing.assert_array_equal(found.images, content.images)
+    np.testing.assert_array_equal(found.learned_labels, values)
+    assert found.label_form == "centred"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-9]), "damaged"),
+        (lambda p: p.write_bytes(b"\x80\x04\x95" + p.read_bytes()), "no checkpoint|no images"),
+        (lambda p: checkpoint(p, x_proto=np.zeros((2, 3, 3, 1), np.float32)), "no images x_proto"),
+    ],
+)
+def test_odd_checkpoints_are_one_sentence(tmp_path, harm, said):
+    content = learned()
+    path = checkpoint(tmp_path / "checkpoint_1", x_proto=content.images, y_proto=content.images)
+    harm(path)
+    with pytest.raises(UserError, match=said):
+        delt_jax.load(path, mean=[0.4], std=[0.2])
