@@ -18,7 +18,7 @@ from delt_jax.errors import UserError
 from delt_jax.learned import checkpoint, pool, program
 from delt_jax.learned.checkpoint import Progressed
 from delt_jax.learned.method import Learned
-from delt_jax.learned.program import SetProgram, LearnState, Shared, Turn
+from delt_jax.learned.program import LearnState, SetProgram, Shared, Turn
 from delt_jax.learned.real_batches import Pixels, RealBatches, devices_for
 from delt_jax.runtime import devices
 from delt_jax.store.log import MetricsLog

@@ -104,7 +104,9 @@ def test_distances_of_known_gradients():
     assert idc.squared(kernels | real, zeros | turned) == 18 * 4
     assert idc.absolute(kernels | real, zeros | turned) == 18 * 2
     assert dm.distance(jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.zeros((2, 2))) == 5
-    still = jax.grad(lambda x: gradient_matching.distance(real, x))(jax.tree.map(jnp.zeros_like, real))
+    still = jax.grad(lambda x: gradient_matching.distance(real, x))(
+        jax.tree.map(jnp.zeros_like, real)
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(still))  # dead filters
 
 
