@@ -52,7 +52,9 @@ def drawn(network, seed):
             noise = torch.tensor(draw.standard_normal(value.shape))
             scale = 0.1 if value.ndim < 2 else value[0].numel() ** -0.5
             low = (
-                1.0 if name.endswith("running_var") or ("norm" in name and "weight" in name) else 0.0
+                1.0
+                if name.endswith("running_var") or ("norm" in name and "weight" in name)
+                else 0.0
             )
             value.copy_((low + scale * noise.abs()) if low else scale * noise)
     return {k: v.numpy().astype(np.float32) for k, v in state.items()}
