@@ -1,7 +1,10 @@
 """Sets of float images: whatever stores them gives back the same bits, or one sentence."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,7 +211,7 @@ FLOAT_LAYOUTS = ("distilled", "npz", "pt", "parquet")
 def exported(tmp_path, content, to, **how):
     """Writes a set as our own layout, and exports that."""
     own.write(tmp_path / "source", content)
-    options = {"to": to, "out": tmp_path / f"out{'.' + to if to in ('npz', 'pt') else ''}"}
+    options = {"to": to, "out": tmp_path / f"out.{to}"}
     return delt_jax.export_set(tmp_path / "source", **options | how)
 
 
@@ -237,7 +240,7 @@ def test_layouts_keep_every_bit(source, capsys, to, kind, form, decoding):
 
 def test_an_export_may_be_replaced(source):
     content = learned()
-    for to in ("npz", "pt", "parquet"):
+    for to in FLOAT_LAYOUTS:
         exported(source, content, to)
         exported(source, content, to, overwrite=True)
 
@@ -392,3 +395,18 @@ def test_odd_checkpoints_are_one_sentence(tmp_path, harm, said):
     harm(path)
     with pytest.raises(UserError, match=said):
         delt_jax.load(path, mean=[0.4], std=[0.2])
+
+
+def test_loading_floats_needs_no_jax(source):
+    paths = [str(exported(source, learned(), to)) for to in ("distilled", "npz", "parquet")]
+    code = (
+        "import sys, delt_jax\n"
+        "sys.modules |= dict.fromkeys(('jax', 'flax', 'chex', 'torch'))\n"
+        f"for path in {paths}:\n"
+        "    print(delt_jax.load(path).to_look_at().images.dtype)\n"
+    )
+    root = Path(delt_jax.__file__).parent.parent
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.split() == ["uint8"] * 3, result.stderr
