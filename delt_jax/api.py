@@ -204,7 +204,7 @@ def _result(workdir: Path, made: Mapping[str, Mapping[str, Any]]) -> RunResult:
     rows = made["evaluate"]["rows"] if "evaluate" in made else []
     return RunResult(
         workdir,
-        workdir / "distilled" if "recover" in made else None,
+        workdir / "distilled" if {"recover", "learn"} & made.keys() else None,
         report / "report.html" if "report" in made else None,
         MappingProxyType({path.stem: path for path in pictures}),
         tuple(ScoreRow.from_dict(row) for row in rows),
@@ -287,6 +287,8 @@ def export_set(source: str | os.PathLike, to: str, out: str | os.PathLike, **how
     names = how.pop("class_names")
     is_file = isinstance(names, str | os.PathLike)
     names = _place(names, "--class_names") if is_file else tuple(names)
+    space = how.pop("preprocessing")
+    how["preprocessing"] = _place(space, "--preprocessing") if space else None
     options = ExportOptions(
         place, to, target or conversion.default_out(place, to), class_names=names, **how
     )

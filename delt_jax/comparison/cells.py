@@ -65,7 +65,7 @@ class Cell:
 
     def state(self) -> tuple[bool, str]:
         """Whether work is left, and the first stage that must run and why."""
-        for stage in pipeline.STAGES:
+        for stage in pipeline.of_recipe(self.recipe):
             needed, why = pipeline.status(stage, self.recipe, self.source, self.folder)
             if needed:  # later stages cannot be judged before this one has run
                 return True, f"{stage.name}: {why}"
@@ -220,12 +220,11 @@ def describe(cells: Sequence[Cell]) -> list[str]:
     body, teachers = [], set[str]()
     for cell in cells:
         r, source = cell.recipe, cell.source
-        paid = schedule.cost(recover.schedule_of(r, len(source.class_names)), r.recover.iterations)
         rows = [row for row in rows_of(r, r.ipc) if row.image_set != "full"]
         trained = len(rows) * r.evaluate.seeds * max(1, len(r.evaluate.learning_rates))
-        work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
-        body.append((cell.name, *work, cell.state()[1]))
-        teachers.update(map(identity, squeeze.parts(r, source).values()))
+        body.append((cell.name, *_paid(r, source), str(trained), cell.state()[1]))
+        if r.needs_teacher:
+            teachers.update(map(identity, squeeze.parts(r, source).values()))
     head = ("cell", "image-iterations", "of full", "students", "state")
     return [
         f"Grid of {len(cells)} cells, {len(teachers)} different teacher(s), each made once",
@@ -233,6 +232,15 @@ def describe(cells: Sequence[Cell]) -> list[str]:
         "Equal baselines of several cells are trained once. More about a cell, and its hours:",
         f"  {cells[0].arguments.command} --dry_run",
     ]
+
+
+def _paid(recipe: Recipe, source: Source) -> tuple[str, str]:
+    """Image-iterations of a cell, and their share of full optimisation, which learned sets lack."""
+    count = len(source.class_names)
+    if recipe.synthesis == "learn":
+        return f"{(recipe.learn.steps or 0) * count * recipe.ipc:,}", "-"
+    paid = schedule.cost(recover.schedule_of(recipe, count), recipe.recover.iterations)
+    return f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %"
 
 
 def write(folder: Path, cells: Sequence[Cell]) -> None:

@@ -3,6 +3,7 @@
 May import `augment`, `runtime`, `store`, `core` and `errors`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -25,12 +26,13 @@ from delt_jax.models.swin import SwinV2
 from delt_jax.models.vgg import VGG11
 from delt_jax.models.vit import HEAD_WIDTH as VIT_HEAD_WIDTH
 from delt_jax.models.vit import PATCH, VisionTransformer
+from delt_jax.models.wide_conv import WideConv
 
 __all__ = ["NAMES", "ModelSpec", "create", "version"]
 
 
 def _convnet(
-    depth: int, module: type[ConvNet] | type[DCConvNet]
+    depth: int, module: Callable[[int, int, int, jnp.dtype], nn.Module]
 ) -> Callable[[ModelSpec], nn.Module]:
     def build(spec: ModelSpec) -> nn.Module:
         if spec.image_size < 2**depth:
@@ -41,6 +43,14 @@ def _convnet(
         return module(depth, spec.width or 128, spec.num_classes, jnp.dtype(spec.dtype))
 
     return build
+
+
+def _wide_conv(
+    depth: int, batch_norm: bool = False, activation: str = "relu"
+) -> Callable[[ModelSpec], nn.Module]:
+    return _convnet(
+        depth, functools.partial(WideConv, batch_norm=batch_norm, activation=activation)
+    )
 
 
 def _at_least(spec: ModelSpec, smallest: int, instead: str = "") -> None:
@@ -144,6 +154,13 @@ _REGISTRY: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "conv4": _convnet(4, ConvNet),
     "conv5": _convnet(5, ConvNet),
     "conv6": _convnet(6, ConvNet),
+    "conv3_wide": _wide_conv(3),
+    "conv4_wide": _wide_conv(4),
+    "conv5_wide": _wide_conv(5),
+    "conv3_wide_bn": _wide_conv(3, batch_norm=True),
+    "conv4_wide_bn": _wide_conv(4, batch_norm=True),
+    "conv5_wide_bn": _wide_conv(5, batch_norm=True),
+    "conv3_wide_softplus": _wide_conv(3, activation="softplus"),
     "dc_conv3": _convnet(3, DCConvNet),
     "dc_conv4": _convnet(4, DCConvNet),
     "dc_conv5": _convnet(5, DCConvNet),

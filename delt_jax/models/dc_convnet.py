@@ -4,6 +4,7 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from delt_jax.models.convolution import convolve
 from delt_jax.models.layers import flatten_as_torch, torch_bias, torch_kernel, torch_linear
 
 
@@ -54,6 +55,7 @@ class DCConvNet(nn.Module):
                 (3, 3),
                 padding=3 if i == 0 and x.shape[-1] == 1 else 1,
                 dtype=self.dtype,
+                conv_general_dilated=convolve,
                 kernel_init=torch_kernel,
                 bias_init=torch_bias(9 * x.shape[-1]),
                 name=f"features_{4 * i}",

@@ -19,6 +19,7 @@ Stem = Literal["plain", "blocks", "aligned_blocks"]
 View = Literal["HIGHEST", "HIGH", "BF16_BF16_F32_X3"]
 Pool = Literal["plain", "indexed"]
 Depthwise = Literal["plain", "shifted"]
+Dense = Literal["plain", "dots"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class Forms:
         (`delt_jax.models.pool`).
       depthwise: convolutions with a kernel for every channel: as they are, or as sums of shifted
         slices (`delt_jax.models.depthwise`).
+      dense: other convolutions without stride: as they are, or as sums of matrix products of
+        shifted images (`delt_jax.models.dots`).
     """
 
     stem: Stem = "plain"
     view: View = "HIGHEST"
     pool: Pool = "plain"
     depthwise: Depthwise = "plain"
+    dense: Dense = "plain"
 
     @property
     def view_precision(self) -> Precision:
@@ -52,13 +56,22 @@ class Forms:
 
 PLAIN = Forms()
 _forced: ContextVar[Forms | None] = ContextVar("forced", default=None)
+_in_loops: ContextVar[bool] = ContextVar("in_loops", default=False)
 
 
-def choose(backend: str, dtype: jnp.dtype) -> Forms:
-    """The forms for a backend ("cpu", "gpu", "tpu") and a type of activations."""
+def choose(backend: str, dtype: jnp.dtype, in_loops: bool = False) -> Forms:
+    """The forms for a backend ("cpu", "gpu", "tpu") and a type of activations.
+
+    Args:
+      backend: as JAX names it.
+      dtype: of activations.
+      in_loops: whether the network runs inside a compiled loop, or side by side with others of
+        other weights.
+    """
     narrow = jnp.dtype(dtype) == jnp.bfloat16
     if backend == "cpu":
-        return Forms(pool="indexed", depthwise="shifted")
+        dense: Dense = "dots" if in_loops else "plain"
+        return Forms(pool="indexed", depthwise="shifted", dense=dense)
     # Products of views feed activations, whose own rounding is coarser than TF32's if narrow.
     view: View = "HIGH" if narrow else "HIGHEST"
     if backend == "tpu":
@@ -68,7 +81,7 @@ def choose(backend: str, dtype: jnp.dtype) -> Forms:
 
 def current(dtype: jnp.dtype) -> Forms:
     """The forms of a program that is being traced: the forced ones, else those chosen."""
-    return _forced.get() or choose(jax.default_backend(), dtype)
+    return _forced.get() or choose(jax.default_backend(), dtype, _in_loops.get())
 
 
 @contextlib.contextmanager
@@ -82,3 +95,13 @@ def forced(forms: Forms) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+@contextlib.contextmanager
+def in_loops() -> Iterator[None]:
+    """A context in which networks are traced for the inside of compiled loops and of `jax.vmap`."""
+    token = _in_loops.set(True)
+    try:
+        yield
+    finally:
+        _in_loops.reset(token)

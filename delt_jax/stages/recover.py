@@ -81,6 +81,11 @@ def _parts(recipe: Recipe, source: Source) -> dict[str, int]:
     return parts
 
 
+def skipped(recipe: Recipe) -> str:
+    """Why nothing is recovered, as a phrase; empty if images are."""
+    return "" if recipe.synthesis == "recover" else "synthesis is 'learn'"
+
+
 def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
     """The run's EarlyLate schedule, batch by batch."""
     r = recipe.recover

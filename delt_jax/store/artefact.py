@@ -52,6 +52,14 @@ RECOVERED = {
     "normalisation": _CONSTANTS,
     "cost_seconds": float,
 }
+LEARNED = {
+    "synthesis": str,
+    "preprocessing": dict,
+    "image_size": int,
+    "channels": int,
+    "cost_seconds": float,
+    "settings": {"learn": dict},
+}
 _OF_A_RUN = {f"{name.removesuffix('?')}?": shape for name, shape in TEACHER.items()} | {
     "inputs": dict,
     "hash": str,
@@ -64,6 +72,7 @@ _SHAPES: dict[str, Any] = {
     "distilled": (
         _SET | {f"{name}?": shape for name, shape in RECOVERED.items()} | {"imported?": type(None)},
         _SET | {"imported": dict, "image_size": int, "channels": int},
+        _SET | LEARNED,
     ),
     "soft_labels": {
         "inputs": dict,
