@@ -287,6 +287,8 @@ def export_set(source: str | os.PathLike, to: str, out: str | os.PathLike, **how
     names = how.pop("class_names")
     is_file = isinstance(names, str | os.PathLike)
     names = _place(names, "--class_names") if is_file else tuple(names)
+    space = how.pop("preprocessing")
+    how["preprocessing"] = _place(space, "--preprocessing") if space else None
     options = ExportOptions(
         place, to, target or conversion.default_out(place, to), class_names=names, **how
     )

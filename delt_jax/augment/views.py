@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from delt_jax.augment import crop, dsa, frepo, mix, rand_augment, shuffle
 from delt_jax.augment.dsa import Strategy
-from delt_jax.augment.frepo import OneOf
+from delt_jax.augment.frepo import StudentStrategy
 from delt_jax.core import keys
 from delt_jax.core.normalisation import AlreadyMapped, Normalisation
 
@@ -70,14 +70,14 @@ class ViewSpec:
         if self.shuffle > 1:
             used["augment.shuffle"] = shuffle.VERSION
         if self.dsa:
-            is_frepo = isinstance(parse_strategy(self.dsa), OneOf)
+            is_frepo = isinstance(parse_strategy(self.dsa), StudentStrategy)
             used |= {"augment.frepo": frepo.VERSION} if is_frepo else {"augment.dsa": dsa.VERSION}
         if self.mix != "none":
             used[f"augment.{self.mix}"] = mix.VERSION
         return used
 
 
-def parse_strategy(text: str, flip: bool = True) -> Strategy | OneOf:
+def parse_strategy(text: str, flip: bool = True) -> Strategy | StudentStrategy:
     """Reads a strategy of `dsa` or, by its mode, of `frepo`; raises a UserError as these do."""
     mode, _, _ = text.partition("-")
     return frepo.parse(text, flip) if mode in frepo.MODES else dsa.parse(text, flip)
@@ -215,7 +215,7 @@ def _dsa_views(
     strategy, size = parse_strategy(spec.dsa, spec.flip), images.shape[1]
     group_keys = _keys_of(keys.derive(epoch_key, "dsa", "groups"), groups)
     image_keys = _keys_of(keys.derive(epoch_key, "dsa", "images"), indices)
-    if isinstance(strategy, OneOf):
+    if isinstance(strategy, StudentStrategy):
         of = image_keys if strategy.is_of_each else group_keys
         operation = jax.vmap(lambda key: frepo.choose(key, strategy))(of)
         draws = jax.vmap(lambda key: frepo.draw(key, size))(image_keys)

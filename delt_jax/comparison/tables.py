@@ -199,7 +199,8 @@ def hashes(cells: Sequence[CellResult]) -> Table:
     body = []
     for cell in cells:
         body.append((f"distilled set of {cell.name}", cell.summary["distilled"]))
-        body.append((f"teacher of {cell.name}", cell.summary["teacher"]["hash"]))
+        if teacher := cell.summary.get("teacher"):
+            body.append((f"teacher of {cell.name}", teacher["hash"]))
     for line in lines(cells):
         r = line.row
         named = f"scores of {r.student}, {r.regime}, {r.image_set}, {r.ipc or 'all'}"
@@ -216,24 +217,37 @@ def _synthesis(cells: Sequence[CellResult], for_page: bool) -> Table:
     for cell in sorted(cells, key=lambda c: c.ipc):
         s = cell.summary
         similar = s["within_class_similarity"] or {}
-        teacher = s["teacher"]
+        teacher, share = s.get("teacher"), s["fraction_of_full"]
         body.append(
             (
                 cell.method,
                 str(cell.ipc),
                 *(f"{similar[n]:.3f}" if n in similar else "–" for n in _SETS),
-                f"{s['seconds']['recover']:.1f}",
+                f"{_seconds(s):.1f}",
                 f"{s['image_iterations']:,}",
-                f"{100 * s['fraction_of_full']:.2f} %",
+                "–" if share is None else f"{100 * share:.2f} %",
                 _grouped(sum(cell.sizes.images)),
                 *(_grouped(cell.sizes.labels.get(regime)) for regime in ("fixed", "stored")),
                 _grouped(cell.sizes.teachers),
-                f"{teacher['model']} {tables.percent(teacher['accuracy'])}"
-                + f" ({teacher['hash']})" * (not for_page),
+                _teacher_in_words(teacher, for_page),
                 cell.name,
             )
         )
     return Table(head, body)
+
+
+def _seconds(summary: dict[str, Any]) -> float:
+    """Seconds that the images of a set took, recovered or learned."""
+    seconds = summary["seconds"]
+    return seconds["recover"] if seconds.get("learn") is None else seconds["learn"]
+
+
+def _teacher_in_words(teacher: dict[str, Any] | None, for_page: bool) -> str:
+    """A teacher's architecture, accuracy and, off the page, hash; a dash where there is none."""
+    if teacher is None:
+        return "–"
+    hashed = f" ({teacher['hash']})" * (not for_page)
+    return f"{teacher['model']} {tables.percent(teacher['accuracy'])}{hashed}"
 
 
 def _grouped(number: int | None) -> str:
@@ -270,13 +284,14 @@ def as_csv(cells: Sequence[CellResult]) -> bytes:
         s, row = line.cell.summary, line.row
         similar = s["within_class_similarity"] or {}
         made = [similar.get(name) for name in _SETS]
-        made += [s["seconds"]["recover"], s["image_iterations"], s["fraction_of_full"]]
+        made += [_seconds(s), s["image_iterations"], s["fraction_of_full"]]
         made.append(s["distilled"])
         if line.is_baseline:
             made = [None] * len(of_set)
         sizes = line.cell.sizes
         known: list[Any] = [sizes.of_images(row, line.is_baseline), sizes.of_labels(row)]
-        known += [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
+        teacher = s.get("teacher") or {}
+        known += [teacher.get("hash"), teacher.get("accuracy"), line.cell.name]
         values = [getattr(row, name) for name in of_row]
         known += [line.cell.scored_on, " ".join(row.scores), s["command"]]
         out.writerow([row.image_set, int(line.is_baseline), *values, *made, *known])

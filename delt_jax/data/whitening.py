@@ -25,9 +25,9 @@ def fit(kind: str, source: Source, normalisation: Normalisation) -> Preprocessin
     """The map from pixels to the space that images are learned in.
 
     Whitening is d x d for images of d values: x -> (x - mean) U (s + ridge)^-1/2 U^T, where U and s
-    are eigenvectors and eigenvalues of the covariance of standardised training images. "zca" (FRePo, RCIG) adds a
-    tenth of the mean eigenvalue, and leaves directions beyond the number of images as they are.
-    "kornia" (MTT and its family) adds a tenth, and takes the unbiased covariance.
+    are eigenvectors and eigenvalues of the covariance of standardised training images. "zca"
+    (FRePo, RCIG) adds a tenth of the mean eigenvalue, and leaves directions beyond the number of
+    images as they are. "kornia" (MTT and its family) adds 0.1, and takes the unbiased covariance.
 
     Args:
       kind: one of `KINDS`.

@@ -17,8 +17,8 @@ def accuracy(recipe: Recipe, source: Source, content: DistilledSet, partial: Pat
     """Trains the first student of a run on a set of float images, and tests it.
 
     Args:
-      recipe: says which student, protocol, and kind of labels: "learned" where the run has that
-        regime, else "hard".
+      recipe: says which student, protocol, first learning rate, and kind of labels: "learned" where
+        the run has that regime, else "hard".
       source: on whose test images it is scored; where sets are chosen by it these are validation
         images.
       content: the set.
@@ -34,7 +34,8 @@ def accuracy(recipe: Recipe, source: Source, content: DistilledSet, partial: Pat
     e = recipe.evaluate
     regime = "learned" if "learned" in e.regimes else "hard"
     row = EvalRow(e.students[0], regime, "recovered", content.ipc, content.copies)
-    protocol = rows.resolve(recipe, source, row)
+    rate = e.learning_rates[0] if e.learning_rates else None
+    protocol = rows.resolve(recipe, source, row, rate)
     assert content.preprocessing is not None
     exam = Exam(
         rows.student_spec(recipe, row.student, source),

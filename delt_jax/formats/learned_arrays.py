@@ -73,6 +73,11 @@ def described(
     return said
 
 
+def is_described(manifest: Mapping[str, Any], images: np.ndarray) -> bool:
+    """Whether a manifest says in which space float images are, as those of our exports do."""
+    return images.dtype.kind == "f" and "preprocessing" in manifest
+
+
 def content_hash(arrays: LearnedArrays) -> str:
     """Hash of images, labels, space and decoding."""
     named = by_name(arrays)
@@ -142,6 +147,40 @@ def space_of(
     if matrix is not None and found.sha256 != said["sha256"]:
         raise ForeignFileError("its matrix is not that of its manifest")
     return found
+
+
+def space_arrays(space: Preprocessing) -> dict[str, np.ndarray]:
+    """A preprocessing as the arrays of a file of its own, which `parsed_space` reads."""
+    constants = {
+        name: np.asarray(values, np.float64)
+        for name, values in (("mean", space.normalisation.mean), ("std", space.normalisation.std))
+    }
+    arrays = {"matrix": space.matrix, "centre": space.centre}
+    whitening = {name: array for name, array in arrays.items() if array is not None}
+    return {"kind": np.array(space.kind), **constants, **whitening}
+
+
+def parsed_space(named: Mapping[str, np.ndarray]) -> Preprocessing:
+    """Reads what `space_arrays` gave; a file of others may lack the kind.
+
+    Raises:
+      ForeignFileError: if arrays are missing, or no such preprocessing.
+    """
+    missing = [name for name in ("mean", "std") if name not in named]
+    if missing:
+        raise ForeignFileError(f"it has no {' and '.join(missing)}")
+    if any(named[name].dtype.kind not in "fiu" for name in ("mean", "std")):
+        raise ForeignFileError("its mean and std are no numbers")
+    mean, std = (np.atleast_1d(named[name]).astype(float).tolist() for name in ("mean", "std"))
+    kind = str(named.get("kind", "zca" if "matrix" in named else "standardise"))
+    whitening = {
+        name: named[name].astype(np.float32) for name in ("matrix", "centre") if name in named
+    }
+    said: dict[str, Any] = {"kind": kind, "normalisation": {"mean": mean, "std": std}}
+    if "matrix" in whitening and "centre" in whitening:
+        given = Preprocessing(kind, Normalisation((), ()), **whitening)
+        said["sha256"] = given.sha256
+    return space_of(whitening, said)
 
 
 def _floats(named: Mapping[str, np.ndarray], name: str, axes: int) -> np.ndarray:

@@ -18,8 +18,8 @@ from delt_jax.errors import UserError
 from delt_jax.learned import checkpoint, pool, program
 from delt_jax.learned.checkpoint import Progressed
 from delt_jax.learned.method import Learned
-from delt_jax.learned.program import LearnProgram, LearnState, Shared, Turn
-from delt_jax.learned.real_batches import Pixels, RealImages, devices_for
+from delt_jax.learned.program import LearnState, SetProgram, Shared, Turn
+from delt_jax.learned.real_batches import Pixels, RealBatches, devices_for
 from delt_jax.runtime import devices
 from delt_jax.store.log import MetricsLog
 
@@ -48,7 +48,7 @@ class LearnTask:
         experts' trainings.
     """
 
-    program: LearnProgram
+    program: SetProgram
     seed: int
     start: Learned
     preprocessing: Preprocessing
@@ -114,11 +114,11 @@ def finish(task: LearnTask, progressed: Progressed, bar: Progress) -> Progressed
       Stopped: after a signal.
     """
     with ThreadPoolExecutor(1) as reader:
-        return _Course(task, progressed, bar, reader).finish()
+        return _Way(task, progressed, bar, reader).finish()
 
 
-class _Course:
-    """The course of a task through its steps; owns the state on the devices."""
+class _Way:
+    """The way of a task through its steps; owns the state on the devices."""
 
     def __init__(
         self, task: LearnTask, progressed: Progressed, bar: Progress, reader: ThreadPoolExecutor
@@ -128,7 +128,7 @@ class _Course:
         self._task, self._bar, self._reader = task, bar, reader
         self._devices = devices_for(setup.real_batch, devices.device_count())
         self._chunk = chunk_steps(task.chunk_steps, setup)
-        self._real = RealImages(task.examples, setup, task.seed, method.by_class)
+        self._real = RealBatches(task.examples, setup, task.seed, method.by_class)
         self._state = devices.copies_for_jobs(progressed.state, self._devices)
         self._best, self._validated = progressed.best, list(progressed.validated)
         self._losses = list(progressed.losses)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
@@ -92,4 +93,4 @@ class ExpertStore:
         return row
 
     def _tree(self, row: np.ndarray) -> Any:
-        return ravel_pytree(self.like)[1](row)
+        return ravel_pytree(self.like)[1](jnp.asarray(row))

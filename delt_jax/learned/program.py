@@ -39,7 +39,7 @@ class LearnState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LearnProgram:
+class SetProgram:
     """Everything that is compiled in; hashable.
 
     Attributes:
@@ -82,7 +82,7 @@ class Turn(NamedTuple):
     variables: Any = None
 
 
-def fresh_network(program: LearnProgram, key: chex.PRNGKey) -> Network:
+def fresh_network(program: SetProgram, key: chex.PRNGKey) -> Network:
     """A network with fresh weights, of age 0."""
     spec = program.setup.spec
     images = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
@@ -94,18 +94,18 @@ def fresh_network(program: LearnProgram, key: chex.PRNGKey) -> Network:
 
 
 @functools.lru_cache(maxsize=8)
-def compile_fresh(program: LearnProgram) -> Program:
+def compile_fresh(program: SetProgram) -> Program:
     """Makes ``fresh(key)``, which returns a network."""
     return Program(jax.jit(lambda key: fresh_network(program, key)), quickly=True)
 
 
-def init_optimiser(program: LearnProgram, learned: Learned) -> Any:
+def init_optimiser(program: SetProgram, learned: Learned) -> Any:
     """State of the method's optimiser before the first step."""
     return program.method.optimiser(program.setup).init(learned)
 
 
 def improve(
-    program: LearnProgram, state: LearnState, network: Network, real: Real, key: chex.PRNGKey
+    program: SetProgram, state: LearnState, network: Network, real: Real, key: chex.PRNGKey
 ) -> tuple[LearnState, chex.Array]:
     """One step of what is learned; returns the state, but for its pool, and the loss before."""
     method, setup = program.method, program.setup
@@ -120,7 +120,7 @@ def improve(
     return LearnState(learned, opt_state, state.pool, average), loss
 
 
-def outcome(program: LearnProgram, state: LearnState, steps: int) -> Learned:
+def outcome(program: SetProgram, state: LearnState, steps: int) -> Learned:
     """What counts as learned after so many steps: the average where the method takes one.
 
     It began as zeros, so it is divided by the weight of the steps so far.
@@ -132,14 +132,14 @@ def outcome(program: LearnProgram, state: LearnState, steps: int) -> Learned:
 
 
 def train(
-    program: LearnProgram, learned: Learned, network: Network, real: Real, key: chex.PRNGKey
+    program: SetProgram, learned: Learned, network: Network, real: Real, key: chex.PRNGKey
 ) -> Network:
     """The network after its training of an outer step, which is one older."""
     trained = program.method.train(keys.derive(key, "train"), learned, network, real, program.setup)
     return trained._replace(age=network.age + 1)
 
 
-def renew(program: LearnProgram, learned: Learned, key: chex.PRNGKey) -> tuple[Learned, Network]:
+def renew(program: SetProgram, learned: Learned, key: chex.PRNGKey) -> tuple[Learned, Network]:
     """A network in place of one that is too old, before which bounds are kept, if they are."""
     if program.method.keeps_bounds:
         low, high = jnp.asarray(program.setup.low), jnp.asarray(program.setup.high)
@@ -147,7 +147,7 @@ def renew(program: LearnProgram, learned: Learned, key: chex.PRNGKey) -> tuple[L
     return learned, fresh_network(program, keys.derive(key, "network"))
 
 
-def _real(program: LearnProgram, shared: Shared, pixels: Pixels) -> Real:
+def _real(program: SetProgram, shared: Shared, pixels: Pixels) -> Real:
     kind = "standardise" if shared.matrix is None else "whitened"
     space = Preprocessing(kind, program.normalisation, shared.matrix, shared.centre)
     more = None if pixels.more is None else (space(pixels.more[0]), pixels.more[1])
@@ -166,7 +166,7 @@ def _put(pool: Network, index: chex.Array, network: Network) -> Network:
 
 
 @functools.lru_cache(maxsize=8)
-def compile_improve(program: LearnProgram, num_devices: int) -> Program:
+def compile_improve(program: SetProgram, num_devices: int) -> Program:
     """Makes ``improve(state, pixels, (shared, turn))`` of one step, which returns (state, loss).
 
     State and pixels have leading axes [num_devices, 1]; the state is donated. Pixels, and the loss,
@@ -184,7 +184,7 @@ def compile_improve(program: LearnProgram, num_devices: int) -> Program:
 
 
 @functools.lru_cache(maxsize=8)
-def compile_train(program: LearnProgram, num_devices: int) -> Program:
+def compile_train(program: SetProgram, num_devices: int) -> Program:
     """Makes ``train(state, pixels, (shared, turn))`` of one step, which returns the state."""
 
     def run(state, pixels, shared_and_turn):
@@ -198,7 +198,7 @@ def compile_train(program: LearnProgram, num_devices: int) -> Program:
 
 
 @functools.lru_cache(maxsize=8)
-def compile_renew(program: LearnProgram, num_devices: int) -> Program:
+def compile_renew(program: SetProgram, num_devices: int) -> Program:
     """Makes ``renew(state, (), (shared, turn))`` of one step, which returns the state."""
 
     def run(state, _, shared_and_turn):
@@ -211,7 +211,7 @@ def compile_renew(program: LearnProgram, num_devices: int) -> Program:
 
 
 @functools.lru_cache(maxsize=8)
-def compile_chunk(program: LearnProgram, num_devices: int, steps: int) -> Program:
+def compile_chunk(program: SetProgram, num_devices: int, steps: int) -> Program:
     """Makes ``chunk(state, pixels, (shared, turns))`` of several steps in one compiled loop.
 
     It returns the state and the losses [steps]; axes as `compile_improve` has them.

@@ -13,7 +13,7 @@ from delt_jax.runtime import devices
 _DRAWS = zlib.crc32(b"learn real images")
 
 
-class Drawn(NamedTuple):
+class DrawnImages(NamedTuple):
     """Training images of an outer step.
 
     Attributes:
@@ -40,7 +40,7 @@ class Pixels(NamedTuple):
     more: tuple[Any, Any] | None
 
 
-class RealImages:
+class RealBatches:
     """Draws and reads real images, of which every step has as many."""
 
     def __init__(self, examples: Examples, setup: Setup, seed: int, by_class: bool):
@@ -63,13 +63,13 @@ class RealImages:
                 f"{least}{' of the smallest class' * by_class}; lower learn.real_batch."
             )
 
-    def draw(self, step: int) -> Drawn:
+    def draw(self, step: int) -> DrawnImages:
         """Draws the images of a step without replacement."""
         draw = np.random.default_rng([self._seed, _DRAWS, step])
         size, count = self._setup.real_batch, len(self._examples)
         chosen = [pool[draw.choice(len(pool), size, replace=False)] for pool in self._pools]
         more = draw.choice(count, self._setup.more_real, replace=False)
-        return Drawn(np.stack(chosen) if self._by_class else chosen[0], more)
+        return DrawnImages(np.stack(chosen) if self._by_class else chosen[0], more)
 
     def read(self, steps: range, num_devices: int) -> Pixels:
         """Reads the images of some steps, and brings each device its share.

@@ -22,19 +22,20 @@ from delt_jax.recipe import Recipe
 EXPERTS = "experts/manifest.json"  # of finished experts, below the work directory
 
 
-def setup_of(recipe: Recipe, source: Source) -> Setup:
+def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None = None) -> Setup:
     """What is static in the learning of a set.
 
     Args:
       recipe: complete (see `delt_jax.config.derive`).
       source: the data, perhaps only described.
+      normalisation: of the images; without it, for plans, black is 0 and white 1.
 
     Raises:
       UserError: if learn.options has a name that the method does not know, or no number.
     """
     learn = dataclasses.asdict(recipe.learn)
     method = methods.find(recipe.learn.method)
-    low, high = normalisation_of(recipe, source).bounds() if len(source.train) else (0.0, 1.0)
+    low, high = normalisation.bounds() if normalisation else (0.0, 1.0)
     same = {f.name for f in dataclasses.fields(Setup)} & learn.keys()
     size, channels = source.image_size, source.channels
     num_classes, augment = len(source.class_names), learn["augment"]
@@ -78,16 +79,11 @@ def options_of(method: Method, entries: Sequence[str]) -> tuple[tuple[str, float
     return tuple(found.items())
 
 
-def normalisation_of(recipe: Recipe, source: Source) -> Normalisation:
-    """Mean and standard deviation of the pixels."""
-    return measure_normalisation(recipe.data, source)
-
-
 def preprocessing_of(recipe: Recipe, source: Source) -> Preprocessing:
     """The space that images are learned in."""
     kind = recipe.learn.preprocessing
     assert kind is not None  # derived
-    return whitening.fit(kind, source, normalisation_of(recipe, source))
+    return whitening.fit(kind, source, measure_normalisation(recipe.data, source))
 
 
 def expert_plan(recipe: Recipe, setup: Setup) -> ExpertPlan:

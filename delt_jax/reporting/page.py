@@ -89,7 +89,7 @@ def _gains(rows: Sequence[ScoreRow]) -> list[dict[str, str]]:
 
 def _sheet_words(summary: Mapping[str, Any]) -> str:
     """What the images are, and what stands below them."""
-    if "imported" in summary:
+    if "imported" in summary or "learned" in summary:
         above = "Images of the set, below random real ones where there are any."
     elif summary["select"].get("start") == "noise":
         above = "Recovered images, in joining order."
@@ -98,6 +98,13 @@ def _sheet_words(summary: Mapping[str, Any]) -> str:
     recover = summary.get("recover", {})
     if recover.get("round_iterations") and summary["image_iterations"]:
         above += " The first ones of a class are optimised longest, the last ones least."
+    if "clipped" in summary:
+        above += (
+            f" They are floats, shown through the inverse of their preprocessing, with the "
+            f"{summary['clipped']:.1%} of the values that are beyond black or white clipped."
+        )
+    if "teacher" not in summary:
+        return above
     return f"{above} Below, the teacher's probability of the class, mean over fresh views."
 
 
@@ -148,7 +155,9 @@ def _duration(seconds: float) -> str:
 
 def _teacher(summary: Mapping[str, Any]) -> str:
     """Words on the run's first teacher."""
-    teacher = summary["teacher"]
+    teacher = summary.get("teacher")
+    if teacher is None:
+        return ""
     if teacher["accuracy"] is None:
         return f"{teacher['model']}, whose accuracy was not measured"
     accuracy = tables.percent(teacher["accuracy"])
@@ -159,6 +168,9 @@ def _making(summary: Mapping[str, Any]) -> str:
     """Words on how the set was made."""
     if "imported" in summary:
         return f"imported from the layout {summary['imported'].get('layout')}"
+    if "learned" in summary:
+        learned = summary["learned"]
+        return f"learned by {learned.get('method')} in {learned.get('steps') or 0:,} steps"
     if not summary["image_iterations"]:
         return "nothing was optimised: the images are those that recovery would start from"
     return (
@@ -169,7 +181,8 @@ def _making(summary: Mapping[str, Any]) -> str:
 
 def _hashes(summary: Mapping[str, Any], rows: Sequence[ScoreRow]) -> Table:
     """What traces everything on the page back to its files."""
-    body = [("distilled set", summary["distilled"]), ("teacher", summary["teacher"]["hash"])]
+    body = [("distilled set", summary["distilled"])]
+    body += [("teacher", summary["teacher"]["hash"])] if "teacher" in summary else []
     body += [
         (f"teacher {other['model']}", other["hash"]) for other in summary.get("other_teachers", ())
     ]

@@ -19,7 +19,6 @@ from delt_jax.learned.experts import ExpertPlan, RealImages
 from delt_jax.learned.setups import (
     expert_plan,
     expert_store,
-    normalisation_of,
     preprocessing_of,
     setup_of,
 )
@@ -60,7 +59,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         | {
             "float16": setup.option("float16"),
             "learn.preprocessing": recipe.learn.preprocessing,
-            "normalisation": normalisation_of(recipe, source).as_dict(),
+            "data.mean": recipe.data.mean,
+            "data.std": recipe.data.std,
             "data": source.fingerprint,
             "data.flip": recipe.data.flip,
             "class_names": source.class_names,

@@ -22,8 +22,8 @@ from delt_jax.learned.checkpoint import Progressed
 from delt_jax.learned.driver import LearnTask
 from delt_jax.learned.expert_walk import ExpertWalk
 from delt_jax.learned.method import Learned, Method, Setup
-from delt_jax.learned.program import LearnProgram
-from delt_jax.learned.setups import normalisation_of, preprocessing_of, setup_of
+from delt_jax.learned.program import SetProgram
+from delt_jax.learned.setups import preprocessing_of, setup_of
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.runtime import devices, environment
 from delt_jax.store import artefact, files
@@ -128,7 +128,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
             "data": source.fingerprint,
             "data.flip": recipe.data.flip,
             "class_names": source.class_names,
-            "normalisation": normalisation_of(recipe, source).as_dict(),
+            "data.mean": recipe.data.mean,
+            "data.std": recipe.data.std,
         }
     )
 
@@ -172,7 +173,7 @@ def _task(
     recipe: Recipe, source: Source, workdir: WorkDir, partial: Path, space: Preprocessing
 ) -> LearnTask:
     """What is to be learned from the training images of `source`, and scored on its test images."""
-    learn, setup = recipe.learn, setup_of(recipe, source)
+    learn, setup = recipe.learn, setup_of(recipe, source, space.normalisation)
     method = methods.find(learn.method)
     assert learn.start is not None
 
@@ -186,7 +187,7 @@ def _task(
         return learned_score.accuracy(recipe, source, made, partial)
 
     return LearnTask(
-        LearnProgram(method, setup, space.normalisation),
+        SetProgram(method, setup, space.normalisation),
         recipe.seed,
         start.of(learn.start, method, source.train, setup, space, recipe.seed),
         space,

@@ -30,7 +30,7 @@ from delt_jax.reporting.page import Shown
 from delt_jax.reporting.svg import Chart
 from delt_jax.reporting.tables import Section
 from delt_jax.stages import report_pictures
-from delt_jax.stages.summary import is_imported, is_optimised, of_scores, summary_of
+from delt_jax.stages.summary import is_learned, is_optimised, is_recovered, of_scores, summary_of
 from delt_jax.store import artefact, files
 from delt_jax.store.local_copies import local
 from delt_jax.store.schema import mismatch
@@ -45,9 +45,11 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the report."""
     settings = affecting("report", recipe, "report")
-    teacher = workdir.needed("teacher/manifest.json", "squeeze")
-    if teacher.get("others"):
-        settings["other teachers"] = [other["hash"] for other in teacher["others"]]
+    if recipe.needs_teacher:
+        teacher = workdir.needed("teacher/manifest.json", "squeeze")
+        settings["teacher"] = teacher["hash"]
+        if teacher.get("others"):
+            settings["other teachers"] = [other["hash"] for other in teacher["others"]]
     if recipe.report.second_teacher:
         second = teacher_lib.describe(local(recipe.report.second_teacher))
         settings["report.second_teacher"] = second.hash
@@ -57,7 +59,6 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     return settings | {
         "version": __version__,
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
-        "teacher": teacher["hash"],
     }
 
 
@@ -65,18 +66,19 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/report and WORKDIR/summary.json, and prints the tables of scores."""
     started = time.perf_counter()
     say("  measuring the images and drawing the pages")
-    teacher = teacher_lib.load(workdir.path / "teacher")
-    synthetic = distilled.read(workdir.path / "distilled")
+    teacher = teacher_lib.load(workdir.path / "teacher") if recipe.needs_teacher else None
+    stored = distilled.read(workdir.path / "distilled")
+    synthetic = stored.to_look_at()
     _check_known(workdir, synthetic)
     evaluation = _evaluation(recipe, source, workdir)
     rows = _rows(workdir, evaluation) if evaluation else []
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
-    similarity = _similarity(teacher, source, synthetic, starts)
+    similarity = _similarity(teacher, source, synthetic, starts) if teacher else {}
     names = in_words(synthetic.class_names)
-    networks = _networks(recipe, teacher)
+    networks = _networks(recipe, teacher) if teacher else {}
     seen = fresh_views.look(list(networks.values()), synthetic.images, synthetic.labels)
-    sheet = report_pictures.sheet_of(synthetic, starts, seen[0])
+    sheet = report_pictures.sheet_of(synthetic, starts, seen[0] if seen else None)
     pictures = {"sheet.png": report_pictures.sheet_png(sheet)}
     scoring = report_pictures.score_charts(rows, _scores(workdir) if evaluation else {}, names)
     making = _making_charts(workdir, synthetic, similarity)
@@ -88,33 +90,35 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     summary["warnings"] = _warnings(workdir)
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
-    summary["fresh_views"] = fresh_views.described(networks, seen)
-    lists = {
-        "scores.csv": tables.as_csv(rows),
-        "fresh_views.csv": fresh_views.as_csv(list(networks), seen, synthetic.ipc),
-    }
+    lists = {"scores.csv": tables.as_csv(rows)}
+    fresh: list[Section] = []
+    if seen:
+        summary["fresh_views"] = fresh_views.described(networks, seen)
+        fresh = [tables.fresh_views(summary["fresh_views"])]
+        lists["fresh_views.csv"] = fresh_views.as_csv(list(networks), seen, synthetic.ipc)
+    if stored.preprocessing is not None:
+        summary["clipped"] = stored.rounded().manifest["clipped"]
     pairs: list[Strip] = []
-    if recipe.report.nearest:
+    if teacher and recipe.report.nearest:
         ours, real = _neighbours(teacher, source, synthetic)
         summary["nearest"] = nearest.summary(ours, real)
         pictures["nearest.png"], pairs = report_pictures.nearest_pictures(source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
     scored = summary["scored_on"]
-    fresh = tables.fresh_views(summary["fresh_views"])
-    traced = [*tables.sections(rows, robust, ranks, ids=True, scored=scored), fresh]
+    traced = [*tables.sections(rows, robust, ranks, ids=True, scored=scored), *fresh]
     lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
     scores = tables.sections(rows, robust, ranks, scored=scored)
     shown = Shown(
         report_pictures.sheet_strips(sheet), pairs, [*scoring.values()], [*making.values()]
     )
-    lists["report.html"] = report_page.page(summary, rows, [*scores, fresh], shown).encode()
+    lists["report.html"] = report_page.page(summary, rows, [*scores, *fresh], shown).encode()
     manifest = {
         "inputs": inputs(recipe, source, workdir),
         "warnings": [],
         "seconds": round(time.perf_counter() - started, 1),
     }
     _write(workdir, summary, pictures | lists, manifest)
-    _tell(workdir, summary, rows, scores[1:] if rows else [fresh])
+    _tell(workdir, summary, rows, scores[1:] if rows else fresh)
 
 
 def _tell(
@@ -194,7 +198,7 @@ def _making_charts(
 ) -> dict[str, Chart]:
     """Charts by name: diversity, and schedule and losses of a set that was optimised here."""
     charts: dict[str, Chart] = {}
-    if synthetic.ipc > 1:  # a single image of a class is similar to no other
+    if synthetic.ipc > 1 and similarity:  # a single image of a class is similar to no other
         names = in_words(synthetic.class_names)
         charts["diversity"] = run_charts.similarity_chart(similarity, names)
     if not is_optimised(synthetic):
@@ -233,10 +237,17 @@ def _rows(workdir: WorkDir, evaluation: dict[str, Any]) -> list[ScoreRow]:
 
 def _check_known(workdir: WorkDir, synthetic: DistilledSet) -> None:
     """Raises a DamagedArtefact if a set that was recovered here does not say how."""
-    wrong = mismatch(synthetic.manifest, {} if is_imported(synthetic) else artefact.RECOVERED)
+    wrong = mismatch(synthetic.manifest, _known_of(synthetic))
     if wrong:
         path = workdir.path / "distilled/manifest.json"
         raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "recover")
+
+
+def _known_of(synthetic: DistilledSet) -> dict[str, Any]:
+    """Shape of what the manifest of a set that was made here must say."""
+    if is_recovered(synthetic):
+        return artefact.RECOVERED
+    return artefact.LEARNED if is_learned(synthetic) else {}
 
 
 def _scores(workdir: WorkDir) -> dict[str, Score]:
@@ -251,9 +262,9 @@ def _start_pixels(
 
     For an imported set, random real images of the same classes; None where there are none.
     """
-    if is_imported(synthetic) and not len(source.train):
+    if not is_recovered(synthetic) and not len(source.train):
         return None
-    if is_imported(synthetic):
+    if not is_recovered(synthetic):
         classes, ipc = len(synthetic.class_names), synthetic.ipc
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
         return read(source.train, drawn.reshape(-1))
@@ -290,7 +301,7 @@ def _similarity(
     if len(source.train):
         sample = _real_sample(source)
         sets["real"] = read(source.train, sample), source.train.labels[sample]
-    if starts is not None and not is_imported(synthetic):
+    if starts is not None and is_recovered(synthetic):
         sets["start"] = starts, synthetic.labels
     sets["recovered"] = synthetic.images, synthetic.labels
     return {

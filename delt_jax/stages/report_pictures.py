@@ -15,7 +15,7 @@ from delt_jax.recovery.schedule import join_rounds
 from delt_jax.reporting import figures, nearest, run_charts
 from delt_jax.reporting.figures import Strip
 from delt_jax.reporting.svg import Chart
-from delt_jax.stages.summary import is_imported, is_optimised
+from delt_jax.stages.summary import is_optimised, is_recovered
 
 
 class Sheet(NamedTuple):
@@ -47,7 +47,7 @@ def _shown(
     return min(most_classes, len(synthetic.class_names)), columns
 
 
-def sheet_of(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews) -> Sheet:
+def sheet_of(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews | None) -> Sheet:
     """Chooses images, with the teacher's probabilities where all of these are known.
 
     Without start images to show, as of noise, there are more classes.
@@ -68,11 +68,11 @@ def sheet_of(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshView
         return values.reshape(classes, ipc, *values.shape[1:])[:rows, columns]
 
     said = [[""] * len(columns)] * rows
-    if len(seen.indices) == classes * ipc:
+    if seen is not None and len(seen.indices) == classes * ipc:
         said = [[f"{value:.0%}" for value in line] for line in cells(seen.probability)]
     above = cells(starts) if shows_starts else None
     names = list(in_words(synthetic.class_names[:rows]))
-    recovered = not is_imported(synthetic)
+    recovered = is_recovered(synthetic)
     return Sheet(names, above, cells(synthetic.images), iterations, said, recovered)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from delt_jax.augment.frepo import OneOf
+from delt_jax.augment.frepo import StudentStrategy
 from delt_jax.augment.views import ViewSpec, parse_strategy
 
 MOMENTUM = 0.9  # of SGD, in all protocols that use it
@@ -138,7 +138,7 @@ def _views_in_words(views: ViewSpec) -> list[str]:
         words.append(f"crops {views.min_scale:g}-1")
     if views.dsa:  # which has its own flips
         strategy = parse_strategy(views.dsa, views.flip)
-        words.append(f"{'FRePo' if isinstance(strategy, OneOf) else 'DSA'} {strategy}")
+        words.append(f"{'FRePo' if isinstance(strategy, StudentStrategy) else 'DSA'} {strategy}")
     else:
         words.append("flips" if views.flip else "no flips")
     if views.mix == "none":

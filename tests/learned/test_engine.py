@@ -13,7 +13,7 @@ from delt_jax.core import keys, progress, stopping
 from delt_jax.errors import UserError
 from delt_jax.learned import driver, pool, program
 from delt_jax.learned.method import Pool, Real
-from delt_jax.learned.real_batches import RealImages, devices_for
+from delt_jax.learned.real_batches import RealBatches, devices_for
 from delt_jax.runtime import devices
 
 
@@ -29,7 +29,7 @@ def learn(asked):
 
 def by_hand(asked):
     """The same steps written one after another, without pool, chunks or compiled programs."""
-    setup, images = asked.program.setup, RealImages(asked.examples, SETUP, 0, by_class=False)
+    setup, images = asked.program.setup, RealBatches(asked.examples, SETUP, 0, by_class=False)
     networks = [
         program.compile_fresh(asked.program)(keys.stream(0, "learn", "first network", i))
         for i in range(3)
@@ -157,7 +157,7 @@ def test_pool_draws_every_network_and_counts_ages():
 def test_real_images_by_class(tmp_path):
     asked = task(tmp_path / "run")
     setup = replace(SETUP, real_batch=4, more_real=5)
-    real = RealImages(asked.examples, setup, 0, by_class=True)
+    real = RealBatches(asked.examples, setup, 0, by_class=True)
     read = real.read(range(7, 9), 2)
     assert read.images.shape == (2, 1, 2, 3, 2, 8, 8, 1)
     assert (np.asarray(read.labels) == np.arange(3)[:, None]).all()
@@ -170,4 +170,4 @@ def test_real_images_by_class(tmp_path):
     for device in range(2):
         np.testing.assert_array_equal(read.more[0][device, 0, 1], asked.examples.pixels[drawn.more])
     with pytest.raises(UserError, match=r"30 real images of each class .* lower learn.real_batch"):
-        RealImages(asked.examples, replace(setup, real_batch=30), 0, by_class=True)
+        RealBatches(asked.examples, replace(setup, real_batch=30), 0, by_class=True)

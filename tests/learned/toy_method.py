@@ -11,7 +11,7 @@ from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import ArrayExamples
 from delt_jax.learned.driver import LearnTask
 from delt_jax.learned.method import Learned, Method, Pool, Setup
-from delt_jax.learned.program import LearnProgram
+from delt_jax.learned.program import SetProgram
 from delt_jax.models import ModelSpec
 from delt_jax.runtime.devices import AXIS
 from delt_jax.store.log import MetricsLog
@@ -82,7 +82,7 @@ def task(folder, method=METHOD, setup=SETUP, **changes):
     )
     folder.mkdir(exist_ok=True)
     return LearnTask(
-        LearnProgram(method, setup, NORMALISATION),
+        SetProgram(method, setup, NORMALISATION),
         0,
         start,
         Preprocessing("standardise", NORMALISATION),

@@ -11,10 +11,12 @@ from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import learned_score
+from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.formats import distilled, own
 from delt_jax.formats.decoding import Decoding
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.recipe import DataRecipe
+from delt_jax.store.workdir import WorkDir
 
 IPC = 3
 
@@ -68,7 +70,7 @@ def with_set(folder, content):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     folder = with_set(tmp_path_factory.mktemp("learned"), negatives())
-    main.run(recipe(), str(folder), ["evaluate"])
+    main.run(recipe(), str(folder), ["evaluate", "report"])
     return folder
 
 
@@ -86,6 +88,17 @@ def test_scores_are_of_the_sets_own_space(scored):
     assert by_row["learned", "random"] == by_row["hard", "random"]
 
 
+def test_the_report_shows_them_clipped_and_says_so(scored):
+    summary = read_json(scored / "summary.json")
+    page = (scored / "report/report.html").read_text()
+    assert "teacher" not in summary
+    assert "nearest" not in summary
+    assert summary["clipped"] == pytest.approx(negatives().rounded().manifest["clipped"])
+    assert "shown through the inverse of their preprocessing" in page
+    assert "teacher" not in page.lower().replace("set, teachers and scores", "")
+    assert (scored / "report/sheet.png").stat().st_size > 1000
+
+
 def test_parts_of_stored_images_are_trained_on(tmp_path):
     """Each stored image becomes four, and the protocol counts those."""
     folder = with_set(tmp_path, negatives(Decoding(2)))
@@ -98,8 +111,10 @@ def test_parts_of_stored_images_are_trained_on(tmp_path):
 
 def test_labels_of_teachers_are_refused(tmp_path):
     folder = with_set(tmp_path, negatives())
-    with pytest.raises(UserError, match=r"float images .* evaluate\.regimes"):
-        main.run(recipe(**{"evaluate.regimes": ("online",)}), str(folder), ["evaluate"])
+    asked = config_lib.from_config(recipe(**{"evaluate.regimes": ("online", "hard")}))
+    sets = TrainingSets(asked, open_source(asked.data), WorkDir(folder), ())
+    with pytest.raises(UserError, match=r"float images .* evaluate\.regimes .*\(online\)"):
+        _ = sets.distilled
 
 
 def test_values_are_no_probabilities(tmp_path):

@@ -379,7 +379,7 @@ def test_dry_run_over_a_finished_run_names_what_changed(copy, capsys):
 def test_status_of_every_stage_after_a_run(finished):
     settings = config_lib.from_config(tiny())
     source = open_source(settings.data)
-    for stage in pipeline.STAGES:
+    for stage in pipeline.of_recipe(settings):
         assert pipeline.status(stage, settings, source, WorkDir(finished)) == (
             False,
             "done, nothing changed",
