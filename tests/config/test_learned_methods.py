@@ -129,7 +129,11 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
     config = runpy.run_path(str(CONFIGS / "digits.py"))["get_config"]("dm,ipc1")
     with config.unlocked():
         config.update_from_flattened_dict(changes)
-    with pytest.raises(UserError, match=sentence):
+
+    def check():
         recipe = from_config(config)
         source = open_source(recipe.data)
         learn.check(derive.complete(recipe, source)[0], source)
+
+    with pytest.raises(UserError, match=sentence):
+        check()

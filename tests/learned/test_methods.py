@@ -229,7 +229,7 @@ def test_four_devices_make_the_step_of_one(name, model, augment):
     many = jax.pmap(step, AXIS, in_axes=(axes,), devices=jax.devices()[:4])(spread)
     one = jax.jit(step)(real)
     for device in (0, 3):
-        chex.assert_trees_all_close(jax.tree.map(lambda x: x[device], many), one, atol=2e-4)
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=device: x[i], many), one, atol=2e-4)
 
 
 def test_networks_of_dc_train_in_batches_of_all_learned_images(monkeypatch):
