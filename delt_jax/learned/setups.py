@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from delt_jax.augment import dsa
@@ -12,7 +13,7 @@ from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.spelling import nearest
 from delt_jax.data import Normalisation, Source, measure_normalisation, whitening
 from delt_jax.errors import UserError
-from delt_jax.learned import experts, methods
+from delt_jax.learned import experts, methods, networks
 from delt_jax.learned.expert_store import DELTAS, FLOAT32, ExpertStore
 from delt_jax.learned.experts import ExpertPlan
 from delt_jax.learned.method import Method, Setup
@@ -114,3 +115,26 @@ def expert_store(
     setup = setup_of(recipe, source)
     form = DELTAS if setup.option("float16") else FLOAT32
     return ExpertStore(workdir / folder, form, experts.start(expert_plan(recipe, setup), 0))
+
+
+def expert_logits(
+    store: ExpertStore, setup: Setup, images: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """Mean logits of the experts that are right about an image, of all where none is (DATM).
+
+    Args:
+      store: finished experts.
+      setup: of the run.
+      images: float32 [N, S, S, C], in the space of the preprocessing.
+      classes: int [N].
+
+    Returns:
+      float32 [N, classes].
+    """
+    ask = jax.jit(lambda params: networks.logits(setup.spec, params, images))
+    last = int(setup.option("epochs"))
+    experts = range(int(setup.option("experts")))
+    found = np.stack([np.asarray(ask(store.read(expert, last))) for expert in experts])
+    is_right = (found.argmax(-1) == classes).astype(np.float32)
+    weights = np.where(is_right.sum(0) > 0, is_right, 1)
+    return (found * weights[..., None]).sum(0) / weights.sum(0)[:, None]

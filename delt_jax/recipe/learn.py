@@ -100,9 +100,10 @@ class LearnRecipe:
     preprocessing: str | None = setting(
         None,
         'The space that images are learned in: pixels standardised per channel ("standardise"), '
-        'or whitened after that ("zca"), as their students and test images are, too.',
+        'or whitened after that ("zca", FRePo and RCIG; "kornia", the family of MTT), as their '
+        "students and test images are, too.",
         affects="images",
-        allowed=one_of("standardise", "zca"),
+        allowed=one_of("standardise", "zca", "kornia"),
     )
     start: str | None = setting(
         None,

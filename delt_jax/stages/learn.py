@@ -177,10 +177,16 @@ def _task(
     method = methods.find(learn.method)
     assert learn.start is not None
 
+    begun = start.of(learn.start, method, source.train, setup, space, recipe.seed)
     walk = None
     if method.walks_on_experts:
         workdir.needed(setups.EXPERTS, "experts")
-        walk = ExpertWalk(setups.expert_store(recipe, source, workdir.path), setup, recipe.seed)
+        store = setups.expert_store(recipe, source, workdir.path)
+        walk = ExpertWalk(store, setup, recipe.seed)
+        if method.labels == "expert_logits":
+            classes = np.repeat(np.arange(setup.num_classes), setup.ipc)
+            logits = setups.expert_logits(store, setup, begun.images, classes)
+            begun = begun._replace(labels=logits.astype(np.float32))
 
     def validate(learned: Learned) -> float:
         made = _as_set(recipe, source, method, learned, space)
@@ -189,7 +195,7 @@ def _task(
     return LearnTask(
         SetProgram(method, setup, space.normalisation),
         recipe.seed,
-        start.of(learn.start, method, source.train, setup, space, recipe.seed),
+        begun,
         space,
         source.train,
         partial,

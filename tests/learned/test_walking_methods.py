@@ -1,5 +1,7 @@
 """Methods of part two on tiny networks: one step each, and where experts' pieces begin."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -51,14 +53,15 @@ def problem(method, setup):
     return Learned(images, labels, extra), network, real
 
 
-@pytest.mark.parametrize("name", ["mtt", "tesla", "datm", "att", "ratbptt", "rcig"])
+@pytest.mark.parametrize("name", ["datm", "tesla", "att", "ratbptt", "rcig"])
 def test_a_step_moves_images_and_what_else_is_learned(name):
     method = methods.find(name)
     setup = setup_of(method)
     learned, network, real = problem(method, setup)
     rule = method.optimiser(setup)
 
-    @jax.jit
+    # Most of the time goes into compiling, so it is done plainly.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def step(key, learned):
         loss, grads = method.gradient(key, learned, network, real, setup)
         updates, _ = rule.update(grads, rule.init(learned), learned)
