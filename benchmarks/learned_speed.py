@@ -107,7 +107,7 @@ def theirs(
     images = normal(count)
     if CASES[name][0] == "dsa":
         plain = torch_learned.InstanceConvNet(width, CLASSES, SIZE)
-        plain = plain.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        plain = plain.to(device=device, memory_format=layout)
         real = normal(CLASSES, setup.real_batch)
 
         def match(number: int) -> None:
@@ -117,7 +117,7 @@ def theirs(
 
         return match
     network = torch_learned.WideConvNet(width, CLASSES, SIZE).eval()
-    network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    network = network.to(device=device, memory_format=layout)
     optimiser = torch.optim.Adam(network.parameters(), setup.network_rate)
     eye = torch.eye(CLASSES, device=device)
     targets = eye[torch.arange(setup.real_batch) % CLASSES] - 1 / CLASSES
