@@ -10,6 +10,7 @@ where recovery refused bfloat16.
 """
 
 import argparse
+import io
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from matplotlib.figure import Figure
 
 from delt_jax.recovery.run.loss_history import of_columns
 from delt_jax.recovery.types import Losses
-from delt_jax.reporting.figures import figure_png
 from delt_jax.store import files
 
 TYPES = ("float32", "bfloat16")
@@ -92,7 +92,9 @@ def chart(losses: Mapping[str, Losses]) -> bytes:
         axes.set(title=words, xlabel="iteration", yscale="log")
     axes.legend(frameon=False)
     figure.tight_layout()
-    return figure_png(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def main() -> None:

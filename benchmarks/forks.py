@@ -20,7 +20,7 @@ LIBRARIES = (  # slow to import, and without threads until they are used
     "orbax.checkpoint",
     "scipy.stats",
     "sklearn.datasets",
-    "matplotlib.figure",
+    "jinja2",
     "PIL.Image",
     "pyarrow.parquet",
     "hypothesis",

@@ -16,7 +16,7 @@ from delt_jax.reporting import tables
 def describe(workdir: Path) -> list[str]:
     """Lines of Markdown made from the run's own summary."""
     summary = json.loads((workdir / "summary.json").read_text())
-    made, teacher = summary["made"], summary["teacher"]
+    made, teacher = summary.get("made"), summary["teacher"]
     times = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v)
     scored = summary.get("scored_on", TEST_IMAGES)
     rows = [ScoreRow.from_dict(row) for row in summary["scores"]]
@@ -26,7 +26,7 @@ def describe(workdir: Path) -> list[str]:
         f"Teacher {teacher['model']}: {teacher['accuracy']:.2%} of the {scored}. "
         f"{summary['image_iterations']:,} image-iterations, "
         f"{summary['fraction_of_full']:.2%} of full optimisation.",
-        f"{times}. {made['machine']}, {made['date']}.",
+        f"{times}." + (f" {made['machine']}, {made['date']}." if made else ""),
         "",
         *tables.as_text(tables.sections(rows, robust, ranks, scored=scored)),
     ]

@@ -53,7 +53,7 @@ def _row(line: dict[str, str], folder: Path, command: str) -> dict[str, Any]:
             f"{folder / _TABLE} has scores on {line['scored_on']}, but {PAGE} is for test images; "
             f"compare with data.validation_share 0."
         )
-    made = files.read_json(folder / "cells" / line["cell"] / "summary.json")["made"]
+    made = files.read_json(folder / "cells" / line["cell"] / "summary.json").get("made", {})
     data, method = data_of(line["command"]), line["images"]
     return {
         "data": data,
@@ -71,8 +71,8 @@ def _row(line: dict[str, str], folder: Path, command: str) -> dict[str, Any]:
         "protocol": line["protocol"],
         "scores": line["scores"].split(),
         "command": command,
-        "machine": made["machine"],
-        "date": made["date"],
+        "machine": made.get("machine", "an unknown machine"),
+        "date": made.get("date", "on an unknown day"),
     }
 
 

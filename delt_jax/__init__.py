@@ -106,6 +106,9 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
     std: Sequence[float] = (),
     overwrite: bool = False,
     push: str = "",
+    preprocessing: str | os.PathLike = "",
+    factor: int = 1,
+    rounds: bool = False,
 ) -> Path:
     """Converts a distilled set, as `python -m delt_jax.export` does, and reads back the result.
 
@@ -120,6 +123,8 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
       mean, std: of a set of normalised floats, one value or one per channel.
       overwrite: replace an earlier export.
       push: data set on the Hugging Face Hub that gets it, too, "owner/name"; for "parquet".
+      preprocessing, factor: as of `load`.
+      rounds: whether float images become pixels, rounded and clipped.
 
     Returns:
       The file or folder that was written.
@@ -140,6 +145,9 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
         std=tuple(std),
         overwrite=overwrite,
         push=push,
+        preprocessing=preprocessing,
+        factor=factor,
+        rounds=rounds,
     )
 
 
@@ -148,6 +156,8 @@ def load(
     class_names: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    preprocessing: str | Path = "",
+    factor: int = 1,
 ) -> DistilledSet:
     """Loads a distilled set.
 
@@ -156,17 +166,22 @@ def load(
         others published in one of the layouts of docs/formats.md; here or in an object store.
       class_names: in label order, in place of the names that the layout has; without either
         the classes are called by their numbers.
-      mean, std: that a set of normalised floats was made with, one value or one per channel;
-        its pixels are then rounded to 8 bits.
+      mean, std: that a set of normalised floats was made with, one value or one per channel.
+      preprocessing: of a set of whitened floats, in place of these: a .npz with mean, std, matrix
+        and centre, or a set that has it.
+      factor: of a set of floats, images along a side of each stored one, where its file does not
+        say it (IDC).
 
     Returns:
       images uint8 [N, H, W, C] and labels int32 [N], class by class and in order within a class,
       class_names, manifest, soft_labels (float32 logits [N, classes], or None), ipc, and
-      per_class(k), the smaller set of the first k images of every class.
+      per_class(k), the smaller set of the first k images of every class. Float images stay float32,
+      and have a preprocessing, which maps pixels to their space, learned_labels and decoding, where
+      there are any; rounded() makes pixels of them.
 
     Raises:
       UserError: one sentence on what is wrong with the path or the set.
     """
     from delt_jax import formats
 
-    return formats.load(path, class_names, mean, std)
+    return formats.load(path, class_names, mean, std, preprocessing, factor)

@@ -45,7 +45,7 @@ class RunResult:
       workdir: the folder, absolute.
       distilled: folder of the distilled set; None if the recover stage is not done.
       report: the page; None if the report stage is not done.
-      pictures: PNG files of the report by name, such as "sheet".
+      pictures: files of the report by name: PNG of images ("sheet"), SVG of charts ("losses").
       scores: a row for each student, kind of labels, set and number of images per class, with
         means and standard deviations over seeds; empty if the evaluate stage is not done.
       manifests: of the stages that are done, by the stage's name.
@@ -199,11 +199,12 @@ def _result(workdir: Path, made: Mapping[str, Mapping[str, Any]]) -> RunResult:
     from delt_jax.evaluation.metrics import ScoreRow
 
     report = workdir / "report"
-    pictures = sorted(report.glob("*.png")) if "report" in made else []
+    listed = sorted(report.iterdir()) if "report" in made else []
+    pictures = [path for path in listed if path.suffix in (".png", ".svg")]
     rows = made["evaluate"]["rows"] if "evaluate" in made else []
     return RunResult(
         workdir,
-        workdir / "distilled" if "recover" in made else None,
+        workdir / "distilled" if {"recover", "learn"} & made.keys() else None,
         report / "report.html" if "report" in made else None,
         MappingProxyType({path.stem: path for path in pictures}),
         tuple(ScoreRow.from_dict(row) for row in rows),
@@ -286,6 +287,8 @@ def export_set(source: str | os.PathLike, to: str, out: str | os.PathLike, **how
     names = how.pop("class_names")
     is_file = isinstance(names, str | os.PathLike)
     names = _place(names, "--class_names") if is_file else tuple(names)
+    space = how.pop("preprocessing")
+    how["preprocessing"] = _place(space, "--preprocessing") if space else None
     options = ExportOptions(
         place, to, target or conversion.default_out(place, to), class_names=names, **how
     )

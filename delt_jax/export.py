@@ -50,6 +50,22 @@ _CLASS_NAMES = flags.DEFINE_string(
 _OF_FLOATS = "Of a set of normalised floats: one value or one a channel."
 _MEAN = flags.DEFINE_list("mean", [], _OF_FLOATS, flag_values=_FLAGS)
 _STD = flags.DEFINE_list("std", [], _OF_FLOATS, flag_values=_FLAGS)
+_PREPROCESSING = flags.DEFINE_string(
+    "preprocessing",
+    "",
+    "Of a set of whitened floats: a .npz with mean, std, matrix and centre, or a set that has it.",
+    _FLAGS,
+)
+_FACTOR = flags.DEFINE_integer(
+    "factor",
+    1,
+    "Of a set of floats: images along a side of each stored one (IDC), where its file does not "
+    "say it.",
+    lower_bound=1,
+    upper_bound=16,
+    flag_values=_FLAGS,
+)
+_ROUND = flags.DEFINE_bool("round", False, "Round and clip float images to pixels.", _FLAGS)
 _PUSH = flags.DEFINE_string(
     "push", "", "OWNER/NAME of a data set on the Hugging Face Hub that gets the export.", _FLAGS
 )
@@ -82,6 +98,9 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
         _numbers("std", _STD.value),
         _OVERWRITE.value,
         _PUSH.value,
+        _path("--preprocessing", _PREPROCESSING.value),
+        _FACTOR.value,
+        _ROUND.value,
     )
 
 

@@ -21,7 +21,7 @@ class Wanted(NamedTuple):
 
     Attributes:
       view_key: key of the views of all epochs; every epoch folds its number into it.
-      pixels: uint8 [N, S, S, C], the whole set.
+      pixels: uint8 [N, S, S, C], the whole set; or float32 in the networks' space.
       positions: int32 [n], of an epoch.
     """
 

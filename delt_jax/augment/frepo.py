@@ -27,7 +27,7 @@ HOLE = 4  # the side of what is cut out is an image's side by this
 _DRAWS = 12
 
 
-class OneKind(NamedTuple):
+class StudentStrategy(NamedTuple):
     """A strategy's string, parsed; hashable.
 
     Attributes:
@@ -75,7 +75,7 @@ class Draws(NamedTuple):
     hole: chex.Array
 
 
-def parse(text: str, flip: bool = True) -> OneKind:
+def parse(text: str, flip: bool = True) -> StudentStrategy:
     """Reads a strategy's string.
 
     Args:
@@ -94,10 +94,10 @@ def parse(text: str, flip: bool = True) -> OneKind:
         )
     if len(set(operations)) < len(operations):
         raise UserError(f"relabel.dsa is {text!r}; list each operation only once.")
-    return OneKind(mode, tuple(name for name in operations if flip or name != "flip"))
+    return StudentStrategy(mode, tuple(name for name in operations if flip or name != "flip"))
 
 
-def choose(key: chex.PRNGKey, strategy: OneKind) -> chex.Array:
+def choose(key: chex.PRNGKey, strategy: StudentStrategy) -> chex.Array:
     """Draws which operation a batch or an image goes through, int32 [1]; empty without any."""
     count = len(strategy.operations)
     return jax.random.randint(key, (min(count, 1),), 0, max(count, 1))
@@ -128,7 +128,7 @@ def draw(key: chex.PRNGKey, size: int) -> Draws:
 
 
 def augment(
-    images: chex.Array, choice: chex.Array, parameters: Draws, strategy: OneKind
+    images: chex.Array, choice: chex.Array, parameters: Draws, strategy: StudentStrategy
 ) -> chex.Array:
     """Augments images; differentiable in them.
 

@@ -13,9 +13,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
+from delt_jax.augment import crop, dsa, frepo, mix, rand_augment, shuffle
+from delt_jax.augment.dsa import Strategy
+from delt_jax.augment.frepo import StudentStrategy
 from delt_jax.core import keys
-from delt_jax.core.normalisation import Normalisation
+from delt_jax.core.normalisation import AlreadyMapped, Normalisation
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class ViewSpec:
       flip: mirror at random.
       mix: "cutmix", "mixup" or "none".
       mix_alpha: parameter of the mix's Beta distribution.
-      dsa: strategy of `dsa` after all but the mix, or empty for none; its flips replace the others.
+      dsa: strategy of `dsa`, or of `frepo`, after all but the mix, or empty for none; its flips
+        replace the others.
       mix_probability: of a group's being mixed.
     """
 
@@ -67,10 +70,17 @@ class ViewSpec:
         if self.shuffle > 1:
             used["augment.shuffle"] = shuffle.VERSION
         if self.dsa:
-            used["augment.dsa"] = dsa.VERSION
+            is_frepo = isinstance(parse_strategy(self.dsa), StudentStrategy)
+            used |= {"augment.frepo": frepo.VERSION} if is_frepo else {"augment.dsa": dsa.VERSION}
         if self.mix != "none":
             used[f"augment.{self.mix}"] = mix.VERSION
         return used
+
+
+def parse_strategy(text: str, flip: bool = True) -> Strategy | StudentStrategy:
+    """Reads a strategy of `dsa` or, by its mode, of `frepo`; raises a UserError as these do."""
+    mode, _, _ = text.partition("-")
+    return frepo.parse(text, flip) if mode in frepo.MODES else dsa.parse(text, flip)
 
 
 @dataclass(frozen=True)
@@ -79,14 +89,15 @@ class ViewProgram:
 
     Attributes:
       spec: what to draw from.
-      normalisation: of the pixels; its mean also fills what moves into view.
+      normalisation: of the pixels; its mean also fills what moves into view. Float images need
+        none, and there can be no RandAugment of them.
       aligned: whether positions that are drawn at once follow each other and hold whole groups of
         the plan, so that all partners are among them; otherwise the views of partners are drawn a
         second time.
     """
 
     spec: ViewSpec
-    normalisation: Normalisation
+    normalisation: Normalisation | AlreadyMapped
     aligned: bool
 
 
@@ -149,7 +160,7 @@ def student_views(
 
     Args:
       epoch_key: key of (seed, epoch) that `plan_epoch` had.
-      pixels: uint8 [N, S, S, C], the whole set.
+      pixels: uint8 [N, S, S, C], the whole set; or float32 in the networks' space.
       plan: of this epoch.
       positions: int32 [B], each below N.
       program: how to draw, static.
@@ -199,10 +210,16 @@ def _dsa_views(
     """DSA of normalised images: each has its own parameters, a group goes through one operation.
 
     This is how the released code trains networks; it shares parameters only where it learns images.
+    FRePo's augmentation takes the place of DSA where the strategy is of its modes.
     """
-    strategy, size = dsa.parse(spec.dsa, spec.flip), images.shape[1]
+    strategy, size = parse_strategy(spec.dsa, spec.flip), images.shape[1]
     group_keys = _keys_of(keys.derive(epoch_key, "dsa", "groups"), groups)
     image_keys = _keys_of(keys.derive(epoch_key, "dsa", "images"), indices)
+    if isinstance(strategy, StudentStrategy):
+        of = image_keys if strategy.is_of_each else group_keys
+        operation = jax.vmap(lambda key: frepo.choose(key, strategy))(of)
+        draws = jax.vmap(lambda key: frepo.draw(key, size))(image_keys)
+        return frepo.augment(images, operation, draws, strategy)
     choice = jax.vmap(lambda key: dsa.choose(key, strategy))(group_keys)
     parameters = jax.vmap(lambda key: dsa.draw(key, size))(image_keys)
     return dsa.augment(images, choice, parameters, strategy)
@@ -220,6 +237,7 @@ def _own_views(
     augment_keys, shuffle_keys, crop_keys = (image_keys[:, i] for i in range(3))
     seen = pixels[indices]
     if spec.rand_augment:
+        assert isinstance(normalisation, Normalisation)
         policy = rand_augment.parse(spec.rand_augment)
         operations = jax.vmap(lambda key: rand_augment.draw(key, policy))(augment_keys)
         fill = tuple(round(255 * mean) for mean in normalisation.mean)

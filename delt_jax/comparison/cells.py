@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from delt_jax.comparison import charts as comparison_charts
 from delt_jax.comparison import figures as comparison_figures
+from delt_jax.comparison import page as comparison_page
 from delt_jax.comparison import reuse, sizes
 from delt_jax.comparison import tables as comparison_tables
+from delt_jax.comparison import verdict as comparison_verdict
+from delt_jax.comparison.page import ComparedImages
 from delt_jax.config import derive, from_config
 from delt_jax.config.arguments import Arguments, of_a_recipe
 from delt_jax.data import Source, read
@@ -21,7 +25,7 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import DataRecipe, Recipe
 from delt_jax.recovery import schedule
 from delt_jax.recovery.selection import random_images
-from delt_jax.reporting import tables
+from delt_jax.reporting import svg, tables
 from delt_jax.reporting.figures import SHEET_CLASSES
 from delt_jax.runtime import compile_cache
 from delt_jax.stages import checks, pipeline, recover, report, room, squeeze
@@ -61,7 +65,7 @@ class Cell:
 
     def state(self) -> tuple[bool, str]:
         """Whether work is left, and the first stage that must run and why."""
-        for stage in pipeline.STAGES:
+        for stage in pipeline.of_recipe(self.recipe):
             needed, why = pipeline.status(stage, self.recipe, self.source, self.folder)
             if needed:  # later stages cannot be judged before this one has run
                 return True, f"{stage.name}: {why}"
@@ -216,12 +220,11 @@ def describe(cells: Sequence[Cell]) -> list[str]:
     body, teachers = [], set[str]()
     for cell in cells:
         r, source = cell.recipe, cell.source
-        paid = schedule.cost(recover.schedule_of(r, len(source.class_names)), r.recover.iterations)
         rows = [row for row in rows_of(r, r.ipc) if row.image_set != "full"]
         trained = len(rows) * r.evaluate.seeds * max(1, len(r.evaluate.learning_rates))
-        work = (f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %", str(trained))
-        body.append((cell.name, *work, cell.state()[1]))
-        teachers.update(map(identity, squeeze.parts(r, source).values()))
+        body.append((cell.name, *_paid(r, source), str(trained), cell.state()[1]))
+        if r.needs_teacher:
+            teachers.update(map(identity, squeeze.parts(r, source).values()))
     head = ("cell", "image-iterations", "of full", "students", "state")
     return [
         f"Grid of {len(cells)} cells, {len(teachers)} different teacher(s), each made once",
@@ -229,6 +232,15 @@ def describe(cells: Sequence[Cell]) -> list[str]:
         "Equal baselines of several cells are trained once. More about a cell, and its hours:",
         f"  {cells[0].arguments.command} --dry_run",
     ]
+
+
+def _paid(recipe: Recipe, source: Source) -> tuple[str, str]:
+    """Image-iterations of a cell, and their share of full optimisation, which learned sets lack."""
+    count = len(source.class_names)
+    if recipe.synthesis == "learn":
+        return f"{(recipe.learn.steps or 0) * count * recipe.ipc:,}", "-"
+    paid = schedule.cost(recover.schedule_of(recipe, count), recipe.recover.iterations)
+    return f"{paid.image_iterations:,}", f"{100 * paid.fraction:.2f} %"
 
 
 def write(folder: Path, cells: Sequence[Cell]) -> None:
@@ -243,23 +255,29 @@ def write(folder: Path, cells: Sequence[Cell]) -> None:
         comparison_tables.read(cell.folder.path, cell.method, real[cell.source.fingerprint])
         for cell in finished
     ]
+    verdict = comparison_verdict.sentences(results)
+    charts, images = comparison_charts.of_cells(results), compared_images(finished)
+    page = comparison_page.page(results, missing, verdict, charts, list(images.values()))
     parts = comparison_tables.sections(results, missing)
-    pictures = comparison_tables.charts(results) | sheets(finished)
-    page = comparison_tables.page(parts, pictures)
     with files.replacing_folder(folder / FIGURES) as drawn:
-        for name, content in pictures.items():
-            files.write_bytes(drawn / name, content)
-    files.write_bytes(folder / "comparison.md", comparison_tables.as_markdown(parts).encode())
+        for name, chart in charts.items():
+            files.write_bytes(drawn / f"{name}.svg", svg.as_file(chart))
+        for name, group in images.items():
+            sheet = comparison_figures.side_by_side(group.rows, group.class_names)
+            files.write_bytes(drawn / f"{name}.png", sheet)
+    files.write_bytes(
+        folder / "comparison.md", comparison_tables.as_markdown(verdict, parts).encode()
+    )
     files.write_bytes(folder / "comparison.csv", comparison_tables.as_csv(results))
     files.write_bytes(folder / "comparison.html", page.encode())
 
 
-def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
-    """PNG by file name: for each IPC and data set, the same classes of all methods."""
+def compared_images(cells: Sequence[Cell]) -> dict[str, ComparedImages]:
+    """By the name of its sheet, for each IPC and data set: the same classes of all methods."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.recipe.ipc, cell.source.fingerprint), []).append(cell)
-    pictures = {}
+    found: dict[str, ComparedImages] = {}
     for (ipc, _), members in sorted(groups.items(), key=lambda group: group[0][0]):
         recipe, source = members[0].recipe, members[0].source
         num_classes = len(source.class_names)
@@ -276,10 +294,8 @@ def sheets(cells: Sequence[Cell]) -> dict[str, bytes]:
             name: images.reshape(num_shown, len(ranks), *images.shape[1:])
             for name, images in rows.items()
         }
-        name = f"sheet_ipc{ipc}.png"
-        if name in pictures:  # of other data
-            name = f"sheet_ipc{ipc}_{folder_of(members[0].method)}.png"
-        pictures[name] = comparison_figures.side_by_side(
-            rows, in_words(source.class_names[:num_shown])
-        )
-    return pictures
+        name = f"sheet_ipc{ipc}"
+        if name in found:  # of other data
+            name = f"sheet_ipc{ipc}_{folder_of(members[0].method)}"
+        found[name] = ComparedImages(ipc, in_words(source.class_names[:num_shown]), rows)
+    return found

@@ -34,6 +34,8 @@ def link_finished(
     try:
         for other in others:
             _reuse_decoded(source, workdir, other)
+        if not recipe.needs_teacher:
+            return
         for folder, inputs in squeeze.parts(recipe, source).items():
             ours = squeeze.is_made(workdir, folder, inputs)
             if not (ours and _is_intact(workdir, f"{folder}/manifest.json")):

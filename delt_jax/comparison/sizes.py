@@ -16,6 +16,7 @@ from delt_jax.store import files, pictures
 from delt_jax.store.local_copies import local
 from delt_jax.teachers import teacher as teacher_lib
 
+_FLOAT = 4  # bytes
 SAMPLE = 100  # real images whose mean size stands for all
 WORDS = (
     "Bytes are those of images and labels: distilled images as they are stored, real ones at the "
@@ -102,20 +103,27 @@ def of_folder(folder: Path, real: RealSizes | None = None) -> Sizes:
     Raises:
       UserError: if a file is missing or damaged.
     """
-    labelled = files.read_json(folder / soft_labels.FOLDER / soft_labels.MANIFEST)
-    labels = {"fixed": labelled["bytes"]}
-    if "stored" in labelled:
-        labels["stored"] = labelled["stored"]["bytes"]
     manifest = distilled.read_manifest(folder / "distilled")
-    num_classes = len(manifest["class_names"])
+    num_classes, ipc = len(manifest["class_names"]), manifest["ipc"]
+    path, labels, teachers = folder / soft_labels.FOLDER / soft_labels.MANIFEST, {}, None
+    if path.exists():  # else nothing asked for a teacher
+        labelled = files.read_json(path)
+        labels["fixed"], teachers = labelled["bytes"], _bytes_of_teachers(folder, labelled)
+        if "stored" in labelled:
+            labels["stored"] = labelled["stored"]["bytes"]
+    if "learned_labels" in manifest:
+        labels["learned"] = _FLOAT * num_classes**2 * ipc
+    if manifest["storage"] == distilled.FLOATS:
+        each = _FLOAT * num_classes * manifest["image_size"] ** 2 * manifest["channels"]
+        return Sizes(num_classes, (each,) * ipc, labels, teachers, real)
     images = tuple(
         sum(
-            _bytes_of(distilled.path_of(folder / "distilled", c * manifest["ipc"] + rank, manifest))
+            _bytes_of(distilled.path_of(folder / "distilled", c * ipc + rank, manifest))
             for c in range(num_classes)
         )
-        for rank in range(manifest["ipc"])
+        for rank in range(ipc)
     )
-    return Sizes(num_classes, images, labels, _bytes_of_teachers(folder, labelled), real)
+    return Sizes(num_classes, images, labels, teachers, real)
 
 
 def of_real_images(source: Source) -> RealSizes | None:

@@ -1,33 +1,22 @@
-"""Tables, charts and a page of the finished cells of a grid, recipes by images per class."""
+"""Tables of the finished cells of a grid, recipes by images per class."""
 
 import csv
-import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import sizes as sizes_lib
 from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.evaluation.metrics import ScoreRow
-from delt_jax.reporting import page as report_page
 from delt_jax.reporting import tables
 from delt_jax.reporting.tables import Section, Table
 from delt_jax.store import files
 
 _SETS = ("recovered", "start", "real")  # sets whose similarity within a class a run measures
-CAPTIONS = {  # of the charts, in the order of the page; sheets of images come after them
-    "accuracy_ipc.png": "Accuracy over images per class; dashed: real images.",
-    "accuracy_compute.png": "Accuracy over the image-iterations of synthesis, which real images do "
-    "without.",
-    "accuracy_bytes.png": "Accuracy over the bytes of images and labels; online labels count the "
-    "weights of the teachers.",
-    "diversity.png": "Similarity of teacher features within a class; lower is more diverse.",
-}
 
 
 @dataclass(frozen=True)
@@ -130,30 +119,33 @@ def lines(cells: Sequence[CellResult]) -> list[Line]:
     )
 
 
-def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[Section]:
+def sections(
+    cells: Sequence[CellResult], missing: Sequence[str] = (), for_page: bool = False
+) -> list[Section]:
     """All tables.
 
     Args:
       cells: that are finished.
       missing: names of those that are not.
+      for_page: leaves out hashes, warnings and commands, which have their own places on a page.
     """
     listed = lines(cells)
     rows = [line.row for line in listed]
     scored = tables.scores(rows, ids=True)
     named = tables.accuracy_on(" and ".join(dict.fromkeys(cell.scored_on for cell in cells)))
+    ids = scored.head[-1:] * (not for_page)
     accuracy = Table(
-        (*scored.head[:-1], "bytes", scored.head[-1], "cell"),
+        (*scored.head[:-1], "bytes", *ids, "cell"),
         [
-            (*figures, _grouped(line.size), ids, line.cell.name)
-            for (*figures, ids), line in zip(scored.body, listed, strict=True)
+            (*cells[:-1], _grouped(line.size), *cells[-1:] * bool(ids), line.cell.name)
+            for cells, line in zip(scored.body, listed, strict=True)
         ],
     )
     baselines = dict.fromkeys(line.row.image_set for line in listed if line.is_baseline)
     kinds = f"Real images: {', '.join(baselines)}; all else are recipes." if baselines else ""
     unfinished = f"Not finished: {', '.join(missing)}." if missing else ""
-    machines = dict.fromkeys(
-        f"{cell.summary['made']['machine']}, {cell.summary['made']['date']}" for cell in cells
-    )
+    made = [cell.summary["made"] for cell in cells if "made" in cell.summary]
+    machines = dict.fromkeys(f"{each['machine']}, {each['date']}" for each in made)
     side_by_side = Section(
         "Students side by side",
         [f"{named} after the last epoch in %."],
@@ -161,14 +153,13 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
         [],
     )
     synthesis = [
-        f"Made on {'; '.join(machines)}.",
+        *([f"Made on {'; '.join(machines)}."] if machines else []),
         "Similarity is the mean cosine of teacher features within a class: of the recovered "
         "images, of those they started from, and of real ones; lower is more diverse. Images, "
         "labels and teachers are bytes on disk. Labels are one per image (fixed) or of augmented "
         "views (stored); online ones are asked of the teachers, whose weights are counted, while a "
         "student trains; hard ones are the classes.",
     ]
-    commands = Table(("cell", "command"), [(c.name, c.summary["command"]) for c in cells])
     return [
         Section(
             "Accuracy",
@@ -177,27 +168,47 @@ def sections(cells: Sequence[CellResult], missing: Sequence[str] = ()) -> list[S
                 f"{named} in %, mean ± sample standard deviation.",
                 sizes_lib.WORDS,
                 *filter(None, [kinds, unfinished]),
-                *_warnings(cells),
+                *(f"Warning, {words}" for words in warnings(cells) if not for_page),
             ],
             accuracy,
             [],
         ),
         *([side_by_side] if side_by_side.table.body else []),
-        Section("Synthesis", synthesis, _synthesis(cells), []),
-        Section("Commands", ["What makes each cell again."], commands, []),
+        Section("Synthesis", synthesis, _synthesis(cells, for_page), []),
+        *([] if for_page else [commands(cells)]),
     ]
 
 
-def _warnings(cells: Sequence[CellResult]) -> list[str]:
+def commands(cells: Sequence[CellResult]) -> Section:
+    """What makes each cell alone."""
+    table = Table(("cell", "command"), [(c.name, c.summary["command"]) for c in cells])
+    return Section("Commands", ["What makes each cell again."], table, [])
+
+
+def warnings(cells: Sequence[CellResult]) -> list[str]:
     """What stages of the cells warned of; those of older versions have kept nothing."""
     return [
-        f"Warning, {cell.name}, {warning['stage']}: {warning['sentence']}"
+        f"{cell.name}, {warning['stage']}: {warning['sentence']}"
         for cell in cells
         for warning in cell.summary.get("warnings", ())
     ]
 
 
-def _synthesis(cells: Sequence[CellResult]) -> Table:
+def hashes(cells: Sequence[CellResult]) -> Table:
+    """What traces sets, teachers and scores back to their files."""
+    body = []
+    for cell in cells:
+        body.append((f"distilled set of {cell.name}", cell.summary["distilled"]))
+        if teacher := cell.summary.get("teacher"):
+            body.append((f"teacher of {cell.name}", teacher["hash"]))
+    for line in lines(cells):
+        r = line.row
+        named = f"scores of {r.student}, {r.regime}, {r.image_set}, {r.ipc or 'all'}"
+        body.append((named, " ".join(r.scores)))
+    return Table(("what", "hash"), body)
+
+
+def _synthesis(cells: Sequence[CellResult], for_page: bool) -> Table:
     """Cost of each set, and similarity of its images."""
     head = ("method", "IPC", *(f"similarity {name}" for name in _SETS), "seconds")
     head += ("image-iterations", "of full", "images", "fixed labels", "stored labels")
@@ -206,23 +217,37 @@ def _synthesis(cells: Sequence[CellResult]) -> Table:
     for cell in sorted(cells, key=lambda c: c.ipc):
         s = cell.summary
         similar = s["within_class_similarity"] or {}
-        teacher = s["teacher"]
+        teacher, share = s.get("teacher"), s["fraction_of_full"]
         body.append(
             (
                 cell.method,
                 str(cell.ipc),
                 *(f"{similar[n]:.3f}" if n in similar else "–" for n in _SETS),
-                f"{s['seconds']['recover']:.1f}",
+                f"{_seconds(s):.1f}",
                 f"{s['image_iterations']:,}",
-                f"{100 * s['fraction_of_full']:.2f} %",
+                "–" if share is None else f"{100 * share:.2f} %",
                 _grouped(sum(cell.sizes.images)),
                 *(_grouped(cell.sizes.labels.get(regime)) for regime in ("fixed", "stored")),
                 _grouped(cell.sizes.teachers),
-                f"{teacher['model']} {tables.percent(teacher['accuracy'])} ({teacher['hash']})",
+                _teacher_in_words(teacher, for_page),
                 cell.name,
             )
         )
     return Table(head, body)
+
+
+def _seconds(summary: dict[str, Any]) -> float:
+    """Seconds that the images of a set took, recovered or learned."""
+    seconds = summary["seconds"]
+    return seconds["recover"] if seconds.get("learn") is None else seconds["learn"]
+
+
+def _teacher_in_words(teacher: dict[str, Any] | None, for_page: bool) -> str:
+    """A teacher's architecture, accuracy and, off the page, hash; a dash where there is none."""
+    if teacher is None:
+        return "–"
+    hashed = f" ({teacher['hash']})" * (not for_page)
+    return f"{teacher['model']} {tables.percent(teacher['accuracy'])}{hashed}"
 
 
 def _grouped(number: int | None) -> str:
@@ -230,9 +255,11 @@ def _grouped(number: int | None) -> str:
     return "–" if number is None else f"{number:,}"
 
 
-def as_markdown(parts: Sequence[Section]) -> str:
-    """All tables with their titles."""
+def as_markdown(verdict: Sequence[str], parts: Sequence[Section]) -> str:
+    """The verdict, and all tables with their titles."""
     texts = ["# Comparison"]
+    for sentence in verdict:
+        texts += ["", sentence]
     for part in parts:
         texts += ["", f"## {part.title}", *tables.as_text([part])]
     return "\n".join(texts) + "\n"
@@ -257,91 +284,15 @@ def as_csv(cells: Sequence[CellResult]) -> bytes:
         s, row = line.cell.summary, line.row
         similar = s["within_class_similarity"] or {}
         made = [similar.get(name) for name in _SETS]
-        made += [s["seconds"]["recover"], s["image_iterations"], s["fraction_of_full"]]
+        made += [_seconds(s), s["image_iterations"], s["fraction_of_full"]]
         made.append(s["distilled"])
         if line.is_baseline:
             made = [None] * len(of_set)
         sizes = line.cell.sizes
         known: list[Any] = [sizes.of_images(row, line.is_baseline), sizes.of_labels(row)]
-        known += [s["teacher"]["hash"], s["teacher"]["accuracy"], line.cell.name]
+        teacher = s.get("teacher") or {}
+        known += [teacher.get("hash"), teacher.get("accuracy"), line.cell.name]
         values = [getattr(row, name) for name in of_row]
         known += [line.cell.scored_on, " ".join(row.scores), s["command"]]
         out.writerow([row.image_set, int(line.is_baseline), *values, *made, *known])
     return text.getvalue().encode()
-
-
-def charts(cells: Sequence[CellResult]) -> dict[str, bytes]:
-    """PNG by file name: accuracy of the first student over IPC, compute and bytes; diversity."""
-    listed = lines(cells)
-    first = [line for line in listed if line.row.student == listed[0].row.student and line.row.ipc]
-    baselines = {line.row.image_set for line in first if line.is_baseline}
-    whole = [line for line in first if line.is_baseline or line.row.ipc == line.cell.ipc]
-    pictures = {}
-    if first:
-        pictures["accuracy_ipc.png"] = comparison_figures.accuracy_chart(
-            _panels(first, lambda line: line.row.ipc), baselines, "images per class"
-        )
-        pictures["accuracy_compute.png"] = comparison_figures.accuracy_chart(
-            _panels(whole, _paid), baselines, "image-iterations"
-        )
-    sized = sorted(
-        (line for line in first if line.size is not None), key=lambda line: line.size or 0
-    )
-    if sized:
-        pictures["accuracy_bytes.png"] = comparison_figures.accuracy_chart(
-            _panels(sized, lambda line: line.size or 0),
-            baselines,
-            "bytes of images and labels",
-        )
-    classes = cells[0].summary["class_names"]
-    panels: dict[str, dict[str, np.ndarray]] = {}
-    for cell in sorted(cells, key=lambda c: c.ipc):
-        similar = cell.summary["similarity_per_class"]
-        if similar and cell.summary["class_names"] == classes:
-            panel = panels.setdefault(f"IPC {cell.ipc}", {})
-            if "real" in similar:
-                panel.setdefault("real", np.array(similar["real"], float))
-            panel[cell.method] = np.array(similar["recovered"], float)
-    if panels:
-        pictures["diversity.png"] = comparison_figures.diversity_chart(panels, classes)
-    return pictures
-
-
-def _paid(line: Line) -> int:
-    """Image-iterations of synthesis."""
-    return 0 if line.is_baseline else line.cell.summary["image_iterations"]
-
-
-def _panels(
-    listed: Sequence[Line], x: Callable[[Line], float]
-) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
-    """Points by name, by kind of labels."""
-    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for line in listed:
-        points = panels.setdefault(f"{line.row.student}, {line.row.regime}", {})
-        point = (x(line), line.row.last_mean, line.row.last_std)
-        points.setdefault(line.row.image_set, []).append(point)
-    return panels
-
-
-def page(parts: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
-    """One HTML file of tables and pictures.
-
-    Args:
-      parts: the tables.
-      pictures: PNG by file name: the charts, and sheets of images.
-    """
-    captions = {name: text for name, text in CAPTIONS.items() if name in pictures}
-    captions |= {name: sheet_caption(name) for name in pictures if name not in captions}
-    body = ["<h1>Comparison</h1>", *map(report_page.section, parts[:1])]
-    for name, text in captions.items():
-        title = html.escape(text.split(";")[0].split(",")[0].rstrip("."))
-        body += [f"<h2>{title}</h2>", report_page.picture(pictures[name], text)]
-    body += map(report_page.section, parts[1:])
-    return report_page.document("delt_jax: comparison", body)
-
-
-def sheet_caption(name: str) -> str:
-    """Caption of a sheet of images, by the name of its file."""
-    ipc = name.removeprefix("sheet_ipc").removesuffix(".png")
-    return f"Images at IPC {ipc}, those that join first on the left of each class."

@@ -65,9 +65,10 @@ def vary(
 
     Args:
       config: changed in place.
-      variants: names with commas between them: presets, one method, "folder=PATH" for images in
-        folders, and "protocol=NAME" to train students by a protocol instead of as the method's
-        authors do. The method is applied last, wherever it stands.
+      variants: names with commas between them: presets, one method, "ipcN" for N images per
+        class, "folder=PATH" for images in folders, and "protocol=NAME" to train students by a
+        protocol instead of as the method's authors do. The method is applied last, wherever it
+        stands; what it sets of `learn` waits until the images per class are known.
       presets: settings by the preset's name, e.g. {"ipc10": {"ipc": 10}}.
       file: the config file, its `__file__`. Methods are the files methods/NAME.py beside it, each
         with a function `settings(data)` (see docs/methods.md), and then delt_jax's own.
@@ -85,15 +86,18 @@ def vary(
             config.update_from_flattened_dict({"data.name": "folder", "data.path": path})
         elif variant in presets:
             config.update_from_flattened_dict(presets[variant])
+        elif (ipc := methods.IPC.fullmatch(variant)) is not None:
+            config.ipc = int(ipc[1])
         elif variant not in known and not variant.startswith(methods.PROTOCOL):
             hint = nearest(variant, [*presets, *known])
             raise UserError(
                 f"{variant!r} is no variant of this recipe{hint} It has the presets "
                 f"{', '.join(presets) or '(none)'}, the methods {', '.join(known)}, "
-                f"folder=PATH and protocol=NAME."
+                f"ipcN, folder=PATH and protocol=NAME."
             )
     _, settings = methods.chosen(names, file, methods.kind_of(config))
-    config.update_from_flattened_dict({name: s.value for name, s in settings.items()})
+    early = {name: s.value for name, s in settings.items() if not methods.is_late(name)}
+    config.update_from_flattened_dict(early)
 
 
 def from_config(config: ml_collections.ConfigDict) -> Recipe:

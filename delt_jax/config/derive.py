@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from delt_jax.config import methods
+from delt_jax.config.methods import DataKind
 from delt_jax.data import Source
 from delt_jax.evaluation import rows
+from delt_jax.learned import methods as learned_methods
 from delt_jax.recipe import Recipe
 
 _IPC = 10
@@ -43,6 +46,9 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         notes.append(f"ipc {_IPC}: there are no training images")
     if recipe.data.has_training_images and repeat:
         notes += _small_classes(counts, recipe.ipc, source.class_names)
+    if recipe.synthesis == "learn":
+        recipe, learned = _learned(recipe, source, int(counts.min()))
+        notes += learned
     teacher, evaluate = recipe.teacher, recipe.evaluate
     if not teacher.model:
         model = next(name for side, name in _NETWORKS if source.image_size <= side)
@@ -69,6 +75,36 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
         data = replace(data, image_size=source.image_size, channels=source.channels)
     changed = replace(recipe, data=data, teacher=teacher, recover=recover, evaluate=evaluate)
     return changed, notes
+
+
+def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, list[str]]:
+    """Sets what is left open of `learn` as its method publishes it for these data.
+
+    A batch of real images is at most as large as the smallest class, or as the training set.
+    """
+    data = DataKind(
+        recipe.data.known_as,
+        source.image_size,
+        recipe.teacher.model,
+        source.channels,
+        recipe.ipc,
+    )
+    learn = recipe.learn
+    published = methods.of_learning(learn.method, data)
+    late = {name: s.value for name, s in published.items() if methods.is_late(name)}
+    open_ones = {name.removeprefix("learn."): value for name, value in late.items()}
+    learn = replace(
+        learn, **{name: v for name, v in open_ones.items() if getattr(learn, name) is None}
+    )
+    notes = []
+    by_class = learned_methods.find(learn.method).by_class
+    most = smallest if by_class else len(source.train)
+    assert learn.real_batch is not None
+    if 0 < most < learn.real_batch:
+        what = "the smallest class has" if by_class else "there are"
+        learn = replace(learn, real_batch=most)
+        notes.append(f"learn.real_batch {most}: {what} {most} training images")
+    return replace(recipe, learn=learn), notes
 
 
 def _small_classes(counts: np.ndarray, ipc: int, class_names: tuple[str, ...]) -> list[str]:

@@ -4,6 +4,7 @@ A method is a file methods/NAME.py, beside the recipe or among delt_jax's own, w
 `settings(data: DataKind) -> Settings`.
 """
 
+import re
 import runpy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import ml_collections
 from delt_jax.config import paths
 from delt_jax.core import plugins
 from delt_jax.errors import UserError
+from delt_jax.recipe import SETTINGS
 from delt_jax.recipe.known import KNOWN
 
 FOLDER, PROTOCOL = "folder=", "protocol="  # how variants with a value begin
+IPC = re.compile(r"ipc([1-9]\d*)")  # a variant of every recipe that has no preset of the name
 LARGE = 128  # pixels a side from which on the field's methods have other settings
 
 # The known data sets whose published settings stand in where a data set has none, the first first.
@@ -36,6 +39,8 @@ _ALIKE = {
 # Settings of how students train begin so, but for the one that says which teachers label.
 _OF_STUDENTS = ("evaluate.", "relabel.")
 _OF_TEACHERS = ("relabel.ensemble",)
+# And these say what they train on.
+_OF_SETS = ("evaluate.images", "evaluate.regimes")
 # Settings by which images join one after the other, and for how long all are optimised.
 EARLY_LATE = ("recover.iterations", "recover.round_iterations", "recover.min_iterations")
 
@@ -48,11 +53,15 @@ class DataKind:
       name: of the published data set, as `data.known_as` has it; empty for images of one's own.
       image_size: side in pixels; 0 where it is derived from the images.
       teacher: architecture of the recipe's own teacher; empty where it is derived.
+      channels: of the images; 0 where they are derived.
+      ipc: images per class; 0 where they are derived.
     """
 
     name: str
     image_size: int
     teacher: str
+    channels: int = 0
+    ipc: int = 0
 
     @property
     def is_large(self) -> bool:
@@ -171,8 +180,8 @@ def others(teachers: Iterable[str], data: DataKind) -> Settings:
 
 
 def recovery_of(settings: Settings) -> Settings:
-    """Settings without how students train, which is then the recipe's."""
-    kept = {name: settings[name] for name in _OF_TEACHERS if name in settings}
+    """Settings without how students train, which is then the recipe's; what on stays."""
+    kept = {name: settings[name] for name in (*_OF_TEACHERS, *_OF_SETS) if name in settings}
     return without(settings, _OF_STUDENTS) | kept
 
 
@@ -185,9 +194,26 @@ def find(file: str) -> dict[str, Path]:
 
 def kind_of(config: ml_collections.ConfigDict) -> DataKind:
     """What a recipe's data are to a method."""
-    name, size = config.data.known_as, config.data.image_size
-    known = KNOWN[name].image_size if name else 0
-    return DataKind(name, size or known, config.teacher.model)
+    name, size, channels = config.data.known_as, config.data.image_size, config.data.channels
+    if name:
+        size, channels = size or KNOWN[name].image_size, channels or KNOWN[name].channels
+    return DataKind(name, size, config.teacher.model, channels, config.ipc)
+
+
+def is_late(name: str) -> bool:
+    """Whether a method sets this only once the images per class are known, after all others."""
+    return name.startswith("learn.") and SETTINGS[name].default is None
+
+
+def of_learning(method: str, data: DataKind) -> Settings:
+    """What a method of learned sets publishes for some data and images per class.
+
+    Args:
+      method: a value of `learn.method`.
+      data: complete.
+    """
+    settings = read(find(str(paths.packaged_recipes() / "any.py"))[method], data)
+    return {name: value for name, value in settings.items() if name.startswith("learn.")}
 
 
 def read(method: Path, data: DataKind) -> Settings:

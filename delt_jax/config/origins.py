@@ -5,6 +5,7 @@ import itertools
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _ALWAYS = (
     "ipc",
     "teacher.model",
     "teacher.others",
+    "synthesis",
     "select.start",
     "recover.iterations",
     "recover.round_iterations",
@@ -53,6 +55,9 @@ def of(command: str, recipe: Recipe) -> dict[str, str]:
     config = runpy.run_path(file)["get_config"](*([variants] if variants else []))
     names = methods.parted(variants, methods.find(file))
     method, settings = methods.chosen(names, file, methods.kind_of(config))
+    if recipe.synthesis == "learn":
+        method = method or recipe.learn.method
+        settings = settings | methods.of_learning(recipe.learn.method, _kind(config, recipe))
     yours = {name.removeprefix("config.") for name in given}
     yours |= {"evaluate.protocol" for name in names if name.startswith(methods.PROTOCOL)}
     found: dict[str, str] = {}
@@ -69,6 +74,14 @@ def of(command: str, recipe: Recipe) -> dict[str, str]:
     return found
 
 
+def _kind(config: ml_collections.ConfigDict, recipe: Recipe) -> methods.DataKind:
+    """The data as they are in the end, for what a method of learned sets publishes for them."""
+    data = recipe.data
+    known = replace(methods.kind_of(config), ipc=recipe.ipc)
+    size, channels = data.image_size or known.image_size, data.channels or known.channels
+    return replace(known, image_size=size, channels=channels)
+
+
 def _at(config: ml_collections.ConfigDict, name: str) -> Any:
     """The value of a setting by its dotted name."""
     value = functools.reduce(getattr, name.split("."), config)
@@ -76,7 +89,12 @@ def _at(config: ml_collections.ConfigDict, name: str) -> Any:
 
 
 def _is_unread(name: str, recipe: Recipe) -> bool:
-    """Whether a setting of recovery says nothing beside the others."""
+    """Whether a setting says nothing beside the others."""
+    group = name.partition(".")[0]
+    if recipe.synthesis == "learn" and group in ("select", "recover", "teacher"):
+        return group != "teacher" or not recipe.needs_teacher
+    if recipe.synthesis == "recover" and group in ("learn", "synthesis"):
+        return True
     if not recipe.recover.iterations:
         return name.startswith("recover.") and name != "recover.iterations"
     return bool(recipe.recover.crop_padding) and name == "recover.min_scale"

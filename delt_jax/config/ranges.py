@@ -39,6 +39,8 @@ def validate(recipe: Recipe) -> None:
     _check_teachers(recipe)
     _check_iterations(recipe.recover)
     _check_recovery(recipe)
+    if recipe.synthesis == "learn":
+        _check_learning(recipe)
 
 
 def _check_value(name: str, value: Any) -> None:
@@ -201,3 +203,18 @@ def _check_recovery(recipe: Recipe) -> None:
         from delt_jax import terms  # brings JAX, which takes a second to import
 
         terms.asked(r.terms)
+
+
+def _check_learning(recipe: Recipe) -> None:
+    """Checks what a learned set is made of, and what is asked of it."""
+    learn = recipe.learn
+    if learn.keep == "best" and not learn.validate_every:
+        raise UserError(
+            "learn.keep 'best' compares sets on validation images, but learn.validate_every is 0; "
+            "set it to a number of steps, or learn.keep to 'last'."
+        )
+    if not recipe.data.has_training_images:
+        raise UserError(
+            f"synthesis 'learn' learns from training images, but data.name {recipe.data.name!r} "
+            f"has none; set synthesis to 'recover'."
+        )

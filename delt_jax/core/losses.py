@@ -107,3 +107,18 @@ def logit_error(logits: chex.Array, targets: chex.Array, temperature: float) -> 
         return z - z.mean(-1, keepdims=True)
 
     return jnp.mean((centred(logits) - centred(taught)) ** 2)
+
+
+def squared_error(logits: chex.Array, values: chex.Array) -> chex.Array:
+    """Half the squared distance of logits and label values [B, C], mean over images (FRePo)."""
+    chex.assert_equal_shape([logits, values])
+    return (0.5 * (logits - values) ** 2).sum(-1).mean()
+
+
+def label_values(probabilities: chex.Array) -> chex.Array:
+    """Values that stand for probabilities [B, C] in a squared error: (p - 1 / C) / sqrt(C / 10).
+
+    So FRePo (arXiv 2206.00719) starts its learned labels at those of classes.
+    """
+    classes = probabilities.shape[-1]
+    return (probabilities - 1 / classes) / (classes / 10) ** 0.5

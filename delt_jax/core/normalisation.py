@@ -1,10 +1,14 @@
 """From stored pixels to the input space of the teacher, and back."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import chex
-import jax.numpy as jnp
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:  # sets are loaded without JAX
+    import chex
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Normalisation:
 
     def __call__(self, pixels: chex.Array) -> chex.Array:
         """Normalises uint8 [..., C] to float32."""
+        import jax.numpy as jnp
+
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
         return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
 
@@ -37,3 +43,14 @@ class Normalisation:
         unit = np.asarray(images, np.float32) * std + mean
         whole = np.floor(unit * 255.0) if truncate else np.rint(unit * 255.0)
         return np.clip(whole, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class AlreadyMapped:
+    """Stands where a `Normalisation` does, for float images in the networks' space already."""
+
+    def __call__(self, images: chex.Array) -> chex.Array:
+        """The images as they are, float32 [..., C]."""
+        import jax.numpy as jnp
+
+        return jnp.asarray(images, jnp.float32)

@@ -1,13 +1,17 @@
 """The space in which learned images live: standardised pixels, whitened where a method asks."""
 
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import chex
-import jax.numpy as jnp
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from delt_jax.core.normalisation import Normalisation
+
+if TYPE_CHECKING:  # sets are loaded without JAX
+    import chex
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,8 @@ class Preprocessing:
 
     def __call__(self, pixels: chex.Array) -> chex.Array:
         """Maps uint8 pixels [..., S, S, C] to float32."""
+        import jax.numpy as jnp
+
         images = self.normalisation(pixels)
         if self.matrix is None:
             return images
@@ -57,4 +63,22 @@ class Preprocessing:
 
     def as_dict(self) -> dict[str, Any]:
         """What manifests say of it; the matrix itself is kept beside the images."""
-        return {"kind": self.kind, "normalisation": self.normalisation.as_dict()}
+        said = {"kind": self.kind, "normalisation": self.normalisation.as_dict()}
+        return said if self.matrix is None else said | {"sha256": self.sha256}
+
+    @property
+    def space(self) -> str:
+        """Names the space in identities: equal preprocessings have equal ones, others others."""
+        constants = self.normalisation
+        mean, std = ([float(v) for v in each] for each in (constants.mean, constants.std))
+        said = repr((self.kind, mean, std, self.sha256))
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of matrix and centre, float32 in little-endian order; of nothing without them."""
+        digest = hashlib.sha256()
+        for array in (self.matrix, self.centre):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array, "<f4").data)
+        return digest.hexdigest()

@@ -32,6 +32,7 @@ __all__ = [
     "describe_source",
     "device_budget",
     "files_of",
+    "hold_out",
     "measure_normalisation",
     "open_source",
     "put_on_device",

@@ -39,13 +39,42 @@ class Part:
         return self.whole.read(self.where[indices])
 
 
+@dataclass(frozen=True)
+class SomeExamples:
+    """Some examples of a larger set that is in memory, here or on a device.
+
+    Attributes:
+      whole: the larger set.
+      where: int [N], indices into it.
+      labels, names: as in `Examples`.
+    """
+
+    whole: Examples
+    where: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def workers(self) -> int:
+        """Worker processes that decode."""
+        return self.whole.workers
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.where)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Pixels of the examples, uint8 [len(indices), S, S, C]."""
+        return self.whole.images(self.where[indices])
+
+
 def hold_out(source: Source, share: float, seed: int) -> Source:
     """Replaces the test images by a share of the training images of every class.
 
     Nothing of the test split is left, so that no stage can read it.
 
     Args:
-      source: as opened, neither cached in memory nor on a device.
+      source: as opened, or with its images in memory or on a device.
       share: part of each class that is held out, in (0, 1); at least one image.
       seed: of the random draw.
 
@@ -83,7 +112,8 @@ def take(examples: Examples, where: np.ndarray) -> Examples:
     chosen = names.take(where) if isinstance(names, Names) else [names[i] for i in where]
     if isinstance(examples, ArrayExamples):
         return ArrayExamples(examples.pixels[where], examples.labels[where], chosen)
-    assert isinstance(examples, EncodedExamples)
+    if not isinstance(examples, EncodedExamples):  # decoded already, here or on a device
+        return SomeExamples(examples, where, examples.labels[where], chosen)
     return replace(
         examples,
         encoded=Part(examples.encoded, where),

@@ -12,7 +12,7 @@ from scipy import stats
 from delt_jax.evaluation.metrics import ScoreRow
 
 _WEIGHT = 0.5  # w and gamma of DD-Ranking's board
-_OWN_REGIMES = ("online", "stored", "fixed")  # with the teacher's labels, first choice first
+_OWN_REGIMES = ("online", "stored", "fixed", "learned")  # not the classes, first choice first
 _EPOCHS = ("last", "best")
 _FEWEST_STUDENTS = 3  # fewer have no order worth a correlation
 
@@ -119,8 +119,8 @@ def robustness_scores(rows: Sequence[ScoreRow]) -> list[Robustness]:
     """DD-Ranking's scores of every student that was trained on the whole recovered set.
 
     HLR compares full and recovered images in the "hard" regime; IOR recovered and random ones in
-    the first of the regimes "online", "stored" and "fixed" that both have; ARS recovered and random
-    ones in the regimes "hard" (augmented) and "plain".
+    the first of the regimes "online", "stored", "fixed" and "learned" that both have; ARS recovered
+    and random ones in the regimes "hard" (augmented) and "plain".
 
     Returns:
       Two for each student, in order of appearance: one of the last epoch and one of the best.

@@ -49,6 +49,8 @@ def look(teachers: Sequence[Teacher], pixels: np.ndarray, labels: np.ndarray) ->
       pixels: uint8 [N, S, S, C].
       labels: int [N], the classes.
     """
+    if not teachers:
+        return []
     chosen = np.unique(np.linspace(0, len(pixels) - 1, min(_MOST, len(pixels))).astype(np.int32))
     probability, right = np.zeros((2, len(teachers), len(chosen)))
     rows, classes = np.arange(len(chosen)), labels[chosen]

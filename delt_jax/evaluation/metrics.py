@@ -44,8 +44,9 @@ class Score:
       id: hash of everything that the score was made from; metrics.jsonl has it, too.
       student: architecture.
       regime: where labels came from: "online" (teachers label every view), "stored" (labels of
-        views from the relabel stage), "fixed" (one soft label per image), "hard" (the classes),
-        or "plain" (the classes, without augmentation).
+        views from the relabel stage), "fixed" (one soft label per image), "learned" (labels that
+        were learned with the images), "hard" (the classes), or "plain" (the classes, without
+        augmentation).
       image_set: name of the set that was trained on; "images" in files.
       ipc: images per class that were trained on; 0 for all real images.
       seed: of initialisation, order and views.

@@ -64,13 +64,15 @@ def _score_id(run: Evaluation, spec: ModelSpec) -> str:
 
 def _is_teacher(run: Evaluation, spec: ModelSpec) -> bool:
     """Whether the run's teacher is that network: of its kind, and trained here."""
-    return not run.recipe.teacher.weights and spec == run.teachers[0].spec
+    is_made = bool(run.teachers) and not run.recipe.teacher.weights
+    return is_made and spec == run.teachers[0].spec
 
 
 def _train(run: Evaluation, spec: ModelSpec, score_id: str) -> Trained:
     started = time.perf_counter()
-    variables = run.teachers[0].variables
-    if not _is_teacher(run, spec):
+    if _is_teacher(run, spec):
+        variables = run.teachers[0].variables
+    else:
         partial = run.partial / f"full_{score_id}"
         partial.mkdir(exist_ok=True)
         output = TrainingOutput("full", partial, run.log)

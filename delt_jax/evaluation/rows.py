@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from delt_jax.data import Source
+from delt_jax.errors import UserError
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.training import protocols
@@ -20,12 +21,14 @@ class EvalRow:
       regime: where labels come from (see `delt_jax.evaluation.metrics.Score`).
       image_set: name of the set that they train on, one of `evaluate.images`.
       ipc: images per class; 0 for all real images.
+      copies: images to train on that each of these becomes, of the distilled set.
     """
 
     student: str
     regime: str
     image_set: str
     ipc: int
+    copies: int = 1
 
 
 def image_sets(recipe: Recipe) -> tuple[str, ...]:
@@ -44,27 +47,43 @@ def skipped(recipe: Recipe) -> str:
     return ""
 
 
-def rows_of(recipe: Recipe, ipc: int) -> list[EvalRow]:
+def rows_of(recipe: Recipe, ipc: int, copies: int = 1) -> list[EvalRow]:
     """The rows that a recipe asks for.
 
     Args:
       recipe: settings of the run.
       ipc: images per class of the distilled set.
+      copies: images to train on that each of these becomes.
     """
     e = recipe.evaluate
     sizes = {name: [ipc] for name in e.images if name != "full"}
     if "recovered" in sizes:
         sizes["recovered"] += sorted({k for k in e.smaller if k < ipc}, reverse=True)
     rows = []
+
+    def row(student: str, regime: str, name: str, k: int) -> EvalRow:
+        return EvalRow(student, regime, name, k, copies if name == "recovered" else 1)
+
     for student in e.students:
         for regime in e.regimes:
-            rows += [EvalRow(student, regime, name, k) for name in sizes for k in sizes[name]]
+            rows += [row(student, regime, name, k) for name in sizes for k in sizes[name]]
         if e.plain:
             plain = [name for name in ("recovered", "random") if name in sizes]
-            rows += [EvalRow(student, "plain", name, ipc) for name in plain]
+            rows += [row(student, "plain", name, ipc) for name in plain]
         if "full" in e.images:
             rows.append(EvalRow(student, "hard", "full", 0))
     return rows
+
+
+def check_learned(recipe: Recipe) -> None:
+    """Raises a UserError where a set of float images is to have labels of a teacher."""
+    asked = [r for r in recipe.evaluate.regimes if r in ("online", "stored", "fixed")]
+    if asked:
+        raise UserError(
+            f"The distilled set holds float images in a space of their own, which teachers do not "
+            f"know, but evaluate.regimes asks for labels of a teacher ({', '.join(asked)}); set it "
+            f'to "learned", "hard" or both.'
+        )
 
 
 def student_spec(recipe: Recipe, name: str, source: Source) -> ModelSpec:
@@ -79,7 +98,13 @@ def resolve(recipe: Recipe, source: Source, row: EvalRow, rate: float | None = N
     e = recipe.evaluate
     if row.regime in _HARD and e.hard_protocol:
         recipe = replace(recipe, evaluate=replace(e, protocol=e.hard_protocol))
-    setting = EvalSetting(row.student, len(source.class_names), row.ipc, source.image_size)
+    setting = EvalSetting(
+        row.student,
+        len(source.class_names),
+        row.ipc * row.copies,
+        source.image_size,
+        source.channels,
+    )
     return protocols.resolve(recipe, setting, rate)
 
 

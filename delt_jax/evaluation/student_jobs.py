@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from delt_jax.data import Source
+from delt_jax.data import Source, measure_normalisation
 from delt_jax.evaluation import execution, kept_students, student_programs
 from delt_jax.evaluation.execution import EvaluationPlan
 from delt_jax.evaluation.metrics import Score
@@ -37,7 +37,7 @@ class Evaluation:
     Attributes:
       recipe: settings of the run.
       source: the real images.
-      teachers: those that label; the first is the run's own.
+      teachers: those that label; the first is the run's own. None where nothing asks for one.
       sets: the sets that students train on.
       labels: stored labels of views, or None where no regime needs them.
       scores: finished scores.
@@ -126,13 +126,17 @@ class Jobs:
 
 
 def _classroom(run: Evaluation) -> Classroom:
+    space = run.sets.distilled.preprocessing
+    own = None if run.teachers else measure_normalisation(run.recipe.data, run.source)
     return Classroom(
         run.recipe,
         run.source,
         run.sets.ipc,
-        tuple(teacher.spec for teacher in run.teachers),
-        tuple(teacher.normalisation for teacher in run.teachers),
+        tuple(teacher.spec for teacher in run.teachers) if space is None else (),
+        tuple(teacher.normalisation for teacher in run.teachers) if space is None else (),
         run.labels.plan if run.labels is not None else None,
+        own if space is None else space.normalisation,
+        "" if space is None else space.space,
     )
 
 
@@ -176,6 +180,7 @@ def _train(
         tuple(teacher.variables for teacher in run.teachers) if program.teachers else (),
         run.labels.read if run.labels is not None and _reads_labels(program) else None,
         run.source.test,
+        run.sets.distilled.preprocessing,
     )
     students = []
     for job in jobs:
@@ -203,7 +208,7 @@ def store(run: Evaluation, job: _Training, trained: Trained) -> None:
         network = Teacher(
             job.program.student,
             trained.variables,
-            run.teachers[0].normalisation,
+            job.program.normalisation,
             run.source.class_names,
             score.last,
         )

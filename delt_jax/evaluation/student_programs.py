@@ -24,9 +24,12 @@ class Classroom:
       recipe: settings of the run.
       source: the real images.
       ipc: images per class of the distilled set.
-      teachers: architectures of those that label; the first is the run's own.
+      teachers: architectures of those that label; the first is the run's own. None where nothing
+        asks for a teacher.
       normalisations: of each teacher's inputs.
       labels: which views have stored labels; None where no regime needs them.
+      own: normalisation of the students' inputs where it is not that of the first teacher.
+      space: hash of the preprocessing whose space all sets are in; empty where they are pixels.
     """
 
     recipe: Recipe
@@ -35,6 +38,8 @@ class Classroom:
     teachers: tuple[ModelSpec, ...]
     normalisations: tuple[Normalisation, ...]
     labels: LabelPlan | None
+    own: Normalisation | None = None
+    space: str = ""
 
 
 def student_program(room: Classroom, row: EvalRow) -> StudentProgram:
@@ -53,12 +58,13 @@ def student_program(room: Classroom, row: EvalRow) -> StudentProgram:
         teachers=room.teachers if teachers_label else (),
         protocol=replace(protocol, learning_rate=1.0),  # every student has its own
         regime=row.regime,
-        normalisation=room.normalisations[0],
+        normalisation=room.own or room.normalisations[0],
         teacher_normalisations=room.normalisations,
-        count=row.ipc * len(room.source.class_names),
+        count=row.ipc * row.copies * len(room.source.class_names),
         group_size=plan.group_size if plan is not None else protocol.batch_size,
         plan=plan,
         shared_norm=room.recipe.evaluate.batch_norm == "shared",
+        space=room.space,
     )
 
 

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from delt_jax.core.progress import progress
 from delt_jax.data import Source, read
-from delt_jax.evaluation import coresets
+from delt_jax.evaluation import coresets, rows
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.labels import labelling, soft_labels
@@ -21,8 +21,8 @@ from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.teachers.teacher import Teacher
-from delt_jax.training import protocols
-from delt_jax.training.protocols import EvalSetting
+from delt_jax.training import learned_labels, protocols
+from delt_jax.training.protocols import EvalSetting, Protocol
 from delt_jax.training.student_program import LabelledImages
 
 CORESETS: dict[str, Callable[..., np.ndarray]] = {
@@ -36,8 +36,8 @@ class TrainingSet:
     """A set to learn from.
 
     Attributes:
-      images: pixels, classes and soft labels.
-      hash: content hash of pixels and classes.
+      images: pixels or floats, classes and labels of other kinds.
+      hash: content hash of images and classes, and of learned labels where students learn these.
     """
 
     images: LabelledImages
@@ -66,6 +66,8 @@ class TrainingSets:
         """The distilled set, checked against the data."""
         synthetic = distilled.read(self.workdir.path / "distilled")
         teacher_lib.check_class_names("The distilled set", synthetic.class_names, self.source)
+        if synthetic.preprocessing is not None:
+            rows.check_learned(self.recipe)
         return synthetic
 
     @property
@@ -96,11 +98,22 @@ class TrainingSets:
             synthetic = self.distilled
             positions = np.arange(len(synthetic.images)).reshape(classes, synthetic.ipc)
             chosen = positions[:, :ipc].reshape(-1)
-            return self._set(
-                synthetic.images[chosen], synthetic.labels[chosen], self._stored_logits[chosen]
-            )
+            if synthetic.preprocessing is not None:
+                return self._learned_set(synthetic.per_class(ipc))
+            logits = self._stored_logits[chosen] if self.recipe.needs_teacher else None
+            return self._set(synthetic.images[chosen], synthetic.labels[chosen], logits)
         indices = self._real(name, ipc, seed).reshape(-1)
         return self._set(read(self.source.train, indices), self.source.train.labels[indices], None)
+
+    def _learned_set(self, content: DistilledSet) -> TrainingSet:
+        """Float images as students see them, with their labels."""
+        is_learned = "learned" in self.recipe.evaluate.regimes
+        images = labelled_images(content, self._protocol.loss, is_learned)
+        parts = [images.pixels, images.labels, images.learned]
+        return TrainingSet(
+            images,
+            files.content_hash(*(part.tobytes() for part in parts if part is not None)),
+        )
 
     def _real(self, name: str, ipc: int, seed: int) -> np.ndarray:
         """Indices of training images, int [classes, ipc]."""
@@ -144,21 +157,60 @@ class TrainingSets:
     def _set(
         self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray | None
     ) -> TrainingSet:
-        """Adds soft labels where the regime "fixed" needs them; logits of real images are made."""
-        targets = None
-        if "fixed" in self.recipe.evaluate.regimes:
+        """Adds the labels that regimes need; logits of real images are made.
+
+        Beside float images, pixels go through the preprocessing of these.
+        """
+        targets = learned = None
+        if self._has_fixed:
             if logits is None:
                 logits = labelling.fixed_logits(self.teachers, pixels)
-            first = EvalSetting(
-                self.recipe.evaluate.students[0],
-                len(self.source.class_names),
-                self.recipe.ipc,
-                self.source.image_size,
-            )
-            temperature = protocols.resolve(self.recipe, first).temperature
-            targets = softmax(logits / temperature, axis=1).astype(np.float32)
+            targets = softmax(logits / self._protocol.temperature, axis=1).astype(np.float32)
         labels = labels.astype(np.int32)
-        return TrainingSet(
-            LabelledImages(pixels, labels, targets),
-            files.content_hash(pixels.tobytes(), labels.tobytes()),
+        if "learned" in self.recipe.evaluate.regimes:
+            as_values = self._protocol.loss == "squared"
+            classes = len(self.source.class_names)
+            learned = learned_labels.of_classes(labels, classes, as_values)
+        digest = files.content_hash(pixels.tobytes(), labels.tobytes())
+        space = self.distilled.preprocessing
+        images = pixels if space is None else np.asarray(space(pixels), np.float32)
+        return TrainingSet(LabelledImages(images, labels, targets, learned), digest)
+
+    @property
+    def _has_fixed(self) -> bool:
+        return "fixed" in self.recipe.evaluate.regimes
+
+    @property
+    def _protocol(self) -> Protocol:
+        """By which the first student trains on the whole set."""
+        first = EvalSetting(
+            self.recipe.evaluate.students[0],
+            len(self.source.class_names),
+            self.recipe.ipc,
+            self.source.image_size,
+            self.source.channels,
         )
+        return protocols.resolve(self.recipe, first)
+
+
+def labelled_images(content: DistilledSet, loss: str, is_learned: bool) -> LabelledImages:
+    """A set of float images as students train on it.
+
+    Args:
+      content: the set.
+      loss: of the protocol, which says what learned labels must be.
+      is_learned: whether students learn these; those of a set without any are its classes.
+
+    Raises:
+      UserError: if the learned labels are not for this loss.
+    """
+    images, labels = content.expand(content.labels)
+    learned = None
+    if is_learned:
+        given = content.learned_labels
+        if given is None:
+            given = np.eye(len(content.class_names), dtype=np.float32)[content.labels]
+        form = content.label_form if content.learned_labels is not None else "one_hot"
+        targets = learned_labels.targets(given, form, loss == "squared")
+        _, learned = content.expand(targets)
+    return LabelledImages(images, labels.astype(np.int32), None, learned)

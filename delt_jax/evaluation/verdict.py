@@ -16,7 +16,7 @@ _IN_WORDS = {"online": "labels for every view", "stored": "stored labels"}
 
 @dataclass(frozen=True)
 class Gain:
-    """How far recovered images are above as many random real ones, for one kind of labels.
+    """How far a row of scores is above another one, for one kind of labels.
 
     Attributes:
       student: architecture.
@@ -38,7 +38,7 @@ class Gain:
     def text(self) -> str:
         """E.g. "+3.5 ± 1.0 points with hard labels"."""
         spread = "" if self.error is None else f" ± {self.error:.1f}"
-        return f"{self.points:+.1f}{spread} points with {_labels(self.regime)}"
+        return f"{self.points:+.1f}{spread} points with {labels(self.regime)}"
 
 
 def gains(rows: Sequence[ScoreRow]) -> list[Gain]:
@@ -51,13 +51,14 @@ def gains(rows: Sequence[ScoreRow]) -> list[Gain]:
         if (row.image_set, row.ipc) == ("random", whole)
     }
     return [
-        _gain(row, random[row.student, row.regime])
+        gain(row, random[row.student, row.regime])
         for row in recovered
         if row.ipc == whole and (row.student, row.regime) in random
     ]
 
 
-def _gain(ours: ScoreRow, theirs: ScoreRow) -> Gain:
+def gain(ours: ScoreRow, theirs: ScoreRow) -> Gain:
+    """How far a row is above another one of the same student and labels."""
     seeds = min(ours.seeds, theirs.seeds)
     points = 100 * (ours.last_mean - theirs.last_mean)
     if seeds < 2:
@@ -90,16 +91,16 @@ def sentences(rows: Sequence[ScoreRow], class_names: Sequence[str]) -> list[str]
     if not recovered:
         return []
     first = recovered[0].student
-    found = [gain for gain in gains(rows) if gain.student == first]
+    found = [each for each in gains(rows) if each.student == first]
     return [*([_of_gains(found)] if found else []), _of_classes(recovered[0], class_names)]
 
 
 def _of_gains(found: Sequence[Gain]) -> str:
     """What recovery gained over random images, and how sure that is."""
     more, fewer = (
-        [gain for gain in found if gain.judged == judged] for judged in ("more", "fewer")
+        [each for each in found if each.judged == judged] for judged in ("more", "fewer")
     )
-    listed = " and ".join(", ".join(gain.text() for gain in found).rsplit(", ", 1))
+    listed = " and ".join(", ".join(each.text() for each in found).rsplit(", ", 1))
     seeds = found[0].seeds
     if seeds < 2:
         return f"Recovered against random real images: {listed}; one seed cannot tell chance."
@@ -119,10 +120,11 @@ def _of_gains(found: Sequence[Gain]) -> str:
 
 
 def _listed(found: Sequence[Gain]) -> str:
-    return " and ".join(_labels(gain.regime) for gain in found)
+    return " and ".join(labels(each.regime) for each in found)
 
 
-def _labels(regime: str) -> str:
+def labels(regime: str) -> str:
+    """Kinds of labels in words, e.g. "hard labels"."""
     return _IN_WORDS.get(regime, f"{regime} labels")
 
 
@@ -132,7 +134,7 @@ def _of_classes(row: ScoreRow, class_names: Sequence[str]) -> str:
     known.sort(key=lambda pair: pair[0])
     mean = float(np.mean([accuracy for accuracy, _ in known]))
     weak = [(a, c) for a, c in known if a < mean - _LOW][:_MOST]
-    with_labels = f"with {_labels(row.regime)}"
+    with_labels = f"with {labels(row.regime)}"
     if not weak:
         accuracy, name = known[0]
         return f"No class is far below the others; lowest {with_labels} is {name} ({accuracy:.0%})."

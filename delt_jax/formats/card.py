@@ -26,12 +26,12 @@ _REPORT: dict[str, Any] = {  # what the card reads of it
     "made?": {"date?": str},
 }
 _IN_WORDS = {"online": "the teacher, for every view", "stored": "the teacher, stored for views"}
-_IN_WORDS |= {"fixed": "`soft_label`", "hard": "`label`"}
+_IN_WORDS |= {"fixed": "`soft_label`", "learned": "`learned_label`", "hard": "`label`"}
 
 
 def sheet(content: DistilledSet) -> bytes:
     """A PNG of the first images of the first classes, a class to a row."""
-    images = content.images
+    images = content.to_look_at().images
     rows, columns = min(_SHOWN[0], len(content.class_names)), min(_SHOWN[1], content.ipc)
     times = max(1, math.ceil(_SIDE / max(images.shape[1:3])))
     grid = images.reshape(len(content.class_names), content.ipc, *images.shape[1:])
@@ -59,7 +59,7 @@ def card(content: DistilledSet, image_bytes: int, file_bytes: int) -> str:
         f"# {title}",
         f"![The first images of each class]({SHEET})",
         f"{count} synthetic images, {content.ipc} of each of {len(content.class_names)} classes, "
-        f"{width}x{height} px, {channels} channel(s), stored losslessly. Within a class the "
+        f"{width}x{height} px, {channels} channel(s), {_kept(content)}. Within a class the "
         f"images are in order: the first k of every class are a smaller set.",
         f"Classes: {names}.",
         *_scores(report),
@@ -97,11 +97,15 @@ def _header(content: DistilledSet, title: str, image_bytes: int, file_bytes: int
 
     names = {str(i): name for i, name in enumerate(content.class_names)}
     columns: list[dict[str, Any]] = [
-        {"name": "image", "dtype": "image"},
+        {"name": "image", "dtype": "image"}
+        if content.preprocessing is None
+        else {"name": "image", "sequence": "float32"},
         {"name": "label", "dtype": {"class_label": {"names": names}}},
     ]
     if content.soft_labels is not None:
         columns.append({"name": "soft_label", "sequence": "float32"})
+    if content.learned_labels is not None:
+        columns.append({"name": "learned_label", "sequence": "float32"})
     count = len(content.images)
     data = huggingface_hub.DatasetCardData(
         license="unknown",
@@ -146,6 +150,8 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
 def _use(content: DistilledSet) -> list[str]:
     """Code that loads the set."""
     constants = content.manifest.get("normalisation")
+    if content.preprocessing is not None:
+        return _use_of_floats(content)
     parts = [
         "## Use it",
         '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH", split="train")'
@@ -159,6 +165,46 @@ def _use(content: DistilledSet) -> list[str]:
     if constants is not None and not mismatch(constants, {"mean": [float], "std": [float]}):
         mean, std = (_numbers(constants[name]) for name in ("mean", "std"))
         parts.append(f"Students saw (pixel / 255 - {mean}) / {std}, channel by channel.")
+    return parts
+
+
+def _kept(content: DistilledSet) -> str:
+    """How images are stored, as a phrase."""
+    if content.preprocessing is None:
+        return "stored losslessly"
+    return "stored as float32, which go beyond black and white; the picture above is clipped"
+
+
+def _use_of_floats(content: DistilledSet) -> list[str]:
+    """Code that loads a set of float images, and what its students must see."""
+    space = content.preprocessing
+    assert space is not None
+    mean, std = (_numbers(v) for v in (space.normalisation.mean, space.normalisation.std))
+    whitened = ""
+    if space.matrix is not None:
+        whitened = (
+            f", then flattened as [H, W, C], minus `centre`, times `matrix` of `whitening.npz` "
+            f"({space.kind})"
+        )
+    parts = [
+        "## Use it",
+        '```python\nimport delt_jax  # for JAX and torch alike\n\ndata = delt_jax.load("PATH")\n'
+        "data.images, data.labels  # float32 [N, H, W, C], int32 [N]\n"
+        "data.preprocessing(pixels)  # what test images go through\n```",
+        "`PATH` is this folder. Students train on `image` as it is, and are tested on images that "
+        f"are brought there: (pixel / 255 - {mean}) / {std}, channel by channel{whitened}.",
+    ]
+    if content.learned_labels is not None:
+        parts.append(
+            f"`learned_label` holds the label of each image that was learned with it "
+            f"({content.label_form})."
+        )
+    if content.decoding is not None and content.decoding.factor > 1:
+        n = content.decoding.factor
+        parts.append(
+            f"Every stored image is {n} x {n} smaller ones, each enlarged before it is used: "
+            f"`data.expand(data.labels)` gives them."
+        )
     return parts
 
 

@@ -12,8 +12,9 @@ from delt_jax import formats
 from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import hub, ownership, remote_sets
+from delt_jax.formats import hub, learned_arrays, ownership, remote_sets
 from delt_jax.formats.distilled import DistilledSet
+from delt_jax.formats.stored import floats_of
 from delt_jax.store import files, regular, remote
 from delt_jax.store.local_copies import local
 
@@ -36,6 +37,9 @@ class ExportOptions:
       mean, std: of a set of normalised floats, one value or one a channel.
       overwrite: whether an earlier export may be replaced.
       push: data set on the Hugging Face Hub that gets the export, too, OWNER/NAME; empty for none.
+      preprocessing: file or set with the whitening of normalised floats; None where there is none.
+      factor: images along a side of each stored one, of floats whose file does not say it.
+      rounds: whether float images become pixels, rounded and clipped.
     """
 
     source: Path
@@ -48,6 +52,9 @@ class ExportOptions:
     std: tuple[float, ...] = ()
     overwrite: bool = False
     push: str = ""
+    preprocessing: Path | None = None
+    factor: int = 1
+    rounds: bool = False
 
 
 def default_out(source: Path, to: str) -> Path:
@@ -74,7 +81,14 @@ def run(options: ExportOptions) -> None:
     _check_target(options)
     given = options.class_names
     names = _read_names(given) if isinstance(given, os.PathLike) else given
-    content = formats.load(options.source, names, options.mean, options.std)
+    content = formats.load(
+        options.source,
+        names,
+        options.mean,
+        options.std,
+        options.preprocessing or "",
+        options.factor,
+    )
     layout = formats.find(options.source)
     content = replace(content, manifest=content.manifest | reported(options.source, content))
     count, height, width, channels = content.images.shape
@@ -82,8 +96,8 @@ def run(options: ExportOptions) -> None:
         f"{options.source} ({layout}): {count} images, {content.ipc} of each of "
         f"{len(content.class_names)} classes, {width}x{height} px, {channels} channel(s)"
     )
-    if isinstance(content.manifest.get("clipped"), float):
-        say(f"  rounded to 8 bits; {content.manifest['clipped']:.2%} of the values were clipped")
+    if content.preprocessing is not None:
+        content = _as_asked(content, options)
     if options.per_class:
         content = content.per_class(options.per_class)
         say(f"  kept the first {options.per_class} of each class")
@@ -98,6 +112,30 @@ def run(options: ExportOptions) -> None:
     say(f"wrote {options.out} ({options.to})")
     if options.push:
         say(f"pushed to {hub.push(remote_sets.local_set(options.out), options.push)}")
+
+
+def _as_asked(content: DistilledSet, options: ExportOptions) -> DistilledSet:
+    """Float images as they are, or as pixels where that is asked for; says which.
+
+    Raises:
+      UserError: if the layout has only pixels, and nobody asked for these.
+    """
+    space = content.preprocessing
+    assert space is not None
+    form = "" if content.learned_labels is None else f", with learned labels ({content.label_form})"
+    say(f"  float images in a space of their own ({space.kind}){form}")
+    if options.rounds:
+        content = content.rounded()
+        share = content.manifest["clipped"]
+        say(f"  rounded to 8 bits, as asked; {share:.2%} of the values were clipped")
+        return content
+    if not formats.FORMATS[options.to].floats:
+        can = ", ".join(name for name, layout in formats.FORMATS.items() if layout.floats)
+        raise UserError(
+            f"The layout {options.to} stores pixels, and {options.source} holds float images, of "
+            f"which rounding would lose some; take one of {can}, or ask for it (--round)."
+        )
+    return content
 
 
 def reported(source: Path, content: DistilledSet) -> dict[str, Any]:
@@ -149,10 +187,16 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
     Raises:
       UserError: if a lossless layout, read back, gives another set.
     """
-    difference = np.abs(stored.images.astype(np.int16) - content.images)
     same = stored.class_names == content.class_names and (stored.labels == content.labels).all()
+    if content.preprocessing is not None:
+        if not same or not _same_floats(content, stored):
+            raise UserError("What was written reads back as another set; check the disk.")
+        return "lossless: reads back bit for bit"
+    difference = np.abs(stored.images.astype(np.int16) - content.images)
     if not same or (not quality and difference.any()):
         raise UserError("What was written reads back as another set; check the disk.")
+    if not difference.any() and "clipped" in content.manifest:
+        return "reads back as it was rounded"
     if not difference.any():
         return "lossless: reads back as it was"
     psnr = 20 * np.log10(255 / np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
@@ -160,6 +204,15 @@ def loss_line(content: DistilledSet, stored: DistilledSet, quality: int) -> str:
         f"JPEG of quality {quality} changed the pixels by {difference.mean():.2f} of 255 in the "
         f"mean and {difference.max()} at most; PSNR {psnr:.1f} dB"
     )
+
+
+def _same_floats(content: DistilledSet, stored: DistilledSet) -> bool:
+    """Whether images, space, learned labels and decoding are the same, bit for bit."""
+    pairs = [floats_of(content), floats_of(stored)]
+    if None in pairs or content.label_form != stored.label_form:
+        return False
+    ours, theirs = (learned_arrays.content_hash(floats) for floats in pairs if floats is not None)
+    return ours == theirs
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from delt_jax.errors import UserError
+from delt_jax.formats import learned_arrays
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
+from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last, floats_of
 from delt_jax.store import files, npz
 from delt_jax.store.foreign import ForeignFileError, parse_json, shown
 
 _ARRAYS = ("images", "labels", "class_names", "manifest", "soft_labels")
+_OF_FLOATS = ("learned_labels", "matrix", "centre")
 
 
 def detect(path: Path) -> bool:
@@ -26,7 +28,7 @@ def read(path: Path) -> Stored:
     Raises:
       UserError: if the file is damaged or has no images or labels.
     """
-    arrays = read_arrays(path, _ARRAYS)
+    arrays = read_arrays(path, (*_ARRAYS, *_OF_FLOATS))
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
         found = shown(", ".join(names_of(path)), 400)
@@ -39,34 +41,47 @@ def read(path: Path) -> Stored:
         names = as_names(arrays.get("class_names", np.zeros(0, str)).tolist())
     except ForeignFileError as e:
         raise UserError(f"The class_names in {path} cannot be read: {e}; export again.") from e
+    floats = None
+    if learned_arrays.is_described(manifest, arrays["images"]):
+        try:
+            floats = learned_arrays.parsed(arrays, manifest)
+        except ForeignFileError as e:
+            raise UserError(f"{path} is damaged: {e}; export again.") from e
     return Stored(
         channels_last(arrays["images"], False, str(path)),
         arrays["labels"],
         names,
         manifest,
         arrays.get("soft_labels"),
+        floats=floats,
+        learned_labels=arrays.get("learned_labels"),
     )
 
 
 def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Writes images uint8 NHWC, labels int64, class_names, manifest (JSON), soft_labels."""
+    """Writes images NHWC, labels int64, class_names, manifest (JSON), soft_labels.
+
+    Images are uint8; or float32, and then with learned_labels, and matrix and centre of whitening.
+    """
     del quality  # lossless
-    soft = {} if content.soft_labels is None else {"soft_labels": content.soft_labels}
+    more = {} if content.soft_labels is None else {"soft_labels": content.soft_labels}
+    floats = floats_of(content)
+    more |= {} if floats is None else learned_arrays.by_name(floats)
+    more.setdefault("images", content.images)
     files.write_npz(
         path,
-        images=content.images,
         labels=content.labels.astype(np.int64),
         class_names=np.array(content.class_names),
         manifest=np.array(json.dumps(content.manifest, ensure_ascii=False)),
-        **soft,
+        **more,
     )
 
 
 def is_ours(path: Path) -> bool:
     """Whether `write` made this file, by the names of its arrays and its record."""
     try:
-        found = set(npz.names(path))
-        if found not in (set(_ARRAYS), set(_ARRAYS) - {"soft_labels"}):
+        found = set(npz.names(path)) - {"soft_labels", *_OF_FLOATS}
+        if found != set(_ARRAYS) - {"soft_labels"}:
             return False
         record = npz.read(path, ("manifest",))["manifest"]
         return record.shape == () and isinstance(parse_json(str(record)), dict)

@@ -5,7 +5,7 @@ from pathlib import Path
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.formats.stored import Stored
+from delt_jax.formats.stored import Stored, floats_of
 from delt_jax.labels import soft_labels
 from delt_jax.store import artefact
 
@@ -32,7 +32,14 @@ def read(path: Path) -> Stored:
         theirs = None
     ours = found.manifest["hash"]
     logits = soft_labels.read(beside, ours) if theirs == ours else None
-    return Stored(found.images, found.labels, found.class_names, found.manifest, logits)
+    return Stored(
+        found.images,
+        found.labels,
+        found.class_names,
+        found.manifest,
+        logits,
+        floats=floats_of(found),
+    )
 
 
 def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
@@ -51,15 +58,22 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
             f"them first."
         )
     imported = content.manifest.get("imported", {})
+    floats = floats_of(content)
+    if floats is None:
+        stored = {
+            "storage": "png",
+            "hash": distilled.write_images(folder, content.images, content.ipc),
+        }
+    else:
+        stored = {"storage": distilled.FLOATS, "hash": distilled.write_learned(folder, *floats)}
     manifest = {
         **content.manifest,
         "inputs": {"imported": imported},
         "imported": imported,
-        "storage": "png",
         "class_names": list(content.class_names),
         "ipc": content.ipc,
         "image_size": height,
         "channels": channels,
-        "hash": distilled.write_images(folder, content.images, content.ipc),
+        **stored,
     }
     artefact.seal(folder / "manifest.json", manifest)

@@ -30,7 +30,7 @@ _KINDS = re.compile(
     r"|(dataset_info|features)\.json|label\.labels\.txt"
     r"|distilled_set-train\.array_record-[0-9]{5}(-of-[0-9]{5})?"
 )
-_OF_A_SET = re.compile(r"manifest\.json|images/[0-9]{5}/[0-9]{5}\.(png|jpg)")
+_OF_A_SET = re.compile(r"manifest\.json|learned\.npz|images/[0-9]{5}/[0-9]{5}\.(png|jpg)")
 _FOREIGN = "is there and no export of delt_jax; choose another --out"
 
 

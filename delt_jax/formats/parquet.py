@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delt_jax.errors import UserError
-from delt_jax.formats import card
+from delt_jax.formats import card, parquet_floats
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import Stored, as_manifest, as_names, write_sidecar
 from delt_jax.store import files, parquet_sizes, pictures
 from delt_jax.store.foreign import ForeignFileError, check_size, parse_json, shown
 
 _TABLE = "data/train-00000-of-00001.parquet"
-_COLUMNS = ("image", "label", "soft_label")
+_COLUMNS = ("image", "label", "soft_label", "learned_label")
 _BATCH = 16  # rows
 _OURS = b"delt_jax"  # key of the manifest in the schema's metadata
 
@@ -35,6 +35,8 @@ def read(path: Path) -> Stored:
         file, and the row where one is at fault.
     """
     shards = [path] if path.is_file() else _tables(path)
+    if (floats := _read_floats(shards[0])) is not None:
+        return floats
     read_shards = [_read_shard(shard) for shard in shards]
     images = [image for shard in read_shards for image in shard.images]
     if not images:
@@ -50,6 +52,32 @@ def read(path: Path) -> Stored:
         read_shards[0].manifest,
         np.concatenate(soft) if soft else None,
     )
+
+
+def _read_floats(path: Path) -> Stored | None:
+    """The set of a table of float images; None for a table of pictures, or what is no table."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():  # a pipe would never end
+        return None
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            metadata = file.schema_arrow.metadata or {}
+            if parquet_floats.SHAPE not in metadata:
+                return None
+            _check_sizes(file.metadata, path.stat().st_size)
+            return parquet_floats.read(path, file, *_about(metadata))
+    except UserError:
+        raise
+    except ForeignFileError as e:
+        raise UserError(f"{path} cannot be read: {e}.") from e
+    except Exception as e:  # pyarrow raises many types at a damaged file
+        raise UserError(_unreadable(path, e)) from e
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    reason = shown((str(error).strip().splitlines() or [""])[0], 200)
+    return f"{path} cannot be read ({type(error).__name__}: {reason})."
 
 
 class _Row(NamedTuple):
@@ -88,8 +116,7 @@ def _read_shard(path: Path) -> _Shard:
     except ForeignFileError as e:
         raise UserError(f"{path} cannot be read: {e}.") from e
     except Exception as e:  # pyarrow raises many types at a damaged file
-        reason = shown((str(e).strip().splitlines() or [""])[0], 200)
-        raise UserError(f"{path} cannot be read ({type(e).__name__}: {reason}).") from e
+        raise UserError(_unreadable(path, e)) from e
     labels = np.array([row.label for row in rows], np.int64)
     soft = _soft_labels(path, [row.soft_label for row in rows])
     return _Shard(path, [row.image for row in rows], labels, soft, class_names, manifest)
@@ -198,20 +225,19 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [
-        {"bytes": pictures.encode(image), "path": f"{i // content.ipc:05}_{i % content.ipc:05}.png"}
-        for i, image in enumerate(content.images)
-    ]
-    columns = {
-        "image": pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        "label": pa.array(content.labels, pa.int64()),
-    }
+    is_float = content.preprocessing is not None
+    rows = [] if is_float else _pictures(content)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = parquet_floats.columns(content) if is_float else {"image": pa.array(rows, kind)}
+    columns = dict(images)
+    columns["label"] = pa.array(content.labels, pa.int64())
     if content.soft_labels is not None:
         columns["soft_label"] = pa.array(list(content.soft_labels), pa.list_(pa.float32()))
     features = _features(content)
     metadata = {
         b"huggingface": json.dumps({"info": {"features": features}}),
         _OURS: json.dumps(content.manifest, ensure_ascii=False),
+        **(parquet_floats.metadata(content) if is_float else {}),
     }
     sink = pa.BufferOutputStream()
     made = pa.table(columns).replace_schema_metadata(metadata)
@@ -219,10 +245,20 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
     table = sink.getvalue().to_pybytes()
     (folder / _TABLE).parent.mkdir()
     files.write_bytes(folder / _TABLE, table)
-    size = sum(len(row["bytes"]) for row in rows)
+    if is_float:
+        parquet_floats.write_whitening(folder, content)
+    size = content.images.nbytes if is_float else sum(len(row["bytes"]) for row in rows)
     files.write_bytes(folder / card.SHEET, card.sheet(content))
     files.write_bytes(folder / "README.md", card.card(content, size, len(table)).encode())
     write_sidecar(folder, content)
+
+
+def _pictures(content: DistilledSet) -> list[dict[str, Any]]:
+    """Rows of the column of images, as PNG."""
+    return [
+        {"bytes": pictures.encode(image), "path": f"{i // content.ipc:05}_{i % content.ipc:05}.png"}
+        for i, image in enumerate(content.images)
+    ]
 
 
 def _tables(path: Path) -> list[Path]:
@@ -233,13 +269,16 @@ def _tables(path: Path) -> list[Path]:
 
 def _features(content: DistilledSet) -> dict[str, Any]:
     """Description of the columns in the words of `datasets`."""
+    number = {"dtype": "float32", "_type": "Value"}
+    floats = {"feature": number, "_type": "Sequence"}
     features: dict[str, Any] = {
-        "image": {"_type": "Image"},
+        "image": {"_type": "Image"} if content.preprocessing is None else floats,
         "label": {"names": list(content.class_names), "_type": "ClassLabel"},
     }
     if content.soft_labels is not None:
-        number = {"dtype": "float32", "_type": "Value"}
-        features["soft_label"] = {"feature": number, "_type": "Sequence"}
+        features["soft_label"] = floats
+    if content.learned_labels is not None:
+        features["learned_label"] = floats
     return features
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from delt_jax.errors import UserError
-from delt_jax.formats import torch_zip
+from delt_jax.formats import learned_arrays, torch_zip
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last
+from delt_jax.formats.stored import Stored, as_manifest, as_names, channels_last, floats_of
 from delt_jax.store import files
 from delt_jax.store.foreign import ForeignFileError, parse_json, shown
 
-_ENTRIES = {"images", "labels", "class_names", "manifest", "soft_labels"}
+_ENTRIES = {"images", "labels", "class_names", "manifest"}
+_MORE = {"soft_labels", "learned_labels", "matrix", "centre", "mean", "std"}
 _MTT_IMAGES, _MTT_LABELS = "images_best.pt", "labels_best.pt"
 
 
@@ -28,7 +29,8 @@ def detect(path: Path) -> bool:
 def read(path: Path) -> Stored:
     """Reads a dictionary with images and labels, or `images_best.pt` and `labels_best.pt`.
 
-    Labels that are rows of floats are logits, as DATM learns them; they become the soft labels.
+    A list of the two tensors is IDC's `data.pt`, whose images are pixels in [0, 1]. Labels that are
+    rows of floats are logits, as DATM learns them; beside pixels they are soft labels.
 
     Raises:
       UserError: if a file is damaged, holds anything but tensors, or no images and labels.
@@ -37,6 +39,9 @@ def read(path: Path) -> Stored:
     content = _load(path)
     if path.name == _MTT_IMAGES:
         content = {"images": content, "labels": _load(path.with_name(_MTT_LABELS))}
+    is_idc = isinstance(content, list | tuple) and len(content) == 2
+    if is_idc:
+        content = dict(zip(("images", "labels"), content, strict=True))
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no dictionary of images and labels; see docs/formats.md.")
     wanted = ("images", "labels")
@@ -45,28 +50,58 @@ def read(path: Path) -> Stored:
         listed = shown(", ".join(map(str, content)), 400) or "nothing"
         raise UserError(f"{path} holds {listed}, but no tensor called {' or '.join(missing)}.")
     labels, soft = content["labels"], content.get("soft_labels")
-    if soft is not None and not isinstance(soft, np.ndarray):
-        raise UserError(f"{path} holds soft_labels that are no tensor.")
+    arrays = {name: value for name, value in content.items() if name in _MORE}
+    odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if odd:
+        raise UserError(f"{path} holds {odd[0]} that are no tensor.")
+    learned = arrays.get("learned_labels")
     if labels.ndim == 2 and labels.dtype.kind == "f":
-        labels, soft = _classes_of(labels, path), labels
+        labels, given = _classes_of(labels, path), labels
+        is_float = content["images"].dtype.kind == "f"
+        learned, soft = (given, soft) if is_float else (learned, given)
     try:
         names = as_names(content.get("class_names", ()))
         manifest = as_manifest(parse_json(_text(content.get("manifest", "{}"))))
     except ForeignFileError as e:
         raise UserError(f"The class_names or manifest in {path} cannot be read ({e}).") from e
-    return Stored(channels_last(content["images"], True, str(path)), labels, names, manifest, soft)
+    images, floats = channels_last(content["images"], True, str(path)), None
+    if learned_arrays.is_described(manifest, images):
+        try:
+            floats = learned_arrays.parsed(arrays | {"images": images}, manifest)
+        except ForeignFileError as e:
+            raise UserError(f"{path} is damaged: {e}; export again.") from e
+    return Stored(
+        images,
+        labels,
+        names,
+        manifest,
+        soft,
+        floats=floats,
+        learned_labels=learned,
+        are_pixels=is_idc,
+    )
 
 
 def _classes_of(logits: np.ndarray, path: Path) -> np.ndarray:
-    """The largest logit's class of each row, int64 [N]."""
+    """The largest logit's class of each row, int64 [N].
+
+    Learned ones may have left the class that they began with; where classes are then unequally
+    large, they are taken as trajectory matching orders them, as many of each one after another.
+    """
     if not logits.size or not np.isfinite(logits).all():
         raise UserError(f"{path} has labels that are not finite; they must be classes or logits.")
-    return logits.argmax(1)
+    classes, (count, num_classes) = logits.argmax(1), logits.shape
+    counts = np.bincount(classes, minlength=num_classes)
+    if counts.min() != counts.max() and count % num_classes == 0:
+        return np.repeat(np.arange(num_classes), count // num_classes)
+    return classes
 
 
 def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
-    """Writes images uint8 NCHW, labels int64, class_names, manifest (JSON), soft_labels.
+    """Writes images NCHW, labels int64, class_names, manifest (JSON), soft_labels.
 
+    Images are uint8; or float32, and then with mean and std, learned_labels, and matrix and centre
+    of whitening, which are of images as [H, W, C].
     `torch.load(path, weights_only=True)` gives the dictionary.
     """
     del quality  # lossless
@@ -78,6 +113,11 @@ def write(path: Path, content: DistilledSet, quality: int = 0) -> None:
     }
     if content.soft_labels is not None:
         values["soft_labels"] = content.soft_labels
+    floats = floats_of(content)
+    if floats is not None:
+        values |= {k: v for k, v in learned_arrays.by_name(floats).items() if k != "images"}
+        values["mean"] = np.asarray(floats.preprocessing.normalisation.mean, np.float64)
+        values["std"] = np.asarray(floats.preprocessing.normalisation.std, np.float64)
     files.write_bytes(path, torch_zip.dumps(values))
 
 
@@ -87,7 +127,7 @@ def is_ours(path: Path) -> bool:
 
     try:
         content = torch_archive.read(path).content
-        if not isinstance(content, dict) or set(content) | {"soft_labels"} != _ENTRIES:
+        if not isinstance(content, dict) or set(content) - _MORE != _ENTRIES:
             return False
         return isinstance(parse_json(_text(content["manifest"])), dict)
     except (OSError, ForeignFileError):

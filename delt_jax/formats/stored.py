@@ -2,14 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delt_jax.core.normalisation import Normalisation
+from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.errors import UserError
+from delt_jax.formats import learned_arrays
 from delt_jax.formats.distilled import DistilledSet
+from delt_jax.formats.learned_arrays import LearnedArrays
 from delt_jax.store import files, foreign
 from delt_jax.store.foreign import ForeignFileError, shown
 
@@ -28,6 +32,12 @@ class Stored:
       manifest: how the set was made; empty if that is unknown.
       soft_labels: logits [N, classes], if there are any.
       unnamed: why the classes cannot be told apart unless the user names them; else empty.
+      floats: the images with the space that they are in, labels that came with them, and how they
+        are decoded; None where they are pixels, or floats whose space only the user knows.
+      learned_labels: of floats whose space only the user knows, [N, classes], if there are any.
+      label_form: what these are, one of `learned_arrays.FORMS`.
+      are_pixels: whether such floats are pixels in [0, 1], which are then standardised; else they
+        are in the space already.
     """
 
     images: np.ndarray
@@ -36,6 +46,19 @@ class Stored:
     manifest: dict[str, Any] = field(default_factory=dict)
     soft_labels: np.ndarray | None = None
     unnamed: str = ""
+    floats: LearnedArrays | None = None
+    learned_labels: np.ndarray | None = None
+    label_form: str = "logits"
+    are_pixels: bool = False
+
+
+def floats_of(content: DistilledSet) -> LearnedArrays | None:
+    """What is learned of a set of float images; None for one of pixels."""
+    if content.preprocessing is None:
+        return None
+    return LearnedArrays(
+        content.images, content.learned_labels, content.preprocessing, content.decoding
+    )
 
 
 def write_sidecar(folder: Path, content: DistilledSet) -> None:
@@ -128,25 +151,39 @@ def to_set(
     class_names: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    preprocessing: Preprocessing | None = None,
 ) -> DistilledSet:
     """Checks the content of a layout and sorts it by class.
+
+    Floats stay floats, in the space that they are in.
 
     Args:
       stored: the content.
       where: its path, for the sentences.
       class_names: in label order, in place of the layout's own; without either, numbers.
       mean, std: constants that normalised floats were made with, one value or one per channel.
+      preprocessing: in place of these, where floats are whitened, too.
 
     Raises:
-      UserError: if it is no set of 8-bit images, as many of every class.
+      UserError: if it is no set of 8-bit images or of floats in a known space, as many of every
+        class.
     """
-    images, manifest = _with_channels(stored.images, where), dict(stored.manifest)
+    images = _with_channels(stored.images, where)
     labels = _checked_labels(stored.labels, len(images), where)
+    is_given = bool(len(mean) or len(std) or preprocessing is not None)
+    if stored.floats is not None:
+        if is_given:
+            raise UserError(f"{where} says itself which space its images are in; give none.")
+        return _float_set(stored, stored.floats, where, class_names)
     if images.dtype.kind == "f":
-        images, clipped = _from_normalised(images, where, mean, std)
-        constants = {"mean": list(map(float, mean)), "std": list(map(float, std))}
-        manifest |= {"normalisation": constants, "clipped": clipped}
-    elif len(mean) or len(std):
+        space = preprocessing or _standardising(images, where, mean, std)
+        floats = _in_space(replace(stored, images=images), space, where)
+        form = None if floats.labels is None else stored.label_form
+        said = learned_arrays.described(space, None, form)
+        constants = {name: list(v) for name, v in space.normalisation.as_dict().items()}
+        manifest = stored.manifest | said | {"normalisation": constants}
+        return _float_set(replace(stored, manifest=manifest), floats, where, class_names)
+    if is_given:
         raise UserError(f"mean and std are for normalised floats, but {where} has whole pixels.")
     if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
         raise UserError(f"The pixels in {where} are {images.dtype} beyond 0 to 255.")
@@ -158,8 +195,34 @@ def to_set(
         images=np.ascontiguousarray(images[order], np.uint8),
         labels=labels[order].astype(np.int32),
         class_names=names,
-        manifest=manifest,
+        manifest=dict(stored.manifest),
         soft_labels=None if soft is None else soft[order],
+    )
+
+
+def _float_set(
+    stored: Stored, floats: LearnedArrays, where: str, class_names: Sequence[str]
+) -> DistilledSet:
+    """A set whose images stay bit for bit, sorted by class."""
+    labels = _checked_labels(stored.labels, len(floats.images), where)
+    names = _names(tuple(class_names) or stored.class_names, labels, where)
+    _check_balance(labels, names, where)
+    soft = _checked_soft_labels(stored.soft_labels, (len(labels), len(names)), where)
+    if floats.labels is not None and floats.labels.shape[1] != len(names):
+        raise UserError(
+            f"The learned labels in {where} are of {floats.labels.shape[1]} classes instead of "
+            f"{len(names)}."
+        )
+    order = np.argsort(labels, kind="stable")
+    return DistilledSet(
+        images=np.ascontiguousarray(floats.images[order]),
+        labels=labels[order].astype(np.int32),
+        class_names=names,
+        manifest=dict(stored.manifest),
+        soft_labels=None if soft is None else soft[order],
+        preprocessing=floats.preprocessing,
+        learned_labels=None if floats.labels is None else floats.labels[order],
+        decoding=floats.decoding,
     )
 
 
@@ -238,19 +301,38 @@ def _names(names: tuple[str, ...], labels: np.ndarray, where: str) -> tuple[str,
     return names
 
 
-def _from_normalised(
+def _standardising(
     images: np.ndarray, where: str, mean: Sequence[float], std: Sequence[float]
-) -> tuple[np.ndarray, float]:
-    """Pixels uint8, and the share of values that were clipped to black or white."""
+) -> Preprocessing:
+    """The space of floats that were standardised with these constants."""
     allowed = (1, images.shape[3])
     if len(mean) not in allowed or len(std) not in allowed or min(std) <= 0:
         raise UserError(
             f"{where} holds normalised floats; give the mean and std (above 0) they were made "
-            f"with, one value or {images.shape[3]} each (--mean=0 --std=1 for pixels in [0, 1])."
+            f"with, one value or {images.shape[3]} each (--mean=0 --std=1 for pixels in [0, 1]), "
+            f"or with --preprocessing a file of the whitening, too."
         )
-    unit = 255 * (images.astype(np.float64) * np.asarray(std) + np.asarray(mean))
-    if not np.isfinite(unit).all():
-        raise UserError(f"{where} has images that are not finite; they cannot be stored.")
-    whole = np.rint(unit)
-    outside = (whole < 0) | (whole > 255)
-    return np.clip(whole, 0, 255).astype(np.uint8), float(outside.mean())
+    constants = Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
+    return Preprocessing("standardise", constants)
+
+
+def _in_space(stored: Stored, space: Preprocessing, where: str) -> LearnedArrays:
+    """Floats of others as float32 in a space, with the labels that came with them."""
+    images = np.asarray(stored.images, np.float32)
+    if stored.are_pixels:
+        mean, std = (
+            np.asarray(each) for each in (space.normalisation.mean, space.normalisation.std)
+        )
+        images = ((images - mean) / std).astype(np.float32)
+    labels = stored.learned_labels
+    labels = None if labels is None else np.asarray(labels, np.float32)
+    for name, array in (("images", images), ("learned labels", labels)):
+        if array is not None and not np.isfinite(array).all():
+            raise UserError(f"{where} has {name} that are not finite; they cannot be learned from.")
+    length = images[0].size
+    if space.matrix is not None and space.matrix.shape != (length, length):
+        raise UserError(
+            f"The whitening is of {len(space.matrix)} values, but the images in {where} have "
+            f"{length}; take the one that they were made with."
+        )
+    return LearnedArrays(images, labels, space, None)

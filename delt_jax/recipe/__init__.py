@@ -10,7 +10,8 @@ from typing import Any
 
 from delt_jax.recipe.data import DataRecipe
 from delt_jax.recipe.evaluate import EvaluateRecipe, RelabelRecipe, ReportRecipe
-from delt_jax.recipe.fields import at_least, setting, settings_of, some_of
+from delt_jax.recipe.fields import at_least, one_of, setting, settings_of, some_of
+from delt_jax.recipe.learn import LearnRecipe
 from delt_jax.recipe.recover import RecoverRecipe, SelectRecipe
 from delt_jax.recipe.teacher import TeacherRecipe
 
@@ -19,6 +20,7 @@ __all__ = [
     "SETTINGS",
     "DataRecipe",
     "EvaluateRecipe",
+    "LearnRecipe",
     "Recipe",
     "RecoverRecipe",
     "RelabelRecipe",
@@ -48,6 +50,13 @@ class Recipe:
         affects=("images", "labels", "scores"),
         allowed=at_least(0, most=10**6),
     )
+    synthesis: str = setting(
+        "recover",
+        'How the set is made: images are optimised for a teacher ("recover"), or learned through '
+        'networks in training, without a teacher ("learn", see docs/learned.md).',
+        affects=("images", "labels", "scores"),
+        allowed=one_of("recover", "learn"),
+    )
     writers: tuple[str, ...] = setting(
         ("jsonl",),
         "Where metrics go, see docs/metrics.md; to `metrics.jsonl` they always do.",
@@ -58,9 +67,24 @@ class Recipe:
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     select: SelectRecipe = field(default_factory=SelectRecipe)
     recover: RecoverRecipe = field(default_factory=RecoverRecipe)
+    learn: LearnRecipe = field(default_factory=LearnRecipe)
     relabel: RelabelRecipe = field(default_factory=RelabelRecipe)
     evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
     report: ReportRecipe = field(default_factory=ReportRecipe)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything asks for a teacher: images, labels, or how real images are chosen."""
+        labels = set(self.evaluate.regimes) & _OF_A_TEACHER["regimes"]
+        images = set(self.evaluate.images) & _OF_A_TEACHER["images"]
+        return self.synthesis == "recover" or bool(labels or images)
+
+
+# What of `evaluate` is made by a teacher.
+_OF_A_TEACHER = {
+    "regimes": {"online", "stored", "fixed"},
+    "images": {"selected", "herding", "kmeans"},
+}
 
 
 # All settings by their dotted names, e.g. "recover.iterations".

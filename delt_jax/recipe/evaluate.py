@@ -107,7 +107,8 @@ class EvaluateRecipe:
         "Recipe of training by its name, which the settings below and those of relabel change.",
         affects=_VIEWS,
         allowed=one_of(
-            *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"), with_plugins=True
+            *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"),
+            with_plugins=True,
         ),
     )
     hard_protocol: str = setting(
@@ -116,7 +117,8 @@ class EvaluateRecipe:
         'has "dsa" and "idc". Empty takes evaluate.protocol.',
         affects="scores",
         allowed=one_of(
-            *("", "delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc"), with_plugins=True
+            *("", "delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"),
+            with_plugins=True,
         ),
     )
     students: tuple[str, ...] = setting(
@@ -141,10 +143,10 @@ class EvaluateRecipe:
     regimes: tuple[str, ...] = setting(
         ("online", "hard"),
         'Where labels come from: the teacher labels every view ("online") or has labelled some '
-        'epochs of views before ("stored"), one soft label per image ("fixed"), or the class '
-        '("hard").',
+        'epochs of views before ("stored"), one soft label per image ("fixed"), the label that was '
+        'learned with the image ("learned"), or the class ("hard").',
         affects=_VIEWS,
-        allowed=some_of("online", "stored", "fixed", "hard"),
+        allowed=some_of("online", "stored", "fixed", "learned", "hard"),
     )
     seeds: int = setting(
         3,
@@ -182,9 +184,9 @@ class EvaluateRecipe:
         None,
         'Learning rate by epoch: "cosine" falls to zero, "half_cosine" to half the peak (RDED, '
         'DELT), "step" to a tenth in the middle (DSA), "two_steps" to a fifth after 2/3 and again '
-        "after 5/6 (IDC).",
+        'after 5/6 (IDC), "warm_cosine" rises for 500 steps and then falls to a hundredth (FRePo).',
         affects="scores",
-        allowed=one_of("cosine", "half_cosine", "step", "two_steps"),
+        allowed=one_of("cosine", "half_cosine", "step", "two_steps", "warm_cosine"),
     )
     optimiser: str | None = setting(
         None,
@@ -201,9 +203,10 @@ class EvaluateRecipe:
     )
     loss: str | None = setting(
         None,
-        'Loss of soft labels: "kl" of probabilities at the temperature, or "mse" of logits.',
+        'Loss of soft labels: "kl" of probabilities at the temperature, "mse" of logits, or '
+        '"squared" of label values, which stands for hard labels, too (FRePo).',
         affects="scores",
-        allowed=one_of("kl", "mse"),
+        allowed=one_of("kl", "mse", "squared"),
     )
     hard_weight: float | None = setting(
         None,

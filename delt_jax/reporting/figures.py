@@ -1,34 +1,41 @@
-"""Pictures of a run as PNG files in memory: pure functions of arrays."""
+"""Images of sets as PNG files in memory: pure functions of arrays."""
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from delt_jax.recovery.schedule import BatchSchedule
-from delt_jax.recovery.types import Losses
-from delt_jax.reporting.words import all_charted, all_printed, charted, missing_glyphs_unsaid
+from delt_jax.reporting.words import all_printed
 
 SHEET_CLASSES, SHEET_COLUMNS = 10, 10  # classes on a sheet, and images of each, at most
 GALLERY = 100  # images of a gallery, at most
 _CELL = 56  # pixels to which small images are enlarged on a sheet
 _ACROSS, _FEW = 10, 20  # images in a line of a gallery; of so many or fewer half of that
 _WIDEST = 1640  # pixels of a gallery, whose large images are made smaller
-_INK, _PAPER, _GRID = "#222222", "#ffffff", "#dddddd"
-COLOURS = {  # of sets of images, and of the recovered one alone
-    "real": "#7f7f7f",
-    "full": "#7f7f7f",
-    "start": "#e69f00",
-    "random": "#e69f00",
-    "recovered": "#0072b2",
-}
-_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # right of the axes
-_PANELS = 4  # curves of losses side by side
-_NAMED_CLASSES = 40  # so many names of classes fit under a chart
-_COUNTED_CLASSES = 12  # so many leave room for numbers in the cells of a matrix
+_INK, _PAPER = "#222222", "#ffffff"
+_LARGEST = 96  # pixels of an image on a page
+_MARGIN = 2  # clear pixels around an image on a page
+
+
+class Strip(NamedTuple):
+    """Images of a class for a page, which has the words.
+
+    Attributes:
+      name: above them.
+      alt: what is to be seen.
+      png: the images side by side, sets above one another, on clear ground.
+      width, height: of the PNG in pixels.
+      beneath: words below each column, or none.
+    """
+
+    name: str
+    alt: str
+    png: bytes
+    width: int
+    height: int
+    beneath: Sequence[str] = ()
 
 
 def image_png(image: Image.Image) -> bytes:
@@ -38,12 +45,24 @@ def image_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def figure_png(figure: Figure) -> bytes:
-    """The chart as a PNG file; equal charts give equal bytes."""
-    buffer = io.BytesIO()
-    with missing_glyphs_unsaid():
-        figure.savefig(buffer, dpi=120, bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
+def strip(name: str, alt: str, sets: Sequence[np.ndarray], beneath: Sequence[str] = ()) -> Strip:
+    """Lays images of a class out for a page of any colour; large ones are made smaller.
+
+    Args:
+      name: above them.
+      alt: what is to be seen.
+      sets: uint8 [n, S, S, C] each, a row for each.
+      beneath: n words below the columns, or none.
+    """
+    count, size = sets[0].shape[:2]
+    side = min(size * max(1, _CELL // size), _LARGEST)
+    cell = side + 2 * _MARGIN
+    picture = Image.new("RGBA", (count * cell, len(sets) * cell))
+    for row, images in enumerate(sets):
+        for column, image in enumerate(images):
+            place = (column * cell + _MARGIN, row * cell + _MARGIN)
+            picture.paste(resized(image, side), place)
+    return Strip(name, alt, image_png(picture), *picture.size, beneath if any(beneath) else ())
 
 
 def enlarged(image: np.ndarray, side: int) -> Image.Image:
@@ -175,166 +194,3 @@ def _paired(
             x = margin + i * (cell + gap) + cell // 2
             pen.text((x, y + 2 * cell + gap + 2), word, fill=_INK, font=font, anchor="mt")
     return image_png(page)
-
-
-def loss_curves(losses: Losses, start_iterations: Sequence[int]) -> bytes:
-    """Terms of the objective over iterations, averaged over batches.
-
-    Args:
-      losses: float [batches, iterations] each; NaN after the end of a shorter batch.
-      start_iterations: iterations at which groups of images join; drawn as grey lines.
-    """
-    curves = {"loss": losses.loss, "cross-entropy": losses.cross_entropy, "BN matching": losses.bn}
-    length = int((~np.isnan(losses.loss)).any(axis=0).sum())  # of the longest batch
-    known = {
-        name: values
-        for name, values in losses.terms.items()
-        if not np.isnan(values[:, :length]).all(axis=0).any()  # not resumed from an older version
-    }
-    if np.nan_to_num(losses.further).any():  # each term by itself, where the file has them
-        curves |= known or {"further terms": losses.further}
-    rows, columns = -(-len(curves) // _PANELS), min(len(curves), _PANELS)
-    figure = Figure(figsize=(8, 3 * rows), facecolor=_PAPER)
-    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
-    for ax in axes[len(curves) :]:
-        ax.remove()
-    for ax, (name, values) in zip(axes[: len(curves)], curves.items(), strict=True):
-        mean = np.nanmean(values[:, :length], axis=0)
-        ax.plot(mean, color=COLOURS["recovered"], linewidth=0.8)
-        for iteration in start_iterations:
-            ax.axvline(iteration, color=_GRID, linewidth=0.8, zorder=0)
-        ax.set_title(name.rpartition(":")[2], fontsize=10)  # of a plug-in without its module
-        ax.set_yscale("log" if (mean > 0).all() else "linear")
-        ax.set_xlabel("iteration", fontsize=9)
-        ax.tick_params(labelsize=8)
-    figure.tight_layout()
-    return figure_png(figure)
-
-
-def schedule_chart(batches: Sequence[BatchSchedule]) -> bytes:
-    """The first batch's schedule: a bar per image over the iterations in which it is optimised."""
-    batch = batches[0]
-    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    ax = figure.subplots()
-    for r in batch.rounds:
-        ax.barh(
-            r.active,
-            [r.iterations] * len(r.active),
-            left=r.start,
-            height=1.0,
-            color=COLOURS["recovered"],
-            edgecolor=_PAPER,
-            linewidth=0.3,
-        )
-    ax.invert_yaxis()
-    ax.set_xlim(0, batch.iterations)
-    ax.set_xlabel("iteration")
-    ax.set_ylabel("image, in joining order")
-    share = batch.image_iterations / (len(batch.indices) * batch.iterations)
-    ax.set_title(f"EarlyLate, first batch: {share:.2%} of its image-iterations are paid", size=10)
-    return figure_png(figure)
-
-
-def similarity_chart(similarity: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
-    """Within-class cosine similarity per class, for real, start and recovered images."""
-    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    ax = figure.subplots()
-    places = np.arange(len(class_names))
-    for k, (name, values) in enumerate(similarity.items()):
-        ax.bar(
-            places + (k - 1) * 0.27,
-            values,
-            0.27,
-            label=f"{name} (mean {np.nanmean(values):.3f})",
-            color=COLOURS[name],
-        )
-    ax.set_xticks(places, all_charted(class_names), rotation=30, ha="right", fontsize=8)
-    ax.set_ylabel("cosine similarity")
-    lowest = np.nanmin([np.nanmin(v) for v in similarity.values()])
-    ax.set_ylim(max(0.0, lowest - 0.1) if np.isfinite(lowest) else 0, 1)
-    ax.legend(fontsize=8)
-    return figure_png(figure)
-
-
-def per_class_chart(accuracies: dict[str, np.ndarray], class_names: Sequence[str]) -> bytes:
-    """Accuracy of every class for each set of images trained on.
-
-    Beyond 40 classes as curves, classes in descending order of the first set's accuracy.
-
-    Args:
-      accuracies: float [classes] in [0, 1] by the set's name, a key of `COLOURS`; NaN for a class
-        without test images.
-      class_names: one per class.
-    """
-    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    ax = figure.subplots()
-    places = np.arange(len(class_names))
-    many = len(class_names) > _NAMED_CLASSES
-    order = np.argsort(-next(iter(accuracies.values())), kind="stable") if many else places
-    width = 0.8 / len(accuracies)
-    for k, (name, values) in enumerate(accuracies.items()):
-        label, colour = f"{name} (mean {np.nanmean(values):.3f})", COLOURS[name]
-        if many:
-            ax.plot(places, values[order], linewidth=0.8, label=label, color=colour)
-        else:
-            left = places + (k - (len(accuracies) - 1) / 2) * width
-            ax.bar(left, values, width, label=label, color=colour)
-    if many:
-        ax.set_xlabel("classes in descending order of the first")
-    else:
-        ax.set_xticks(places, all_charted(class_names), rotation=30, ha="right", fontsize=8)
-    ax.set_ylim(0, 1)
-    ax.set_ylabel("accuracy")
-    ax.legend(fontsize=8, **_BESIDE)
-    return figure_png(figure)
-
-
-def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Matrix of answers: each row has the shares of a class's images that got each answer.
-
-    Args:
-      confusion: int [classes, classes], counts [class][answer].
-      class_names: one per class.
-    """
-    counts = confusion.sum(axis=1, keepdims=True)
-    shares = confusion / np.maximum(counts, 1)
-    figure = Figure(figsize=(6.4, 5.6), facecolor=_PAPER)
-    ax = figure.subplots()
-    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    places = np.arange(len(class_names))
-    if len(class_names) <= _NAMED_CLASSES:
-        names = all_charted(class_names)
-        ax.set_xticks(places, names, rotation=45, ha="right", fontsize=8)
-        ax.set_yticks(places, names, fontsize=8)
-    if len(class_names) <= _COUNTED_CLASSES:
-        for c in range(len(shares)):
-            for answer in range(len(shares)):
-                ink = _PAPER if shares[c, answer] > 0.5 else _INK
-                text = f"{100 * shares[c, answer]:.0f}"
-                ax.text(answer, c, text, ha="center", va="center", fontsize=8, color=ink)
-    ax.set_xlabel("answer")
-    ax.set_ylabel("class")
-    figure.colorbar(drawn, label="share of the class")
-    return figure_png(figure)
-
-
-def ipc_chart(lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
-    """Accuracy over images per class, with standard deviations as error bars.
-
-    Args:
-      lines: by name, points (IPC, mean, standard deviation) in ascending order of IPC.
-    """
-    figure = Figure(figsize=(8, 3), facecolor=_PAPER)
-    ax = figure.subplots()
-    for name, points in lines.items():
-        ipcs, means, stds = zip(*points, strict=True)
-        ax.errorbar(ipcs, means, stds, label=charted(name), marker="o", markersize=4, capsize=3)
-    ax.set_xscale("log")
-    ticks = sorted({point[0] for points in lines.values() for point in points})
-    ax.set_xticks(ticks, [str(t) for t in ticks])
-    ax.minorticks_off()
-    ax.set_xlabel("images per class")
-    ax.set_ylabel("accuracy")
-    ax.grid(color=_GRID, linewidth=0.5)
-    ax.legend(fontsize=8, **_BESIDE)
-    return figure_png(figure)

@@ -1,120 +1,176 @@
-"""The report's page: one HTML file with its pictures inside."""
+"""The report's page: the verdict, then images, then scores, then how the set was made."""
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from delt_jax.recovery.schedule import chart
-from delt_jax.reporting import tables
-from delt_jax.reporting.tables import Section
+from delt_jax.evaluation import verdict
+from delt_jax.evaluation.metrics import ScoreRow
+from delt_jax.reporting import tables, templates
+from delt_jax.reporting.figures import Strip
+from delt_jax.reporting.svg import Chart
+from delt_jax.reporting.tables import Section, Table
 
-_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; color: #222; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
-img { max-width: 100%; }
-figure { margin: 1.5rem 0; }
-figcaption { color: #555; }
-.verdict { font-size: 1.2rem; margin: .5rem 0; }
-.warning { border: 2px solid #d55e00; padding: .3rem 1rem; margin: 1rem 0; }
-pre { overflow-x: auto; line-height: 1.15; }"""
-# Titles and captions of the pictures of scores, in the order of the page.
-_SCORE_CHARTS = {
-    "per_class.png": (
-        "Classes",
-        "Accuracy of each class after the last epoch: first student, first labels.",
-    ),
-    "confusion.png": (
-        "Confusion",
-        "Answers of the first student on recovered images after the last epoch, % of each class.",
-    ),
-    "ipc.png": (
-        "Fewer images",
-        "Accuracy after the last epoch, trained on the first images of every class.",
-    ),
+_UNKNOWN = "No students were trained, so how well the images teach is not known."
+_JUDGED = {
+    "more": "beyond chance",
+    "fewer": "beyond chance",
+    "level": "within chance",
+    "unknown": "1 seed, which cannot tell chance",
 }
 
 
+class Shown(NamedTuple):
+    """The pictures of a page.
+
+    Attributes:
+      sheet: images of the set.
+      nearest: images beside the real ones nearest to them; none where these were not sought.
+      scores: charts of what students learn.
+      making: charts of how the set was made.
+    """
+
+    sheet: Sequence[Strip]
+    nearest: Sequence[Strip]
+    scores: Sequence[Chart]
+    making: Sequence[Chart]
+
+
 def page(
-    name: str,
     summary: Mapping[str, Any],
+    rows: Sequence[ScoreRow],
     sections: Sequence[Section],
-    pictures: Mapping[str, bytes],
+    shown: Shown,
 ) -> str:
     """The whole page.
 
     Args:
-      name: name of the data.
       summary: content of summary.json.
-      sections: tables of the scores.
-      pictures: PNG by file name; a missing picture leaves its section out.
+      rows: those of the evaluation.
+      sections: tables of the scores, without ids.
+      shown: pictures; one that is missing leaves its place out.
     """
-    command = summary["command"]
-    spent = ", ".join(f"{k} {v:.0f} s" for k, v in summary["seconds"].items() if v is not None)
-    parts = [
-        f"<h1>{html.escape(name)}, {summary['ipc']} images per class</h1>",
-        *(f'<p class="verdict">{html.escape(each)}</p>' for each in summary.get("verdict", ())),
-        f"<p>{html.escape(_teacher(summary))}; {html.escape(_others(summary))}"
-        f"{html.escape(_making(summary))}; {spent}.</p>",
-        *_warnings(summary),
-        *([f"<p>Scores made by</p><pre>{html.escape(command)}</pre>"] if command else []),
-        *map(section, sections),
-        *(
-            f"<h2>{title}</h2>\n{picture(pictures[file], caption)}"
-            for file, (title, caption) in _SCORE_CHARTS.items()
-            if file in pictures
-        ),
-        *_images(summary, pictures),
+    return templates.render(
+        "report.html",
+        title=f"{summary['data']}, {_counted(summary['ipc'], 'image')} per class",
+        verdict=summary["verdict"] or [_UNKNOWN],
+        gains=_gains(rows),
+        warnings=[f"{w['stage']}: {w['sentence']}" for w in summary["warnings"]],
+        sheet_words=_sheet_words(summary),
+        sheet=shown.sheet,
+        nearest_words=_nearest_words(summary) if shown.nearest else "",
+        nearest=shown.nearest,
+        score_charts=shown.scores,
+        tables=sections,
+        facts=_facts(summary),
+        command=summary["command"],
+        making_charts=shown.making,
+        hashes=_hashes(summary, rows),
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _gains(rows: Sequence[ScoreRow]) -> list[dict[str, str]]:
+    """What the first student gains over random images, as a large number and words on it."""
+    found = verdict.gains(rows)
+    return [
+        {
+            "value": f"{gain.points:+.1f}".replace("-", "−"),
+            "error": "" if gain.error is None else f"± {gain.error:.1f}",
+            "words": f"points over random real images with {verdict.labels(gain.regime)}",
+            "judged": _JUDGED[gain.judged],
+        }
+        for gain in found
+        if gain.student == found[0].student
     ]
-    return document(f"delt_jax: {name}", parts)
 
 
-def document(title: str, parts: Sequence[str]) -> str:
-    """A whole HTML file with these parts as its body."""
-    body = "\n".join(parts)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>
-{_STYLE}
-</style></head><body>
-{body}
-</body></html>
-"""
+def _sheet_words(summary: Mapping[str, Any]) -> str:
+    """What the images are, and what stands below them."""
+    if "imported" in summary or "learned" in summary:
+        above = "Images of the set, below random real ones where there are any."
+    elif summary["select"].get("start") == "noise":
+        above = "Recovered images, in joining order."
+    else:
+        above = "Start images above recovered ones, in joining order."
+    recover = summary.get("recover", {})
+    if recover.get("round_iterations") and summary["image_iterations"]:
+        above += " The first ones of a class are optimised longest, the last ones least."
+    if "clipped" in summary:
+        above += (
+            f" They are floats, shown through the inverse of their preprocessing, with the "
+            f"{summary['clipped']:.1%} of the values that are beyond black or white clipped."
+        )
+    if "teacher" not in summary:
+        return above
+    return f"{above} Below, the teacher's probability of the class, mean over fresh views."
 
 
-def _warnings(summary: Mapping[str, Any]) -> list[str]:
-    """A box with what stages warned of; none where they did not."""
-    lines = [
-        f"<p>{html.escape(warning['stage'])}: {html.escape(warning['sentence'])}</p>"
-        for warning in summary.get("warnings", ())
+def _nearest_words(summary: Mapping[str, Any]) -> str:
+    """What pairs of images show, and how near copies they are."""
+    n = summary["nearest"]
+    return (
+        f"Synthetic images above the real training images nearest in pixels, and the root mean "
+        f"square difference of pixels in [0, 1]: below {n['threshold']} for "
+        f"{100 * n['near_copies']:.1f} % of the synthetic images (median {n['median_rms']:.3f}), "
+        f"and for {100 * n['near_copies_among_real']:.1f} % of {n['real_sample']} real ones among "
+        f"themselves (median {n['median_rms_among_real']:.3f})."
+    )
+
+
+def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Terms and words on the making of the set; what is not known is left out."""
+    classes = len(summary["class_names"])
+    count = classes * summary["ipc"]
+    others = [
+        f"{other['model']} {tables.percent(other['accuracy'])}"
+        for other in summary.get("other_teachers", ())
     ]
-    return [f'<div class="warning"><p><b>Warnings</b></p>{"".join(lines)}</div>'] if lines else []
+    spent = [f"{k} {_duration(v)}" for k, v in summary["seconds"].items() if v is not None]
+    made = summary.get("made") or {}
+    facts = [
+        ("Images", f"{count:,}: {summary['ipc']} of each of {_classes(classes)}"),
+        ("Teacher", _teacher(summary)),
+        ("Other teachers", ", ".join(others)),
+        ("Making", _making(summary)),
+        ("Time", ", ".join(spent)),
+        ("Made on", ", ".join(filter(None, (made.get("date"), made.get("machine"))))),
+    ]
+    return [(term, words) for term, words in facts if words]
+
+
+def _classes(number: int) -> str:
+    return f"{number:,} class{'es' * (number != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them: "48 s", "12 min", "3 h 05 min"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _teacher(summary: Mapping[str, Any]) -> str:
     """Words on the run's first teacher."""
-    teacher = summary["teacher"]
+    teacher = summary.get("teacher")
+    if teacher is None:
+        return ""
     if teacher["accuracy"] is None:
-        return f"Teacher {teacher['model']}, whose accuracy was not measured"
+        return f"{teacher['model']}, whose accuracy was not measured"
     accuracy = tables.percent(teacher["accuracy"])
-    return f"Teacher {teacher['model']} with {accuracy} of the {summary['scored_on']}"
-
-
-def _others(summary: Mapping[str, Any]) -> str:
-    """Words on the run's other teachers, if it has any."""
-    named = [
-        f"{other['model']} {tables.percent(other['accuracy'])}"
-        for other in summary.get("other_teachers", ())
-    ]
-    return f"other teachers {', '.join(named)}; " if named else ""
+    return f"{teacher['model']} with {accuracy} of the {summary['scored_on']}"
 
 
 def _making(summary: Mapping[str, Any]) -> str:
     """Words on how the set was made."""
     if "imported" in summary:
-        return f"the set was imported from the layout {summary['imported'].get('layout')}"
+        return f"imported from the layout {summary['imported'].get('layout')}"
+    if "learned" in summary:
+        learned = summary["learned"]
+        return f"learned by {learned.get('method')} in {learned.get('steps') or 0:,} steps"
     if not summary["image_iterations"]:
         return "nothing was optimised: the images are those that recovery would start from"
     return (
@@ -123,58 +179,15 @@ def _making(summary: Mapping[str, Any]) -> str:
     )
 
 
-def section(part: Section) -> str:
-    """A table with its title and the words around it."""
-
-    def lines(texts: Sequence[str]) -> str:
-        return "".join(f"<p>{html.escape(text)}</p>\n" for text in texts)
-
-    return (
-        f"<h2>{html.escape(part.title)}</h2>\n{lines(part.above)}"
-        f'<div class="wide">{tables.as_html(part.table)}</div>\n{lines(part.below)}'
-    )
-
-
-def _images(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[str]:
-    """Sections on the images and on how they were made."""
-    above = "Start images above recovered ones, in joining order."
-    if "imported" in summary:
-        above = "Images of the set, below random real ones where there are any."
-    elif summary["select"].get("start") == "noise":
-        above = "Recovered images, in joining order."
-    above += " Below, the teacher's probability of the class, mean over fresh views."
-    parts = ["<h2>Images</h2>", picture(pictures["sheet.png"], above)]
-    if "nearest.png" in pictures:
-        n = summary["nearest"]
-        caption = (
-            f"Synthetic images above the real training images nearest in pixels, and the root mean "
-            f"square difference of pixels in [0, 1]: below {n['threshold']} for "
-            f"{100 * n['near_copies']:.1f} % of the synthetic images (median "
-            f"{n['median_rms']:.3f}), and for {100 * n['near_copies_among_real']:.1f} % of "
-            f"{n['real_sample']} real ones among themselves (median "
-            f"{n['median_rms_among_real']:.3f})."
-        )
-        parts += ["<h2>Nearest real images</h2>", picture(pictures["nearest.png"], caption)]
-    if "schedule.png" in pictures:
-        r = summary["recover"]
-        drawn = "\n".join(chart(summary["ipc"], r["iterations"], r["round_iterations"]))
-        bars = "Iterations in which each image of the first batch is optimised."
-        curves = "Terms of the objective, mean over batches; grey lines: a group joins."
-        parts += [
-            f"<h2>Schedule</h2>\n<pre>{drawn}</pre>",
-            picture(pictures["schedule.png"], bars),
-            f"<h2>Losses</h2>\n{picture(pictures['losses.png'], curves)}",
-        ]
-    if "diversity.png" in pictures:
-        caption = "Similarity of teacher features within a class; lower is more diverse."
-        parts.append(f"<h2>Diversity</h2>\n{picture(pictures['diversity.png'], caption)}")
-    return parts
-
-
-def picture(content: bytes, caption: str) -> str:
-    """A PNG inside the page, with its caption."""
-    data = base64.b64encode(content).decode()
-    return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+def _hashes(summary: Mapping[str, Any], rows: Sequence[ScoreRow]) -> Table:
+    """What traces everything on the page back to its files."""
+    body = [("distilled set", summary["distilled"])]
+    body += [("teacher", summary["teacher"]["hash"])] if "teacher" in summary else []
+    body += [
+        (f"teacher {other['model']}", other["hash"]) for other in summary.get("other_teachers", ())
+    ]
+    body += [
+        (f"scores of {r.student}, {r.regime}, {r.image_set}, {r.ipc or 'all'}", " ".join(r.scores))
+        for r in rows
+    ]
+    return Table(("what", "hash"), body)

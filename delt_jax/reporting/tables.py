@@ -1,7 +1,6 @@
-"""Tables of a run's scores: their contents, and their form as Markdown, HTML and CSV."""
+"""Tables of a run's scores: their contents, and their form as Markdown and CSV."""
 
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -241,16 +240,6 @@ def as_text(parts: Sequence[Section]) -> list[str]:
         for paragraph in paragraphs:
             lines += ["", *paragraph] if lines else paragraph
     return lines
-
-
-def as_html(table: Table) -> str:
-    """The table as HTML, escaped."""
-
-    def row(cells: tuple[str, ...], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    body = "\n".join(row(cells, "td") for cells in table.body)
-    return f"<table>{row(table.head, 'th')}\n{body}</table>"
 
 
 def as_csv(rows: Sequence[ScoreRow]) -> bytes:

@@ -1,5 +1,6 @@
 """The only module that knows about devices: `pmap` spreads jobs over them, or shares one job."""
 
+import datetime
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ def describe() -> str:
         f"{device_count()} x {kind()}, {os.cpu_count()} {_cpu_name()} cores, "
         f"Python {platform.python_version()}, JAX {jax.__version__}"
     )
+
+
+def here_and_now() -> dict[str, str]:
+    """The machine and the date, as manifests say where and when something was made."""
+    return {"date": datetime.date.today().isoformat(), "machine": describe()}
 
 
 def _cpu_name() -> str:

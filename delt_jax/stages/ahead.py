@@ -30,6 +30,8 @@ def prepare(recipe: Recipe, source: Source, workdir: WorkDir, names: Collection[
       workdir: of the run.
       names: of the stages to run.
     """
+    if recipe.synthesis == "learn":  # its students begin after minutes at the least
+        return
     if "recover" in names and workdir.manifest("distilled/manifest.json") is None:
         programs.in_background(lambda: _prepare_recovery(recipe, source, workdir))
     # Scores may be found again where several runs share them.

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from delt_jax import models, terms
-from delt_jax.augment import dsa, rand_augment
+from delt_jax.augment import rand_augment
+from delt_jax.augment.views import parse_strategy
 from delt_jax.core import plugins
 from delt_jax.data import Source
 from delt_jax.errors import UserError
@@ -14,7 +15,7 @@ from delt_jax.labels import labelling
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images
 from delt_jax.recovery.selection import check_class_sizes
-from delt_jax.stages import recover, squeeze
+from delt_jax.stages import learn, recover, squeeze
 from delt_jax.store import metric_writers
 from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir
@@ -39,22 +40,32 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
       UserError: naming what cannot work.
     """
     metric_writers.check(recipe.writers)
-    squeeze.check_weights(recipe)
-    squeeze.check_head_classes(recipe, source)
-    squeeze.check_others(recipe, source)
-    labelling.described(recipe.relabel.teachers, source)
+    if recipe.needs_teacher:
+        _check_teachers(recipe, source)
     _check_second_teacher(recipe, source)
-    _check_terms(recipe, source, names)
     if recipe.data.has_training_images:
         _check_class_sizes(recipe, source, names)
     if recipe.data.has_test_images and len(source.test) == 0:
         raise UserError(f"{source.name} has no test images, so nothing could be scored.")
-    _check_sides(recipe, source)
-    initial_images.check(recipe, source)
-    _check_schedule(recipe, source)
-    squeeze.check_norm(squeeze.spec_of(recipe, source))
+    if recipe.synthesis == "recover":
+        _check_terms(recipe, source, names)
+        _check_sides(recipe, source)
+        initial_images.check(recipe, source)
+        _check_schedule(recipe, source)
+    else:
+        learn.check(recipe, source)
+        rows.check_learned(recipe)
     if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
+
+
+def _check_teachers(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError unless teachers can be had, and take the images."""
+    squeeze.check_weights(recipe)
+    squeeze.check_head_classes(recipe, source)
+    squeeze.check_others(recipe, source)
+    labelling.described(recipe.relabel.teachers, source)
+    squeeze.check_norm(squeeze.spec_of(recipe, source))
 
 
 def _check_second_teacher(recipe: Recipe, source: Source) -> None:
@@ -91,7 +102,8 @@ def _check_terms(recipe: Recipe, source: Source, names: Sequence[str]) -> None:
 
 def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> None:
     """Raises a UserError if a class has fewer real images than are taken of it."""
-    needed = recipe.select.start == "real"
+    needed = recipe.select.start == "real" and recipe.synthesis == "recover"
+    needed = needed or (recipe.synthesis == "learn" and recipe.learn.start == "random")
     if not names or "evaluate" in names:
         real = set(recipe.evaluate.images) - {"recovered", "full"}
         needed = needed or bool(real)
@@ -171,7 +183,7 @@ def _check_views(protocol: Protocol, size: int) -> None:
     if protocol.views.rand_augment:
         rand_augment.parse(protocol.views.rand_augment)
     if protocol.views.dsa:
-        dsa.parse(protocol.views.dsa)
+        parse_strategy(protocol.views.dsa)
     if protocol.views.shuffle > size:
         raise UserError(
             f"relabel.shuffle ({protocol.views.shuffle}) cuts a view into more strips than its "
@@ -212,7 +224,7 @@ def check_places(
     scores = recipe.evaluate.scores_folder
     if scores and (not names or "evaluate" in names):
         check_writable("evaluate.scores_folder", Path(scores).absolute())
-    if not names or "squeeze" in names:
+    if recipe.needs_teacher and (not names or "squeeze" in names):
         squeeze.check_readable(recipe, source, workdir)
     if not names or "relabel" in names or "evaluate" in names:
         for folder in recipe.relabel.teachers:
@@ -247,10 +259,11 @@ def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir
     if manifest is None or "imported" not in manifest:
         return
     folder = workdir.path / "distilled"
-    if not names or "recover" in names:
+    if not names or recipe.synthesis in names:
         raise UserError(
-            f"{folder} was imported and the recover stage would replace it; name other stages, "
-            f"such as --stages=squeeze,relabel,evaluate,report, or choose another --workdir."
+            f"{folder} was imported and the {recipe.synthesis} stage would replace it; name other "
+            f"stages, such as --stages=squeeze,relabel,evaluate,report, or choose another "
+            f"--workdir."
         )
     shape = (manifest["image_size"], manifest["channels"])
     if shape != (source.image_size, source.channels):

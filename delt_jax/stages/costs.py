@@ -60,6 +60,28 @@ def _step_memory(settings: StepSettings, spec: ModelSpec, batch: int) -> int:
     return _bytes(kept) + _bytes(shapes) + 5 * _bytes(images)
 
 
+def learn_memory(spec: ModelSpec, images: int, networks: int) -> int:
+    """Estimates the bytes that a step of a learned set needs on its device.
+
+    They are the networks with their optimisers' two moments, and what a forward pass keeps for the
+    backward pass.
+
+    Args:
+      spec: of the networks.
+      images: that go through one at once, real and learned.
+      networks: of the pool.
+    """
+    model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
+    size = spec.image_size
+
+    def residuals(variables, images):
+        return jax.vjp(lambda x: model.apply(variables, x, train=False), images)[1]
+
+    one = jax.ShapeDtypeStruct((1, size, size, spec.channels), jnp.float32)
+    kept = jax.eval_shape(residuals, shapes, one)
+    return images * (_bytes(kept) - _bytes(shapes)) + (3 * networks + 1) * _bytes(shapes)
+
+
 def _bytes(tree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 

@@ -13,6 +13,7 @@ from typing import Any
 from delt_jax import models
 from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
+from delt_jax.errors import UserError
 from delt_jax.evaluation import (
     coresets,
     execution,
@@ -62,7 +63,11 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
     """Settings and hashes that the scores depend on."""
     settings = affecting("scores", recipe, "evaluate") | affecting("scores", recipe, "relabel")
     del settings["relabel.ensemble"]  # the hashes of its teachers count
-    settings |= labelling.ensemble_inputs(recipe, workdir)
+    if recipe.needs_teacher:
+        settings |= labelling.ensemble_inputs(recipe, workdir)
+        settings["soft_labels"] = workdir.needed("soft_labels/manifest.json", "relabel")["hash"]
+    else:  # whose normalisation would be the students'
+        settings |= {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     if "selected" in recipe.evaluate.images:
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     if "full" in recipe.evaluate.images:
@@ -75,17 +80,18 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
         "data": source.fingerprint,
         "data.flip": recipe.data.flip,
         "class_names": source.class_names,
-        "soft_labels": workdir.needed("soft_labels/manifest.json", "relabel")["hash"],
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
     }
 
 
 def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:
     """Versions of the named parts that make sets, labels and students."""
-    teachers = [workdir.needed("teacher/manifest.json", "squeeze")]
-    if recipe.relabel.ensemble:
-        teachers += teacher_lib.manifests_of_others(workdir.path / "teacher")
-    parts = teacher_lib.parts(teachers)
+    parts = {}
+    if recipe.needs_teacher:
+        teachers = [workdir.needed("teacher/manifest.json", "squeeze")]
+        if recipe.relabel.ensemble:
+            teachers += teacher_lib.manifests_of_others(workdir.path / "teacher")
+        parts = teacher_lib.parts(teachers)
     parts |= {f"model.{name}": models.version(name) for name in recipe.evaluate.students}
     if "selected" in recipe.evaluate.images:
         parts |= selection.parts(recipe.select.rule)
@@ -108,9 +114,11 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     process 0 does the rest.
     """
     r = recipe.relabel
-    teachers = labelling.load_teachers(
-        workdir.path / "teacher", r.teachers, source, say, r.ensemble
-    )
+    teachers: tuple[Teacher, ...] = ()
+    if recipe.needs_teacher:
+        teachers = labelling.load_teachers(
+            workdir.path / "teacher", r.teachers, source, say, r.ensemble
+        )
     evaluation = _open(recipe, source, workdir, teachers)
     scores = _score_rows(evaluation)
     if not hosts.is_first():
@@ -136,6 +144,12 @@ def _open(
         labels = label_store.open_store(folder, distilled_hash, source.class_names)
     begun = _begin(recipe, workdir, stage_inputs) if hosts.is_first() else None
     keep, plan = hosts.broadcast(begun)
+    space = sets.distilled.preprocessing
+    if keep and space is not None and space.matrix is not None:
+        raise UserError(
+            "evaluate.keep_students cannot keep students of a set that is whitened: a teacher's "
+            "folder has no place for the matrix that their images must go through; turn it off."
+        )
     return Evaluation(
         recipe,
         source,
@@ -179,7 +193,7 @@ def _restore_scores(workdir: WorkDir, manifest: dict[str, Any], store: ScoreStor
 
 def _score_rows(run: Evaluation) -> list[Score]:
     """All scores of a run: the rows of small sets in order, then those of all real images."""
-    rows = rows_of(run.recipe, run.sets.ipc)
+    rows = rows_of(run.recipe, run.sets.ipc, run.sets.distilled.copies)
     with hosts.first_alone("the sets that its students learn from"):
         jobs = Jobs(run, [row for row in rows if row.image_set != "full"])
     say(f"  training {run.recipe.evaluate.seeds} student(s) for each of {len(rows)} rows")
@@ -191,14 +205,15 @@ def _score_rows(run: Evaluation) -> list[Score]:
 
 def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
     """Writes the finished evaluation, with the weights of students where they are kept."""
-    rows, (teacher, *others) = aggregate(scores), run.teachers
-    more = [{"hash": other.hash, "accuracy": other.accuracy} for other in others]
+    rows = aggregate(scores)
+    known = [{"hash": t.hash, "accuracy": t.accuracy} for t in run.teachers]
+    first, more = known[:1], known[1:]
     manifest = {
         "inputs": run.inputs,
         "warnings": failed_training.of_rows(rows, run.source),
         "command": workdir.command,
         "protocols": list(dict.fromkeys(row.protocol for row in rows)),
-        "teacher": {"hash": teacher.hash, "accuracy": teacher.accuracy},
+        **({"teacher": first[0]} if first else {}),
         **({"more_teachers": more} if more else {}),
         "distilled": run.inputs["distilled"],
         "execution": asdict(run.plan),

@@ -76,6 +76,11 @@ def cheaper(stage: str, recipe: Recipe) -> list[str]:
         shorter, rounds = recover.iterations // 2, recover.round_iterations // 2
         also = f" --config.recover.round_iterations={rounds}" if rounds else ""
         found.append(f"--config.recover.iterations={shorter}{also} halves recover")
+    learn = recipe.learn
+    if stage == "learn" and learn.steps is not None and learn.steps > 1:
+        found.append(f"--config.learn.steps={learn.steps // 2} halves learn")
+    if stage == "learn" and not learn.width:
+        found.append("--config.learn.width=32 takes a tenth of learn, through narrower networks")
     if stage == "evaluate":
         if evaluate.seeds > 1:
             found.append(

@@ -13,7 +13,7 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import ahead, evaluate, rank, recover, relabel, report, squeeze
+from delt_jax.stages import ahead, evaluate, learn, rank, recover, relabel, report, squeeze
 from delt_jax.store import artefact, regular
 from delt_jax.store.workdir import WorkDir, changes
 
@@ -47,12 +47,8 @@ class Stage:
 
 STAGES = (
     Stage(
-        "squeeze",
-        "teacher/manifest.json",
-        ("teacher", "teachers"),
-        (),
-        squeeze.inputs,
-        squeeze.run,
+        *("squeeze", "teacher/manifest.json", ("teacher", "teachers"), ()),
+        *(squeeze.inputs, squeeze.run, False, squeeze.skipped),
     ),
     Stage(
         "rank",
@@ -72,21 +68,27 @@ STAGES = (
         recover.inputs,
         recover.run,
         is_shared=True,
+        skipped=recover.skipped,
+    ),
+    Stage(
+        *("learn", "distilled/manifest.json", ("distilled",), ()),
+        *(learn.inputs, learn.run, False, learn.skipped),
     ),
     Stage(
         "relabel",
         "soft_labels/manifest.json",
         ("soft_labels",),
-        ("squeeze", "recover"),
+        ("squeeze", "recover", "learn"),
         relabel.inputs,
         relabel.run,
         is_shared=True,
+        skipped=relabel.skipped,
     ),
     Stage(
         "evaluate",
         "evaluation/manifest.json",
         ("evaluation", evaluate.SCORES),
-        ("squeeze", "rank", "recover", "relabel"),
+        ("squeeze", "rank", "recover", "learn", "relabel"),
         evaluate.inputs,
         evaluate.run,
         is_shared=True,
@@ -96,16 +98,23 @@ STAGES = (
         "report",
         "report/manifest.json",
         ("report", report.SUMMARY),
-        ("squeeze", "recover", "evaluate"),
+        ("squeeze", "recover", "learn", "evaluate"),
         report.inputs,
         report.run,
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+# The stages that make a distilled set, by `synthesis`; of a run, one of them.
+_MAKERS = ("recover", "learn")
+
+
+def of_recipe(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe can have: those that make no set of the other synthesis."""
+    return tuple(s for s in STAGES if s.name not in _MAKERS or s.name == recipe.synthesis)
 
 
 def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stage, ...]:
-    """The named stages in pipeline order; all if none is named.
+    """The named stages in pipeline order; all that the recipe can have if none is named.
 
     Raises:
       UserError: for an unknown name, or a stage whose needs are neither there nor named.
@@ -116,13 +125,14 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
                 f"There is no stage {name!r}{nearest(name, list(NAMES))} --stages takes some of "
                 f"{','.join(NAMES)}."
             )
-    stages = tuple(s for s in STAGES if not names or s.name in names)
+    stages = tuple(s for s in STAGES if s.name in names) if names else of_recipe(recipe)
     by_name = {s.name: s for s in STAGES}
-    if by_name["recover"] in stages and _is_imported(workdir):
-        fault = damage(by_name["recover"], workdir, contents=False)
+    maker = next((s for s in stages if s.name in _MAKERS), None)
+    if maker is not None and _is_imported(workdir):
+        fault = damage(maker, workdir, contents=False)
         if fault:
             damaged = DamagedArtefact(workdir.path / "distilled", f"{workdir.path}/{fault}")
-            raise _with_advice(damaged, by_name["recover"], stages, workdir)
+            raise _with_advice(damaged, maker, stages, workdir)
     coming = {s.name for s in stages}
     # Of the sets that students train on, only this one is chosen by the ranking.
     ranked = "selected" in recipe.evaluate.images
@@ -160,6 +170,10 @@ def status(
         return True, "not done yet"
     except DamagedArtefact as e:
         return True, f"redone because {_short(e.fault, workdir)}"
+    made = manifest.get("synthesis", "recover")  # older sets do not say it
+    if stage.name in _MAKERS and made != stage.name:
+        was = {"recover": "recovered", "learn": "learned"}
+        return True, f"redone because the set there was {was[made]}, not {was[stage.name]}"
     differ = changes(manifest["inputs"], stage.inputs(recipe, source, workdir))
     if differ:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
@@ -185,7 +199,7 @@ def status(
 def done(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, dict[str, Any]]:
     """Manifests of the stages that need not run, by name, up to the first one that must."""
     manifests = {}
-    for stage in STAGES:
+    for stage in of_recipe(recipe):
         try:
             must_run, _ = status(stage, recipe, source, workdir)
         except UserError:  # it reads what is missing or damaged
@@ -242,7 +256,7 @@ def run(
       DamagedArtefact: if a file is damaged that no chosen stage makes, or makes better.
     """
     stages = chosen(names, recipe, workdir)
-    for sentence in damaged_others(stages, workdir) if verify and hosts.is_first() else ():
+    for sentence in damaged_others(stages, recipe, workdir) if verify and hosts.is_first() else ():
         raise UserError(sentence)
     ahead.prepare(recipe, source, workdir, [stage.name for stage in stages])
     course = _Course(stages, recipe, source, workdir, verify)
@@ -312,7 +326,7 @@ class _Course:
           UserError: if none of the run's stages makes it, or made it again just now.
         """
         workdir = self._work[2]
-        owner = _owner(damaged, workdir)
+        owner = _owner(damaged, self._work[0], workdir)
         if owner is None:
             raise damaged
         if owner not in self._stages[: self._number + 1]:
@@ -343,19 +357,19 @@ def _see(stage: Stage, workdir: WorkDir) -> None:
         )
 
 
-def _owner(damaged: DamagedArtefact, workdir: WorkDir) -> Stage | None:
+def _owner(damaged: DamagedArtefact, recipe: Recipe, workdir: WorkDir) -> Stage | None:
     """The stage that made a file of the work directory; None for files from elsewhere."""
     if not damaged.path.is_relative_to(workdir.path):
         return None
     part = damaged.path.relative_to(workdir.path).parts[0].removesuffix(".partial")
-    return next((stage for stage in STAGES if part in stage.owns), None)
+    return next((stage for stage in of_recipe(recipe) if part in stage.owns), None)
 
 
 def _with_advice(
     damaged: DamagedArtefact, owner: Stage, stages: Sequence[Stage], workdir: WorkDir
 ) -> UserError:
     """The sentence about a damaged file that none of the chosen stages makes."""
-    if owner.name == "recover" and _is_imported(workdir):
+    if owner.name in _MAKERS and _is_imported(workdir):
         return UserError(
             f"{damaged.fault}; the set was imported, so import it again "
             f"(python -m delt_jax.export --to=distilled)."
@@ -373,10 +387,10 @@ def _is_imported(workdir: WorkDir) -> bool:
         return False
 
 
-def damaged_others(stages: Sequence[Stage], workdir: WorkDir) -> list[str]:
+def damaged_others(stages: Sequence[Stage], recipe: Recipe, workdir: WorkDir) -> list[str]:
     """A sentence about each stage that is not among these and has a damaged file; reads all."""
     sentences = []
-    for stage in STAGES:
+    for stage in of_recipe(recipe):
         fault = "" if stage in stages else damage(stage, workdir, contents=True)
         if fault:
             damaged = DamagedArtefact(workdir.path / stage.manifest, fault, stage.name)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from delt_jax.data import Source
 from delt_jax.evaluation import rows
 from delt_jax.labels import labelling
+from delt_jax.learned import methods
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images, schedule
@@ -17,8 +18,8 @@ from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import here, pipeline, rank, recover, relabel, room, squeeze
-from delt_jax.stages.costs import StageWork, amount, hours, recover_memory
+from delt_jax.stages import here, learn, pipeline, rank, recover, relabel, room, squeeze
+from delt_jax.stages.costs import StageWork, amount, hours, learn_memory, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble, prediction
 from delt_jax.teachers.cost import ModelCost, model_cost
@@ -81,20 +82,22 @@ def describe(
       names: of the stages to run; all if empty.
       verify: whether every file that is there is read and checked.
     """
-    batches = recover.schedule_of(recipe, len(source.class_names))
+    learns = recipe.synthesis == "learn"
+    batches = () if learns else recover.schedule_of(recipe, len(source.class_names))
     teachers, students = _teachers(recipe, source), _students(recipe, source)
     labelling_flops = _labelling_flops(recipe, source, teachers)
     work = [
         *_squeeze_lines(recipe, source, teachers),
         *([] if rank.skipped(recipe) else [_rank_line(source, teachers[0])]),
-        _recover_line(recipe, source, teachers, batches),
-        *_relabel_lines(recipe, source, teachers[0], labelling_flops),
+        _learn_line(recipe, source) if learns else _recover_line(recipe, source, teachers, batches),
+        *_relabel_lines(recipe, source, teachers, labelling_flops),
         *_evaluate_lines(recipe, source, students, labelling_flops),
     ]
     stored = relabel.plan_of(recipe, source)
     parts = {
         "rank": StageWork(0, -(-len(source.train) // prediction.BATCH)),
         "recover": StageWork(0, len(batches)),
+        "learn": StageWork(0, recipe.learn.real_batch or 1),
         "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
         "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
     }
@@ -108,12 +111,14 @@ def describe(
         "stages:",
         *_stage_lines(recipe, source, workdir, names, verify),
         "",
-        *schedule_lines(recipe, batches),
+        *(learn.words(recipe, source) if learns else schedule_lines(recipe, batches)),
         "",
         f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
         *(line.text() for line in work),
         "",
-        memory_line(recipe, [t.spec for t in _in_recovery(recipe, teachers)], batches),
+        _learn_memory_line(recipe, source)
+        if learns
+        else memory_line(recipe, [t.spec for t in _in_recovery(recipe, teachers)], batches),
         *([] if stored is None else [relabel.size_line(stored)]),
         room.plan_line(recipe, source),
         "",
@@ -148,11 +153,13 @@ def _stage_lines(
         redo |= needed
         would = "would run: " if needed else "would be skipped: " * (not stage.skipped(recipe))
         lines.append(f"  {stage.name:<9} {would}{why}")
-    return lines + (pipeline.damaged_others(stages, workdir) if verify else [])
+    return lines + (pipeline.damaged_others(stages, recipe, workdir) if verify else [])
 
 
 def _teachers(recipe: Recipe, source: Source) -> list[_Teacher]:
-    """The first teacher, then the others."""
+    """The first teacher, then the others; none where nothing asks for one."""
+    if not recipe.needs_teacher:
+        return []
 
     def teacher(name: str, alone: Recipe) -> _Teacher:
         spec = squeeze.spec_of(alone, source)
@@ -228,6 +235,23 @@ def _recover_line(
     return PlanLine("recover", first.parameters, flops, f"{num_images} images{found}")
 
 
+def _learn_line(recipe: Recipe, source: Source) -> PlanLine:
+    """All steps of a learned set, with the training of its networks."""
+    setup, passes = learn.work(recipe, source)
+    cost = model_cost(setup.spec)
+    what = f"{setup.num_classes * setup.ipc} images, {setup.steps:,} steps"
+    return PlanLine("learn", cost.parameters, cost.forward_flops * passes, what)
+
+
+def _learn_memory_line(recipe: Recipe, source: Source) -> str:
+    """Peak memory of a step, as an estimate."""
+    setup, method = learn.setup_of(recipe, source), methods.find(recipe.learn.method)
+    learned = setup.num_classes * setup.ipc * setup.factor**2 * (1 + setup.mirrored)
+    real = setup.real_batch * (setup.num_classes if method.by_class else 1)
+    needed = learn_memory(setup.spec, real + learned, method.pool.size)
+    return f"device memory of learn: about {amount(needed, 'B')} on one device"
+
+
 def _labelling_flops(recipe: Recipe, source: Source, teachers: Sequence[_Teacher]) -> float:
     """FLOPs of labelling one view by all teachers that label."""
     run = teachers if recipe.relabel.ensemble else teachers[:1]
@@ -237,7 +261,7 @@ def _labelling_flops(recipe: Recipe, source: Source, teachers: Sequence[_Teacher
 
 
 def _relabel_lines(
-    recipe: Recipe, source: Source, first: _Teacher, labelling_flops: float
+    recipe: Recipe, source: Source, teachers: Sequence[_Teacher], labelling_flops: float
 ) -> list[PlanLine]:
     """Labels of views on disk, if any; those of unchanged images cost next to nothing."""
     stored = relabel.plan_of(recipe, source)
@@ -245,14 +269,14 @@ def _relabel_lines(
         return []
     views = stored.epochs * len(source.class_names) * recipe.ipc
     what = f"{stored.epochs} epochs of views, stored"
-    return [PlanLine("relabel", first.cost.parameters, labelling_flops * views, what)]
+    return [PlanLine("relabel", teachers[0].cost.parameters, labelling_flops * views, what)]
 
 
 def _evaluate_lines(
     recipe: Recipe, source: Source, students: Sequence[_Student], labelling_flops: float
 ) -> list[PlanLine]:
     """For each architecture its trainings on synthetic sets, and the one on all real images."""
-    lines = []
+    lines, learns = [], recipe.synthesis == "learn"
     for student in students:
         forward = student.cost.forward_flops
         flops, epochs = 0.0, 0
@@ -260,6 +284,8 @@ def _evaluate_lines(
             protocol = rows.resolve(recipe, source, row)
             epochs = protocol.epochs
             views = epochs * len(source.class_names) * row.ipc
+            if row.image_set == "recovered" and learns:
+                views *= (recipe.learn.factor or 1) ** 2
             evaluations = math.ceil(epochs / protocol.eval_every)
             each = forward * (_BACKWARD * views + evaluations * len(source.test))
             each += labelling_flops * views * (row.regime == "online")

@@ -26,6 +26,9 @@ def skipped(recipe: Recipe) -> str:
     if not recipe.data.has_training_images:
         return "there are no training images"
     start = recipe.select.start
+    if recipe.synthesis == "learn":
+        needed = "selected" in recipe.evaluate.images
+        return "" if needed else "evaluate.images has no 'selected'"
     if initial_images.reads_training_images(start) or "selected" in recipe.evaluate.images:
         return ""
     return f"select.start {start!r} takes no training images, nor does evaluate.images 'selected'"

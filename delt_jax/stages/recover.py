@@ -31,7 +31,7 @@ from delt_jax.recovery.schedule import (
     plainest_layout,
 )
 from delt_jax.recovery.types import Losses, TeacherVariables
-from delt_jax.runtime import environment
+from delt_jax.runtime import devices, environment
 from delt_jax.runtime import processes as hosts
 from delt_jax.store import artefact, files, part_sources
 from delt_jax.store.checkpoint import CorruptCheckpoint
@@ -79,6 +79,11 @@ def _parts(recipe: Recipe, source: Source) -> dict[str, int]:
     for name, _ in terms.asked(recipe.recover.terms):
         parts |= terms.parts(name, recipe)
     return parts
+
+
+def skipped(recipe: Recipe) -> str:
+    """Why nothing is recovered, as a phrase; empty if images are."""
+    return "" if recipe.synthesis == "recover" else "synthesis is 'learn'"
 
 
 def schedule_of(recipe: Recipe, num_classes: int) -> tuple[BatchSchedule, ...]:
@@ -304,6 +309,7 @@ def _assemble(
             "fraction": paid.fraction,
         },
         "cost_seconds": round(finished.seconds, 1),
+        "made": devices.here_and_now(),
     }
     if others:
         manifest["other_teachers"] = [_described(other) for other in others]

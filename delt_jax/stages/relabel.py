@@ -35,6 +35,11 @@ MANIFEST = f"{ARTEFACT}/manifest.json"
 _STORED = "stored "  # begins the names of inputs that only stored labels of views have
 
 
+def skipped(recipe: Recipe) -> str:
+    """Why nothing is labelled, as a phrase; empty if images are."""
+    return "" if recipe.needs_teacher else "nothing asks for a teacher's labels"
+
+
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the soft labels, those of stored labels included.
 
@@ -108,7 +113,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     teachers = labelling.load_teachers(
         workdir.path / "teacher", r.teachers, source, say, r.ensemble
     )
-    synthetic = distilled.read(workdir.path / "distilled")
+    synthetic = distilled.read(workdir.path / "distilled").to_look_at()  # teachers know pixels
     teacher_lib.check_class_names("The distilled set", synthetic.class_names, source)
     partial = workdir.path / f"{ARTEFACT}.partial"
     plan, stage_inputs = _begin(recipe, source, workdir) if hosts.is_first() else (None, {})

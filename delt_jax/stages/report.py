@@ -13,7 +13,6 @@ from delt_jax.data import Normalisation, Source, read
 from delt_jax.data.classes import in_words
 from delt_jax.errors import DamagedArtefact
 from delt_jax.evaluation import dd_ranking, fresh_views, metrics, score_store, verdict
-from delt_jax.evaluation.fresh_views import FreshViews
 from delt_jax.evaluation.metrics import Score, ScoreRow, within_class_similarity
 from delt_jax.evaluation.rows import skipped
 from delt_jax.formats import distilled
@@ -22,11 +21,16 @@ from delt_jax.labels import soft_labels
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.recovery.initial_images import recorded
 from delt_jax.recovery.run.loss_history import of_columns
-from delt_jax.recovery.schedule import BatchSchedule, join_rounds, make_schedule
+from delt_jax.recovery.schedule import BatchSchedule, make_schedule
 from delt_jax.recovery.selection import random_images
-from delt_jax.reporting import figures, nearest, tables
+from delt_jax.reporting import nearest, run_charts, svg, tables
 from delt_jax.reporting import page as report_page
-from delt_jax.stages.summary import is_imported, of_scores, summary_of
+from delt_jax.reporting.figures import Strip
+from delt_jax.reporting.page import Shown
+from delt_jax.reporting.svg import Chart
+from delt_jax.reporting.tables import Section
+from delt_jax.stages import report_pictures
+from delt_jax.stages.summary import is_learned, is_optimised, is_recovered, of_scores, summary_of
 from delt_jax.store import artefact, files
 from delt_jax.store.local_copies import local
 from delt_jax.store.schema import mismatch
@@ -41,9 +45,11 @@ _REAL_PER_CLASS = 100  # real images per class whose diversity is the yardstick
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the report."""
     settings = affecting("report", recipe, "report")
-    teacher = workdir.needed("teacher/manifest.json", "squeeze")
-    if teacher.get("others"):
-        settings["other teachers"] = [other["hash"] for other in teacher["others"]]
+    if recipe.needs_teacher:
+        teacher = workdir.needed("teacher/manifest.json", "squeeze")
+        settings["teacher"] = teacher["hash"]
+        if teacher.get("others"):
+            settings["other teachers"] = [other["hash"] for other in teacher["others"]]
     if recipe.report.second_teacher:
         second = teacher_lib.describe(local(recipe.report.second_teacher))
         settings["report.second_teacher"] = second.hash
@@ -53,7 +59,6 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     return settings | {
         "version": __version__,
         "distilled": workdir.needed("distilled/manifest.json", "recover")["hash"],
-        "teacher": teacher["hash"],
     }
 
 
@@ -61,23 +66,23 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/report and WORKDIR/summary.json, and prints the tables of scores."""
     started = time.perf_counter()
     say("  measuring the images and drawing the pages")
-    teacher = teacher_lib.load(workdir.path / "teacher")
-    synthetic = distilled.read(workdir.path / "distilled")
+    teacher = teacher_lib.load(workdir.path / "teacher") if recipe.needs_teacher else None
+    stored = distilled.read(workdir.path / "distilled")
+    synthetic = stored.to_look_at()
     _check_known(workdir, synthetic)
     evaluation = _evaluation(recipe, source, workdir)
     rows = _rows(workdir, evaluation) if evaluation else []
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
     starts = _start_pixels(recipe, source, workdir, synthetic)
-    similarity = _similarity(teacher, source, synthetic, starts)
+    similarity = _similarity(teacher, source, synthetic, starts) if teacher else {}
     names = in_words(synthetic.class_names)
-    networks = _networks(recipe, teacher)
+    networks = _networks(recipe, teacher) if teacher else {}
     seen = fresh_views.look(list(networks.values()), synthetic.images, synthetic.labels)
-    pictures = {"sheet.png": _sheet(synthetic, starts, seen[0])}
-    if synthetic.ipc > 1:  # a single image of a class is similar to no other
-        pictures["diversity.png"] = figures.similarity_chart(similarity, names)
-    if _is_optimised(synthetic):
-        pictures |= _optimisation_charts(workdir, synthetic)
-    pictures |= _score_charts(rows, _scores(workdir) if evaluation else {}, names)
+    sheet = report_pictures.sheet_of(synthetic, starts, seen[0] if seen else None)
+    pictures = {"sheet.png": report_pictures.sheet_png(sheet)}
+    scoring = report_pictures.score_charts(rows, _scores(workdir) if evaluation else {}, names)
+    making = _making_charts(workdir, synthetic, similarity)
+    pictures |= {f"{k}.svg": svg.as_file(chart) for k, chart in (scoring | making).items()}
     summary = summary_of(workdir, teacher, synthetic, evaluation, similarity)
     summary |= of_scores(evaluation, workdir.command, source.scored)
     summary["data"] = source.name
@@ -85,31 +90,44 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     summary["warnings"] = _warnings(workdir)
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
-    summary["fresh_views"] = fresh_views.described(networks, seen)
-    lists = {
-        "scores.csv": tables.as_csv(rows),
-        "fresh_views.csv": fresh_views.as_csv(list(networks), seen, synthetic.ipc),
-    }
-    if recipe.report.nearest:
+    lists = {"scores.csv": tables.as_csv(rows)}
+    fresh: list[Section] = []
+    if seen:
+        summary["fresh_views"] = fresh_views.described(networks, seen)
+        fresh = [tables.fresh_views(summary["fresh_views"])]
+        lists["fresh_views.csv"] = fresh_views.as_csv(list(networks), seen, synthetic.ipc)
+    if stored.preprocessing is not None:
+        summary["clipped"] = stored.rounded().manifest["clipped"]
+    pairs: list[Strip] = []
+    if teacher and recipe.report.nearest:
         ours, real = _neighbours(teacher, source, synthetic)
         summary["nearest"] = nearest.summary(ours, real)
-        pictures["nearest.png"] = _nearest_sheet(source, synthetic, ours)
+        pictures["nearest.png"], pairs = report_pictures.nearest_pictures(source, synthetic, ours)
         lists["nearest.csv"] = nearest.as_csv(ours, synthetic.ipc, source.train.names)
     scored = summary["scored_on"]
-    fresh = tables.fresh_views(summary["fresh_views"])
-    traced = [*tables.sections(rows, robust, ranks, ids=True, scored=scored), fresh]
+    traced = [*tables.sections(rows, robust, ranks, ids=True, scored=scored), *fresh]
     lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
-    lists["report.html"] = report_page.page(source.name, summary, traced, pictures).encode()
+    scores = tables.sections(rows, robust, ranks, scored=scored)
+    shown = Shown(
+        report_pictures.sheet_strips(sheet), pairs, [*scoring.values()], [*making.values()]
+    )
+    lists["report.html"] = report_page.page(summary, rows, [*scores, *fresh], shown).encode()
     manifest = {
         "inputs": inputs(recipe, source, workdir),
         "warnings": [],
         "seconds": round(time.perf_counter() - started, 1),
     }
     _write(workdir, summary, pictures | lists, manifest)
-    more = tables.sections(rows, robust, ranks, scored=scored)[1:] if rows else [fresh]
+    _tell(workdir, summary, rows, scores[1:] if rows else fresh)
+
+
+def _tell(
+    workdir: WorkDir, summary: dict[str, Any], rows: list[ScoreRow], more: list[Section]
+) -> None:
+    """Prints the tables of scores, the others first, and what the report says in words."""
     for line in ["", *_paragraph(tables.as_text(more))]:
         say(line)
-    for line in tables.last_lines(rows, scored) if rows else ():
+    for line in tables.last_lines(rows, summary["scored_on"]) if rows else ():
         say(line)
     for sentence in summary["verdict"]:
         say(sentence)
@@ -175,18 +193,26 @@ def _paragraph(lines: list[str]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _optimisation_charts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str, bytes]:
-    """Charts of the losses and of the schedule of a set that was optimised here."""
+def _making_charts(
+    workdir: WorkDir, synthetic: DistilledSet, similarity: dict[str, np.ndarray]
+) -> dict[str, Chart]:
+    """Charts by name: diversity, and schedule and losses of a set that was optimised here."""
+    charts: dict[str, Chart] = {}
+    if synthetic.ipc > 1 and similarity:  # a single image of a class is similar to no other
+        names = in_words(synthetic.class_names)
+        charts["diversity"] = run_charts.similarity_chart(similarity, names)
+    if not is_optimised(synthetic):
+        return charts
     path = _checked(workdir, "losses.npz")
     try:
         losses = of_columns(files.read_npz(path, "recover"))
     except (KeyError, TypeError) as e:
         raise DamagedArtefact(path, f"{path} is damaged ({e})", "recover") from e
     schedule = _schedule(synthetic)
-    return {
-        "losses.png": figures.loss_curves(losses, sorted(set(schedule[0].start_iterations))),
-        "schedule.png": figures.schedule_chart(schedule),
-    }
+    joins = sorted(set(schedule[0].start_iterations))
+    charts["schedule"] = run_charts.schedule_chart(schedule)
+    curves = run_charts.loss_curves(losses, joins)
+    return charts | ({"losses": curves} if curves else {})
 
 
 def _checked(workdir: WorkDir, name: str) -> Path:
@@ -211,20 +237,22 @@ def _rows(workdir: WorkDir, evaluation: dict[str, Any]) -> list[ScoreRow]:
 
 def _check_known(workdir: WorkDir, synthetic: DistilledSet) -> None:
     """Raises a DamagedArtefact if a set that was recovered here does not say how."""
-    wrong = mismatch(synthetic.manifest, {} if is_imported(synthetic) else artefact.RECOVERED)
+    wrong = mismatch(synthetic.manifest, _known_of(synthetic))
     if wrong:
         path = workdir.path / "distilled/manifest.json"
         raise DamagedArtefact(path, f"{path} is damaged ({wrong})", "recover")
 
 
+def _known_of(synthetic: DistilledSet) -> dict[str, Any]:
+    """Shape of what the manifest of a set that was made here must say."""
+    if is_recovered(synthetic):
+        return artefact.RECOVERED
+    return artefact.LEARNED if is_learned(synthetic) else {}
+
+
 def _scores(workdir: WorkDir) -> dict[str, Score]:
     """Every training by its id."""
     return {score.id: score for score in score_store.read_list(workdir)}
-
-
-def _is_optimised(synthetic: DistilledSet) -> bool:
-    """Whether recovery took any iterations; of an imported set that is not known."""
-    return not is_imported(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
 
 
 def _start_pixels(
@@ -234,9 +262,9 @@ def _start_pixels(
 
     For an imported set, random real images of the same classes; None where there are none.
     """
-    if is_imported(synthetic) and not len(source.train):
+    if not is_recovered(synthetic) and not len(source.train):
         return None
-    if is_imported(synthetic):
+    if not is_recovered(synthetic):
         classes, ipc = len(synthetic.class_names), synthetic.ipc
         drawn = random_images(source.train.labels, ipc, classes, recipe.seed)
         return read(source.train, drawn.reshape(-1))
@@ -273,7 +301,7 @@ def _similarity(
     if len(source.train):
         sample = _real_sample(source)
         sets["real"] = read(source.train, sample), source.train.labels[sample]
-    if starts is not None and not is_imported(synthetic):
+    if starts is not None and is_recovered(synthetic):
         sets["start"] = starts, synthetic.labels
     sets["recovered"] = synthetic.images, synthetic.labels
     return {
@@ -289,88 +317,6 @@ def _real_sample(source: Source) -> np.ndarray:
     return np.concatenate([draw.permutation(each)[:_REAL_PER_CLASS] for each in members])
 
 
-def _shown(
-    synthetic: DistilledSet, most_classes: int = figures.SHEET_CLASSES
-) -> tuple[int, np.ndarray]:
-    """Number of classes that sheets show, and which ranks of each, int [n]."""
-    ipc = synthetic.ipc
-    columns = np.unique(np.linspace(0, ipc - 1, min(figures.SHEET_COLUMNS, ipc)).astype(int))
-    return min(most_classes, len(synthetic.class_names)), columns
-
-
-def _sheet(synthetic: DistilledSet, starts: np.ndarray | None, seen: FreshViews) -> bytes:
-    """Start images above recovered ones, and the teacher's probabilities where all are known.
-
-    Without start images to show, as of noise, it is a gallery of more classes.
-    """
-    ipc, classes = synthetic.ipc, len(synthetic.class_names)
-    shows_starts = starts is not None and "noise_seed" not in synthetic.manifest.get("start", {})
-    ranks = min(figures.SHEET_COLUMNS, ipc)
-    most = figures.SHEET_CLASSES if shows_starts else figures.GALLERY // ranks
-    rows, columns = _shown(synthetic, most)
-    iterations = []
-    if _is_optimised(synthetic):
-        r = synthetic.manifest["settings"]["recover"]
-        step = r["round_iterations"] or r["iterations"]
-        joins = join_rounds(ipc, r["iterations"] // step)
-        iterations = [r["iterations"] - joins[i] * step for i in columns]
-
-    def cells(values):
-        return values.reshape(classes, ipc, *values.shape[1:])[:rows, columns]
-
-    images, names = cells(synthetic.images), in_words(synthetic.class_names[:rows])
-    said = [[""] * len(columns)] * rows
-    if len(seen.indices) == classes * ipc:
-        said = [[f"{value:.0%}" for value in line] for line in cells(seen.probability)]
-    if shows_starts:
-        return figures.sheet(cells(starts), images, names, iterations, said)
-    if len(set(iterations)) > 1:
-        counts = [f"{count} iterations" for count in iterations]
-        said = [
-            [", ".join(filter(None, both)) for both in zip(counts, line, strict=True)]
-            for line in said
-        ]
-    return figures.gallery(images, names, said)
-
-
-def _score_charts(
-    rows: list[ScoreRow], trained: dict[str, Score], class_names: tuple[str, ...]
-) -> dict[str, bytes]:
-    """Charts of the first student's first row of recovered images, and of accuracy over IPC.
-
-    Args:
-      rows: those of the evaluation.
-      trained: scores by id.
-      class_names: one per class.
-    """
-    ipc = dd_ranking.whole_ipc(rows)
-    first = next((r for r in rows if (r.image_set, r.ipc) == ("recovered", ipc)), None)
-    if first is None:
-        return {}
-    beside = {
-        r.image_set: np.array(r.per_class, float)
-        for r in reversed(rows)  # so that the first of several rows is what remains
-        if r.student == first.student
-        and (
-            (r.image_set, r.regime, r.ipc) == ("random", first.regime, ipc) or r.image_set == "full"
-        )
-    }
-    accuracies = {"recovered": np.array(first.per_class, float)}
-    accuracies |= {name: beside[name] for name in ("random", "full") if name in beside}
-    charts = {"per_class.png": figures.per_class_chart(accuracies, class_names)}
-    counts = [trained[i].confusion for i in first.scores]
-    if all(counts):
-        charts["confusion.png"] = figures.confusion_chart(np.sum(counts, axis=0), class_names)
-    lines: dict[str, list[tuple[int, float, float]]] = {}
-    for r in sorted((r for r in rows if r.image_set == "recovered"), key=lambda r: r.ipc):
-        line = lines.setdefault(f"{r.student}, {r.regime}", [])
-        line.append((r.ipc, r.last_mean, r.last_std))
-    lines = {name: line for name, line in lines.items() if len(line) > 1}
-    if lines:
-        charts["ipc.png"] = figures.ipc_chart(lines)
-    return charts
-
-
 def _neighbours(
     teacher: Teacher, source: Source, synthetic: DistilledSet
 ) -> tuple[nearest.Nearest, nearest.Nearest]:
@@ -378,16 +324,3 @@ def _neighbours(
         return nearest.with_yardstick(
             teacher, source.train, synthetic.images, synthetic.labels, bar.update
         )
-
-
-def _nearest_sheet(source: Source, synthetic: DistilledSet, found: nearest.Nearest) -> bytes:
-    rows, columns = _shown(synthetic)
-    places = (np.arange(rows)[:, None] * synthetic.ipc + columns).reshape(-1)
-    shape = (rows, len(columns))
-    real = read(source.train, found.pixels_any.indices[places])
-    return figures.nearest_sheet(
-        synthetic.images[places].reshape(*shape, *real.shape[1:]),
-        real.reshape(*shape, *real.shape[1:]),
-        found.pixels_any.distances[places].reshape(shape),
-        in_words(synthetic.class_names[:rows]),
-    )

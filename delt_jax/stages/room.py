@@ -12,10 +12,11 @@ from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
 from delt_jax.labels import label_store
+from delt_jax.learned import methods
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import devices, host_memory
-from delt_jax.stages import recover, relabel, squeeze
+from delt_jax.stages import learn, recover, relabel, squeeze
 from delt_jax.stages.costs import amount
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
@@ -35,6 +36,8 @@ def parameters(spec: ModelSpec) -> int:
 
 def teachers(recipe: Recipe, source: Source) -> list[ModelSpec]:
     """Architectures of the run's teachers, the first one first."""
+    if not recipe.needs_teacher:
+        return []
     alone = [recipe, *ensemble.recipes(recipe).values()]
     return [squeeze.spec_of(one, source) for one in alone]
 
@@ -43,7 +46,7 @@ def disk(recipe: Recipe, source: Source) -> dict[str, int]:
     """Bytes that each stage writes into the work directory, by its name."""
     num_classes = len(source.class_names)
     num_images = num_classes * recipe.ipc
-    num_batches = len(recover.schedule_of(recipe, num_classes))
+    learns = recipe.synthesis == "learn"
     stored = relabel.plan_of(recipe, source)
     pixels = source.image_size**2 * source.channels
     e = recipe.evaluate
@@ -54,14 +57,30 @@ def disk(recipe: Recipe, source: Source) -> dict[str, int]:
     return {
         "squeeze": 4 * sum(map(parameters, teachers(recipe, source))),
         "rank": 60 * len(source.train),  # a line of text each
-        # PNGs of optimised pixels hardly compress; four losses and those of the terms, float32.
-        "recover": num_images * (pixels + 500)
-        + 4 * (4 + len(recipe.recover.terms)) * num_batches * recipe.recover.iterations,
+        "recover": 0 if learns else _recovered(recipe, num_classes, pixels),
+        "learn": _learned(recipe, source) if learns else 0,
         # Labels of the unchanged images, float32.
         "relabel": 4 * num_images * num_classes
         + (0 if stored is None else label_store.stored_bytes(stored)),
         "evaluate": 4 * trained,
     }
+
+
+def _recovered(recipe: Recipe, num_classes: int, pixels: int) -> int:
+    """Bytes of a recovered set."""
+    batches = len(recover.schedule_of(recipe, num_classes))
+    # PNGs of optimised pixels hardly compress; four losses and those of the terms, float32.
+    curves = 4 * (4 + len(recipe.recover.terms)) * batches * recipe.recover.iterations
+    return num_classes * recipe.ipc * (pixels + 500) + curves
+
+
+def _learned(recipe: Recipe, source: Source) -> int:
+    """Bytes of a learned set: its arrays last, at its best, and in a checkpoint with networks."""
+    setup = learn.setup_of(recipe, source)
+    numbers = source.image_size**2 * source.channels + setup.num_classes
+    networks = methods.find(recipe.learn.method).pool.size
+    held = 5 * setup.num_classes * setup.ipc * numbers
+    return 4 * (held + 3 * networks * parameters(setup.spec) + setup.steps)
 
 
 def _rows(recipe: Recipe) -> list[rows.EvalRow]:
@@ -76,14 +95,18 @@ def memory(recipe: Recipe, source: Source) -> dict[str, int]:
     num_classes = len(source.class_names)
     num_images = num_classes * recipe.ipc
     pixels = source.image_size**2 * source.channels
-    batch = min(recipe.recover.batch_size, num_images)
-    num_batches = -(-num_images // recipe.recover.batch_size)
-    needs = {
-        f"the {num_images:,} distilled images (ipc {recipe.ipc})": num_images * pixels
-        + 4 * 4 * batch * pixels  # a batch with Adam's moments and the gradient
-        + 16 * num_batches * recipe.recover.iterations
-        + 4 * num_images * num_classes,
-    }
+    what = f"the {num_images:,} distilled images (ipc {recipe.ipc})"
+    if recipe.synthesis == "learn":
+        needs = {what: 3 * 4 * num_images * (pixels + num_classes)}
+    else:
+        batch = min(recipe.recover.batch_size, num_images)
+        num_batches = -(-num_images // recipe.recover.batch_size)
+        needs = {
+            what: num_images * pixels
+            + 4 * 4 * batch * pixels  # a batch with Adam's moments and the gradient
+            + 16 * num_batches * recipe.recover.iterations
+            + 4 * num_images * num_classes,
+        }
     if devices.memory_limit() is None:  # models lie in the host's memory
         for spec in teachers(recipe, source):
             needs[f"the teacher {spec.name}"] = 4 * _TEACHER_COPIES * parameters(spec)

@@ -130,6 +130,11 @@ def check_norm(spec: ModelSpec) -> None:
         )
 
 
+def skipped(recipe: Recipe) -> str:
+    """Why there is no teacher, as a phrase; empty if something asks for one."""
+    return "" if recipe.needs_teacher else "nothing asks for a teacher"
+
+
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the first teacher, and a digest of each other teacher's."""
     first, *more = parts(recipe, source).items()

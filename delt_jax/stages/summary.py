@@ -1,6 +1,5 @@
 """Content of summary.json: what a run made, how, and what it cost."""
 
-import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,28 @@ import numpy as np
 from delt_jax import __version__
 from delt_jax.evaluation.metrics import or_none
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.runtime import devices
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.teacher import Teacher
+
+
+def is_learned(synthetic: DistilledSet) -> bool:
+    """Whether a set was learned here, through networks in training."""
+    return synthetic.manifest.get("synthesis") == "learn" and not is_imported(synthetic)
+
+
+def is_recovered(synthetic: DistilledSet) -> bool:
+    """Whether a set was recovered here, so that its start and its schedule are known."""
+    return not is_imported(synthetic) and not is_learned(synthetic)
 
 
 def is_imported(synthetic: DistilledSet) -> bool:
     """Whether a set was brought from elsewhere, so that nothing is known of its start."""
     return "imported" in synthetic.manifest
+
+
+def is_optimised(synthetic: DistilledSet) -> bool:
+    """Whether recovery took any iterations; of an imported set that is not known."""
+    return is_recovered(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
 
 
 def of_scores(evaluation: dict[str, Any] | None, command: str, scored_on: str) -> dict[str, Any]:
@@ -42,9 +55,13 @@ def _other(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
     return {"model": Path(folder).name} | {k: manifest[k] for k in ("accuracy", "hash")}
 
 
+def _of_teacher(teacher: Teacher) -> dict[str, Any]:
+    return {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash}
+
+
 def summary_of(
     workdir: WorkDir,
-    teacher: Teacher,
+    teacher: Teacher | None,
     synthetic: DistilledSet,
     evaluation: dict[str, Any] | None,
     similarity: dict[str, np.ndarray],
@@ -53,7 +70,7 @@ def summary_of(
 
     Args:
       workdir: of the run.
-      teacher: its first one.
+      teacher: its first one; None where nothing asked for one.
       synthetic: the distilled set.
       evaluation: its manifest; None where no students were trained.
       similarity: within each class, float [classes] by the set's name.
@@ -61,6 +78,8 @@ def summary_of(
     made = synthetic.manifest
     if is_imported(synthetic):
         making = {"imported": made["imported"]}
+    elif is_learned(synthetic):
+        making = {"learned": made["settings"]["learn"]}
     else:
         making = {
             "image_iterations": made["schedule"]["image_iterations"],
@@ -77,7 +96,9 @@ def summary_of(
     seconds = {
         "squeeze": round(sum(spent), 1) if spent else None,
         "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
-        "recover": None if is_imported(synthetic) else made["cost_seconds"],
+        "learn" if is_learned(synthetic) else "recover": made.get("cost_seconds")
+        if not is_imported(synthetic)
+        else None,
         "relabel": (workdir.manifest("soft_labels/manifest.json") or {}).get("seconds"),
         "evaluate": evaluation["seconds"] if evaluation else None,
     }
@@ -86,7 +107,7 @@ def summary_of(
         "version": __version__,
         "class_names": list(synthetic.class_names),
         "ipc": made["ipc"],
-        "teacher": {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash},
+        **({"teacher": _of_teacher(teacher)} if teacher else {}),
         **({"other_teachers": [_other(*other) for other in others.items()]} if others else {}),
         "distilled": made["hash"],
         **making,
@@ -95,5 +116,5 @@ def summary_of(
         else None,
         "similarity_per_class": {k: or_none(v) for k, v in similarity.items()} if diverse else None,
         "seconds": seconds,
-        "made": {"date": datetime.date.today().isoformat(), "machine": devices.describe()},
+        **({"made": made["made"]} if "made" in made else {}),
     }

@@ -34,6 +34,7 @@ TEACHER = {
     "seconds?": float,
 }
 _SET = {"inputs": dict, "hash": str, "class_names": _TEXTS, "ipc": int, "storage": str}
+_SET |= {"made?": {"date": str, "machine": str}}  # sets of older versions do not say
 # What is known of a set that was recovered here; older versions and imported sets know less.
 RECOVERED = {
     "start": (
@@ -51,6 +52,14 @@ RECOVERED = {
     "normalisation": _CONSTANTS,
     "cost_seconds": float,
 }
+LEARNED = {
+    "synthesis": str,
+    "preprocessing": dict,
+    "image_size": int,
+    "channels": int,
+    "cost_seconds": float,
+    "settings": {"learn": dict},
+}
 _OF_A_RUN = {f"{name.removesuffix('?')}?": shape for name, shape in TEACHER.items()} | {
     "inputs": dict,
     "hash": str,
@@ -63,6 +72,7 @@ _SHAPES: dict[str, Any] = {
     "distilled": (
         _SET | {f"{name}?": shape for name, shape in RECOVERED.items()} | {"imported?": type(None)},
         _SET | {"imported": dict, "image_size": int, "channels": int},
+        _SET | LEARNED,
     ),
     "soft_labels": {
         "inputs": dict,

@@ -70,11 +70,22 @@ _ALWAYS = {
     "training.ema": ("training/student_step", "training/state"),
     "statistics.conv_drop": ("teachers/statistics_matching",),
     "labels.compact": ("labels/compact",),
+    "learned.engine": (
+        "learned/driver",
+        "learned/pool",
+        "learned/program",
+        "learned/real_batches",
+        "learned/start",
+        "core/preprocessing",
+    ),
+    "data.whitening": ("data/whitening",),
     "coreset.herding": ("evaluation/coresets",),
     "coreset.kmeans": ("evaluation/coresets",),
 }
 _OF_PROTOCOLS = (
+    "training/protocol",
     "training/protocols",
+    "training/published_protocols",
     "training/student_program",
     "training/student_labels",
     "training/student_step",
@@ -82,6 +93,15 @@ _OF_PROTOCOLS = (
     "labels/compact",
     "core/losses",
     "core/normalisation",
+)
+_OF_LEARNING = (
+    "learned/methods",
+    "learned/augmentation",
+    "learned/images",
+    "learned/matching",
+    "learned/networks",
+    "learned/optimisers",
+    "learned/sharing",
 )
 _OF_TERMS = ("teachers/statistics_matching", "teachers/layer_statistics")
 _PLUGGED = {
@@ -209,6 +229,8 @@ def modules(name: str) -> tuple[str, ...]:
         return ("recovery/initial_images", "recovery/starts", *_STARTS.get(own, ()))
     if kind == "protocol":
         return _OF_PROTOCOLS
+    if kind == "learned":  # its methods share most of their modules
+        return _OF_LEARNING
     if kind == "model":
         files = next((f for begin, f in _NETWORKS.items() if own.startswith(begin)), None)
         if files is None:  # a network that is not ours may be defined anywhere among them

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from delt_jax.core.normalisation import AlreadyMapped
 from delt_jax.data import Normalisation
 from delt_jax.models.tap import logits_and_features
 from delt_jax.runtime import devices
@@ -29,7 +30,10 @@ def batch_size(image_size: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _forward(
-    model: nn.Module, normalisation: Normalisation, num_devices: int, shape: tuple[int, ...]
+    model: nn.Module,
+    normalisation: Normalisation | AlreadyMapped,
+    num_devices: int,
+    shape: tuple[int, ...],
 ) -> Program:
     """A forward pass of a batch of pixels of a shape on each of some devices."""
 
@@ -43,7 +47,7 @@ def _forward(
 def predict(
     model: nn.Module,
     variables: dict[str, Any],
-    normalisation: Normalisation,
+    normalisation: Normalisation | AlreadyMapped,
     images: Iterable[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs a model in eval mode over batches of pixels.
@@ -52,7 +56,7 @@ def predict(
       model: a module of `delt_jax.models`.
       variables: those of the model.
       normalisation: of its inputs.
-      images: uint8 arrays [b, S, S, C] of any b.
+      images: uint8 arrays [b, S, S, C] of any b, or what the normalisation takes.
 
     Returns:
       float32 logits [N, classes] and pooled features [N, D].
@@ -64,7 +68,7 @@ def predict(
 def predictions(
     model: nn.Module,
     variables: dict[str, Any],
-    normalisation: Normalisation,
+    normalisation: Normalisation | AlreadyMapped,
     images: Iterable[np.ndarray],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields what `predict` returns, part by part, in order; for more images than memory holds.

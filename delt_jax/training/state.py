@@ -227,6 +227,22 @@ def two_steps(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     return schedule
 
 
+def warm_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate of FRePo's students: from 0 up in 500 steps, then a cosine to a hundredth.
+
+    Of trainings shorter than 1000 steps the first half is the warm-up.
+    """
+    steps = epochs * steps_per_epoch
+    warm = min(500, steps // 2)
+
+    def schedule(step):
+        share = jnp.clip((step - warm) / max(steps - warm, 1), 0, 1)
+        falling = 0.01 + 0.99 * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+        return peak * jnp.where(step < warm, step / max(warm, 1), falling)
+
+    return schedule
+
+
 def adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
     """AdamW(0.9, 0.999) that decays only weights with more than one axis."""
 

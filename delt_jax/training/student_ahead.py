@@ -26,7 +26,7 @@ def prepare(layout: StudentLayout) -> None:
     number = jax.ShapeDtypeStruct((), np.int32)
     rate = jax.ShapeDtypeStruct((), np.float32)
     image = (spec.image_size, spec.image_size, spec.channels)
-    pixels = jax.ShapeDtypeStruct((count, *image), np.uint8)
+    pixels = jax.ShapeDtypeStruct((count, *image), np.float32 if program.space else np.uint8)
     state = student_step.shapes_of_student(program)
     own = Own(keys_of, rate, number)
     teachers = tuple(teacher_lib.init_shapes(teacher) for teacher in program.teachers)

@@ -7,6 +7,7 @@ import jax
 
 from delt_jax import models
 from delt_jax.augment.drawing import Drawn
+from delt_jax.core import losses
 from delt_jax.data import Normalisation
 from delt_jax.labels import compact, labelling
 from delt_jax.labels.label_store import LabelPlan
@@ -23,6 +24,7 @@ class LabelProgram(NamedTuple):
       teachers, normalisations: as of `StudentProgram`, where teachers label.
       temperature: at which they do.
       plan: whose form their labels take, or None.
+      as_values: whether probabilities become the values of a squared error.
     """
 
     source: str
@@ -31,17 +33,20 @@ class LabelProgram(NamedTuple):
     normalisations: tuple[Normalisation, ...] = ()
     temperature: float = 1.0
     plan: LabelPlan | None = None
+    as_values: bool = False
 
 
 def label_program(program: StudentProgram) -> LabelProgram:
     """How the views of a student get their labels."""
-    num_classes = program.student.num_classes
+    num_classes, as_values = program.student.num_classes, program.learns_values
     if program.is_hard:
-        return LabelProgram("classes", num_classes)
-    if program.regime == "fixed":
+        return LabelProgram("classes", num_classes, as_values=as_values)
+    if program.regime == "learned":  # which are values already where these are wanted
         return LabelProgram("fixed", num_classes)
+    if program.regime == "fixed":
+        return LabelProgram("fixed", num_classes, as_values=as_values)
     if not program.teachers:
-        return LabelProgram("stored", num_classes)
+        return LabelProgram("stored", num_classes, as_values=as_values)
     return LabelProgram(
         "teachers",
         num_classes,
@@ -49,6 +54,7 @@ def label_program(program: StudentProgram) -> LabelProgram:
         program.teacher_normalisations,
         program.protocol.temperature,
         program.plan,
+        as_values,
     )
 
 
@@ -57,7 +63,8 @@ class LabelInputs(NamedTuple):
 
     Attributes:
       classes: int32 [N], of the set.
-      targets: float32 [N, classes], soft labels of the images without augmentation.
+      targets: float32 [N, classes], soft labels of the images without augmentation, or learned
+        ones.
     """
 
     classes: chex.Array
@@ -82,20 +89,33 @@ def label(
       program: static.
 
     Returns:
-      Labels, probabilities float32 [n, classes], and the class of each view's own image, int32 [n].
+      Labels, probabilities or values float32 [n, classes], and the class of each view's own image,
+      int32 [n].
     """
+    labels = _labels(drawn, inputs, stored, teachers, program)
+    if program.as_values:
+        labels = losses.label_values(labels)
+    return labels, inputs.classes[drawn.own]
+
+
+def _labels(
+    drawn: Drawn,
+    inputs: LabelInputs,
+    stored: chex.Array | None,
+    teachers: tuple[Any, ...],
+    program: LabelProgram,
+) -> chex.Array:
     mixed, own, partners = drawn
-    classes = inputs.classes[own]
     if program.source == "teachers":
-        return _teacher_labels(program, teachers, mixed.images), classes
+        return _teacher_labels(program, teachers, mixed.images)
     if program.source == "fixed":
         assert inputs.targets is not None
-        return mixed.labels(inputs.targets[own], inputs.targets[partners]), classes
+        return mixed.labels(inputs.targets[own], inputs.targets[partners])
     if program.source == "stored":
         assert stored is not None
-        return stored[own], classes
+        return stored[own]
     hard = jax.nn.one_hot(inputs.classes, program.num_classes)
-    return mixed.labels(hard[own], hard[partners]), classes
+    return mixed.labels(hard[own], hard[partners])
 
 
 def _teacher_labels(

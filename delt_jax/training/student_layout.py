@@ -131,7 +131,7 @@ class StudentLayout:
         """Draws `count` views of a set of a shape: ((), Wanted, epoch) to Drawn."""
         spec, group_size = self.program.drawing
         is_aligned = self._span[1] and not self.is_shared
-        views = ViewProgram(spec, self.program.normalisation, is_aligned)
+        views = ViewProgram(spec, self.program.inputs, is_aligned)
         return drawing.compiled(views, group_size, shape, count, self.of_jobs)
 
     def label(self, shape: tuple[int, ...], count: int) -> Program:

@@ -17,15 +17,16 @@ import numpy as np
 from delt_jax import models
 from delt_jax.augment.drawing import Wanted
 from delt_jax.core import keys, stopping
+from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.progress import say
-from delt_jax.data import Examples
+from delt_jax.data import Examples, batches
 from delt_jax.errors import UserError
 from delt_jax.labels import compact
 from delt_jax.labels.compact import Compact
 from delt_jax.runtime import devices
 from delt_jax.store import checkpoint
 from delt_jax.store.checkpoint import CorruptCheckpoint
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.training import student_checkpoint, student_layout, student_step
 from delt_jax.training.student_checkpoint import TrainingCheckpoint
 from delt_jax.training.student_labels import LabelInputs
@@ -60,12 +61,14 @@ class StudentTask:
       teachers: variables of the teachers that label views.
       stored: reads the stored labels of an epoch; None where labels come from elsewhere.
       test: real images on which accuracy is measured.
+      preprocessing: of test images where students learn from float images of its space.
     """
 
     program: StudentProgram
     teachers: tuple[Any, ...]
     stored: Callable[[int], Compact] | None
     test: Examples
+    preprocessing: Preprocessing | None = None
 
 
 class Saving(NamedTuple):
@@ -98,7 +101,13 @@ class Trained:
 
 
 def check(program: StudentProgram) -> None:
-    """Raises a UserError unless the program's devices can share its batches evenly."""
+    """Raises a UserError unless devices can share batches evenly, and views be drawn of the set."""
+    views, _ = program.drawing
+    if program.space and views.rand_augment:
+        raise UserError(
+            f"The set holds float images, and RandAugment ({views.rand_augment}) knows only "
+            f'pixels; set relabel.rand_augment to "", or evaluate.protocol to frepo, dsa or idc.'
+        )
     check_sharing(program.devices, program.batch, program.count, program.shared_norm)
 
 
@@ -124,7 +133,7 @@ def train(
     task: StudentTask,
     students: Sequence[Student],
     students_per_device: int,
-    saving: Saving,
+    saving: Saving | None,
     on_epochs: Callable[[int, float], None],
 ) -> Iterator[tuple[int, Trained]]:
     """Trains students; those that have come equally far train side by side.
@@ -136,7 +145,7 @@ def train(
       task: what they learn.
       students: whose sets have one shape.
       students_per_device: how many train together.
-      saving: where and when unfinished students are saved.
+      saving: where and when unfinished students are saved; None saves none, and they begin anew.
       on_epochs: told how many epochs of students are done, and the latest loss.
 
     Yields:
@@ -145,7 +154,7 @@ def train(
     Raises:
       Stopped: after a signal, at the end of an epoch, once all students are saved.
     """
-    restored = [_restored(task.program, student, saving.folder) for student in students]
+    restored = [_restored(task.program, student, saving) for student in students]
     for state in restored:
         on_epochs(state.epoch, 0.0)
     for epoch in sorted({state.epoch for state in restored}, reverse=True):
@@ -168,12 +177,15 @@ def _checkpoint(folder: Path, student: Student) -> Path:
     return folder / f"{student.id}.checkpoint"
 
 
-def _restored(program: StudentProgram, student: Student, folder: Path) -> TrainingCheckpoint:
+def _restored(
+    program: StudentProgram, student: Student, saving: Saving | None
+) -> TrainingCheckpoint:
     """A student as its checkpoint has it, or a fresh one."""
     key = keys.stream(student.seed[0], "student", student.seed[1])
     fresh = student_step.init_student(program, key)
     try:
-        return student_checkpoint.restore(_checkpoint(folder, student), fresh)
+        if saving is not None:
+            return student_checkpoint.restore(_checkpoint(saving.folder, student), fresh)
     except FileNotFoundError:
         pass
     except CorruptCheckpoint as e:
@@ -190,7 +202,7 @@ class _Group:
         students: Sequence[Student],
         restored: Sequence[TrainingCheckpoint],
         layout: StudentLayout,
-        saving: Saving,
+        saving: Saving | None,
     ):
         """Brings students, which have come equally far, to the devices, with sets and teachers."""
         self._task, self._students, self._layout = task, students, layout
@@ -279,7 +291,10 @@ class _Group:
         program, test = self._task.program, self._task.test
         model = models.create(program.student)
         variables = student_step.scored_variables(self._layout.to_host(self._states, i))
-        logits = teacher_lib.logits_of_examples(model, variables, program.normalisation, test)
+        images: Iterator[Any] = (pixels for _, pixels in batches(test, prediction.BATCH))
+        if self._task.preprocessing is not None:
+            images = map(self._task.preprocessing, images)
+        logits, _ = prediction.predict(model, variables, program.inputs, images)
         return logits, float((logits.argmax(-1) == test.labels).mean())
 
     def _seconds(self, i: int) -> float:
@@ -288,6 +303,10 @@ class _Group:
 
     def _save_if_due(self) -> None:
         """Saves when it is time or a signal has come, which is then obeyed."""
+        if self._saving is None:
+            if stopping.requested():
+                stopping.leave()
+            return
         is_late = time.monotonic() - self._saved > self._saving.seconds
         due = is_late and self._epoch < self._task.program.protocol.epochs
         if not (due or stopping.requested()):
@@ -315,8 +334,8 @@ def _view_key(program: StudentProgram, student: Student) -> jax.Array:
 
 
 def _label_inputs(program: StudentProgram, images: LabelledImages) -> LabelInputs:
-    targets = images.targets if program.regime == "fixed" else None
-    return LabelInputs(images.labels, targets)
+    by_regime = {"fixed": images.targets, "learned": images.learned}
+    return LabelInputs(images.labels, by_regime.get(program.regime))
 
 
 _expand = jax.jit(compact.expand, static_argnums=(1, 2, 3))

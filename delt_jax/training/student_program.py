@@ -7,6 +7,7 @@ import chex
 
 from delt_jax import models
 from delt_jax.augment.views import ViewSpec
+from delt_jax.core.normalisation import AlreadyMapped
 from delt_jax.data import Normalisation
 from delt_jax.labels.label_store import LabelPlan
 from delt_jax.models import ModelSpec
@@ -47,9 +48,10 @@ class StudentProgram:
       teachers: architectures of the teachers that label views while students train; empty where
         labels come from elsewhere.
       protocol: how the student trains. In the regime "plain" its views are not used.
-      regime: where labels come from: "online", "stored", "fixed", "hard" or "plain", as
-        `delt_jax.evaluation.metrics.Score` explains them.
-      normalisation: of the student's inputs, which is that of the first teacher.
+      regime: where labels come from: "online", "stored", "fixed", "learned", "hard" or "plain",
+        as `delt_jax.evaluation.metrics.Score` explains them.
+      normalisation: of the student's inputs, which is that of the first teacher, or that which is
+        part of the set's preprocessing.
       teacher_normalisations: one for each teacher.
       count: number of images in the set, N.
       group_size: number of images that are mixed among themselves.
@@ -59,6 +61,8 @@ class StudentProgram:
       devices: number of shares that each batch is cut into, for as many devices; fewer devices
         take several shares each, and the student is the same.
       shared_norm: whether these devices also share BatchNorm's statistics.
+      space: hash of the preprocessing whose space the images are in, as floats; empty where they
+        are pixels.
     """
 
     student: ModelSpec
@@ -72,6 +76,7 @@ class StudentProgram:
     plan: LabelPlan | None = None
     devices: int = 1
     shared_norm: bool = False
+    space: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The values under the names that are hashed into ids of scores; these never change."""
@@ -87,7 +92,7 @@ class StudentProgram:
             "plan": self.plan.as_dict() if self.plan else None,
             "devices": self.devices,
             "shared_norm": self.shared_norm,
-        }
+        } | ({"space": self.space} if self.space else {})
 
     def versions(self) -> dict[str, int]:
         """Versions of the architectures, the protocol and the augmentations in use."""
@@ -99,6 +104,16 @@ class StudentProgram:
     def is_hard(self) -> bool:
         """Whether the labels are classes."""
         return _is_hard(self.regime)
+
+    @property
+    def learns_values(self) -> bool:
+        """Whether labels are values for a squared error, rather than probabilities."""
+        return self.protocol.loss == "squared"
+
+    @property
+    def inputs(self) -> Normalisation | AlreadyMapped:
+        """Maps the set's images, and test images that went through its preprocessing."""
+        return AlreadyMapped() if self.space else self.normalisation
 
     @property
     def drawing(self) -> tuple[ViewSpec, int]:
@@ -120,12 +135,15 @@ class LabelledImages(NamedTuple):
     """A set to learn from.
 
     Attributes:
-      pixels: uint8 [N, S, S, C].
+      pixels: uint8 [N, S, S, C]; float32 where they are in the space of a preprocessing.
       labels: int32 [N], classes.
       targets: float32 [N, classes], soft labels of the images without augmentation, as
         probabilities; None where no regime needs them.
+      learned: float32 [N, classes], labels that came with the set, as probabilities or as the
+        values of a squared error; None where no regime needs them.
     """
 
     pixels: chex.Array
     labels: chex.Array
     targets: chex.Array | None
+    learned: chex.Array | None = None

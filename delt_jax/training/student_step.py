@@ -18,7 +18,7 @@ from delt_jax.models import ModelSpec
 from delt_jax.models.norm import shared_over
 from delt_jax.runtime import devices
 from delt_jax.training import state as state_lib
-from delt_jax.training.protocols import MOMENTUM
+from delt_jax.training.protocol import MOMENTUM
 from delt_jax.training.state import Outcome, Trainer, TrainState
 from delt_jax.training.student_program import StudentProgram
 
@@ -27,6 +27,7 @@ _SCHEDULES = {
     "cosine": state_lib.cosine,
     "step": state_lib.step,
     "two_steps": state_lib.two_steps,
+    "warm_cosine": state_lib.warm_cosine,
 }
 
 
@@ -60,7 +61,7 @@ def learn_program(program: StudentProgram) -> LearnProgram:
         protocol.weight_decay,
         protocol.accumulate,
         protocol.ema,
-        "kl" if program.is_hard else protocol.loss,
+        "kl" if program.is_hard and not program.learns_values else protocol.loss,
         protocol.hard_weight > 0,
         program.devices,
         program.shared_norm,
@@ -73,7 +74,8 @@ class Lesson(NamedTuple):
 
     Attributes:
       images: normalised float32 [n, S, S, C].
-      targets: soft labels, probabilities float32 [n, classes]; classes where labels are hard.
+      targets: soft labels, probabilities float32 [n, classes]; classes where labels are hard; label
+        values where the loss is "squared".
       classes: int32 [n], of each view's own image, whatever is mixed into it.
     """
 
@@ -125,7 +127,7 @@ def pace(program: StudentProgram, rates: np.ndarray) -> Pace:
     protocol, hard = program.protocol, program.is_hard
     return Pace(
         rates,
-        np.float32(1.0 if hard else protocol.temperature),
+        np.float32(1.0 if hard or program.regime == "learned" else protocol.temperature),
         np.float32(0.0 if hard else protocol.hard_weight),
     )
 
@@ -284,6 +286,8 @@ def loss_of(program: LearnProgram, logits: chex.Array, lesson: Lesson, pace: Pac
     """
     if program.loss == "mse":
         soft = losses_lib.logit_error(logits, lesson.targets, pace.temperature)
+    elif program.loss == "squared":
+        soft = losses_lib.squared_error(logits, lesson.targets)
     else:
         # By the reciprocal: whether XLA divides by it depends on the number of devices.
         cool = logits * (1.0 / pace.temperature)

@@ -2,62 +2,20 @@
 
 import csv
 import io
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from compared_cells import cell, row
 
-from delt_jax.comparison import figures, sizes, tables
+from delt_jax.comparison import charts, names, page, sizes, tables, verdict
 from delt_jax.comparison.sizes import RealSizes, Sizes
-from delt_jax.comparison.tables import CellResult
 from delt_jax.data.digits import open_digits
 from delt_jax.errors import UserError
-from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import DataRecipe
+from delt_jax.reporting.colours import SERIES
 from delt_jax.store import files
-
-
-def row(images, ipc, ids, last=0.5, **changed) -> ScoreRow:
-    values = {
-        "student": "conv3",
-        "regime": "hard",
-        "learning_rate": 0.01,
-        "protocol": "p: 1 epoch",
-        "seeds": 2,
-        "last_std": 0.01,
-        "best_mean": last + 0.1,
-        "best_std": 0.02,
-        "per_class": [last, last],
-        "calibration": 0.125,
-    }
-    return ScoreRow(
-        image_set=images, ipc=ipc, last_mean=last, scores=ids.split(), **(values | changed)
-    )
-
-
-def cell(method, ipc, rows, similar=True, **changed) -> CellResult:
-    labels = changed.pop("labels", {"fixed": 1234})
-    made = Sizes(2, (100,) * ipc, labels, changed.pop("teachers", 5000), RealSizes(50, 9.5))
-    per_class = {"real": [0.5, 0.7], "start": [0.5, 0.6], "recovered": [0.25, 0.75]}
-    summary = {
-        "ipc": ipc,
-        "class_names": ["cat", "dog"],
-        "teacher": {"model": "conv3", "accuracy": 0.87654, "hash": "7ea"},
-        "distilled": f"set-{method}-{ipc}",
-        "image_iterations": 12345,
-        "fraction_of_full": 0.6375,
-        "within_class_similarity": {"recovered": 0.25, "start": 0.5, "real": 0.75}
-        if similar
-        else None,
-        "similarity_per_class": per_class if similar else None,
-        "command": f"make {method} {ipc}",
-        "scores": [r.as_dict() for r in rows],
-        "seconds": {"recover": 12.34},
-        "scored_on": "test images",
-        "made": {"machine": "2 x cpu", "date": "2026-11-22"},
-    }
-    return CellResult(method, f"{method}-ipc{ipc}", summary | changed, made)
-
 
 ONE = cell("own", 4, [row("recovered", 4, "a b", 0.25), row("random", 4, "c", 0.5)])
 
@@ -216,24 +174,7 @@ def test_cells_are_in_the_order_of_their_size():
     assert [line[1] for line in parts["Synthesis"].table.body] == ["1", "2", "10"]
 
 
-def drawn(monkeypatch, cells):
-    """What the charts are given."""
-    found = {}
-    monkeypatch.setattr(
-        figures,
-        "accuracy_chart",
-        lambda panels, baselines, x: found.update({x: (panels, baselines)}),
-    )
-    monkeypatch.setattr(
-        figures,
-        "diversity_chart",
-        lambda panels, names: found.update({"diversity": (panels, names)}),
-    )
-    found["files"] = list(tables.charts(cells))
-    return found
-
-
-def test_charts_are_of_the_first_student_and_of_sets_with_a_size(monkeypatch):
+def test_charts_are_of_the_first_student_and_of_sets_with_a_size():
     rows = [
         row("recovered", 4, "a", 0.25),
         row("recovered", 2, "b", 0.125),
@@ -242,41 +183,47 @@ def test_charts_are_of_the_first_student_and_of_sets_with_a_size(monkeypatch):
         row("full", 0, "f", 0.9),
         row("recovered", 4, "d", 0.75, student="vgg11"),
     ]
-    found = drawn(monkeypatch, [cell("own", 4, rows)])
-    charts = ["accuracy_ipc.png", "accuracy_compute.png", "accuracy_bytes.png"]
-    assert found["files"] == [*charts, "diversity.png"]
-    panels, baselines = found["images per class"]
-    assert panels == {
-        "conv3, hard": {
-            "own, first of 4": [(2, 0.125, 0.01)],
-            "own": [(4, 0.25, 0.01)],
-            "random": [(2, 0.375, 0.01), (4, 0.5, 0.01)],
-        }
-    }
-    assert baselines == {"random"}
-    panels, _ = found["image-iterations"]
-    assert panels == {
-        "conv3, hard": {
-            "own": [(12345, 0.25, 0.01)],
-            "random": [(0, 0.375, 0.01), (0, 0.5, 0.01)],
-        }
-    }
-    panels, _ = found["bytes of images and labels"]
-    assert panels == {
-        "conv3, hard": {
-            "random": [(42, 0.375, 0.01), (84, 0.5, 0.01)],
-            "own, first of 4": [(204, 0.125, 0.01)],
-            "own": [(408, 0.25, 0.01)],
-        }
-    }
-    panels, names = found["diversity"]
-    assert names == ["cat", "dog"]
-    assert list(panels) == ["IPC 4"]
-    np.testing.assert_array_equal(panels["IPC 4"]["real"], [0.5, 0.7])
-    np.testing.assert_array_equal(panels["IPC 4"]["own"], [0.25, 0.75])
+    found = charts.of_cells([cell("own", 4, rows)])
+    assert list(found) == ["accuracy_ipc", "accuracy_bytes", "accuracy_compute", "diversity"]
+    marks = {name: marks_of(chart) for name, chart in found.items()}
+    # By IPC both random rows, the set, and its first two images; by compute only the whole set.
+    assert marks["accuracy_ipc"] == {"s0": 1, "s1": 2, "s2": 1}
+    assert marks["accuracy_bytes"] == {"s0": 1, "s1": 2, "s2": 1}
+    assert marks["accuracy_compute"] == {"s1": 2, "s2": 1}
+    assert marks["diversity"] == {"s0": 2, "s7": 2}
+    (panel,) = found["accuracy_ipc"].panels
+    assert panel.alt == (
+        "conv3, hard labels, over images per class. Highest accuracies in percent: random 50.0, "
+        "own 25.0, own, first of 4 12.5."
+    )
 
 
-def test_diversity_is_of_cells_with_the_same_classes(monkeypatch):
+def marks_of(chart) -> dict[str, int]:
+    """How many marks of each colour a chart's fields have, in the order of the colours."""
+    shapes = [s for panel in chart.panels for s in panel.shapes]
+    found = Counter(s.get("class") for s in shapes if s.tag == "circle" or s.get("transform"))
+    return {role: found[role] for role in sorted(found) if role in SERIES}
+
+
+def test_points_of_charts_by_hand():
+    rows = [row("recovered", 4, "a", 0.25), row("random", 4, "c", 0.5), row("random", 2, "e", 0.3)]
+    listed = tables.lines([cell("own", 4, rows)])
+    assert charts.points(listed, lambda line: line.size) == {
+        ("conv3", "hard"): {
+            "random": [(42, 30.0, 1.0), (84, 50.0, 1.0)],
+            "own": [(408, 25.0, 1.0)],
+        }
+    }
+
+
+def test_sets_of_a_single_ipc_stand_in_rows_the_best_on_top():
+    (panel,) = charts.of_cells([ONE])["accuracy_ipc"].panels
+    words = [shape.text for shape in panel.shapes if shape.tag == "text"]
+    assert [word for word in words if word in ("own", "random")] == ["random", "own"]
+    assert words[-1] == "accuracy, %, at 4 images per class"
+
+
+def test_diversity_is_of_cells_with_the_same_classes():
     cells = [
         cell("a", 10, [row("recovered", 10, "a")]),
         cell("b", 2, [], class_names=["cat", "owl"]),
@@ -285,55 +232,152 @@ def test_diversity_is_of_cells_with_the_same_classes(monkeypatch):
         cell("e", 10, []),
         cell("f", 10, [], class_names=["dog", "cat"]),
     ]
-    panels, _ = drawn(monkeypatch, cells)["diversity"]
-    assert list(panels) == ["IPC 2", "IPC 10"]
-    assert {name: list(panel) for name, panel in panels.items()} == {
-        "IPC 2": ["real", "d"],
-        "IPC 10": ["real", "a", "e"],
+    found = charts.similarities(cells)
+    assert {ipc: list(panel) for ipc, panel in found.items()} == {
+        2: ["real", "d"],
+        10: ["real", "a", "e"],
     }
-    none = drawn(monkeypatch, [cell("c", 1, [row("recovered", 1, "a")], similar=False)])
-    assert none["files"] == ["accuracy_ipc.png", "accuracy_compute.png", "accuracy_bytes.png"]
+    np.testing.assert_array_equal(found[10]["real"], [0.5, 0.7])
+    np.testing.assert_array_equal(found[10]["a"], [0.25, 0.75])
+    assert len(charts.of_cells(cells)["diversity"].panels) == 2
+    none = charts.of_cells([cell("c", 1, [row("recovered", 1, "a")], similar=False)])
+    assert list(none) == ["accuracy_ipc", "accuracy_bytes", "accuracy_compute"]
 
 
-def test_what_no_size_is_known_of_is_left_out_of_its_chart(monkeypatch):
+def test_what_no_size_is_known_of_is_left_out_of_its_chart():
     rows = [row("recovered", 4, "a", regime="online"), row("random", 4, "b", regime="online")]
-    assert (
-        "accuracy_bytes.png"
-        not in drawn(monkeypatch, [cell("own", 4, rows, teachers=None)])["files"]
+    assert "accuracy_bytes" not in charts.of_cells([cell("own", 4, rows, teachers=None)])
+
+
+def test_real_images_alone_give_no_chart_over_their_number():
+    assert charts.of_cells([cell("a", 1, [row("full", 0, "f")], similar=False)]) == {}
+
+
+def test_charts_of_many_classes_and_of_no_cost():
+    names = [str(c) for c in range(50)]
+    values = np.linspace(0.1, 0.9, 50).tolist()
+    rows = [row("recovered", 2, "a"), row("random", 2, "b")]
+    many = cell(
+        *("a", 2, rows),
+        class_names=names,
+        similarity_per_class={"real": values, "recovered": values[::-1]},
+        image_iterations=0,
     )
+    found = charts.of_cells([many])
+    assert len([s for s in found["diversity"].panels[0].shapes if s.tag == "polyline"]) == 2
+    assert marks_of(found["accuracy_compute"]) == {"s0": 1, "s1": 1}
 
 
-def test_real_images_alone_give_no_chart_over_their_number(monkeypatch):
-    assert drawn(monkeypatch, [cell("a", 1, [row("full", 0, "f")], similar=False)])["files"] == []
+def page_of(cells, missing=(), images=()):
+    said = verdict.sentences(cells)
+    return page.page(cells, list(missing), said, charts.of_cells(cells), images)
 
 
-def test_the_page_has_tables_before_and_after_the_pictures():
-    pictures = {"sheet_ipc4.png": b"s", "diversity.png": b"d", "accuracy_ipc.png": b"a"}
-    page = tables.page(tables.sections([ONE]), pictures)
+def test_the_page_has_its_verdict_then_pictures_then_tables():
+    pixels = np.zeros((2, 3, 8, 8, 1), np.uint8)
+    text = page_of([ONE], ["x-ipc1"], [page.ComparedImages(4, ["cat", "dog"], {"own": pixels})])
     order = [
-        "<h1>Comparison</h1>",
-        "Accuracy</h2>",
-        "<h2>Accuracy over images per class</h2>",
-        "<h2>Similarity of teacher features within a class</h2>",
-        "<h2>Images at IPC 4</h2>",
-        "Synthesis</h2>",
-        "Commands</h2>",
+        *("<h1>own</h1>", "At 4 images per class, own has 25.0 %", "Beside the best of as many"),
+        *("Not finished: x-ipc1.", "Accuracy</h3>", "Accuracy against bytes</h3>"),
+        *("Accuracy against compute</h3>", "Diversity</h3>", "4 images per class, those"),
+        *("Accuracy</h3>\n<p", "Synthesis</h3>", "Commands", "make own 4", "Hashes", "set-own-4"),
     ]
-    places = [page.index(text) for text in order]
+    places = [text.index(words) for words in order]
     assert places == sorted(places)
-    assert page.count("<img") == 3
-    assert "accuracy_compute" not in page
-    assert tables.sheet_caption("sheet_ipc10.png") == (
-        "Images at IPC 10, those that join first on the left of each class."
+    assert text.count("<img") == 2
+    assert 'alt="cat by own"' in text
+    assert "7ea" not in text[: text.index("Hashes")]
+
+
+def test_the_page_has_short_names_of_recipes():
+    cells = [
+        cell(f"x:{name},p=1", 4, [row("recovered", 4, name), row("random", 4, f"r{name}")])
+        for name in ("a", "b")
+    ]
+    text = page_of(cells)
+    assert "<h1>a and b</h1>" in text
+    assert "Names are short for <code>x:NAME,p=1</code>" in text
+    assert "<td>random (of a)</td>" in text
+    assert "x:a,p=1" not in text[: text.index("<summary>Commands")]
+
+
+def test_pictures_leave_out_what_all_names_share():
+    def shared(*methods):
+        parts = names.shared_parts(methods)
+        return (parts.head, parts.tail, *map(parts.short, methods))
+
+    assert shared("a:row,cda", "a:row,cda_real") == ("a:row,", "", "cda", "cda_real")
+    assert shared("a:cda,p=1", "a:sre2l,p=1") == ("a:", ",p=1", "cda", "sre2l")
+    assert shared("a", "a:cda") == ("", "", "a", "a:cda")
+    assert shared("a:x,p", "a:x,x,p")[2:] == ("p", "x,p")
+    assert shared("a:cda") == ("", "", "a:cda")
+
+
+@pytest.mark.parametrize(
+    ("means", "deviation", "words"),
+    [
+        (
+            (0.6, 0.5, 0.4),
+            0.01,
+            "a leads with hard labels (60.0 %, 10.0 ± 0.8 points above b), bey",
+        ),
+        (
+            (0.6, 0.59, 0.4),
+            0.01,
+            "a and b are level at the top with hard labels (60.0 % to 59.0 %)",
+        ),
+        ((0.6, 0.59, 0.59), 0.01, "a, b and c are level at the top with hard labels"),
+        ((0.4, 0.5, 0.6), 0.01, "c leads with hard labels"),
+    ],
+)
+def test_a_recipe_leads_where_chance_rarely_gives_its_lead(means, deviation, words):
+    cells = [
+        cell(f"x:{name}", 4, [row("recovered", 4, name, mean, last_std=deviation, seeds=3)])
+        for name, mean in zip("abc", means, strict=True)
+    ]
+    (said,) = verdict.sentences(cells)  # no baselines
+    assert said.startswith(f"At 4 images per class, {words}")
+
+
+def test_one_seed_cannot_tell_who_leads():
+    rows = {"a": 0.6, "b": 0.5}
+    cells = [cell(f"x:{n}", 1, [row("recovered", 1, n, mean, seeds=1)]) for n, mean in rows.items()]
+    assert verdict.sentences(cells) == [
+        "At 1 image per class, a is 10.0 points above b with hard labels (60.0 %), of which one "
+        "seed cannot tell chance."
+    ]
+
+
+def test_the_verdict_is_of_the_largest_number_of_images_that_most_recipes_have():
+    def of(name, ipc, mean):
+        return cell(name, ipc, [row("recovered", ipc, f"{name}{ipc}", mean, regime="online")])
+
+    cells = [of("x:a", 1, 0.1), of("x:a", 10, 0.6), of("x:a", 50, 0.7), of("x:b", 1, 0.2)]
+    cells.append(of("x:b", 10, 0.3))
+    other = cell("x:c", 10, [row("recovered", 10, "c", 0.9)], class_names=["owl"])
+    (said,) = verdict.sentences([*cells, other])
+    assert said.startswith("At 10 images per class, a leads with labels for every view (60.0 %")
+
+
+def test_the_verdict_names_the_best_real_images():
+    rows = [row("recovered", 4, "a", 0.6), row("random", 4, "r", 0.5), row("herding", 4, "h", 0.8)]
+    rows += [row("full", 0, "f", 0.99)]
+    _, said = verdict.sentences([cell("x:a", 4, rows)])
+    assert said == (
+        "Beside the best of as many real images: with hard labels x:a is 20.0 ± 1.0 points below "
+        "herding (80.0 %), beyond chance."
     )
+    level = [row("recovered", 4, "a", 0.6), row("random", 4, "r", 0.6)]
+    assert "x:a is level with random (60.0 %)" in verdict.sentences([cell("x:a", 4, level)])[1]
+    assert verdict.sentences([cell("x:a", 4, [row("random", 4, "r", 0.6)])]) == []
 
 
 def test_markdown_has_titles_and_ends_with_a_line():
-    text = tables.as_markdown(tables.sections([ONE]))
+    text = tables.as_markdown(["It leads."], tables.sections([ONE]))
     titles = [line for line in text.splitlines() if line.startswith("#")]
     assert titles == ["# Comparison", "## Accuracy", "## Synthesis", "## Commands"]
     assert text.startswith(
-        "# Comparison\n\n## Accuracy\nProtocol p: 1 epoch.\n\nTest accuracy in %"
+        "# Comparison\n\nIt leads.\n\n## Accuracy\nProtocol p: 1 epoch.\n\nTest accuracy in %"
     )
     assert text.endswith(" |\n")
 
@@ -393,25 +437,11 @@ def test_real_images_are_measured_as_png():
     assert 60 < real.bytes_each < 200  # of 8 x 8 pixels
 
 
-def test_a_class_of_a_single_image_has_no_similarity(monkeypatch):
+def test_a_class_of_a_single_image_has_no_similarity():
     """None in the file, and no number in the chart."""
     per_class = {"real": [None, 0.5], "start": [None, None], "recovered": [0.25, None]}
     one = cell("own", 4, [row("recovered", 4, "a")], similarity_per_class=per_class)
-    panels, _ = drawn(monkeypatch, [one])["diversity"]
-    for values in panels["IPC 4"].values():
-        assert values.dtype == float
-    np.testing.assert_array_equal(panels["IPC 4"]["real"], [np.nan, 0.5])
-    np.testing.assert_array_equal(panels["IPC 4"]["own"], [0.25, np.nan])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (1200, 21000, [2000, 5000, 10000, 20000]),
-        (3, 5000, [10, 100, 1000]),
-        (10, 10, [10]),
-        (11, 19, [11]),
-    ],
-)
-def test_ticks_are_round_numbers(low, high, ticks):
-    assert figures.round_numbers(low, high) == ticks
+    values = charts.similarities([one])[4]
+    np.testing.assert_array_equal(values["real"], [np.nan, 0.5])
+    np.testing.assert_array_equal(values["own"], [0.25, np.nan])
+    assert marks_of(charts.of_cells([one])["diversity"]) == {"s0": 1, "s7": 1}

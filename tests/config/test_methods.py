@@ -20,6 +20,7 @@ from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
+from delt_jax.recipe.learn import METHODS as LEARNING
 from delt_jax.recovery import initial_images as start
 from delt_jax.recovery import mosaics
 from delt_jax.recovery.run import driver
@@ -28,7 +29,9 @@ from delt_jax.stages import recover
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("[!_]*.py"))
-METHODS = sorted(path.stem for path in CONFIGS.glob("methods/[!_]*.py"))
+ALL_METHODS = sorted(path.stem for path in CONFIGS.glob("methods/[!_]*.py"))
+# Those that recover images; of those that learn sets: test_learned_methods.py.
+METHODS = [name for name in ALL_METHODS if name not in LEARNING]
 
 
 def recipe_of(name, variants=""):
@@ -77,7 +80,7 @@ def test_a_method_goes_with_a_preset_and_with_folders():
 def test_names_that_are_no_variants():
     with pytest.raises(UserError, match=r"'sre2' is no variant .*; did you mean sre2l\?") as e:
         recipe_of("imagenet", "ipc10,sre2")
-    for name in ("ipc1, ipc10, ipc50, ipc100", ", ".join(METHODS), "folder=PATH"):
+    for name in ("ipc1, ipc10, ipc50, ipc100", ", ".join(ALL_METHODS), "folder=PATH"):
         assert name in str(e.value)
     with pytest.raises(UserError, match="sre2l and cda are methods; name one of them"):
         recipe_of("digits", "sre2l,cda")
@@ -101,8 +104,9 @@ def test_a_method_of_ones_own(tmp_path):
 
 
 def test_every_method_is_described():
-    page = (CONFIGS.parent / "docs/methods.md").read_text()
-    assert sorted(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == METHODS
+    for page, methods in (("methods", METHODS), ("learned", sorted(LEARNING))):
+        text = (CONFIGS.parent / f"docs/{page}.md").read_text()
+        assert sorted(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == methods
 
 
 # --- as published ---

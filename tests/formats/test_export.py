@@ -411,9 +411,10 @@ def test_command_names_and_normalises(tmp_path):
         f"--class_names={tmp_path / 'names.txt'}",
         "--mean=.5",
         "--std=.2",
+        "--round",
     )
     assert result.returncode == 0, result.stderr
-    assert "rounded to 8 bits; 0.00% of the values were clipped" in result.stdout
+    assert "rounded to 8 bits, as asked; 0.00% of the values were clipped" in result.stdout
     read = delt_jax.load(tmp_path / "floats-folder")
     check_same(read, content)
     assert read.manifest["normalisation"] == {"mean": [0.5], "std": [0.2]}

@@ -201,7 +201,9 @@ def test_floats_become_pixels(tmp_path):
     images = ((pixels / 255 - mean) / std).astype(np.float32)
     images[0, 0, 0] = (-9, 9, 9)  # beyond black and white
     np.savez(tmp_path / "x.npz", images=images, labels=[0, 1])
-    content = delt_jax.load(tmp_path / "x.npz", mean=mean, std=std)
+    kept = delt_jax.load(tmp_path / "x.npz", mean=mean, std=std)
+    np.testing.assert_array_equal(kept.images, images)
+    content = kept.rounded()
     pixels[0, 0, 0] = (0, 255, 255)
     np.testing.assert_array_equal(content.images, pixels)
     assert content.manifest["clipped"] == pytest.approx(3 / images.size)
@@ -314,12 +316,14 @@ def test_sets_of_trajectory_matching(tmp_path, learned):
         delt_jax.load(tmp_path)
     for path in (tmp_path, tmp_path / "images_best.pt"):
         content = delt_jax.load(path, mean=[0.5], std=[0.25])
-        np.testing.assert_array_equal(content.images, pixels.transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(content.rounded().images, pixels.transpose(0, 2, 3, 1))
         assert content.labels.tolist() == [0, 0, 1, 1]
+        assert content.soft_labels is None
         if learned:
-            np.testing.assert_array_equal(content.soft_labels, logits)
+            np.testing.assert_array_equal(content.learned_labels, logits)
+            assert content.label_form == "logits"
         else:
-            assert content.soft_labels is None
+            assert content.learned_labels is None
     (tmp_path / "labels_best.pt").unlink()
     with pytest.raises(UserError, match=r"no file .*labels_best\.pt"):
         delt_jax.load(tmp_path)

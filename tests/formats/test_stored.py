@@ -120,21 +120,22 @@ def test_other_whole_numbers_are_not(values):
 def test_normalised_floats_are_brought_back_by_hand():
     """255 (x std + mean), rounded to even, cut to 0..255; shares of what was cut."""
     floats = images(-1.0, 0.0, 1.0, 2.0, dtype=np.float32)
-    made = to_set(Stored(floats, np.arange(4)), "x", mean=[0.5], std=[0.25])
+    made = to_set(Stored(floats, np.arange(4)), "x", mean=[0.5], std=[0.25]).rounded()
     assert levels(made) == [64, 128, 191, 255]  # 63.75, 127.5, 191.25, 255
     assert made.manifest["clipped"] == 0.0
     assert made.manifest["normalisation"] == {"mean": [0.5], "std": [0.25]}
-    cut = to_set(Stored(floats, np.arange(4)), "x", mean=[0.5], std=[0.5])
+    cut = to_set(Stored(floats, np.arange(4)), "x", mean=[0.5], std=[0.5]).rounded()
     assert levels(cut) == [0, 128, 255, 255]  # 0, 127.5, 255, and 382.5
     assert cut.manifest["clipped"] == 0.25
-    below = to_set(Stored(floats, np.arange(4)), "x", mean=[0.0], std=[0.1])
+    below = to_set(Stored(floats, np.arange(4)), "x", mean=[0.0], std=[0.1]).rounded()
     assert levels(below) == [0, 0, 26, 51]  # -25.5, 0, 25.5, 51
     assert below.manifest["clipped"] == 0.25
 
 
 def test_constants_of_each_channel():
     floats = np.ones((2, 1, 1, 3), np.float32)
-    made = to_set(Stored(floats, np.array([0, 1])), "x", mean=[0.0, 0.2, 0.4], std=[0.2, 0.4, 0.6])
+    constants = {"mean": [0.0, 0.2, 0.4], "std": [0.2, 0.4, 0.6]}
+    made = to_set(Stored(floats, np.array([0, 1])), "x", **constants).rounded()
     assert made.images[1, 0, 0].tolist() == [51, 153, 255]
     for wrong in (
         ([0.5], [0.5, 0.5]),
@@ -565,7 +566,7 @@ def test_features_of_other_kinds_are_told(tmp_path, odd):
 def test_one_grey_level_beyond_is_clipped():
     """Levels -1, 0, 255 and 256 of four images."""
     floats = images(-1.0, 0.0, 255.0, 256.0, dtype=np.float64)
-    made = to_set(Stored(floats, np.arange(4)), "x", mean=[0.0], std=[1 / 255])
+    made = to_set(Stored(floats, np.arange(4)), "x", mean=[0.0], std=[1 / 255]).rounded()
     assert levels(made) == [0, 0, 255, 255]
     assert made.manifest["clipped"] == 0.5
 

@@ -2,13 +2,10 @@
 
 import io
 
-import chex
 import numpy as np
 import pytest
 from PIL import Image
 
-from delt_jax.recovery.schedule import make_schedule
-from delt_jax.recovery.types import Losses
 from delt_jax.reporting import figures
 
 GAP, TOP = 4, 22  # between cells, and above the first row
@@ -117,88 +114,6 @@ def test_gallery_of_large_images_is_no_wider_than_a_page(classes, count, size, a
     np.testing.assert_array_equal(page[GAP : GAP + cell, GAP : GAP + cell], 100)
 
 
-def losses(offset: float = 0.0) -> Losses:
-    draw = np.random.default_rng(0)
-    values = [draw.uniform(1, 2, (2, 30)).astype(np.float32) + offset for _ in range(3)]
-    values[2][1, 20:] = np.nan  # a shorter batch
-    return Losses(*values, np.zeros((2, 30), np.float32))
-
-
-def check_changes(draw, *different):
-    """`draw` gives pictures; the same data draw the same one, others another."""
-    pages = [decode(draw(data)) for data in different]
-    chex.assert_trees_all_equal(decode(draw(different[0])), pages[0])
-    for page in pages:
-        assert min(page.shape[:2]) > 200
-        assert (page == 255).all(-1).mean() > 0.2  # on white paper
-        assert (page != 255).any()
-    for other in pages[1:]:
-        assert other.shape != pages[0].shape or (other != pages[0]).any()
-
-
-@pytest.mark.filterwarnings("error")
-def test_loss_curves():
-    only_bn = losses()._replace(bn=losses().bn * 3)
-    check_changes(
-        lambda data: figures.loss_curves(*data),
-        (losses(), [0, 10]),
-        (only_bn, [0, 10]),
-        (losses(), [0, 20]),
-    )
-
-
-@pytest.mark.filterwarnings("error")
-def test_every_term_has_a_curve():
-    """Where a file has them; sets of older versions have the sum alone."""
-    ours = losses()
-    summed = ours._replace(further=ours.bn)
-    one = summed._replace(terms={"first": ours.bn})
-    two = summed._replace(terms={"first": ours.bn, "outside.terms:SECOND": -ours.loss})
-    check_changes(lambda data: figures.loss_curves(data, [0]), ours, summed, one, two)
-    unknown = one._replace(terms={"first": np.full_like(ours.bn, np.nan)})
-    chex.assert_trees_all_equal(figures.loss_curves(unknown, [0]), figures.loss_curves(summed, [0]))
-
-
-def ink(page: np.ndarray, colour: str) -> int:
-    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((page == rgb).all(-1).sum())
-
-
-def test_schedule_chart():
-    early_late = make_schedule(2, 5, 400, 100, 100)
-    full = make_schedule(2, 5, 400, 0, 100)
-    check_changes(figures.schedule_chart, early_late, full, make_schedule(2, 5, 400, 200, 100))
-    blue = figures.COLOURS["recovered"]
-    shares = [ink(decode(figures.schedule_chart(s)), blue) for s in (early_late, full)]
-    paid = early_late[0].image_iterations / full[0].image_iterations
-    assert shares[0] / shares[1] == pytest.approx(paid, abs=0.05)
-
-
-def test_schedule_chart_shows_the_first_batch():
-    one = figures.schedule_chart(make_schedule(2, 10, 400, 50, 10))
-    assert one == figures.schedule_chart(make_schedule(1, 10, 400, 50, 10))
-
-
-def similarity(**changed) -> dict[str, np.ndarray]:
-    values = {"real": [0.5, 0.6, 0.7], "start": [0.55, 0.5, 0.65], "recovered": [0.7, 0.8, 0.9]}
-    return {k: np.array(v) for k, v in (values | changed).items()}
-
-
-@pytest.mark.filterwarnings("error")
-def test_similarity_chart():
-    names = ["zero", "one", "two"]
-    check_changes(
-        lambda data: figures.similarity_chart(data, names),
-        similarity(),
-        similarity(recovered=[0.7, 0.8, 0.6]),
-        similarity(start=[0.55, np.nan, 0.65]),
-    )
-    check_changes(lambda n: figures.similarity_chart(similarity(), n), names, ["zero", "one", "x"])
-    page = decode(figures.similarity_chart(similarity(), names))
-    for colour in figures.COLOURS.values():
-        assert ink(page, colour) > 500
-
-
 def test_nearest_sheet_shows_pairs_and_distances():
     above, below = stacks(2, 3, 8, 1)
     rms = np.array([[0.01, 0.02, 0.03], [0.11, 0.12, 0.13]])
@@ -220,49 +135,17 @@ def test_nearest_sheet_shows_pairs_and_distances():
     assert not changed[:, : margin + 2 * (cell + GAP)].any()
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("classes", [3, 60])
-def test_per_class_chart(classes):
-    draw = np.random.default_rng(0)
-    names = [f"class {c}" for c in range(classes)]
-    all_three = {name: draw.uniform(size=classes) for name in ("recovered", "random", "full")}
-    two = {name: all_three[name] for name in ("recovered", "random")}
-    unknown = two | {"random": np.where(np.arange(classes) == 1, np.nan, two["random"])}
-    check_changes(lambda data: figures.per_class_chart(data, names), all_three, two, unknown)
-    page = decode(figures.per_class_chart(all_three, names))
-    for name in all_three:
-        assert ink(page, figures.COLOURS[name]) > 100
-
-
-def test_per_class_bars_are_as_high_as_the_accuracies():
-    def area(accuracy):
-        page = decode(figures.per_class_chart({"recovered": np.full(4, accuracy)}, list("abcd")))
-        return ink(page, figures.COLOURS["recovered"])  # and the legend, which is always the same
-
-    assert (area(0.8) - area(0.2)) / (area(0.5) - area(0.2)) == pytest.approx(2, abs=0.1)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("classes", [2, 20, 60])
-def test_confusion_chart(classes):
-    names = [f"class {c}" for c in range(classes)]
-    right = 10 * np.eye(classes, dtype=int)
-    one_wrong = right.copy()
-    one_wrong[0] = [0, 10] + [0] * (classes - 2)
-    empty = right.copy()
-    empty[1] = 0
-    check_changes(lambda data: figures.confusion_chart(data, names), right, one_wrong, empty)
-    assert figures.confusion_chart(right, names) == figures.confusion_chart(3 * right, names)
-
-
-@pytest.mark.filterwarnings("error")
-def test_ipc_chart():
-    line = [(1, 0.5, 0.02), (5, 0.7, 0.01), (10, 0.8, 0.0)]
-    check_changes(
-        figures.ipc_chart,
-        {"conv3, online": line},
-        {"conv3, online": [(1, 0.6, 0.02), *line[1:]]},
-        {"conv3, online": [(1, 0.5, 0.1), *line[1:]]},
-        {"conv3, online": [(2, 0.5, 0.02), *line[1:]]},
-        {"conv3, online": line, "conv3, hard": line[1:]},
-    )
+def test_a_strip_has_a_row_for_each_set_on_clear_ground():
+    above, below = stacks(1, 3, 28, 3)
+    strip = figures.strip("cat", "three cats", [above[0], below[0]], ["a", "b", "c"])
+    with Image.open(io.BytesIO(strip.png)) as image:
+        page = np.asarray(image)
+    assert page.shape == (strip.height, strip.width, 4) == (2 * 60, 3 * 60, 4)
+    for row, images in enumerate((above[0], below[0])):
+        for i, image in enumerate(images):
+            cell = page[row * 60 : row * 60 + 60, i * 60 : i * 60 + 60]
+            np.testing.assert_array_equal(cell[2:-2, 2:-2, :3], enlarged(image, 2))
+            assert (cell[2:-2, 2:-2, 3] == 255).all()
+            assert (cell[:2, :, 3] == 0).all()
+    large = figures.strip("cat", "", [np.zeros((2, 224, 224, 3), np.uint8)], ["", ""])
+    assert (large.width, large.height, large.beneath) == (2 * 100, 100, ())

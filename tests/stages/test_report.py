@@ -1,7 +1,9 @@
 """The report of artefacts made by hand: complete, traceable, and of whatever rows there are."""
 
 import csv
+import html
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from delt_jax.formats import distilled
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe, ReportRecipe
 from delt_jax.recovery.schedule import make_schedule
+from delt_jax.runtime import devices
 from delt_jax.stages import report
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
@@ -27,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import readme_table
 
 CLASSES = ("cat & dog", "bird", "<fish>")
+MADE = {"date": "2026-11-22", "machine": "2 x cpu"}
 COMMAND = "python -m delt_jax.main --config=configs/digits.py --workdir=runs/<x>"
 
 
@@ -134,6 +138,7 @@ def workdir_of(
                 "fraction": 0.75,
             },
             "cost_seconds": 2.0,
+            "made": MADE,
         }
         values = np.random.default_rng(0).uniform(1, 2, (1, 4)).astype(np.float32)
         losses = {"loss": values, "cross_entropy": values / 2, "bn": values * 3}
@@ -172,25 +177,54 @@ def complete(teacher, tmp_path_factory):
 def test_every_file_is_there(complete):
     folder, page, _ = complete
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("confusion.png", "diversity.png", "fresh_views.csv", "ipc.png", "losses.png"),
-        *("manifest.json", "nearest.csv", "nearest.png", "per_class.png", "report.html"),
-        *("schedule.png", "scores.csv", "scores.md", "sheet.png"),
+        *("accuracy.svg", "confusion.svg", "diversity.svg", "fresh_views.csv", "ipc.svg"),
+        *("losses.svg", "manifest.json", "nearest.csv", "nearest.png", "per_class.svg"),
+        *("report.html", "schedule.svg", "scores.csv", "scores.md", "sheet.png"),
     ]
-    assert page.count("data:image/png;base64,") == 8
-    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 2 * 3  # start and nearest of each class
+    assert page.count("<svg") == 9 + 1 + 1 + 1 + 1 + 1 + 3  # nine rows, three losses
+    assert not re.search("https?:", page)
+
+
+def test_the_page_tells_the_verdict_first_and_how_it_was_made_last(complete):
+    _, page, summary = complete
+    order = [
+        *map(html.escape, summary["verdict"]),
+        "points over random real images",
+        *("The images</h2>", "Nearest real images</h3>", "What students learn from them</h2>"),
+        *("What the images teach", "Classes</h3>", "Fewer images</h3>", "Confusion</h3>"),
+        *("Scores</h3>", "Students side by side</h3>", "Robustness</h3>"),
+        *("Order of architectures</h3>", "Fresh views</h3>", "How the set was made</h2>"),
+        *("Scores made by", "Diversity</h3>", "Schedule</h3>", "Losses</h3>", "<details>"),
+    ]
+    places = [page.index(words) for words in order]
+    assert places == sorted(places)
 
 
 def test_the_page_names_command_protocol_and_classes_safely(complete):
     _, page, summary = complete
     assert "--workdir=runs/&lt;x&gt;</pre>" in page
     assert "runs/<x>" not in page
+    assert "<fish>" not in page
+    assert page.count("&lt;fish&gt;") > 4
     assert page.count("Protocol delt with epochs 2: 2 epochs.") == 1
     assert summary["command"] == COMMAND
     assert summary["protocols"] == ["delt with epochs 2: 2 epochs"]
-    for title in ("Scores", "Students side by side", "Robustness", "Order of architectures"):
-        assert f"<h2>{title}</h2>" in page
-    for title in ("Classes", "Confusion", "Fewer images", "Nearest real images", "Schedule"):
-        assert f"<h2>{title}</h2>" in page
+
+
+def test_a_page_made_again_is_the_same_and_says_when_the_set_was_made(
+    complete, teacher, tmp_path, monkeypatch
+):
+    """Whatever day it is, and on whatever machine."""
+    _, before, summary = complete
+    assert summary["made"] == MADE
+    assert "2026-11-22, 2 x cpu" in before
+    monkeypatch.setattr(devices, "here_and_now", lambda: {"date": "x", "machine": "y"})
+    folder, again, _ = made(tmp_path / "run", teacher, everything())
+    assert again == before
+    for path in complete[0].iterdir():
+        if path.name != "manifest.json":
+            assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_every_row_carries_the_ids_of_its_scores(complete):
@@ -264,8 +298,9 @@ def test_least_rows_of_one_image_per_class(teacher, tmp_path):
     recipe = Recipe(report=ReportRecipe(nearest=False))
     folder, page, summary = made(tmp_path / "run", teacher, scores, recipe, ipc=1, command="")
     assert "Scores made by" not in page
-    assert sorted(p.name for p in folder.glob("*.png")) == [
-        *("confusion.png", "losses.png", "per_class.png", "schedule.png", "sheet.png")
+    assert sorted(p.name for p in folder.glob("*.[ps][nv]g")) == [
+        *("accuracy.svg", "confusion.svg", "losses.svg", "per_class.svg", "schedule.svg"),
+        "sheet.png",
     ]
     assert not (folder / "nearest.csv").exists()
     assert "nearest" not in summary
@@ -279,18 +314,22 @@ def test_least_rows_of_one_image_per_class(teacher, tmp_path):
 def test_imported_set(teacher, tmp_path):
     scores = [score(seed=seed) for seed in range(2)]
     folder, page, summary = made(tmp_path / "run", teacher, scores, imported=True)
-    assert sorted(p.name for p in folder.glob("*.png")) == [
-        *("confusion.png", "diversity.png", "nearest.png", "per_class.png", "sheet.png")
+    assert sorted(p.name for p in folder.glob("*.[ps][nv]g")) == [
+        *("accuracy.svg", "confusion.svg", "diversity.svg", "nearest.png", "per_class.svg"),
+        "sheet.png",
     ]
     assert "imported from the layout new000" in page
     assert "Schedule" not in page
+    assert "Made on" not in page
+    assert "made" not in summary
     assert summary["imported"] == {"layout": "new000"}
 
 
 def test_a_run_of_baselines_only_has_no_charts_of_scores(teacher, tmp_path):
     recipe = Recipe(report=ReportRecipe(nearest=False))
     folder, page, summary = made(tmp_path / "run", teacher, [score(images="random")], recipe)
-    assert not {"confusion.png", "per_class.png"} & {p.name for p in folder.iterdir()}
+    assert not {"confusion.svg", "per_class.svg"} & {p.name for p in folder.iterdir()}
+    assert "how well the images teach is not known" in page
     assert summary["robustness"] == []
     assert "random" in page
 
@@ -298,8 +337,8 @@ def test_a_run_of_baselines_only_has_no_charts_of_scores(teacher, tmp_path):
 def test_confusion_of_many_classes_is_left_out(teacher, tmp_path):
     recipe = Recipe(report=ReportRecipe(nearest=False))
     folder, _, _ = made(tmp_path / "run", teacher, [replace(score(), confusion=[])], recipe)
-    assert not (folder / "confusion.png").exists()
-    assert (folder / "per_class.png").exists()
+    assert not (folder / "confusion.svg").exists()
+    assert (folder / "per_class.svg").exists()
 
 
 def test_the_setting_is_an_input(teacher, tmp_path):

@@ -18,9 +18,11 @@ from delt_jax.store.identity import versions
 def parts() -> dict[str, int]:
     """Version of every named part."""
     from delt_jax import models, terms
-    from delt_jax.augment import crop, dsa, mix, rand_augment, shuffle
+    from delt_jax.augment import crop, dsa, frepo, mix, rand_augment, shuffle
+    from delt_jax.data import whitening
     from delt_jax.evaluation import coresets, training_sets
     from delt_jax.labels import compact
+    from delt_jax.learned import methods, program
     from delt_jax.recipe import choices
     from delt_jax.recovery import initial_images, mosaics, step
     from delt_jax.teachers import statistics_matching
@@ -31,9 +33,13 @@ def parts() -> dict[str, int]:
     found |= {f"protocol.{name}": protocols.version(name) for name in protocols.NAMES}
     found |= {f"model.{name}": models.version(name) for name in models.NAMES}
     found |= {f"coreset.{name}": coresets.VERSION for name in training_sets.CORESETS}
+    found |= {f"learned.{name}": methods.version(name) for name in methods.NAMES}
     return found | {
+        "learned.engine": program.VERSION,
+        "data.whitening": whitening.VERSION,
         "augment.crop": crop.VERSION,
         "augment.dsa": dsa.VERSION,
+        "augment.frepo": frepo.VERSION,
         "augment.rand_augment": rand_augment.VERSION,
         "augment.shuffle": shuffle.VERSION,
         "augment.cutmix": mix.VERSION,

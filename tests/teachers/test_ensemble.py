@@ -135,7 +135,7 @@ def test_a_run_without_others_has_the_inputs_it_always_had(finished, source):
     config = setting(False, others=())
     config.evaluate.images = ("recovered", "full")
     recipe = config_lib.from_config(config)
-    for stage in pipeline.STAGES[1:]:
+    for stage in pipeline.of_recipe(recipe)[1:]:
         names = stage.inputs(recipe, source, workdir).keys()
         assert not {name for name in names if "ensemble" in name or name == "teacher.others"}
 

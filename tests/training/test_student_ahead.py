@@ -9,7 +9,7 @@ from test_student_loop import PROGRAM, PROTOCOL, SPEC, label_plan, train
 
 from delt_jax.labels import compact
 from delt_jax.runtime import programs
-from delt_jax.teachers import teacher as teacher_lib
+from delt_jax.teachers import prediction
 from delt_jax.training import student_ahead, student_layout, student_step
 
 
@@ -39,5 +39,5 @@ def test_nothing_is_compiled_again(tmp_path, monkeypatch, regime, on_cpu):
 
     with monkeypatch.context() as patch:
         patch.setattr(programs.Program, "_compile", never)
-        patch.setattr(teacher_lib, "logits_of_examples", lambda *_: np.zeros((12, 3)))
+        patch.setattr(prediction, "predict", lambda *_: (np.zeros((12, 3)), None))
         train(tmp_path, program, count=2, stored=stored)

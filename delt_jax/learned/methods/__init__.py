@@ -24,3 +24,11 @@ def find(name: str) -> Method:
             f"{NAMES[-1]}{nearest(name, NAMES)}"
         )
     return _METHODS[name]
+
+
+_VERSIONS: dict[str, int] = {}  # of methods whose results have changed; 1 if not listed
+
+
+def version(name: str) -> int:
+    """Version of a method, part of the identity of everything made with it."""
+    return _VERSIONS.get(name, 1)

@@ -1,0 +1,49 @@
+"""DM (arXiv 2110.04181): images whose features have the means of real ones, in fresh networks.
+
+A set that is learned without a teacher: see docs/learned.md.
+"""
+
+from delt_jax.config.methods import ours, published
+
+CODE = "VICO-UoE/DatasetCondensation, main_DM.py"
+METHOD = published(
+    CODE,
+    {
+        "synthesis": "learn",
+        "learn.method": "dm",
+        "learn.steps": 20_000,
+        "learn.real_batch": 256,
+        "learn.label_rate": 0.0,
+        "learn.network_rate": 0.0,
+        "learn.network_steps": 0,
+        "learn.lifetime": 1,
+        "learn.augment": "one-color_crop_cutout_flip_scale_rotate",
+        "learn.factor": 1,
+        "learn.mirrored": False,
+        "learn.preprocessing": "standardise",
+        "learn.start": "random",
+        "evaluate.protocol": "dsa",
+        "evaluate.regimes": ("hard",),
+    },
+)
+DIGITS = ours({"learn.steps": 2000, "learn.width": 32}, "minutes of two CPU cores")
+SETS = ours(
+    {
+        "evaluate.images": ("recovered", "random"),
+        "evaluate.learning_rates": (),
+        "evaluate.epochs": None,
+        "evaluate.eval_every": None,
+    },
+    "beside as many real images",
+)
+
+
+def settings(data):
+    """By depth of the network, and by images per class."""
+    depth = 3 if data.image_size <= 32 else 4 if data.image_size <= 64 else 5
+    by_data = {
+        "learn.model": f"dc_conv{depth}",
+        "learn.image_rate": 10.0 if data.ipc >= 100 else 1.0,
+        "evaluate.students": (f"dc_conv{depth}",),
+    }
+    return METHOD | published(CODE, by_data) | SETS | (DIGITS if data.name == "digits" else {})

@@ -1,0 +1,344 @@
+"""Stage 3, learn: a set learned through networks in training, in the place of a recovered one."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delt_jax import models
+from delt_jax.augment import dsa
+from delt_jax.core import stopping
+from delt_jax.core.preprocessing import Preprocessing
+from delt_jax.core.progress import progress, say
+from delt_jax.data import Normalisation, Source, hold_out, measure_normalisation, whitening
+from delt_jax.errors import UserError
+from delt_jax.evaluation import learned_score
+from delt_jax.formats import distilled
+from delt_jax.formats.decoding import Decoding
+from delt_jax.formats.distilled import DistilledSet
+from delt_jax.learned import driver, methods, program, start
+from delt_jax.learned.checkpoint import Progressed
+from delt_jax.learned.driver import LearnTask
+from delt_jax.learned.method import Learned, Method, Setup
+from delt_jax.learned.program import SetProgram
+from delt_jax.models import ModelSpec
+from delt_jax.recipe import Recipe, affecting
+from delt_jax.runtime import devices, environment
+from delt_jax.store import artefact, files
+from delt_jax.store.identity import versions
+from delt_jax.store.workdir import WorkDir
+
+ARTEFACT = "distilled"
+_OF_GRADIENTS = ("dc", "dsa", "idc")  # methods that differentiate gradients
+OWN_SHARE = 0.1  # of the training images, held out where nothing else is there to validate on
+
+
+def skipped(recipe: Recipe) -> str:
+    """Why nothing is learned, as a phrase; empty if a set is."""
+    return "" if recipe.synthesis == "learn" else "synthesis is 'recover'"
+
+
+def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None = None) -> Setup:
+    """What is static in the learning of a set.
+
+    Args:
+      recipe: complete (see `delt_jax.config.derive`).
+      source: the data, perhaps only described.
+      normalisation: of the images; without it, for plans, black is 0 and white 1.
+    """
+    learn = dataclasses.asdict(recipe.learn)
+    low, high = normalisation.bounds() if normalisation else (0.0, 1.0)
+    same = {f.name for f in dataclasses.fields(Setup)} & learn.keys()
+    size, channels = source.image_size, source.channels
+    num_classes, augment = len(source.class_names), learn["augment"]
+    trains_on_real = learn["method"] == "idc"
+    given = {name: learn[name] for name in same} | {
+        "augment": str(dsa.parse(augment, recipe.data.flip)) if augment else "",
+        "mirrored": learn["mirrored"] and recipe.data.flip,
+    }
+    return Setup(
+        spec=ModelSpec(learn["model"], num_classes, size, channels, learn["width"]),
+        num_classes=num_classes,
+        ipc=recipe.ipc,
+        more_real=learn["real_batch"] * learn["network_steps"] if trains_on_real else 0,
+        low=tuple(float(v) for v in np.broadcast_to(low, channels)),
+        high=tuple(float(v) for v in np.broadcast_to(high, channels)),
+        **given,
+    )
+
+
+def check(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError if a set cannot be learned from the data with these settings."""
+    learn = recipe.learn
+    try:
+        setup = setup_of(recipe, source)
+    except UserError as e:
+        raise UserError(str(e).replace("relabel.dsa", "learn.augment")) from e
+    models.create(setup.spec)
+    if setup.factor > source.image_size:
+        raise UserError(
+            f"learn.factor ({setup.factor}) is more than the {source.image_size} pixels of a side."
+        )
+    if setup.more_real > len(source.train) and len(source.train):
+        raise UserError(
+            f"A network trains on {setup.more_real} real images a step (learn.real_batch times "
+            f"learn.network_steps), but there are {len(source.train)}; lower learn.network_steps."
+        )
+    if learn.keep == "best" and learn.validate_every > setup.steps:
+        raise UserError(
+            f"learn.validate_every ({learn.validate_every}) is more than learn.steps "
+            f"({setup.steps}); lower it."
+        )
+
+
+def work(recipe: Recipe, source: Source) -> tuple[Setup, float]:
+    """The setup, and passes of one image through the network that all steps amount to, forward.
+
+    A backward pass counts as two forward ones, and a gradient of gradients as three times what it
+    is the gradient of.
+    """
+    setup, method = setup_of(recipe, source), methods.find(recipe.learn.method)
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    real = setup.real_batch * (setup.num_classes if method.by_class else 1)
+    if method.name in _OF_GRADIENTS:
+        step: float = 3 * real + 9 * learned
+        trained = setup.more_real or setup.network_steps * learned
+    else:
+        step = real + 3 * learned * (1 + setup.mirrored)
+        trained = setup.network_steps * min(learned, 1000)
+    step += 3 * trained * (1 - 1 / setup.lifetime)
+    return setup, float(step) * setup.steps
+
+
+def words(recipe: Recipe, source: Source) -> list[str]:
+    """Lines of the plan on how a set is learned."""
+    setup, method = setup_of(recipe, source), methods.find(recipe.learn.method)
+    many = f"a pool of {method.pool.size} networks" if method.pool.size > 1 else "a network"
+    of_each = " of each class" if method.by_class else ""
+    lines = [
+        f"learned by {method.name}: {setup.num_classes * setup.ipc:,} images, {setup.steps:,} "
+        f"steps, each with {setup.real_batch} real images{of_each} through {many} "
+        f"({setup.spec.name}), made anew after {setup.lifetime} step(s)"
+    ]
+    if setup.factor > 1:
+        lines.append(f"every image is {setup.factor} x {setup.factor} smaller ones")
+    if every := recipe.learn.validate_every:
+        share = recipe.data.validation_share
+        held = f"{OWN_SHARE:.0%} of the training images" if not share else "the validation images"
+        lines.append(
+            f"validated every {every:,} steps on {held}; the {recipe.learn.keep} set goes on"
+        )
+    return lines
+
+
+def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
+    """Inputs of the learned set."""
+    del workdir
+    setup = setup_of(recipe, source)
+    settings = affecting("images", recipe, "learn")
+    if not recipe.learn.validate_every:
+        del settings["learn.validate_every"], settings["learn.keep"]
+    elif recipe.learn.keep == "best":  # which depends on how students train
+        settings |= affecting("scores", recipe, "evaluate")
+        settings |= affecting("scores", recipe, "relabel")
+    parts = {
+        "learned.engine": program.VERSION,
+        f"learned.{recipe.learn.method}": methods.version(recipe.learn.method),
+        f"model.{setup.spec.name}": models.version(setup.spec.name),
+    }
+    if setup.augment:
+        parts["augment.dsa"] = dsa.VERSION
+    if recipe.learn.preprocessing != "standardise":
+        parts["data.whitening"] = whitening.VERSION
+    return (
+        settings
+        | versions(parts)
+        | {
+            "synthesis": recipe.synthesis,
+            "seed": recipe.seed,
+            "ipc": recipe.ipc,
+            "data": source.fingerprint,
+            "data.flip": recipe.data.flip,
+            "class_names": source.class_names,
+            "data.mean": recipe.data.mean,
+            "data.std": recipe.data.std,
+        }
+    )
+
+
+def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
+    """Makes WORKDIR/distilled, resuming what an interrupted run left in distilled.partial."""
+    stage_inputs = inputs(recipe, source, workdir)
+    method, setup = methods.find(recipe.learn.method), setup_of(recipe, source)
+    count = setup.num_classes * setup.ipc
+    say(
+        f"  learning {count:,} images: {method.name} through {setup.spec.name}, {setup.steps:,} "
+        f"steps from {recipe.learn.start!r}"
+    )
+    partial = workdir.partial(ARTEFACT, stage_inputs)
+    scored = validated_on(recipe, source)
+    task = _task(recipe, scored, workdir, partial, _preprocessing(recipe, source))
+    begun = driver.begin(task)
+    done = len(begun.losses)
+    if done:
+        say(f"  learn goes on after {done:,} of {setup.steps:,} steps")
+    with progress(setup.steps, "learn", "step", done) as bar, stopping.deferred():
+        finished = driver.finish(task, begun, bar)
+    _write(recipe, scored, workdir, task, finished, stage_inputs)
+    files.delete_folder(partial)
+
+
+def validated_on(recipe: Recipe, source: Source) -> Source:
+    """The data with the images that sets are validated on in place of the test images.
+
+    These are the run's own where it has data.validation_share, else a share of the training images
+    that is held out here. Where nothing is validated, the data are as they are.
+    """
+    if not recipe.learn.validate_every or recipe.data.validation_share:
+        return source
+    held_out = hold_out(source, OWN_SHARE, recipe.data.split_seed)
+    say(f"  {len(held_out.test):,} training images are held out to validate on")
+    return held_out
+
+
+def _preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
+    kind = recipe.learn.preprocessing
+    assert kind is not None  # derived
+    return whitening.fit(kind, source, measure_normalisation(recipe.data, source))
+
+
+def _task(
+    recipe: Recipe, source: Source, workdir: WorkDir, partial: Path, space: Preprocessing
+) -> LearnTask:
+    """What is to be learned from the training images of `source`, and scored on its test images."""
+    learn, setup = recipe.learn, setup_of(recipe, source, space.normalisation)
+    method = methods.find(learn.method)
+    assert learn.start is not None
+
+    def validate(learned: Learned) -> float:
+        made = _as_set(recipe, source, method, learned, space)
+        return learned_score.accuracy(recipe, source, made, partial)
+
+    return LearnTask(
+        SetProgram(method, setup, space.normalisation),
+        recipe.seed,
+        start.of(learn.start, method.labels, source.train, setup, space, recipe.seed),
+        space,
+        source.train,
+        partial,
+        workdir.log,
+        learn.chunk_steps,
+        learn.save_minutes,
+        learn.validate_every,
+        validate,
+    )
+
+
+def _label_form(recipe: Recipe, method: Method) -> str | None:
+    """How learned labels are to be read; None where the classes are the labels."""
+    if method.labels == "one_hot":
+        return "probabilities" if recipe.learn.label_rate else None
+    return method.labels
+
+
+def _as_set(
+    recipe: Recipe, source: Source, method: Method, learned: Learned, space: Preprocessing
+) -> DistilledSet:
+    """What is learned, as it would be read from disk."""
+    form = _label_form(recipe, method)
+    decoding = _decoding(recipe)
+    manifest = {
+        "class_names": list(source.class_names),
+        "ipc": recipe.ipc,
+        **distilled.manifest_of_learned(space, decoding, form),
+    }
+    classes = np.arange(len(source.class_names), dtype=np.int32)
+    return DistilledSet(
+        learned.images,
+        np.repeat(classes, recipe.ipc),
+        source.class_names,
+        manifest,
+        preprocessing=space,
+        learned_labels=None if form is None else learned.labels,
+        decoding=decoding,
+    )
+
+
+def _decoding(recipe: Recipe) -> Decoding | None:
+    """How stored images become those that students see: FRePo's mirrored copies are its loss's."""
+    factor = recipe.learn.factor or 1
+    return Decoding(factor) if factor > 1 else None
+
+
+def _write(
+    recipe: Recipe,
+    source: Source,
+    workdir: WorkDir,
+    task: LearnTask,
+    finished: Progressed,
+    stage_inputs: dict[str, Any],
+) -> None:
+    """Writes the set that goes on, and beside it the last one and the best."""
+    method, setup = task.program.method, task.program.setup
+    sets = {"last": finished.state.learned}
+    if finished.validated:
+        sets["best"] = finished.best
+    kept = _as_set(recipe, source, method, sets[recipe.learn.keep], task.preprocessing)
+    manifest = {
+        "inputs": stage_inputs,
+        "warnings": [],
+        "synthesis": "learn",
+        "class_names": list(source.class_names),
+        "ipc": recipe.ipc,
+        "image_size": source.image_size,
+        "channels": source.channels,
+        "normalisation": task.preprocessing.normalisation.as_dict(),
+        "network": setup.spec.as_dict(),
+        "method": method.name,
+        "seed": recipe.seed,
+        "settings": {"learn": dataclasses.asdict(recipe.learn)},
+        "start": {"kind": recipe.learn.start},
+        "kept": recipe.learn.keep,
+        "validation": [list(one) for one in finished.validated],
+        "validated_on": source.scored if finished.validated else None,
+        "execution": {
+            "devices": min(devices.device_count(), setup.real_batch),
+            "chunk_steps": driver.chunk_steps(recipe.learn.chunk_steps, setup),
+        },
+        "repeatable": environment.repeats(),
+        "cost_seconds": round(finished.seconds, 1),
+        **distilled.manifest_of_learned(
+            task.preprocessing, kept.decoding, _label_form(recipe, method)
+        ),
+    }
+    with artefact.replacing(workdir.path / ARTEFACT) as folder:
+        manifest["hash"] = distilled.write_learned(
+            folder, kept.images, kept.learned_labels, task.preprocessing, kept.decoding
+        )
+        files.write_npz(folder / "losses.npz", loss=finished.losses)
+        for name, learned in sets.items():
+            if name != recipe.learn.keep or learned.extra:
+                more = {f"extra_{key}": value for key, value in learned.extra.items()}
+                files.write_npz(
+                    folder / f"{name}.npz", images=learned.images, labels=learned.labels, **more
+                )
+        artefact.seal(folder / "manifest.json", manifest)
+    _tell(recipe, task, finished)
+
+
+def _tell(recipe: Recipe, task: LearnTask, finished: Progressed) -> None:
+    setup = task.program.setup
+    rate = setup.steps / max(finished.seconds, 1e-9)
+    say(
+        f"  learned {setup.num_classes * setup.ipc} images in {finished.seconds:.0f} s: "
+        f"{setup.steps:,} steps, {rate:.3g} per second, loss {finished.losses[:10].mean():.4g} -> "
+        f"{finished.losses[-10:].mean():.4g}"
+    )
+    if finished.validated:
+        best = max(finished.validated, key=lambda one: (one[1], -one[0]))
+        last = finished.validated[-1]
+        say(
+            f"  validation accuracy {100 * last[1]:.1f} % after the last step, at best "
+            f"{100 * best[1]:.1f} % after step {best[0]:,}; the {recipe.learn.keep} set goes on"
+        )

@@ -1,0 +1,139 @@
+"""Settings of the methods that learn sets: as published, by data set and images per class."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from delt_jax.config import derive, from_config, methods, origins
+from delt_jax.config.methods import DataKind
+from delt_jax.data import describe_source, open_source
+from delt_jax.errors import UserError
+from delt_jax.learned import methods as learned_methods
+from delt_jax.recipe.learn import METHODS
+from delt_jax.stages import learn
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+# Read by hand from papers and released code: steps, real batch, rate of the images, what a network
+# does between two steps, for how many it lives, space, start, protocol.
+TABLE = """
+dm    | cifar10       | ipc10  | 20000  | 256  | 1      | 0  | 1   | standardise | random | dsa
+dm    | cifar10       | ipc100 | 20000  | 256  | 10     | 0  | 1   | standardise | random | dsa
+dc    | mnist         | ipc1   | 1000   | 256  | 0.1    | 1  | 1   | standardise | noise  | dsa
+dsa   | fashion_mnist | ipc10  | 10000  | 256  | 0.1    | 50 | 10  | standardise | random | dsa
+dsa   | cifar10       | ipc50  | 50000  | 256  | 0.1    | 10 | 50  | standardise | random | dsa
+idc   | cifar10       | ipc10  | 200000 | 64   | 0.005  | 32 | 100 | standardise | random | idc
+idc   | mnist         | ipc1   | 200000 | 64   | 1e-05  | 8  | 100 | standardise | random | idc
+frepo | cifar10       | ipc1   | 500000 | 1024 | 0.0003 | 1  | 100 | zca         | random | frepo
+frepo | fashion_mnist | ipc10  | 500000 | 1024 | 0.0003 | 1  | 100 | standardise | random | frepo
+"""
+ROWS = [tuple(c.strip() for c in line.split("|")) for line in TABLE.splitlines() if line]
+
+
+def recipe_of(name, variants):
+    return from_config(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variants))
+
+
+def complete_of(name, variants):
+    recipe = recipe_of(name, variants)
+    return derive.complete(recipe, describe_source(recipe.data))[0]
+
+
+def test_every_method_has_a_file_and_a_value():
+    assert set(METHODS) == set(learned_methods.NAMES)
+    assert {name for name in METHODS if (CONFIGS / f"methods/{name}.py").is_file()} == set(METHODS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))
+def test_settings_are_those_of_the_table(row):
+    method, name, ipc, *words = row
+    recipe = complete_of(name, f"{ipc},{method}")
+    one = recipe.learn
+    numbers = (one.steps, one.real_batch, one.image_rate, one.network_steps, one.lifetime)
+    assert numbers == pytest.approx([float(word) for word in words[:5]])
+    assert [one.preprocessing, one.start, recipe.evaluate.protocol] == words[5:]
+    assert recipe.ipc == int(ipc.removeprefix("ipc"))
+    assert not recipe.needs_teacher
+    # Plans ask no images.
+    assert learn.work(recipe, describe_source(recipe.data))[1] > recipe.learn.steps
+
+
+def test_a_rate_of_idc_grows_with_images_and_area():
+    def rate(name, ipc):
+        return complete_of(name, f"idc,ipc{ipc}").learn.image_rate
+
+    assert rate("cifar10", 50) == pytest.approx(5 * rate("cifar10", 10))
+    # The released code has a side of 28 px for MNIST alone.
+    assert rate("fashion_mnist", 10) == pytest.approx(rate("mnist", 10) * (28 / 32) ** 2)
+
+
+def test_every_recipe_with_images_takes_every_method():
+    for path in CONFIGS.glob("[!_]*.py"):
+        plain = recipe_of(path.stem, "")
+        for method in METHODS if plain.data.has_training_images else ():
+            recipe = recipe_of(path.stem, method)
+            assert (recipe.synthesis, recipe.learn.method) == ("learn", method)
+            assert (recipe.data, recipe.recover, recipe.ipc) == (
+                plain.data,
+                plain.recover,
+                plain.ipc,
+            )
+            data = DataKind("", 32, "", 3, 10)
+            found = methods.of_learning(method, data)
+            late = {f"learn.{n}" for n, v in vars(recipe.learn).items() if v is None}
+            assert late <= found.keys()  # nothing is left open
+
+
+def test_the_command_line_comes_last_and_its_ipc_counts():
+    """What a method publishes for an IPC is looked up for the one that the run has in the end."""
+    config = runpy.run_path(str(CONFIGS / "fashion_mnist.py"))["get_config"]("dsa")
+    config.ipc = 50
+    config.learn.image_rate = 0.5
+    recipe = from_config(config)
+    one, _ = derive.complete(recipe, describe_source(recipe.data))
+    assert (one.learn.lifetime, one.learn.network_steps, one.learn.image_rate) == (50, 10, 0.5)
+    command = "run --config=fashion_mnist:dsa --config.ipc=50 --config.learn.image_rate=0.5"
+    whose = origins.of(command, one)
+    assert whose["learn.lifetime"].startswith("dsa, published in VICO-UoE/DatasetCondensation")
+    assert whose["learn.image_rate"] == "yours"
+    assert not {n for n in whose if n.startswith(("recover", "select", "teacher"))}
+    other, _ = derive.complete(complete_of("fashion_mnist", "dsa,ipc7"), describe_source(one.data))
+    whose = origins.of("run --config=fashion_mnist:dsa,ipc7", other)
+    assert "ours (loops as with 10 images per class" in whose["learn.lifetime"]
+
+
+def test_a_small_class_limits_the_real_batch():
+    recipe = recipe_of("digits", "dm,ipc1")
+    one, notes = derive.complete(recipe, open_source(recipe.data))
+    assert f"learn.real_batch {one.learn.real_batch}: the smallest class has" in "".join(notes)
+    assert "flip" not in learn.setup_of(one, open_source(recipe.data)).augment
+    whole, _ = derive.complete(recipe_of("digits", "frepo"), open_source(recipe.data))
+    assert whole.learn.real_batch == 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"learn.keep": "best"}, r"learn\.validate_every is 0; set it"),
+        ({"learn.method": "mtt"}, r"learn\.method must be one of 'dm', .* not 'mtt'"),
+        ({"learn.steps": 0}, r"learn\.steps must be at least 1"),
+        ({"learn.augment": "one-colour"}, r"learn\.augment is 'one-colour'"),
+        ({"learn.factor": 2, "learn.model": "dc_conv9"}, "dc_conv9"),
+        ({"learn.keep": "best", "learn.validate_every": 5000}, "more than learn.steps"),
+        ({"learn.method": "idc", "learn.network_steps": 100}, r"lower learn\.network_steps"),
+        ({"data.name": "classes", "data.classes": "imagenet10"}, "learns from training images"),
+    ],
+)
+def test_wrong_settings_are_a_sentence(changes, sentence):
+    config = runpy.run_path(str(CONFIGS / "digits.py"))["get_config"]("dm,ipc1")
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+
+    def check():
+        recipe = from_config(config)
+        source = open_source(recipe.data)
+        learn.check(derive.complete(recipe, source)[0], source)
+
+    with pytest.raises(UserError, match=sentence):
+        check()
