@@ -84,12 +84,11 @@ def augment_alike(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         cosine, sine = torch.cos(angle), torch.sin(angle)
         theta = torch.stack([torch.stack([cosine, -sine]), torch.stack([sine, cosine])])
     theta = functional.pad(theta, (0, 1)).to(images[0].device)
-    return [
-        functional.grid_sample(
-            x, functional.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), False), "bilinear"
-        )
-        for x in images
-    ]
+    made = []
+    for x in images:
+        grid = functional.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), False)
+        made.append(functional.grid_sample(x, grid, "bilinear", "zeros", False))
+    return made
 
 
 def dsa_step(
