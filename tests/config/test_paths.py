@@ -20,6 +20,7 @@ READ = {
     "teacher.weights": {"data.mean": (0.5,), "data.std": (0.5,)},
     "teacher.others": {},
     "select.pictures": {"select.start": "pictures"},
+    "select.set": {"select.start": "set"},
     "relabel.teachers": {},
     "report.second_teacher": {},
 }
