@@ -79,16 +79,13 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
       channels: 1 (luminance) or 3; 0 keeps grey images grey and makes all others RGB.
       fit: "resize" scales the shorter side to `size` (bilinear, antialiased) and takes the
         centre; "centre" scales it to `size` // 7 * 8 first, as 256 is to 224 (from 56 px on);
-        "pad" puts zeros around an image that is no larger than `size`.
+        "pad" puts zeros around the whole image, whose longer side is scaled to `size` first if it
+        is larger.
     """
     channels = channels or (1 if is_grey(image.mode) else 3)
+    image.info.pop("transparency", None)  # goes with alpha; Pillow would warn of it in converting
     image = image.convert("L" if channels == 1 else "RGB")
     size = size or min(image.size)
-    if fit == "pad" and max(image.size) > size:
-        raise UserError(
-            f'data.fit is "pad", but an image of {image.width}x{image.height} px is larger '
-            f'than data.image_size {size}; raise it or use data.fit "resize".'
-        )
     if fit == "centre":
         wide = _shorter_side(image.size, size // 7 * 8 if size >= 56 else size)
         # Rounded to even at halves, as the usual evaluation of ImageNet does.
@@ -98,6 +95,9 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
         if fit == "resize" and image.size != (size, size):
             scale = size / min(image.size)
             wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+        elif fit == "pad" and max(image.size) > size:
+            scale = size / max(image.size)
+            wide = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         left, top = (wide[0] - size) // 2, (wide[1] - size) // 2
     image = _scaled_part(image, wide, (left, top, left + size, top + size))
     return np.asarray(image, np.uint8).reshape(size, size, channels)

@@ -62,8 +62,8 @@ class DataRecipe:
     fit: str = setting(
         "resize",
         'How images reach image_size: "resize" scales the shorter side bilinearly and takes the '
-        'centre, "centre" scales it to 8/7 of the size first (256 px for 224), "pad" surrounds '
-        "the image by zeros.",
+        'centre, "centre" scales it to 8/7 of the size first (256 px for 224), "pad" keeps the '
+        "whole image, scaled down if it is larger, and adds zeros around.",
         affects="data",
         allowed=one_of("resize", "centre", "pad"),
     )
