@@ -1,6 +1,7 @@
 """The images that recovery starts from."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ def _earlier_set(recipe, source, teacher, ranking, partial) -> Starts:
 
 
 def _open_pictures(recipe: Recipe, source: Source) -> ClassPictures:
-    classes = class_pictures.of_source(source, recipe.data.fit, recipe.data.workers)
+    data = recipe.data
+    classes = class_pictures.of_source(source, data.fit, data.workers, data.max_pixels)
     return class_pictures.open_pictures("select.pictures", recipe.select.pictures, classes)
 
 
@@ -246,7 +248,7 @@ def recorded(
         labels = np.zeros(len(manifest["pictures"]), np.int32)
         labels[chosen] = np.arange(len(chosen))[:, None]
         names = Names.of(map(os.fsencode, manifest["pictures"]))
-        classes = class_pictures.of_source(source, manifest["fit"], workers=-1)
+        classes = class_pictures.of_source(source, manifest["fit"], -1, most_pixels=sys.maxsize)
         pictures = class_pictures.named(root, names, labels, classes)
         record_of = manifest["folder"], manifest["fit"]
         return OwnPictures(pictures, normalisation, chosen, record_of, manifest["seed"])

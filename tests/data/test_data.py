@@ -1,6 +1,7 @@
 """The built-in sources (digits, idx files), fitting of images, and normalisation."""
 
 import gzip
+import io
 import struct
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from delt_jax.data import (
     measure_normalisation,
     open_source,
 )
-from delt_jax.data.fit import fit_arrays, fit_image
+from delt_jax.data.fit import decode, fit_arrays, fit_image
 from delt_jax.data.idx import read_idx
 from delt_jax.data.source import fingerprint
 from delt_jax.errors import UserError
@@ -359,8 +360,9 @@ def test_fit_image_pads_the_whole_of_what_is_larger():
 
 
 def test_a_palettes_transparency_is_dropped_without_a_word(recwarn):
-    image = pil(pattern(6, 6)).convert("P")
-    image.info["transparency"] = bytes(range(256))
+    stream = io.BytesIO()
+    pil(pattern(6, 6)).convert("P").save(stream, "PNG", transparency=bytes(range(256)))
+    image = decode(stream.getvalue())
     np.testing.assert_array_equal(fit_image(image, 6, 1, "resize"), pattern(6, 6))
     assert not recwarn.list
 
