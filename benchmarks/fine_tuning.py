@@ -51,7 +51,6 @@ WAYS = (
     Way("from scratch", {}),
     Way("last layer alone", _BEGUN | {"teacher.body_rate": 0.0}),
     Way("`fine_tune`, as it is set", _BEGUN),
-    Way("BatchNorm frozen", _BEGUN | {"teacher.freeze_norm": True}),
     Way("all layers at one rate", _BEGUN | {"teacher.body_rate": 1.0}),
 )
 

@@ -71,7 +71,8 @@ def of_teacher(teacher: Teacher, source: Source) -> list[str]:
     if accuracy < by_chance + _WEAK * (1 - by_chance):
         return [
             f"{head} right, which is nearer to chance ({by_chance:.1%}) than to all, so images and "
-            f"labels made with it are weak; train it longer or take a better one."
+            f"labels made with it are weak; raise teacher.epochs, begin with pretrained weights "
+            f"(teacher.fine_tune), or take a better one."
         ]
     return []
 
