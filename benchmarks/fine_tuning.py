@@ -6,8 +6,9 @@ python benchmarks/fine_tuning.py --folder=runs/clip_art --write   also fills doc
 
 A teacher is trained on all pictures of the first half of the classes, in the order of their names.
 Of the other half, --pictures of each class train teachers from scratch and teachers that begin with
-the first one's weights, in as many epochs; all others test them. Finished teachers stay in OUT, so
-the same command goes on where it was stopped.
+the first one's weights, in as many epochs; all others test them. With --weights, teachers begin
+with those, which must take pixels as EfficientNet-Lite0's do, (pixel - 127) / 128. Finished
+teachers stay in OUT, so the same command goes on where it was stopped.
 """
 
 import argparse
@@ -46,6 +47,10 @@ class Way(NamedTuple):
     settings: dict[str, Any]
 
 
+_LITE = {  # what EfficientNet-Lite0 was trained with
+    "data.mean": (127 / 255, 127 / 255, 127 / 255),
+    "data.std": (128 / 255, 128 / 255, 128 / 255),
+}
 _BEGUN = {"teacher.fine_tune": True}
 WAYS = (
     Way("from scratch", {}),
@@ -112,7 +117,8 @@ def train(chosen: argparse.Namespace, name: str, settings: dict[str, Any]) -> fl
     config, out = default_config(), Path(chosen.out).absolute()
     shared = {
         **{"data.name": "folder", "data.image_size": SIZE, "data.channels": 3},
-        **{"teacher.model": chosen.network, "teacher.width": 64, "teacher.learning_rate": 0.05},
+        **{"teacher.model": chosen.network, "teacher.learning_rate": 0.05},
+        "teacher.width": 64 if chosen.network.startswith("conv") else 0,
     }
     config.update_from_flattened_dict(shared | settings)
     run = out / name
@@ -124,15 +130,19 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Trains all teachers; a row for each way."""
     out = Path(chosen.out).absolute()
     lay_out(Path(chosen.folder).absolute(), out / f"pictures_{chosen.pictures}", chosen.pictures)
-    whole = {"teacher.epochs": chosen.first_epochs, "teacher.batch_size": 64}
-    before = train(chosen, "many", whole | {"data.path": f"{out}/pictures_{chosen.pictures}/many"})
+    before, weights = None, {"teacher.weights": chosen.weights} | _LITE
+    if not chosen.weights:
+        whole = {"teacher.epochs": chosen.first_epochs, "teacher.batch_size": 64}
+        whole["data.path"] = f"{out}/pictures_{chosen.pictures}/many"
+        before = train(chosen, "many", whole)
+        weights = {"teacher.weights": str(out / "many/teacher")}
     few = {"data.path": f"{out}/pictures_{chosen.pictures}/few", "teacher.epochs": chosen.epochs}
     few |= {"teacher.batch_size": 25}
     rows = []
     for number, way in enumerate(WAYS):
-        weights = {"teacher.weights": str(out / "many/teacher")} if way.settings else {}
+        asked = few | (weights if way.settings else {}) | way.settings
         found = [
-            train(chosen, f"few_{number}_{seed}", few | weights | way.settings | {"seed": seed})
+            train(chosen, f"few_{number}_{seed}", asked | {"seed": seed})
             for seed in range(chosen.seeds)
         ]
         rows.append(
@@ -143,6 +153,7 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
                 "pictures": chosen.pictures,
                 "tested": sum(1 for _ in out.glob(f"pictures_{chosen.pictures}/few/test/*/*")),
                 "epochs": chosen.epochs,
+                "weights": chosen.weights,
                 "first_epochs": chosen.first_epochs,
                 "first_accuracy": before,
                 "network": chosen.network,
@@ -170,12 +181,15 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             lines.append(f"| {row['way']} | {100 * statistics.mean(values):.1f}{spread} | {more} |")
         one = found[0]
         first, second = (", ".join(half) for half in one["classes"])
+        of = f"`{one['weights']}`"
+        if not one["weights"]:
+            accuracy = f"{100 * one['first_accuracy']:.1f} %"
+            of = f"of {first}, {one['first_epochs']} epochs ({accuracy})"
         lines += [
             "",
-            f"{one['network']} of width 64 at {SIZE} px, {one['pictures']} pictures of each of "
+            f"{one['network']} at {SIZE} px, {one['pictures']} pictures of each of "
             f"{second}, {one['epochs']} epochs, {len(one['accuracies'])} seeds, tested on "
-            f"{one['tested']:,} others. The weights are of {first}, {one['first_epochs']} epochs "
-            f"({100 * one['first_accuracy']:.1f} %). {one['machine']}, {one['date']}.",
+            f"{one['tested']:,} others. The weights are {of}. {one['machine']}, {one['date']}.",
         ]
     return lines[1:]
 
@@ -188,6 +202,7 @@ def choose(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", default="runs/fine_tuning", help="folder of the work directories made here")
     add("--pictures", type=int, default=25, help="of a class to train on")
     add("--network", default="conv4", help="a network of the zoo")
+    add("--weights", default="", help="to begin with; empty trains some on the first half")
     add("--first_epochs", type=int, default=30, help="on all pictures of the first half")
     add("--epochs", type=int, default=40, help="on few pictures of the other half")
     add("--seeds", type=int, default=3, help="teachers of each way")

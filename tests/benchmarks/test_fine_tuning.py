@@ -53,6 +53,7 @@ def test_the_table_says_what_is_gained():
     shared = {
         **{"data": "x", "classes": [["a"], ["b", "c"]], "pictures": 25, "tested": 1032},
         **{"epochs": 40, "first_epochs": 20, "first_accuracy": 0.6, "network": "conv4"},
+        **{"weights": ""},
         **{"machine": "two cores", "date": "2026-11-27"},
     }
     rows = [
@@ -62,4 +63,5 @@ def test_the_table_says_what_is_gained():
     lines = fine_tuning.table(rows)
     assert "| from scratch | 51.0 ± 1.4 | – |" in lines
     assert "| tuned | 60.0 ± 0.0 | +9.0 |" in lines
+    assert "The weights are of a, 20 epochs (60.0 %). two cores" in lines[-1]
     assert "25 pictures of each of b, c, 40 epochs, 2 seeds, tested on 1,032" in lines[-1]
