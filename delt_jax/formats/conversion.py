@@ -103,6 +103,8 @@ def run(options: ExportOptions) -> None:
     if options.per_class:
         content = content.per_class(options.per_class)
         say(f"  kept the first {options.per_class} of each class")
+    if options.size and content.preprocessing is not None:
+        raise UserError("--size is for pixels, and these are float images; add --round.")
     if options.size and (changed := resizing.change(content.images, options.size)):
         of_them = ", and left out the soft labels, which are of the images as they were"
         say(f"  resized {changed}{of_them if content.soft_labels is not None else ''}")

@@ -91,9 +91,15 @@ def _load(path: str) -> DistilledSet:
             "export or a published set."
         )
     try:
-        return formats.load(path)
+        content = formats.load(path)
     except UserError as e:
         raise UserError(f"select.set names {path}: {e}") from e
+    if content.preprocessing is not None:
+        raise UserError(
+            f"select.set {path} holds float images in a space of their own, and recovery begins "
+            f"with pixels; make some of it with delt_jax export --to=distilled --round."
+        )
+    return content
 
 
 def _described(path: str) -> _Described:

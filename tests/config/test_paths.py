@@ -31,7 +31,7 @@ NO_PATHS = {
     *("learn.model", "learn.augment"),
 }
 FLAGS = {
-    "here or in a store": {"out", "class_names"},
+    "here or in a store": {"out", "class_names", "preprocessing"},
     "here": {"workdir", "config", "configs"},
     "in a store": {"mirror"},
     "no path": {"stages", "coordinator_address", "mean", "std", "ipc", "from", "push"},
