@@ -109,6 +109,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
     preprocessing: str | os.PathLike = "",
     factor: int = 1,
     rounds: bool = False,
+    size: int = 0,
 ) -> Path:
     """Converts a distilled set, as `python -m delt_jax.export` does, and reads back the result.
 
@@ -125,6 +126,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
       push: data set on the Hugging Face Hub that gets it, too, "owner/name"; for "parquet".
       preprocessing, factor: as of `load`.
       rounds: whether float images become pixels, rounded and clipped.
+      size: side in pixels that images are resized to, after they are cut square; 0 keeps theirs.
 
     Returns:
       The file or folder that was written.
@@ -148,6 +150,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
         preprocessing=preprocessing,
         factor=factor,
         rounds=rounds,
+        size=size,
     )
 
 

@@ -282,7 +282,7 @@ def _place(path: str | os.PathLike, what: str) -> Path:
 def export_set(source: str | os.PathLike, to: str, out: str | os.PathLike, **how: Any) -> Path:
     """As `delt_jax.export_set`; `how` holds its other arguments."""
     place = _place(source, "The path")
-    conversion.check_layout(to, how["quality"])
+    conversion.check_layout(to, how["quality"], how["size"])
     target = _place(out, "--out") if out else None
     names = how.pop("class_names")
     is_file = isinstance(names, str | os.PathLike)

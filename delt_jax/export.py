@@ -33,6 +33,12 @@ _OUT = flags.DEFINE_string("out", "", "Where to; default beside what is read.", 
 _PER_CLASS = flags.DEFINE_integer(
     "per_class", 0, "Only the first so many images of every class; 0 for all.", 0, None, _FLAGS
 )
+_SIZE = flags.DEFINE_integer(
+    "size",
+    0,
+    "Side in pixels that images are resized to, after they are cut square; 0 keeps theirs.",
+    flag_values=_FLAGS,
+)
 _QUALITY = flags.DEFINE_integer(
     "quality",
     0,
@@ -84,7 +90,7 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
         raise UserError(f"--to is missing; it takes one of {', '.join(formats.FORMATS)}.")
     if len(rest) != 1:
         raise UserError(f"Name one set to read, such as runs/digits; got {len(rest)} paths.")
-    check_layout(_TO.value, _QUALITY.value)
+    check_layout(_TO.value, _QUALITY.value, _SIZE.value)
     hub.check(_PUSH.value, _TO.value)
     source = remote.path_of(paths.expand(rest[0], "The path"))
     return ExportOptions(
@@ -101,6 +107,7 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
         _path("--preprocessing", _PREPROCESSING.value),
         _FACTOR.value,
         _ROUND.value,
+        _SIZE.value,
     )
 
 

@@ -22,6 +22,7 @@ _READ = (
     "teacher.weights",
     "teacher.others",
     "select.pictures",
+    "select.set",
     "relabel.teachers",
     "report.second_teacher",
 )

@@ -95,6 +95,10 @@ def _open(recipe: DataRecipe, cache: Path | None) -> Source:
         from delt_jax.data.parquet import open_parquet
 
         return open_parquet(recipe, cache)
+    if recipe.name == "webdataset":
+        from delt_jax.data.webdataset import open_webdataset
+
+        return open_webdataset(recipe, cache)
     if recipe.name == "npz":
         from delt_jax.data.npz import open_npz
 

@@ -15,6 +15,7 @@ from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
 from delt_jax.store import remote
 from delt_jax.store.identity import identity
+from delt_jax.store.pictures import MOST_PIXELS
 
 
 class Classes(NamedTuple):
@@ -25,6 +26,7 @@ class Classes(NamedTuple):
       all_names: of all classes that a network knows, whose labels may name folders.
       image_size, channels, fit: see `delt_jax.data.fit.fit_image`.
       workers: processes to decode in.
+      most_pixels: that a picture may have.
     """
 
     names: tuple[str, ...]
@@ -33,6 +35,7 @@ class Classes(NamedTuple):
     channels: int
     fit: str
     workers: int
+    most_pixels: int = MOST_PIXELS
 
 
 class ClassPictures(NamedTuple):
@@ -51,11 +54,12 @@ class ClassPictures(NamedTuple):
     notes: tuple[str, ...]
 
 
-def of_source(source: Source, fit: str, workers: int) -> Classes:
+def of_source(source: Source, fit: str, workers: int, most_pixels: int) -> Classes:
     """The classes and sizes of a source of real images; `workers` is as `data.workers` has it."""
     names, size = source.class_names, source.image_size
     all_names = source.all_classes or names
-    return Classes(names, all_names, size, source.channels, fit, worker_count(workers))
+    processes = worker_count(workers)
+    return Classes(names, all_names, size, source.channels, fit, processes, most_pixels)
 
 
 def open_pictures(setting: str, path: str, classes: Classes) -> ClassPictures:
@@ -116,6 +120,7 @@ def named(root: Path, names: Names, labels: np.ndarray, classes: Classes) -> Enc
         channels=classes.channels,
         fit=classes.fit,
         workers=classes.workers,
+        most_pixels=classes.most_pixels,
     )
 
 

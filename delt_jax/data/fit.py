@@ -5,7 +5,7 @@ from PIL import Image, ImageOps
 
 from delt_jax.errors import UserError
 from delt_jax.runtime import host_memory
-from delt_jax.store.pictures import UnreadableError, as_unreadable, load
+from delt_jax.store.pictures import MOST_PIXELS, UnreadableError, as_unreadable, load
 
 _LARGEST_SCALE = 64  # times as wide as the images that a source keeps in memory
 _GREY = ("1", "L", "LA", "I", "F")
@@ -19,7 +19,9 @@ _BITS_PER_SAMPLE = 258  # TIFF's tag
 _SCALED_PIXELS, _SCALED_SQUARES = 2**24, 16
 
 
-def decode(content: bytes | UnreadableError, name: str = "") -> Image.Image:
+def decode(
+    content: bytes | UnreadableError, name: str = "", most_pixels: int = MOST_PIXELS
+) -> Image.Image:
     """Decodes an image file by its content; see `delt_jax.store.pictures` for formats and limits.
 
     Takes the first frame of an animation, turns it upright by its EXIF orientation, and scales
@@ -28,13 +30,16 @@ def decode(content: bytes | UnreadableError, name: str = "") -> Image.Image:
     Args:
       content: the file, or why it could not be read.
       name: of the file.
+      most_pixels: that it may have.
 
     Raises:
-      UnreadableError: if the file is damaged, too large, or has another format.
+      TooLargeError: if it has more pixels.
+      UnreadableError: if the file is damaged, or has another format.
     """
     if isinstance(content, UnreadableError):
         raise content
-    image = load(content, name)
+    image = load(content, name, most_pixels)
+    image.info.pop("transparency", None)  # goes with alpha; Pillow would warn of it in converting
     with as_unreadable():
         if image.format == "TIFF" and _is_unscaled(image):
             raise UnreadableError(
@@ -79,16 +84,12 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
       channels: 1 (luminance) or 3; 0 keeps grey images grey and makes all others RGB.
       fit: "resize" scales the shorter side to `size` (bilinear, antialiased) and takes the
         centre; "centre" scales it to `size` // 7 * 8 first, as 256 is to 224 (from 56 px on);
-        "pad" puts zeros around an image that is no larger than `size`.
+        "pad" puts zeros around the whole image, whose longer side is scaled to `size` first if it
+        is larger.
     """
     channels = channels or (1 if is_grey(image.mode) else 3)
     image = image.convert("L" if channels == 1 else "RGB")
     size = size or min(image.size)
-    if fit == "pad" and max(image.size) > size:
-        raise UserError(
-            f'data.fit is "pad", but an image of {image.width}x{image.height} px is larger '
-            f'than data.image_size {size}; raise it or use data.fit "resize".'
-        )
     if fit == "centre":
         wide = _shorter_side(image.size, size // 7 * 8 if size >= 56 else size)
         # Rounded to even at halves, as the usual evaluation of ImageNet does.
@@ -98,6 +99,9 @@ def fit_image(image: Image.Image, size: int, channels: int, fit: str) -> np.ndar
         if fit == "resize" and image.size != (size, size):
             scale = size / min(image.size)
             wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+        elif fit == "pad" and max(image.size) > size:
+            scale = size / max(image.size)
+            wide = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         left, top = (wide[0] - size) // 2, (wide[1] - size) // 2
     image = _scaled_part(image, wide, (left, top, left + size, top + size))
     return np.asarray(image, np.uint8).reshape(size, size, channels)

@@ -204,6 +204,7 @@ def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -
         channels=channels,
         fit=recipe.fit,
         workers=worker_count(recipe.workers),
+        most_pixels=recipe.max_pixels,
     )
 
 
@@ -363,7 +364,7 @@ def _derive(
         return recipe.image_size, recipe.channels, ()
     looked_at = sorted(set(np.linspace(0, len(files) - 1, _SAMPLE).astype(int).tolist()))
     sides, grey = [], []
-    for image in _opened(root, [files[i].name for i in looked_at]):
+    for image in _opened(root, [files[i].name for i in looked_at], recipe.max_pixels):
         sides.append(min(image.size))
         grey.append(is_grey(image.mode))
     if not sides:
@@ -379,7 +380,7 @@ def _derive(
     return size, channels, (note,)
 
 
-def _opened(root: Path, names: Sequence[bytes]) -> Iterator[Image.Image]:
+def _opened(root: Path, names: Sequence[bytes], most_pixels: int) -> Iterator[Image.Image]:
     """The headers of those files that can be read; others are named when they are decoded."""
     stored = Files(os.fsencode(root), Names.of(names))
     for start in range(0, len(names), _AT_ONCE):
@@ -388,4 +389,5 @@ def _opened(root: Path, names: Sequence[bytes]) -> Iterator[Image.Image]:
         for name, content in zip(some_names, contents, strict=True):
             with contextlib.suppress(UnreadableError, OSError):
                 if isinstance(content, bytes):
-                    yield pictures.open_picture(io.BytesIO(content), os.fsdecode(name))
+                    stream = io.BytesIO(content)
+                    yield pictures.open_picture(stream, os.fsdecode(name), most_pixels)

@@ -37,7 +37,8 @@ def open_classes(recipe: DataRecipe) -> Source:
         )
     of_all = {"source": "classes", "class_names": names, "size": [recipe.image_size, channels]}
     workers = worker_count(recipe.workers)
-    classes = Classes(names, all_names, recipe.image_size, channels, recipe.fit, workers)
+    size, most = recipe.image_size, recipe.max_pixels
+    classes = Classes(names, all_names, size, channels, recipe.fit, workers, most)
     test = open_pictures("data.path", recipe.path, classes) if recipe.path else None
     return Source(
         name=note,

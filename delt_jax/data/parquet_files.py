@@ -1,6 +1,5 @@
 """Where the parquet files of a data set are, and what their columns hold."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,18 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from delt_jax.data.sharded import numbered, splits_of
 from delt_jax.errors import UserError
-from delt_jax.store import files, parquet_sizes
+from delt_jax.store import parquet_sizes
 from delt_jax.store.foreign import parse_json, shown
 from delt_jax.store.local_copies import local
 from delt_jax.store.remote import Listed
 
 HUB = "hf:"
 GROUPS = 4  # row groups that a process keeps
-_TESTS = ("test", "validation", "valid", "val")  # splits to test on, the first choice first
 _IMAGES, _LABELS = ("image", "img", "images"), ("label", "labels", "fine_label")
-_HASHED = 256 * 2**20  # bytes of a file that is read as a whole to tell whether it has changed
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_CLASSES = 2**31 - 1
 _CONVERTED = "refs/convert/parquet"  # where the Hub keeps parquet of other formats
 
@@ -60,44 +57,13 @@ def _parquet_below(found: Mapping[str, Listed]) -> Mapping[str, Listed]:
 
 def files_of(root: Path) -> dict[str, list[Path]]:
     """Files of the training split and, if there is one, of the test split, in order."""
-    if root.is_file():
-        return {"train": [root]}
-    found = sorted(root.rglob("*.parquet")) if root.is_dir() else []
-    sets = sorted({_set_of(file.relative_to(root)) for file in found})
-    if len(sets) > 1:
-        raise UserError(
-            f"data.path {root} holds the files of {len(sets)} sets "
-            f"({shown(', '.join(sets), 200)}); add the folder of one to data.path."
-        )
+    found = splits_of(root, ".parquet")
     if not found:
         raise UserError(
             f"data.path {root} holds no parquet files; name the folder of a data set that was "
             f"downloaded from the Hub, or hf:OWNER/NAME."
         )
-    by_word: dict[str, list[Path]] = {}
-    for file in found:
-        by_word.setdefault(_split_of(file.relative_to(root)), []).append(file)
-    splits = {"train": by_word.get("train") or by_word.get("", [])}
-    test = next((by_word[word] for word in _TESTS if word in by_word), None)
-    if not splits["train"]:
-        raise UserError(f"{root} has parquet files of {', '.join(by_word)}, but none of train.")
-    return splits | ({"test": test} if test else {})
-
-
-def _set_of(path: Path) -> str:
-    """The folder of the set that a file belongs to, without a last one for its split."""
-    folders = path.parts[:-1]
-    return "/".join(folders[:-1] if folders and _split_of(Path(folders[-1])) else folders) or "."
-
-
-def _split_of(path: Path) -> str:
-    """The word for a split that the file's name or a folder's begins with; empty for none."""
-    words = ("train", *_TESTS)
-    for part in reversed(path.parts):
-        match = re.match(r"[a-z]+", part.lower())
-        if match and match[0] in words:
-            return match[0]
-    return ""
+    return found
 
 
 class ParquetTable(NamedTuple):
@@ -129,18 +95,6 @@ class ParquetTable(NamedTuple):
         for name in ("info", "features"):
             info = info.get(name) if isinstance(info, dict) else None
         return cls(path, metadata, schema, info if isinstance(info, dict) else {})
-
-    @property
-    def described(self) -> list[Any]:
-        """What tells this file from another: its name and content, of a large one the last change.
-
-        A file of the Hub's cache is a link whose target is named by its content.
-        """
-        size, target = self.path.stat().st_size, Path(os.path.realpath(self.path)).name
-        if size <= _HASHED:
-            return [self.path.name, files.file_checksum(self.path)]
-        content = target if _SHA256.fullmatch(target) else self.path.stat().st_mtime_ns
-        return [self.path.name, size, content]
 
 
 def _check_claims(path: Path, metadata: pq.FileMetaData) -> None:
@@ -199,10 +153,7 @@ def class_names_of(feature: Any, labels: dict[str, np.ndarray], where: str) -> t
         listed = [listed.get(str(number)) for number in range(len(listed))]
     if isinstance(listed, list) and listed and all(isinstance(name, str) for name in listed):
         return tuple(listed)
-    highest = max(int(each.max()) for each in labels.values() if len(each))
-    if highest < 0 or highest >= sum(map(len, labels.values())):
-        raise UserError(f"The labels of {where} are no classes that count from 0.")
-    return tuple(map(str, range(highest + 1)))
+    return numbered(labels, where)
 
 
 def line(error: Exception) -> str:

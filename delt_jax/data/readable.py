@@ -7,8 +7,9 @@ import numpy as np
 from delt_jax.core.progress import progress
 from delt_jax.data import in_memory
 from delt_jax.data.names import printable
-from delt_jax.data.source import EncodedExamples, Readable
+from delt_jax.data.source import READS, TOO_LARGE, EncodedExamples, Readable
 from delt_jax.data.stream import batches
+from delt_jax.store.pictures import MOST_PIXELS
 
 _BATCH = 256
 _NAMED = 5  # files that the sentence lists
@@ -32,23 +33,28 @@ def leave_out(
     """
     if setting == "stop":
         return np.ones(len(examples), bool), (), {}
-    name = f"readable-{content}.npy"
+    limit = examples.most_pixels
+    name = f"readable-{content}{'' if limit == MOST_PIXELS else f'-{limit}'}.npy"
     outcome = in_memory.load(cache / name, (len(examples),)) if cache else None
     if outcome is None:
         outcome = _check(examples)
-    bad = np.flatnonzero(np.asarray(outcome) == 0)
+    outcome = np.asarray(outcome)
+    bad = np.flatnonzero(outcome != READS)
     notes: tuple[str, ...] = ()
     if len(bad):
         names = (printable(examples.names[int(i)]) for i in bad[:_NAMED])
         named = ", ".join(f"{examples.where}{name}" for name in names)
         more = ", ..." if len(bad) > _NAMED else ""
         notes = (f"{len(bad)} unreadable files are left out: {named}{more}",)
-    return np.asarray(outcome) == 1, notes, {name: np.asarray(outcome)}
+        if large := int((outcome == TOO_LARGE).sum()):
+            notes += (f"of these, {large} with more pixels than data.max_pixels, {limit:,}",)
+    return outcome == READS, notes, {name: outcome}
 
 
 def _check(examples: EncodedExamples) -> np.ndarray:
     """Decodes every file; uint8 [N], 1 where it worked."""
-    files = Readable(examples.encoded, examples.labels, examples.names, examples.workers)
+    e = examples
+    files = Readable(e.encoded, e.labels, e.names, e.workers, e.most_pixels)
     outcomes = []
     with progress(len(files), "check files", "image") as bar:
         for _, some in batches(files, _BATCH):

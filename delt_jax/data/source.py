@@ -12,9 +12,10 @@ from PIL import Image
 from delt_jax.data.fit import decode, fit_image
 from delt_jax.data.names import printable
 from delt_jax.errors import UserError
-from delt_jax.store.pictures import UnreadableError
+from delt_jax.store.pictures import MOST_PIXELS, TooLargeError, UnreadableError
 
 TEST_IMAGES = "test images"
+READS, TOO_LARGE = 1, 2  # outcomes of `Readable`
 
 
 class Examples(Protocol):
@@ -117,6 +118,7 @@ class EncodedExamples:
       image_size, channels, fit: see `delt_jax.data.fit.fit_image`.
       workers: processes to decode in.
       as_stored: whether all files are known to have this size, so that fitting changes none.
+      most_pixels: that a picture may have.
     """
 
     encoded: Encoded
@@ -128,6 +130,7 @@ class EncodedExamples:
     fit: str
     workers: int
     as_stored: bool = False
+    most_pixels: int = MOST_PIXELS
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -152,7 +155,13 @@ class EncodedExamples:
         """
         for i, content in zip(indices, self.encoded.read(indices), strict=True):
             try:
-                yield decode(content, self.names[i])
+                yield decode(content, self.names[i], self.most_pixels)
+            except TooLargeError as e:
+                raise UserError(
+                    f"{self.where}{printable(self.names[i])} has {e}, and data.max_pixels allows "
+                    f"{self.most_pixels:,}; raise that, make the picture smaller, or leave out "
+                    f'what cannot be read with data.unreadable "skip".'
+                ) from e
             except UnreadableError as e:
                 raise UserError(
                     f"{self.where}{printable(self.names[i])} cannot be read as an image ({e}); "
@@ -169,25 +178,29 @@ class Readable:
     labels: np.ndarray
     names: Sequence[str]
     workers: int
+    most_pixels: int = MOST_PIXELS
 
     def __len__(self) -> int:
         """Number of files."""
         return len(self.labels)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """1 where the file decodes and 0 where not, uint8 [len(indices)]."""
+        """Of each file `READS`, `TOO_LARGE`, or 0 if it does not decode, uint8 [len(indices)]."""
         contents = self.encoded.read(indices)
-        return np.array(
-            [_decodes(c, self.names[i]) for i, c in zip(indices, contents, strict=True)], np.uint8
-        )
+        tried = [
+            self._outcome(content, self.names[i])
+            for i, content in zip(indices, contents, strict=True)
+        ]
+        return np.array(tried, np.uint8)
 
-
-def _decodes(content: bytes | UnreadableError, name: str) -> bool:
-    try:
-        decode(content, name)
-    except UnreadableError:
-        return False
-    return True
+    def _outcome(self, content: bytes | UnreadableError, name: str) -> int:
+        try:
+            decode(content, name, self.most_pixels)
+        except TooLargeError:
+            return TOO_LARGE
+        except UnreadableError:
+            return 0
+        return READS
 
 
 def split_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

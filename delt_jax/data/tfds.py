@@ -224,6 +224,7 @@ def _open_split(dataset: _Dataset, name: str) -> _Split:
         fit=recipe.fit,
         workers=worker_count(recipe.workers),
         as_stored=dataset.as_stored,
+        most_pixels=recipe.max_pixels,
     )
     return _Split(name, examples, stored, file)
 

@@ -71,7 +71,8 @@ def of_teacher(teacher: Teacher, source: Source) -> list[str]:
     if accuracy < by_chance + _WEAK * (1 - by_chance):
         return [
             f"{head} right, which is nearer to chance ({by_chance:.1%}) than to all, so images and "
-            f"labels made with it are weak; train it longer or take a better one."
+            f"labels made with it are weak; raise teacher.epochs, begin with pretrained weights "
+            f"(teacher.fine_tune), or take a better one."
         ]
     return []
 
@@ -205,3 +206,27 @@ def of_rows(rows: Sequence[ScoreRow], source: Source) -> list[str]:
                 f"({by_chance:.1%}), so the students have learnt nothing."
             )
     return found
+
+
+def of_students(teachers: Sequence[Teacher], rows: Sequence[ScoreRow], source: Source) -> list[str]:
+    """What rows say of students (see `of_rows`), and whether the first teacher is below their best.
+
+    A student of all real images is their ceiling. Both are measured on the same images; the teacher
+    is below if one as good as the student would rarely have so few of them right.
+    """
+    found, finite = of_rows(rows, source), [row for row in rows if np.isfinite(row.last_mean)]
+    if not teachers or teachers[0].accuracy is None or not finite:
+        return found
+    teacher, accuracy = teachers[0], teachers[0].accuracy
+    best, count = max(finite, key=lambda row: row.last_mean), len(source.test)
+    hits = round(accuracy * count)
+    if stats.binom.cdf(hits, count, min(best.last_mean, 1.0)) > _LEVEL:
+        return found
+    which = f"{best.image_set} {best.ipc} with {best.regime} labels"
+    of_all = "all real images, the ceiling of students" if best.image_set == "full" else which
+    return [
+        *found,
+        f"The teacher {teacher.spec.name} gets {accuracy:.1%} of the {count} "
+        f"{source.scored} right, fewer than a student reaches ({best.student}, {of_all}: "
+        f"{best.last_mean:.1%}), so it holds students back; train it longer or take a better one.",
+    ]

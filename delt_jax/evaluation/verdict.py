@@ -139,4 +139,4 @@ def _of_classes(row: ScoreRow, class_names: Sequence[str]) -> str:
         accuracy, name = known[0]
         return f"No class is far below the others; lowest {with_labels} is {name} ({accuracy:.0%})."
     listed = ", ".join(f"{name} ({accuracy:.0%})" for accuracy, name in weak)
-    return f"Weakest {with_labels}, where the mean is {mean:.0%}: {listed}."
+    return f"Weakest {with_labels}, where the mean of the classes is {mean:.0%}: {listed}."

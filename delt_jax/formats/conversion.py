@@ -12,7 +12,7 @@ from delt_jax import formats
 from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
-from delt_jax.formats import hub, learned_arrays, ownership, remote_sets
+from delt_jax.formats import hub, learned_arrays, ownership, remote_sets, resizing
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import floats_of
 from delt_jax.store import files, regular, remote
@@ -40,6 +40,7 @@ class ExportOptions:
       preprocessing: file or set with the whitening of normalised floats; None where there is none.
       factor: images along a side of each stored one, of floats whose file does not say it.
       rounds: whether float images become pixels, rounded and clipped.
+      size: side in pixels that images are resized to, after they are cut square; 0 keeps theirs.
     """
 
     source: Path
@@ -55,6 +56,7 @@ class ExportOptions:
     preprocessing: Path | None = None
     factor: int = 1
     rounds: bool = False
+    size: int = 0
 
 
 def default_out(source: Path, to: str) -> Path:
@@ -76,7 +78,7 @@ def run(options: ExportOptions) -> None:
     Raises:
       UserError: for a set that is not understood, or a target that is in the way.
     """
-    check_layout(options.to, options.quality)
+    check_layout(options.to, options.quality, options.size)
     hub.check(options.push, options.to)
     _check_target(options)
     given = options.class_names
@@ -101,6 +103,12 @@ def run(options: ExportOptions) -> None:
     if options.per_class:
         content = content.per_class(options.per_class)
         say(f"  kept the first {options.per_class} of each class")
+    if options.size and content.preprocessing is not None:
+        raise UserError("--size is for pixels, and these are float images; add --round.")
+    if options.size and (changed := resizing.change(content.images, options.size)):
+        of_them = ", and left out the soft labels, which are of the images as they were"
+        say(f"  resized {changed}{of_them if content.soft_labels is not None else ''}")
+        content = resizing.resized_set(content, options.size)
     if content.soft_labels is not None and (options.quality or options.to == "distilled"):
         why = "are of the uncompressed images" if options.quality else "come from the relabel stage"
         content = replace(content, soft_labels=None)
@@ -235,12 +243,20 @@ def _read_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def check_layout(to: str, quality: int) -> None:
-    """Raises a UserError unless there is such a layout, and JPEG in it where that is asked for."""
+def check_layout(to: str, quality: int, size: int = 0) -> None:
+    """Raises a UserError unless there is such a layout, and JPEG in it where that is asked for.
+
+    Args:
+      to: name of the layout.
+      quality: of JPEG, 0 for lossless PNG.
+      size: that images are resized to, in pixels; 0 keeps theirs.
+    """
     if to not in formats.FORMATS:
         raise UserError(f"--to takes one of {', '.join(formats.FORMATS)}, not {to!r}.")
     if not 0 <= quality <= 100:
         raise UserError(f"--quality is from 0 to 100, not {quality}.")
+    if not 0 <= size <= resizing.LARGEST:
+        raise UserError(f"--size is from 1 to {resizing.LARGEST} px, or 0, not {size}.")
     if quality and not formats.FORMATS[to].jpeg:
         jpeg = ", ".join(name for name, layout in formats.FORMATS.items() if layout.jpeg)
         raise UserError(f"--quality is for {jpeg}; {to} is lossless.")

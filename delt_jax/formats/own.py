@@ -54,8 +54,8 @@ def write(folder: Path, content: DistilledSet, quality: int = 0) -> None:
     height, width, channels = content.images.shape[1:]
     if height != width:
         raise UserError(
-            f"The images are {width}x{height} px, and the stages take square ones; crop or resize "
-            f"them first."
+            f"The images are {width}x{height} px, and the stages take square ones; add "
+            f"--size={min(height, width)}, which cuts squares, or another size."
         )
     imported = content.manifest.get("imported", {})
     floats = floats_of(content)

@@ -22,28 +22,30 @@ class DataRecipe:
         'Source of the images; "classes" has names of classes and no images to train on.',
         affects="data",
         allowed=one_of(
-            *("digits", "folder", "npz", "idx", "tfds", "parquet", "classes"), with_plugins=True
+            *("digits", "folder", "npz", "idx", "tfds", "parquet", "webdataset", "classes"),
+            with_plugins=True,
         ),
     )
     path: str = setting(
         "",
-        "The folder of images, of idx or of parquet files, the .npz file, or the TFDS data "
+        "The folder of images, of idx, parquet or tar files, the .npz file, or the TFDS data "
         "directory, here or on gs:// or s3://; of parquet also hf:OWNER/NAME on the Hugging Face "
-        "Hub; of classes, perhaps a folder of test images.",
+        "Hub; of webdataset also a pattern such as train-{000..099}.tar; of classes, perhaps a "
+        "folder of test images.",
         affects="data",
     )
     dataset: str = setting(
         "",
-        'Name of the TFDS builder, for instance "cifar10"; of parquet, the column of the labels. '
-        "Other sources do not use it.",
+        'Name of the TFDS builder, for instance "cifar10"; of parquet, the column of the labels; '
+        "of webdataset, the field of each .json that has it. Other sources do not use it.",
         affects="data",
     )
     classes: str = setting(
         "",
-        "Classes to take of a folder, npz, tfds or classes source, in label order: a file with "
-        'one per line, "imagenet", "imagenet100", "imagenet10", "imagenette" or "imagewoof", or '
-        "some of ImageNet's with commas between, by wnid, name or label. Empty takes all; those "
-        "of a folder come in the order of their names.",
+        "Classes to take of a folder, npz, tfds, parquet, webdataset or classes source, in label "
+        'order: a file with one per line, "imagenet", "imagenet100", "imagenet10", "imagenette" or '
+        '"imagewoof", or some of ImageNet\'s with commas between, by wnid, name or label. Empty '
+        "takes all; those of a folder come in the order of their names.",
         affects="data",
     )
     image_size: int = setting(
@@ -62,8 +64,8 @@ class DataRecipe:
     fit: str = setting(
         "resize",
         'How images reach image_size: "resize" scales the shorter side bilinearly and takes the '
-        'centre, "centre" scales it to 8/7 of the size first (256 px for 224), "pad" surrounds '
-        "the image by zeros.",
+        'centre, "centre" scales it to 8/7 of the size first (256 px for 224), "pad" keeps the '
+        "whole image, scaled down if it is larger, and adds zeros around.",
         affects="data",
         allowed=one_of("resize", "centre", "pad"),
     )
@@ -134,6 +136,13 @@ class DataRecipe:
         "all such files, for which every file is decoded once.",
         affects="data",
         allowed=one_of("stop", "skip"),
+    )
+    max_pixels: int = setting(
+        178_956_970,
+        "Most pixels that a picture may have, by default twice what Pillow warns of. Larger ones "
+        "are unreadable, as a small file can hold gigabytes.",
+        affects="data",
+        allowed=at_least(1, most=2**40),
     )
     known_as: str = setting(
         "",

@@ -20,10 +20,10 @@ class SelectRecipe:
     start: str = setting(
         "real",
         'What images start from: the chosen "real" images, Gaussian "noise", "rded": mosaics '
-        'of the crops of real images that the teacher is surest of (RDED), or "pictures" of your '
-        "own.",
+        'of the crops of real images that the teacher is surest of (RDED), "pictures" of your own, '
+        'or a distilled "set".',
         affects="images",
-        allowed=one_of("real", "noise", "rded", "pictures", with_plugins=True),
+        allowed=one_of("real", "noise", "rded", "pictures", "set", with_plugins=True),
     )
     small_classes: str = setting(
         "stop",
@@ -36,6 +36,13 @@ class SelectRecipe:
         "",
         'Folder with a folder of "pictures" for each class. Where a class has fewer than ipc, '
         "they come again as random crops.",
+        affects="images",
+    )
+    set: str = setting(
+        "",
+        'The "set" to start from, with the classes of the data and at least ipc images of each: a '
+        "work directory, an export or a published set, here or in a store. Images of another size "
+        "are resized.",
         affects="images",
     )
     mosaic: int = setting(

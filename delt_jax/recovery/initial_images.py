@@ -1,6 +1,7 @@
 """The images that recovery starts from."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from delt_jax.data.class_pictures import ClassPictures
 from delt_jax.data.names import Names
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.recipe import Recipe
-from delt_jax.recovery import mosaics, selection
+from delt_jax.recovery import earlier_sets, mosaics, selection
 from delt_jax.recovery.mosaics import Patches
 from delt_jax.recovery.selection import Ranking, select
 from delt_jax.recovery.starts import (
@@ -122,8 +123,13 @@ def _own_pictures(recipe, source, teacher, ranking, partial) -> Starts:
     return OwnPictures(found, teacher.normalisation, np.stack(chosen), record_of, recipe.seed)
 
 
+def _earlier_set(recipe, source, teacher, ranking, partial) -> Starts:
+    return earlier_sets.prepare(recipe, source, teacher.normalisation)
+
+
 def _open_pictures(recipe: Recipe, source: Source) -> ClassPictures:
-    classes = class_pictures.of_source(source, recipe.data.fit, recipe.data.workers)
+    data = recipe.data
+    classes = class_pictures.of_source(source, data.fit, data.workers, data.max_pixels)
     return class_pictures.open_pictures("select.pictures", recipe.select.pictures, classes)
 
 
@@ -182,18 +188,20 @@ def check(recipe: Recipe, source: Source) -> None:
 
     Raises:
       UserError: if there are no training images or a class has too few, mosaics do not divide an
-        image, or the user's own pictures are missing.
+        image, or the user's own pictures or set are missing.
     """
     start = recipe.select.start
     if reads_training_images(start) and not recipe.data.has_training_images:
         raise UserError(
             f"select.start {start!r} takes training images, which data.name {recipe.data.name!r} "
-            f"does not have; set it to 'noise', or to 'pictures' with select.pictures."
+            f"does not have; set it to 'noise', or to 'pictures' or 'set' with select.pictures or "
+            f"select.set."
         )
-    if recipe.select.pictures and start != "pictures":
-        raise UserError(
-            f"select.pictures is set, but select.start is {start!r}; set that to 'pictures'."
-        )
+    for name in ("pictures", "set"):
+        if getattr(recipe.select, name) and start != name:
+            raise UserError(
+                f"select.{name} is set, but select.start is {start!r}; set that to {name!r}."
+            )
     _kind(start).check(recipe, source)
 
 
@@ -240,7 +248,7 @@ def recorded(
         labels = np.zeros(len(manifest["pictures"]), np.int32)
         labels[chosen] = np.arange(len(chosen))[:, None]
         names = Names.of(map(os.fsencode, manifest["pictures"]))
-        classes = class_pictures.of_source(source, manifest["fit"], workers=-1)
+        classes = class_pictures.of_source(source, manifest["fit"], -1, most_pixels=sys.maxsize)
         pictures = class_pictures.named(root, names, labels, classes)
         record_of = manifest["folder"], manifest["fit"]
         return OwnPictures(pictures, normalisation, chosen, record_of, manifest["seed"])
@@ -263,6 +271,12 @@ _KINDS = {
         inputs=lambda recipe, source: {
             "select.pictures": _open_pictures(recipe, source).fingerprint
         },
+    ),
+    "set": StartKind(
+        _earlier_set,
+        check=earlier_sets.check,
+        reads_training_images=False,
+        inputs=earlier_sets.inputs,
     ),
     "rded": StartKind(
         _mosaics,

@@ -16,7 +16,7 @@ from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images
 from delt_jax.recovery.selection import check_class_sizes
 from delt_jax.stages import learn, recover, squeeze
-from delt_jax.store import metric_writers
+from delt_jax.store import metric_writers, remote
 from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
@@ -221,6 +221,7 @@ def check_places(
       UserError: naming the file or folder.
     """
     check_writable("--workdir", workdir.path)
+    _check_other_set(recipe.select.set, workdir)
     scores = recipe.evaluate.scores_folder
     if scores and (not names or "evaluate" in names):
         check_writable("evaluate.scores_folder", Path(scores).absolute())
@@ -231,6 +232,18 @@ def check_places(
             weights = local(folder) / teacher_lib.WEIGHTS
             if not os.access(weights, os.R_OK):
                 raise UserError(f"relabel.teachers names {folder}, but {weights} cannot be read.")
+
+
+def _check_other_set(path: str, workdir: WorkDir) -> None:
+    """Raises a UserError if `select.set` lies where the run writes a set of its own."""
+    if not path or remote.is_remote(path):
+        return
+    place, ours = Path(path).resolve(), workdir.path.resolve() / recover.ARTEFACT
+    if place in (ours.parent, ours) or ours in place.parents:
+        raise UserError(
+            f"select.set {path} is the set of this very run, which would replace it; choose "
+            f"another --workdir."
+        )
 
 
 def check_writable(name: str, path: Path) -> None:

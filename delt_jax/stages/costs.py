@@ -27,6 +27,7 @@ ACCELERATORS = {
 }
 # What the 17.6 h of recovery in DELT's Table 6 (ImageNet-1K, IPC 50, one RTX 4090) amount to.
 UTILISATION = 0.22
+_SOON = 0.1  # hours in all, below which a table would say nothing
 _USUAL, _USUAL_PER_HOST = "H100/H200", 8  # what is counted where the devices are unknown ones
 
 
@@ -111,12 +112,15 @@ class StageWork:
 
 
 def hours(work: dict[str, StageWork], here: tuple[str, int, int]) -> list[str]:
-    """Lines on how long stages take on accelerators, and what that assumes.
+    """Lines on how long stages take on accelerators, and what that assumes; one if it is minutes.
 
     Args:
       work: of each stage, by its name.
       here: kind, number on each host, and hosts of the devices that are there.
     """
+    slowest = max(sum(_times(work, name, (1, 1))) for name in ACCELERATORS)
+    if slowest < _SOON:
+        return [f"on one of {', '.join(ACCELERATORS)}: minutes, most of which go into compiling"]
     head = f"{'':<20}" + "".join(f"{name:>10}" for name in (*work, "all"))
     lines = [
         f"estimated hours on one device, if data keep up and it reaches {UTILISATION:.0%} of its "
@@ -139,14 +143,19 @@ def hours(work: dict[str, StageWork], here: tuple[str, int, int]) -> list[str]:
 
 def _row(label: str, work: dict[str, StageWork], name: str, crowd: tuple[int, int]) -> str:
     """A line of hours on so many devices of each of so many hosts."""
+    times = _times(work, name, crowd)
+    return f"{label:<20}" + "".join(f"{_hours(t):>10}" for t in (*times, sum(times)))
+
+
+def _times(work: dict[str, StageWork], name: str, crowd: tuple[int, int]) -> list[float]:
+    """Hours of each stage."""
     per_host, hosts = crowd
     lanes = {"devices": per_host * hosts, "hosts": hosts, "one": 1}
     per_flop = 1 / (ACCELERATORS[name] * UTILISATION * 3600)
-    times = [
+    return [
         stage.flops * per_flop * math.ceil(stage.parts / lanes[stage.lanes]) / max(stage.parts, 1)
         for stage in work.values()
     ]
-    return f"{label:<20}" + "".join(f"{_hours(t):>10}" for t in (*times, sum(times)))
 
 
 def _is(name: str, kind: str) -> bool:

@@ -143,7 +143,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     rows = aggregate(scores)
     for row in rows:
         say(f"  {row.student}, {row.regime}, {row.image_set} {row.ipc or 'all'}: {row.text()}")
-    failed_training.told(failed_training.of_rows(rows, source))
+    failed_training.told(failed_training.of_students(teachers, rows, source))
 
 
 def _open(
@@ -224,7 +224,7 @@ def _write(run: Evaluation, workdir: WorkDir, scores: Sequence[Score]) -> None:
     first, more = known[:1], known[1:]
     manifest = {
         "inputs": run.inputs,
-        "warnings": failed_training.of_rows(rows, run.source),
+        "warnings": failed_training.of_students(run.teachers, rows, run.source),
         "command": workdir.command,
         "protocols": list(dict.fromkeys(row.protocol for row in rows)),
         **({"teacher": first[0]} if first else {}),

@@ -92,7 +92,10 @@ def cheaper(stage: str, recipe: Recipe) -> list[str]:
                 f"--config.evaluate.regimes={evaluate.regimes[0]} leaves out other kinds of labels"
             )
     if recipe.data.image_size > _SMALL:
-        found.append(f"--config.data.image_size={_SMALL} shortens every stage")
+        found.append(
+            f"--config.data.image_size={_SMALL} shortens every stage, most where it lets a recipe "
+            f"derive a smaller network"
+        )
     return found
 
 

@@ -38,6 +38,7 @@ _STARTS = {
     "rded": ("recovery/mosaics",),
     "rded_files": ("recovery/mosaics", "data/file_crops"),
     "pictures": ("data/class_pictures", "augment/crop"),
+    "set": ("recovery/earlier_sets", "formats/resizing"),
 }
 _AUGMENTATIONS = {
     "rand_augment": ("rand_augment", "affine", "enhance", "tables", "chosen"),

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -57,6 +58,10 @@ class UnreadableError(Exception):
     """The bytes are no readable picture; the message is the reason, without a full stop."""
 
 
+class TooLargeError(UnreadableError):
+    """A picture has more pixels than are allowed."""
+
+
 @contextlib.contextmanager
 def as_unreadable() -> Iterator[None]:
     """Turns whatever Pillow raises inside into an `UnreadableError`; silences its warnings."""
@@ -67,42 +72,54 @@ def as_unreadable() -> Iterator[None]:
         except UnreadableError:
             raise
         except Image.DecompressionBombError as e:
-            raise UnreadableError(f"more than {MOST_PIXELS} px") from e
+            raise TooLargeError(_large(str(e))) from e
         except Exception as e:  # Pillow raises a dozen types for damaged files
             reason = " ".join(str(e).split("<_io")[0].split()).strip(" .") or repr(e)
             raise UnreadableError(reason[:200]) from e
 
 
-def open_picture(content: IO[bytes], name: str = "") -> Image.Image:
+def _large(sentence: str) -> str:
+    """The number of pixels in Pillow's sentence on a decompression bomb, and the limit."""
+    found = re.search(r"\(([0-9]+) pixels\)", sentence)
+    return f"{int(found[1]):,} px" if found else "too many pixels"
+
+
+def open_picture(content: IO[bytes], name: str = "", most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Opens a picture by its content and reads its header; decodes no pixels.
 
     Args:
       content: the file, open.
       name: of the file; formats without a signature are tried only for their own endings.
+      most_pixels: that it may have.
 
     Raises:
-      UnreadableError: if it has no format of `ENDINGS`, no pixels, or too many of them.
+      TooLargeError: if it has more pixels.
+      UnreadableError: if it has no format of `ENDINGS`, or no pixels.
     """
+    # Pillow refuses twice its own limit, which all threads share: so it is raised, never lowered.
+    if Image.MAX_IMAGE_PIXELS is not None and most_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-most_pixels // 2)
     weak = ENDINGS.get(os.path.splitext(name)[1].lower(), "")
     formats = (*_BY_CONTENT, *((weak,) if weak in _BY_ENDING else ()))
     with as_unreadable():
         image = Image.open(content, formats=formats)
-        if image.width * image.height > MOST_PIXELS:
-            raise UnreadableError(f"{image.width}x{image.height} px, more than {MOST_PIXELS}")
+        if image.width * image.height > most_pixels:
+            raise TooLargeError(f"{image.width * image.height:,} px")
         if not image.width or not image.height:
             raise UnreadableError(f"{image.width}x{image.height} px")
     return image
 
 
-def load(content: bytes, name: str = "") -> Image.Image:
+def load(content: bytes, name: str = "", most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Decodes the first frame of a picture, within the limits of `open_picture`.
 
     Raises:
-      UnreadableError: if it is damaged, too large, or has another format.
+      TooLargeError: if it has more pixels than `most_pixels`.
+      UnreadableError: if it is damaged, or has another format.
     """
     if not content:
         raise UnreadableError("empty file")
-    image = open_picture(io.BytesIO(content), name)
+    image = open_picture(io.BytesIO(content), name, most_pixels)
     with as_unreadable():
         image.load()
     return image
@@ -144,6 +161,8 @@ def decode(content: bytes, where: str) -> np.ndarray:
         with as_unreadable():
             grey = picture.mode in ("1", "L", "LA")
             pixels = np.asarray(picture.convert("L" if grey else "RGB"))
+    except TooLargeError as e:
+        raise UserError(f"{where} has {e}, more than {MOST_PIXELS:,}; make it smaller.") from e
     except UnreadableError as e:
         raise UserError(f"{where} is no picture, or damaged ({e}).") from e
     return pixels.reshape(*pixels.shape[:2], -1)

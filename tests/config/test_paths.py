@@ -20,6 +20,7 @@ READ = {
     "teacher.weights": {"data.mean": (0.5,), "data.std": (0.5,)},
     "teacher.others": {},
     "select.pictures": {"select.start": "pictures"},
+    "select.set": {"select.start": "set"},
     "relabel.teachers": {},
     "report.second_teacher": {},
 }
@@ -30,7 +31,7 @@ NO_PATHS = {
     *("learn.model", "learn.augment"),
 }
 FLAGS = {
-    "here or in a store": {"out", "class_names"},
+    "here or in a store": {"out", "class_names", "preprocessing"},
     "here": {"workdir", "config", "configs"},
     "in a store": {"mirror"},
     "no path": {"stages", "coordinator_address", "mean", "std", "ipc", "from", "push"},

@@ -243,8 +243,8 @@ def test_what_is_not_allowed_is_refused(name, value):
         (
             "data.name",
             "imagenet",
-            "one of 'digits', 'folder', 'npz', 'idx', 'tfds', 'parquet', 'classes', or a plug-in "
-            "as package.module:name, not 'imagenet'",
+            "one of 'digits', 'folder', 'npz', 'idx', 'tfds', 'parquet', 'webdataset', 'classes', "
+            "or a plug-in as package.module:name, not 'imagenet'",
         ),
         ("data.channels", 2, "one of 0, 1, 3, not 2"),
         ("teacher.schedule", "linear", "one of 'cosine', 'one_cycle', not 'linear'"),

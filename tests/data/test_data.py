@@ -1,6 +1,7 @@
 """The built-in sources (digits, idx files), fitting of images, and normalisation."""
 
 import gzip
+import io
 import struct
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from delt_jax.data import (
     measure_normalisation,
     open_source,
 )
-from delt_jax.data.fit import fit_arrays, fit_image
+from delt_jax.data.fit import decode, fit_arrays, fit_image
 from delt_jax.data.idx import read_idx
 from delt_jax.data.source import fingerprint
 from delt_jax.errors import UserError
@@ -349,10 +350,21 @@ def test_fit_image_pads_with_zeros_around():
     assert np.count_nonzero(odd) == np.count_nonzero(pattern(3, 3))
 
 
-@pytest.mark.parametrize(("height", "width"), [(9, 9), (4, 9), (9, 4)])
-def test_fit_image_refuses_to_pad_what_is_larger(height, width):
-    with pytest.raises(UserError, match=rf"{width}x{height} px is larger than data\.image_size 8"):
-        fit_image(pil(pattern(height, width)), 8, 1, "pad")
+def test_fit_image_pads_the_whole_of_what_is_larger():
+    for height, width in ((16, 8), (8, 16), (16, 1), (32, 16)):
+        padded = fit_image(pil(np.full((height, width, 1), 99, np.uint8)), 8, 1, "pad")[..., 0]
+        scale = 8 / max(height, width)
+        inside = max(1, round(height * scale)), max(1, round(width * scale))
+        assert np.count_nonzero(padded) == np.count_nonzero(padded == 99) == np.prod(inside)
+        assert padded[4, 4] == 99 or width == 1
+
+
+def test_a_palettes_transparency_is_dropped_without_a_word(recwarn):
+    stream = io.BytesIO()
+    pil(pattern(6, 6)).convert("P").save(stream, "PNG", transparency=bytes(range(256)))
+    image = decode(stream.getvalue())
+    np.testing.assert_array_equal(fit_image(image, 6, 1, "resize"), pattern(6, 6))
+    assert not recwarn.list
 
 
 def test_fit_image_resizes_the_shorter_side_and_takes_the_centre():

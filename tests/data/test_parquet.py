@@ -93,7 +93,7 @@ def test_rows_without_a_class_are_said(tmp_path):
     write(tmp_path / "train.parquet", images, labels)
     source = opened(tmp_path)
     assert len(source.train) + len(source.test) == 12
-    assert any("1 rows of" in note and "have no class" in note for note in source.notes)
+    assert any("1 samples of" in note and "have no class" in note for note in source.notes)
 
 
 @pytest.mark.parametrize("label", [2**31, -2])

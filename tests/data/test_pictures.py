@@ -17,11 +17,12 @@ from PIL import Image, PngImagePlugin
 from test_folder import fill, open_folder
 
 from delt_jax.config import default_config, vary
-from delt_jax.data import fit
+from delt_jax.data import fit, open_source
 from delt_jax.data.fit import decode, fit_image
 from delt_jax.errors import UserError
+from delt_jax.recipe import DataRecipe
 from delt_jax.store import pictures, regular
-from delt_jax.store.pictures import ENDINGS, MOST_PIXELS, UnreadableError
+from delt_jax.store.pictures import ENDINGS, MOST_PIXELS, TooLargeError, UnreadableError
 
 RED = (200, 30, 10)
 # Formats that Pillow writes, and how; the others of ENDINGS it only reads.
@@ -162,10 +163,41 @@ def test_a_decompression_bomb_is_unreadable(sides):
     bomb = png(*sides, rows=b"")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as a line on stderr would be
-        with pytest.raises(UnreadableError, match=rf"more than {MOST_PIXELS}"):
+        with pytest.raises(TooLargeError, match=f"^{sides[0] * sides[1]:,} px$"):
             decode(bomb)
-        with pytest.raises(UserError, match=rf"x\.png is no picture, .*more than {MOST_PIXELS}"):
+        with pytest.raises(UserError, match=rf"x\.png has .* px, more than {MOST_PIXELS:,}; make"):
             pictures.decode(bomb, "x.png")
+
+
+def test_the_limit_of_pixels_can_be_set(tmp_path):
+    for name, sides in (("a", [30, *[20] * 8]), ("b", [20, 20])):
+        (tmp_path / name).mkdir()
+        for number, side in enumerate(sides):
+            (tmp_path / name / f"{number}.png").write_bytes(png(side, 20))
+
+    def opened(**settings):
+        recipe = {"name": "folder", "path": str(tmp_path), "image_size": 8, "workers": 0}
+        return open_source(DataRecipe(**recipe | settings))
+
+    assert opened(max_pixels=600).train.images(np.arange(8)).shape == (8, 8, 8, 1)
+    source = opened(max_pixels=599)
+    split = source.train if "a/0.png" in source.train.names else source.test
+    with pytest.raises(
+        UserError, match=r"/a/0\.png has 600 px, and data[.]max_pixels allows 599; "
+    ):
+        split.images(np.arange(len(split)))
+    skipped = opened(max_pixels=599, unreadable="skip")
+    assert "of these, 1 with more pixels than data.max_pixels, 599" in skipped.notes
+
+
+def test_a_raised_limit_is_above_pillows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # and reset it
+    header = pictures.open_picture(io.BytesIO(png(20000, 20000, rows=b"")), "", 4 * 10**8)
+    assert header.size == (20000, 20000)
+    with pytest.raises(TooLargeError, match=r"^400,040,001 px$"):
+        pictures.open_picture(io.BytesIO(png(20001, 20001, rows=b"")), "", 4 * 10**8)
+    with pytest.raises(TooLargeError, match=r"^400,000,000 px$"):  # others keep the usual one
+        pictures.open_picture(io.BytesIO(png(20000, 20000, rows=b"")))
 
 
 def test_large_pictures_below_the_limit_bring_no_warning():

@@ -295,6 +295,8 @@ def test_hours_add_up():
     assert rows["2 x 4 devices, here"] == pytest.approx(here, rel=0.01)
     assert rows["8 x 8 devices"] == pytest.approx([8.09, 2.43, 4.05, 14.6], rel=0.01)
     assert "several of H100/H200" in "\n".join(costs.hours(work, ("cpu", 2, 1)))
+    (line,) = costs.hours({"squeeze": costs.StageWork(1e15)}, ("cpu", 2, 1))
+    assert line.startswith("on one of RTX 4090, A100, ")
 
 
 # --- the command line ---

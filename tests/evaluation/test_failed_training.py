@@ -146,6 +146,30 @@ def test_every_row_at_chance_is_named():
     assert "10.0 ± 1.0 % of the 539 test images is no better than chance (10.2%)" in found[0]
 
 
+def test_a_teacher_below_a_student_is_named():
+    rows = [
+        row(0.6),
+        row(0.8, image_set="full", ipc=0),
+        row(float("nan"), calibration=float("nan")),
+    ]
+    found = [s for s in failed_training.of_students([teacher(0.7)], rows, SOURCE) if "holds" in s]
+    assert found == [
+        "The teacher conv3 gets 70.0% of the 539 test images right, fewer than a student reaches "
+        "(conv3, all real images, the ceiling of students: 80.0%), so it holds students back; "
+        "train it longer or take a better one."
+    ]
+    below = failed_training.of_students([teacher(0.5)], rows[:1], SOURCE)
+    assert "a student reaches (conv3, random 5 with hard labels: 60.0%)" in below[0]
+    for accuracy in (0.78, 0.9, None):  # by the sampling error of 539 images, or not known
+        assert not any(
+            "holds" in s for s in failed_training.of_students([teacher(accuracy)], rows, SOURCE)
+        )
+
+
+def test_without_a_teacher_only_students_are_named():
+    assert failed_training.of_students([], [row(0.9)], SOURCE) == []
+
+
 def test_students_that_diverged_are_named():
     assert np.isnan(calibration_error(np.full((3, 2), np.nan), np.zeros(3, int)))
     assert np.isnan(calibration_error(np.array([[np.inf, 0.0]]), np.zeros(1, int)))

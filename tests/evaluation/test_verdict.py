@@ -70,7 +70,7 @@ def test_the_first_sentence_says_what_was_gained_and_how_sure_that_is(rows, end)
 
 def test_the_last_sentence_names_weak_classes():
     weak = row("recovered", "hard", 0.6, 0.01, per_class=(0.9, 0.2, None))
-    expected = "Weakest with hard labels, where the mean is 55%: dog (20%)."
+    expected = "Weakest with hard labels, where the mean of the classes is 55%: dog (20%)."
     assert verdict.sentences([weak], NAMES) == [expected]
     even = row("recovered", "hard", 0.6, 0.01, per_class=(0.9, 0.8, 0.85))
     expected = "No class is far below the others; lowest with hard labels is dog (80%)."
