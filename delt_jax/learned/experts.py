@@ -57,7 +57,7 @@ def start(plan: ExpertPlan, expert: int) -> Any:
     return models.create(spec).init(key, images, train=False)["params"]
 
 
-class RealImages(NamedTuple):
+class ExpertImages(NamedTuple):
     """What experts learn from.
 
     Attributes:
@@ -71,7 +71,7 @@ class RealImages(NamedTuple):
 
 def epoch(
     plan: ExpertPlan,
-    real: RealImages,
+    real: ExpertImages,
     expert: int,
     number: int,
     params: Any,

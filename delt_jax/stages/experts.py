@@ -15,7 +15,7 @@ from delt_jax.core.progress import progress, say
 from delt_jax.data import Source
 from delt_jax.learned import experts, methods
 from delt_jax.learned.expert_store import ExpertStore
-from delt_jax.learned.experts import ExpertPlan, RealImages
+from delt_jax.learned.experts import ExpertImages, ExpertPlan
 from delt_jax.learned.setups import (
     expert_plan,
     expert_store,
@@ -93,7 +93,7 @@ def _train(
     done = sum(max(store.finished(expert), 0) for expert in mine)
     if done:
         say(f"  {done} of {len(mine) * plan.epochs} epochs were trained before")
-    total, real = len(mine) * plan.epochs * per_epoch, RealImages(source.train, space)
+    total, real = len(mine) * plan.epochs * per_epoch, ExpertImages(source.train, space)
     with progress(total, "experts", "step", done * per_epoch) as bar, stopping.deferred():
         for expert in mine:
             last = store.finished(expert)

@@ -51,14 +51,8 @@ STAGES = (
         *(squeeze.inputs, squeeze.run, False, squeeze.skipped),
     ),
     Stage(
-        "rank",
-        ranking.MANIFEST,
-        (ranking.TABLE, ranking.MANIFEST),
-        ("squeeze",),
-        rank.inputs,
-        rank.run,
-        is_shared=True,
-        skipped=rank.skipped,
+        *("rank", ranking.MANIFEST, (ranking.TABLE, ranking.MANIFEST), ("squeeze",)),
+        *(rank.inputs, rank.run, True, rank.skipped),
     ),
     Stage(
         "recover",
@@ -113,8 +107,10 @@ _MAKERS = ("recover", "learn")
 
 
 def of_recipe(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that a recipe can have: those that make no set of the other synthesis."""
-    return tuple(s for s in STAGES if s.name not in _MAKERS or s.name == recipe.synthesis)
+    """The stages that a recipe can have: none that serves the other synthesis alone."""
+    walks = not experts.skipped(recipe)
+    others = {*_MAKERS, "experts"} - {recipe.synthesis, "experts" if walks else ""}
+    return tuple(s for s in STAGES if s.name not in others)
 
 
 def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stage, ...]:

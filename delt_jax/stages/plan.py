@@ -1,7 +1,7 @@
 """The dry run: what would be done, and what it would cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -106,10 +106,7 @@ def describe(
         "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
         "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
     }
-    spent: dict[str, StageWork] = {}
-    for line in work:
-        known = spent.get(line.stage, parts.get(line.stage, StageWork(0, 1, "one")))
-        spent[line.stage] = replace(known, flops=known.flops + line.flops)
+    spent = _spent(work, parts)
     return [
         *_head_lines(source, workdir),
         "",
@@ -130,6 +127,15 @@ def describe(
         *(here.lines(spent, recipe, here.peak()) if devices.kind() == "cpu" else ()),
         *hours(spent, (devices.kind(), devices.device_count(), hosts.count())),
     ]
+
+
+def _spent(work: Sequence[PlanLine], parts: Mapping[str, StageWork]) -> dict[str, StageWork]:
+    """The work of each stage, which can be divided as `parts` has it; else by nothing."""
+    spent: dict[str, StageWork] = {}
+    for line in work:
+        known = spent.get(line.stage, parts.get(line.stage, StageWork(0, 1, "one")))
+        spent[line.stage] = replace(known, flops=known.flops + line.flops)
+    return spent
 
 
 def _head_lines(source: Source, workdir: WorkDir) -> list[str]:

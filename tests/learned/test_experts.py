@@ -12,7 +12,7 @@ from delt_jax.data import ArrayExamples
 from delt_jax.errors import DamagedArtefact
 from delt_jax.learned import experts
 from delt_jax.learned.expert_store import DELTAS, FLOAT32, ExpertStore
-from delt_jax.learned.experts import ExpertPlan, RealImages
+from delt_jax.learned.experts import ExpertImages, ExpertPlan
 from delt_jax.models import ModelSpec
 
 SPEC = ModelSpec("dc_conv3", 3, 8, 1, 2)
@@ -23,7 +23,7 @@ def real_images():
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (11, 8, 8, 1), np.uint8)
     examples = ArrayExamples(pixels, np.arange(11, dtype=np.int32) % 3, ["x"] * 11)
-    return RealImages(examples, Preprocessing("standardise", Normalisation((0.5,), (0.25,))))
+    return ExpertImages(examples, Preprocessing("standardise", Normalisation((0.5,), (0.25,))))
 
 
 def walk(epochs, expert=0):
