@@ -17,7 +17,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that holds everything the 
 _STAGES = flags.DEFINE_list(
     "stages",
     [],
-    "Stages to run, of squeeze,rank,recover,learn,relabel,evaluate,report; default all.",
+    "Stages to run, of squeeze,rank,recover,experts,learn,relabel,evaluate,report; default all.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost; touch nothing.")
 _VERIFY = flags.DEFINE_bool(

@@ -1,6 +1,7 @@
 """Derives from the data the settings that a recipe leaves open with 0, -1 or ""."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,7 @@ def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, lis
     learn = replace(
         learn, **{name: v for name, v in open_ones.items() if getattr(learn, name) is None}
     )
+    learn = replace(learn, options=_options(late.get("learn.options", ()), learn.options or ()))
     notes = []
     by_class = learned_methods.find(learn.method).by_class
     most = smallest if by_class else len(source.train)
@@ -105,6 +107,12 @@ def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, lis
         learn = replace(learn, real_batch=most)
         notes.append(f"learn.real_batch {most}: {what} {most} training images")
     return replace(recipe, learn=learn), notes
+
+
+def _options(published: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """The published numbers of a method, name=value, with one's own in place of some."""
+    entries = {entry.partition("=")[0]: entry for entry in (*published, *own)}
+    return tuple(entries.values())
 
 
 def _small_classes(counts: np.ndarray, ipc: int, class_names: tuple[str, ...]) -> list[str]:

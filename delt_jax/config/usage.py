@@ -26,6 +26,7 @@ STAGES = {
     "squeeze": "trains the teacher, or reads its weights",
     "rank": "asks the teacher how sure it is of each training image",
     "recover": "optimises the distilled images",
+    "experts": "trains networks whose trajectories are matched, where learn.method asks for them",
     "learn": "learns a distilled set in its place, where synthesis is learn",
     "relabel": "stores the teacher's soft labels of them",
     "evaluate": "trains students from scratch on them and on real images, and scores these",

@@ -13,9 +13,10 @@ from delt_jax.store import files
 from delt_jax.store.foreign import ForeignFileError
 from delt_jax.store.schema import mismatch
 
-# What learned labels are: probabilities that began as classes, or other probabilities; logits; or
-# values as FRePo has them, (probability - 1 / classes) / sqrt(classes / 10).
-FORMS = ("one_hot", "probabilities", "logits", "centred")
+# What learned labels are: probabilities that began as classes, or other probabilities; weights of
+# the classes' cross-entropies, which need not sum to 1 (RaT-BPTT); logits; or values as FRePo has
+# them, (probability - 1 / classes) / sqrt(classes / 10).
+FORMS = ("one_hot", "probabilities", "weights", "logits", "centred")
 NAMES = ("images", "learned_labels", "matrix", "centre")
 _KINDS = ("standardise", "zca", "kornia")
 _MOST_FACTOR = 16

@@ -44,6 +44,8 @@ class LearnTask:
       save_minutes: minutes between saves.
       validate_every: steps between validations; 0 for none.
       validate: accuracy in [0, 1], on validation images, of students of what is learned.
+      segment: variables of the network that a step of a number asks, where the method walks on
+        experts' trainings.
     """
 
     program: SetProgram
@@ -57,6 +59,7 @@ class LearnTask:
     save_minutes: float = 5.0
     validate_every: int = 0
     validate: Callable[[Learned], float] | None = None
+    segment: Callable[[int], Any] | None = None
 
     @property
     def steps(self) -> int:
@@ -88,7 +91,10 @@ def begin(task: LearnTask) -> Progressed:
     ages = pool.first_ages(task.program.method.pool, lifetime)
     opt_state = jax.device_get(program.init_optimiser(task.program, task.start))
     opt_state = jax.tree.map(np.asarray, opt_state)
-    state = LearnState(task.start, opt_state, stacked._replace(age=ages))
+    average = None
+    if task.program.method.average:
+        average = jax.tree.map(np.zeros_like, task.start)
+    state = LearnState(task.start, opt_state, stacked._replace(age=ages), average)
     first = Progressed(state, task.start, np.zeros(0, np.float32), (), 0.0)
     return checkpoint.restore(task.partial, first)
 
@@ -164,7 +170,7 @@ class _Way:
         pixels = self._pixels(steps)
         turns = pool.turns(self._ages, setup.lifetime, self._task.seed, steps)
         self._ages = turns.ages
-        turn = Turn(np.asarray(steps, np.int32), turns.drawn, turns.renews)
+        turn = Turn(np.asarray(steps, np.int32), turns.drawn, turns.renews, self._segments(steps))
         if len(steps) > 1:
             chunk = program.compile_chunk(self._task.program, width, len(steps))
             self._state, losses = chunk(self._state, pixels, (self._shared, turn))
@@ -172,6 +178,8 @@ class _Way:
         one = jax.tree.map(lambda x: x[0], turn)
         improve = program.compile_improve(self._task.program, width)
         self._state, losses = improve(self._state, pixels, (self._shared, one))
+        if self._task.segment is not None:
+            return losses  # experts stay as they are
         if one.renews:
             renew = program.compile_renew(self._task.program, width)
             self._state = renew(self._state, (), (self._shared, one))
@@ -179,6 +187,13 @@ class _Way:
             train = program.compile_train(self._task.program, width)
             self._state = train(self._state, pixels, (self._shared, one))
         return losses
+
+    def _segments(self, steps: range) -> Any:
+        """Networks from elsewhere, with a leading axis of steps; None where the pool has them."""
+        if self._task.segment is None:
+            return None
+        segments = [self._task.segment(step) for step in steps]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *segments)
 
     def _pixels(self, steps: range) -> Pixels:
         """Real images of these steps; those of the next ones are read while devices work."""
@@ -224,7 +239,8 @@ class _Way:
         """Trains students on what is learned so far, and keeps it if they are the best yet."""
         assert self._task.validate is not None
         self._save()  # training students is a place to stop at, too
-        learned = devices.job(self._state, 0).learned
+        state = devices.job(self._state, 0)
+        learned = program.outcome(self._task.program, state, self._step)
         accuracy = self._task.validate(learned)
         if accuracy > max((before for _, before in self._validated), default=-1.0):
             self._best = learned

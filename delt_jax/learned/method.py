@@ -80,6 +80,7 @@ class Setup:
       factor: images along a side of a stored one (IDC); 1 stores each by itself.
       mirrored: whether every image is also used mirrored (FRePo on colour sets).
       low, high: values of black and white per channel, in the space of the preprocessing.
+      options: further numbers of the method by name, all of its `Method.options`.
     """
 
     spec: ModelSpec
@@ -98,6 +99,15 @@ class Setup:
     mirrored: bool
     low: tuple[float, ...]
     high: tuple[float, ...]
+    options: tuple[tuple[str, float], ...] = ()
+
+    def option(self, name: str) -> float:
+        """One of the method's further numbers.
+
+        Raises:
+          KeyError: if it has none of that name.
+        """
+        return dict(self.options)[name]
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Pool:
     is_staggered: bool = False
 
 
+Project = Callable[[Learned, Setup], Learned]
 # (key, learned, network, real, setup) -> loss, its gradient as a `Learned`
 Gradient = Callable[[chex.PRNGKey, Learned, Network, Real, Setup], tuple[chex.Array, Learned]]
 # (key, learned, network, real, setup) -> the network after its training of an outer step
@@ -134,13 +145,23 @@ class Method:
       train: ages the network by one outer step; its `age` is counted by the engine.
       optimiser: of images, labels and extra, as one transformation of a `Learned`.
       network_optimiser: of the networks' parameters.
-      labels: how they start: "one_hot" or "centred" ((one-hot - 1 / classes) / sqrt(classes / 10),
-        FRePo).
+      labels: how they start: "one_hot", "shifted" (one-hot - 1 / classes, RCIG), "centred" (the
+        same over sqrt(classes / 10), FRePo), "weights" (one-hot, and need not sum to 1 later) or
+        "expert_logits" (DATM).
       pool: its networks.
       keeps_bounds: whether images are brought back between black and white whenever a network is
         fresh (IDC).
       ahead: of the optimiser's state, what is learned and the setup: where the gradient of a step
         is taken; None takes it where the images are.
+      options: numbers that this method alone has, and their defaults.
+      extra: further learned numbers by name, and where they start, as options.
+      project: brings what is learned back to where it may be, after every update.
+      average: decay of the average over steps that is the result; 0 takes the last.
+      walks_on_experts: whether its networks are pieces of stored trainings, whose variables are
+        "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_plan` then.
+      trains_on_real: whether networks train on further real images, `network_steps` batches a step.
+      passes: forward passes of one image that an outer step amounts to, for estimates; a backward
+        pass counts as two, and a gradient of gradients as three times what it is the gradient of.
     """
 
     name: str
@@ -154,3 +175,10 @@ class Method:
     pool: Pool = Pool()
     keeps_bounds: bool = False
     ahead: Callable[[Any, Learned, Setup], Learned] | None = None
+    options: tuple[tuple[str, float], ...] = ()
+    extra: tuple[tuple[str, str], ...] = ()
+    project: Project = lambda learned, setup: learned
+    average: float = 0.0
+    walks_on_experts: bool = False
+    trains_on_real: bool = False
+    passes: Callable[[Setup], float] = lambda setup: 3.0 * setup.num_classes * setup.ipc

@@ -29,11 +29,13 @@ class LearnState(NamedTuple):
       learned: images, labels and what else is learned.
       opt_state: of the method's optimiser.
       pool: the networks, leaves with a leading axis [size].
+      average: decaying sum of what was learned after each step; None where the last one counts.
     """
 
     learned: Learned
     opt_state: Any
     pool: Network
+    average: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ class Turn(NamedTuple):
       step: from 0.
       drawn: of the network that it asks.
       renews: whether that network is made anew after it.
+      variables: of a network from elsewhere, in place of the pool's; None where the pool is asked.
     """
 
     step: chex.Array
     drawn: chex.Array
     renews: chex.Array
+    variables: Any = None
 
 
 def fresh_network(program: SetProgram, key: chex.PRNGKey) -> Network:
@@ -101,19 +105,30 @@ def init_optimiser(program: SetProgram, learned: Learned) -> Any:
 
 
 def improve(
-    program: SetProgram,
-    state: tuple[Learned, Any],
-    network: Network,
-    real: Real,
-    key: chex.PRNGKey,
-) -> tuple[tuple[Learned, Any], chex.Array]:
-    """One step of what is learned; returns it with the optimiser's state, and the loss before."""
+    program: SetProgram, state: LearnState, network: Network, real: Real, key: chex.PRNGKey
+) -> tuple[LearnState, chex.Array]:
+    """One step of what is learned; returns the state, but for its pool, and the loss before."""
     method, setup = program.method, program.setup
-    learned, opt_state = state
+    learned, opt_state = state.learned, state.opt_state
     at = learned if method.ahead is None else method.ahead(opt_state, learned, setup)
     loss, gradient = method.gradient(keys.derive(key, "gradient"), at, network, real, setup)
     updates, opt_state = method.optimiser(setup).update(gradient, opt_state, learned)
-    return (optax.apply_updates(learned, updates), opt_state), loss
+    learned = method.project(optax.apply_updates(learned, updates), setup)
+    average = state.average
+    if average is not None:
+        average = optax.incremental_update(learned, average, 1 - method.average)
+    return LearnState(learned, opt_state, state.pool, average), loss
+
+
+def outcome(program: SetProgram, state: LearnState, steps: int) -> Learned:
+    """What counts as learned after so many steps: the average where the method takes one.
+
+    It began as zeros, so it is divided by the weight of the steps so far.
+    """
+    if state.average is None or not steps:
+        return state.learned
+    weight = 1 - program.method.average**steps
+    return jax.tree.map(lambda a: (a / weight).astype(a.dtype), state.average)
 
 
 def train(
@@ -139,8 +154,11 @@ def _real(program: SetProgram, shared: Shared, pixels: Pixels) -> Real:
     return Real(space(pixels.images), pixels.labels, more)
 
 
-def _take(pool: Network, index: chex.Array) -> Network:
-    return jax.tree.map(lambda leaf: leaf[index], pool)
+def _network(pool: Network, turn: Turn) -> Network:
+    """The network that a step asks."""
+    if turn.variables is not None:
+        return Network(turn.variables, (), jnp.int32(0))
+    return jax.tree.map(lambda leaf: leaf[turn.drawn], pool)
 
 
 def _put(pool: Network, index: chex.Array, network: Network) -> Network:
@@ -158,9 +176,9 @@ def compile_improve(program: SetProgram, num_devices: int) -> Program:
     def run(state, pixels, shared_and_turn):
         shared, turn = shared_and_turn
         real = _real(program, shared, jax.tree.map(lambda x: x[0], pixels))
-        network, key = _take(state.pool, turn.drawn), keys.derive(shared.key, turn.step)
-        changed, loss = improve(program, (state.learned, state.opt_state), network, real, key)
-        return LearnState(*changed, state.pool), loss[None]
+        network, key = _network(state.pool, turn), keys.derive(shared.key, turn.step)
+        state, loss = improve(program, state, network, real, key)
+        return state, loss[None]
 
     return Program(devices.map_jobs(run, num_devices))
 
@@ -172,7 +190,7 @@ def compile_train(program: SetProgram, num_devices: int) -> Program:
     def run(state, pixels, shared_and_turn):
         shared, turn = shared_and_turn
         real = _real(program, shared, jax.tree.map(lambda x: x[0], pixels))
-        network, key = _take(state.pool, turn.drawn), keys.derive(shared.key, turn.step)
+        network, key = _network(state.pool, turn), keys.derive(shared.key, turn.step)
         network = train(program, state.learned, network, real, key)
         return state._replace(pool=_put(state.pool, turn.drawn, network))
 
@@ -203,15 +221,18 @@ def compile_chunk(program: SetProgram, num_devices: int, steps: int) -> Program:
     def one_step(shared, state, turn_and_pixels):
         turn, pixels = turn_and_pixels
         real, key = _real(program, shared, pixels), keys.derive(shared.key, turn.step)
-        network = _take(state.pool, turn.drawn)
-        changed, loss = improve(program, (state.learned, state.opt_state), network, real, key)
+        network = _network(state.pool, turn)
+        state, loss = improve(program, state, network, real, key)
+        if program.method.walks_on_experts:
+            return state, loss
         learned, network = jax.lax.cond(
             turn.renews,
             lambda learned, _: renew(program, learned, key),
             lambda learned, network: (learned, train(program, learned, network, real, key)),
-            *(changed[0], network),
+            *(state.learned, network),
         )
-        return LearnState(learned, changed[1], _put(state.pool, turn.drawn, network)), loss
+        pool = _put(state.pool, turn.drawn, network)
+        return state._replace(learned=learned, pool=pool), loss
 
     def run(state, pixels, shared_and_turns):
         shared, turns = shared_and_turns

@@ -108,6 +108,7 @@ class EvaluateRecipe:
         affects=_VIEWS,
         allowed=one_of(
             *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"),
+            *("mtt", "ratbptt", "rcig"),
             with_plugins=True,
         ),
     )
@@ -118,6 +119,7 @@ class EvaluateRecipe:
         affects="scores",
         allowed=one_of(
             *("", "delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"),
+            *("mtt", "ratbptt", "rcig"),
             with_plugins=True,
         ),
     )
@@ -184,9 +186,10 @@ class EvaluateRecipe:
         None,
         'Learning rate by epoch: "cosine" falls to zero, "half_cosine" to half the peak (RDED, '
         'DELT), "step" to a tenth in the middle (DSA), "two_steps" to a fifth after 2/3 and again '
-        'after 5/6 (IDC), "warm_cosine" rises for 500 steps and then falls to a hundredth (FRePo).',
+        'after 5/6 (IDC), "warm_cosine" rises for 500 steps and then falls to a hundredth (FRePo), '
+        '"constant" stays.',
         affects="scores",
-        allowed=one_of("cosine", "half_cosine", "step", "two_steps", "warm_cosine"),
+        allowed=one_of("cosine", "half_cosine", "step", "two_steps", "warm_cosine", "constant"),
     )
     optimiser: str | None = setting(
         None,

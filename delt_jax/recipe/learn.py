@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from delt_jax.recipe.fields import above, at_least, one_of, setting
 
-METHODS = ("dm", "dc", "dsa", "idc", "frepo")
+METHODS = (
+    *("dm", "dc", "dsa", "idc", "frepo"),
+    *("mtt", "ftd", "tesla", "datm", "att", "ratbptt", "rcig"),
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,9 @@ class LearnRecipe:
     method: str = setting(
         "frepo",
         'What the images descend on: matched features ("dm"), matched gradients ("dc", "dsa" and '
-        '"idc"), or kernel regression on features ("frepo").',
+        '"idc"), kernel regression on features ("frepo"), matched trajectories ("mtt", "ftd", '
+        '"tesla", "datm" and "att"), a window of the student\'s training ("ratbptt"), or implicit '
+        'gradients ("rcig").',
         affects="images",
         allowed=one_of(*METHODS),
     )
@@ -95,15 +100,22 @@ class LearnRecipe:
     preprocessing: str | None = setting(
         None,
         'The space that images are learned in: pixels standardised per channel ("standardise"), '
-        'or whitened after that ("zca"), as their students and test images are, too.',
+        'or whitened after that ("zca", FRePo and RCIG; "kornia", the family of MTT), as their '
+        "students and test images are, too.",
         affects="images",
-        allowed=one_of("standardise", "zca"),
+        allowed=one_of("standardise", "zca", "kornia"),
     )
     start: str | None = setting(
         None,
         'What images start from: "random" real images of their class, or Gaussian "noise".',
         affects="images",
         allowed=one_of("random", "noise"),
+    )
+    options: tuple[str, ...] | None = setting(
+        None,
+        "Further numbers of the method, as name=value (see docs/learned.md); those that are left "
+        "out are as published.",
+        affects="images",
     )
     validate_every: int = setting(
         0,

@@ -6,7 +6,7 @@ images by `delt_jax.evaluation.real_ceiling`.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,19 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
     }
 
 
+def _at_learned_rate(recipe: Recipe, workdir: WorkDir) -> Recipe:
+    """The recipe with the rate that the set has learned for its students, where MTT's do take it.
+
+    Real images beside it are learned at the same rate.
+    """
+    manifest = workdir.needed("distilled/manifest.json", "recover")
+    rate = manifest.get("extra", {}).get("student_rate")
+    e = recipe.evaluate
+    if rate is None or rate <= 0 or e.protocol != "mtt" or e.learning_rates:
+        return recipe
+    return replace(recipe, evaluate=replace(e, learning_rates=(rate,)))
+
+
 def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:
     """Versions of the named parts that make sets, labels and students."""
     parts = {}
@@ -113,6 +126,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     students are in evaluation.partial. Every process of a job trains its share of the students;
     process 0 does the rest.
     """
+    recipe = _at_learned_rate(recipe, workdir)
     r = recipe.relabel
     teachers: tuple[Teacher, ...] = ()
     if recipe.needs_teacher:

@@ -11,18 +11,19 @@ from delt_jax.augment import dsa
 from delt_jax.core import stopping
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.progress import progress, say
-from delt_jax.data import Normalisation, Source, hold_out, measure_normalisation, whitening
+from delt_jax.data import Source, hold_out, whitening
 from delt_jax.errors import UserError
 from delt_jax.evaluation import learned_score
 from delt_jax.formats import distilled
 from delt_jax.formats.decoding import Decoding
 from delt_jax.formats.distilled import DistilledSet
-from delt_jax.learned import driver, methods, program, start
+from delt_jax.learned import driver, methods, program, setups, start
 from delt_jax.learned.checkpoint import Progressed
 from delt_jax.learned.driver import LearnTask
+from delt_jax.learned.expert_walk import ExpertWalk
 from delt_jax.learned.method import Learned, Method, Setup
 from delt_jax.learned.program import SetProgram
-from delt_jax.models import ModelSpec
+from delt_jax.learned.setups import preprocessing_of, setup_of
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.runtime import devices, environment
 from delt_jax.store import artefact, files
@@ -30,42 +31,20 @@ from delt_jax.store.identity import versions
 from delt_jax.store.workdir import WorkDir
 
 ARTEFACT = "distilled"
-_OF_GRADIENTS = ("dc", "dsa", "idc")  # methods that differentiate gradients
+# How labels are read, by how a method starts them.
+_FORMS = {
+    "one_hot": "probabilities",
+    "centred": "centred",
+    "shifted": "centred",
+    "weights": "weights",
+    "expert_logits": "logits",
+}
 OWN_SHARE = 0.1  # of the training images, held out where nothing else is there to validate on
 
 
 def skipped(recipe: Recipe) -> str:
     """Why nothing is learned, as a phrase; empty if a set is."""
     return "" if recipe.synthesis == "learn" else "synthesis is 'recover'"
-
-
-def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None = None) -> Setup:
-    """What is static in the learning of a set.
-
-    Args:
-      recipe: complete (see `delt_jax.config.derive`).
-      source: the data, perhaps only described.
-      normalisation: of the images; without it, for plans, black is 0 and white 1.
-    """
-    learn = dataclasses.asdict(recipe.learn)
-    low, high = normalisation.bounds() if normalisation else (0.0, 1.0)
-    same = {f.name for f in dataclasses.fields(Setup)} & learn.keys()
-    size, channels = source.image_size, source.channels
-    num_classes, augment = len(source.class_names), learn["augment"]
-    trains_on_real = learn["method"] == "idc"
-    given = {name: learn[name] for name in same} | {
-        "augment": str(dsa.parse(augment, recipe.data.flip)) if augment else "",
-        "mirrored": learn["mirrored"] and recipe.data.flip,
-    }
-    return Setup(
-        spec=ModelSpec(learn["model"], num_classes, size, channels, learn["width"]),
-        num_classes=num_classes,
-        ipc=recipe.ipc,
-        more_real=learn["real_batch"] * learn["network_steps"] if trains_on_real else 0,
-        low=tuple(float(v) for v in np.broadcast_to(low, channels)),
-        high=tuple(float(v) for v in np.broadcast_to(high, channels)),
-        **given,
-    )
 
 
 def check(recipe: Recipe, source: Source) -> None:
@@ -93,22 +72,9 @@ def check(recipe: Recipe, source: Source) -> None:
 
 
 def work(recipe: Recipe, source: Source) -> tuple[Setup, float]:
-    """The setup, and passes of one image through the network that all steps amount to, forward.
-
-    A backward pass counts as two forward ones, and a gradient of gradients as three times what it
-    is the gradient of.
-    """
+    """The setup, and passes of one image through the network that all steps amount to, forward."""
     setup, method = setup_of(recipe, source), methods.find(recipe.learn.method)
-    learned = setup.num_classes * setup.ipc * setup.factor**2
-    real = setup.real_batch * (setup.num_classes if method.by_class else 1)
-    if method.name in _OF_GRADIENTS:
-        step: float = 3 * real + 9 * learned
-        trained = setup.more_real or setup.network_steps * learned
-    else:
-        step = real + 3 * learned * (1 + setup.mirrored)
-        trained = setup.network_steps * min(learned, 1000)
-    step += 3 * trained * (1 - 1 / setup.lifetime)
-    return setup, float(step) * setup.steps
+    return setup, float(method.passes(setup)) * setup.steps
 
 
 def words(recipe: Recipe, source: Source) -> list[str]:
@@ -134,7 +100,6 @@ def words(recipe: Recipe, source: Source) -> list[str]:
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the learned set."""
-    del workdir
     setup = setup_of(recipe, source)
     settings = affecting("images", recipe, "learn")
     if not recipe.learn.validate_every:
@@ -142,6 +107,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     elif recipe.learn.keep == "best":  # which depends on how students train
         settings |= affecting("scores", recipe, "evaluate")
         settings |= affecting("scores", recipe, "relabel")
+    if methods.find(recipe.learn.method).walks_on_experts:
+        settings["experts"] = workdir.needed(setups.EXPERTS, "experts")["hash"]
     parts = {
         "learned.engine": program.VERSION,
         f"learned.{recipe.learn.method}": methods.version(recipe.learn.method),
@@ -178,7 +145,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     )
     partial = workdir.partial(ARTEFACT, stage_inputs)
     scored = validated_on(recipe, source)
-    task = _task(recipe, scored, workdir, partial, _preprocessing(recipe, source))
+    task = _task(recipe, scored, workdir, partial, preprocessing_of(recipe, source))
     begun = driver.begin(task)
     done = len(begun.losses)
     if done:
@@ -202,12 +169,6 @@ def validated_on(recipe: Recipe, source: Source) -> Source:
     return held_out
 
 
-def _preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
-    kind = recipe.learn.preprocessing
-    assert kind is not None  # derived
-    return whitening.fit(kind, source, measure_normalisation(recipe.data, source))
-
-
 def _task(
     recipe: Recipe, source: Source, workdir: WorkDir, partial: Path, space: Preprocessing
 ) -> LearnTask:
@@ -216,6 +177,17 @@ def _task(
     method = methods.find(learn.method)
     assert learn.start is not None
 
+    begun = start.of(learn.start, method, source.train, setup, space, recipe.seed)
+    walk = None
+    if method.walks_on_experts:
+        workdir.needed(setups.EXPERTS, "experts")
+        store = setups.expert_store(recipe, source, workdir.path)
+        walk = ExpertWalk(store, setup, recipe.seed)
+        if method.labels == "expert_logits":
+            classes = np.repeat(np.arange(setup.num_classes), setup.ipc)
+            logits = setups.expert_logits(store, setup, begun.images, classes)
+            begun = begun._replace(labels=logits.astype(np.float32))
+
     def validate(learned: Learned) -> float:
         made = _as_set(recipe, source, method, learned, space)
         return learned_score.accuracy(recipe, source, made, partial)
@@ -223,7 +195,7 @@ def _task(
     return LearnTask(
         SetProgram(method, setup, space.normalisation),
         recipe.seed,
-        start.of(learn.start, method.labels, source.train, setup, space, recipe.seed),
+        begun,
         space,
         source.train,
         partial,
@@ -232,14 +204,15 @@ def _task(
         learn.save_minutes,
         learn.validate_every,
         validate,
+        walk.segment if walk else None,
     )
 
 
 def _label_form(recipe: Recipe, method: Method) -> str | None:
     """How learned labels are to be read; None where the classes are the labels."""
-    if method.labels == "one_hot":
-        return "probabilities" if recipe.learn.label_rate else None
-    return method.labels
+    if method.labels in ("one_hot", "weights") and not recipe.learn.label_rate:
+        return None
+    return _FORMS[method.labels]
 
 
 def _as_set(
@@ -281,7 +254,7 @@ def _write(
 ) -> None:
     """Writes the set that goes on, and beside it the last one and the best."""
     method, setup = task.program.method, task.program.setup
-    sets = {"last": finished.state.learned}
+    sets = {"last": program.outcome(task.program, finished.state, setup.steps)}
     if finished.validated:
         sets["best"] = finished.best
     kept = _as_set(recipe, source, method, sets[recipe.learn.keep], task.preprocessing)
@@ -300,6 +273,7 @@ def _write(
         "settings": {"learn": dataclasses.asdict(recipe.learn)},
         "start": {"kind": recipe.learn.start},
         "kept": recipe.learn.keep,
+        "extra": {name: float(v) for name, v in sets[recipe.learn.keep].extra.items()},
         "validation": [list(one) for one in finished.validated],
         "validated_on": source.scored if finished.validated else None,
         "execution": {

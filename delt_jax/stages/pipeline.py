@@ -13,7 +13,7 @@ from delt_jax.formats import distilled
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import ranking
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import ahead, evaluate, learn, rank, recover, relabel, report, squeeze
+from delt_jax.stages import ahead, evaluate, experts, learn, rank, recover, relabel, report, squeeze
 from delt_jax.store import artefact, regular
 from delt_jax.store.workdir import WorkDir, changes
 
@@ -51,14 +51,8 @@ STAGES = (
         *(squeeze.inputs, squeeze.run, False, squeeze.skipped),
     ),
     Stage(
-        "rank",
-        ranking.MANIFEST,
-        (ranking.TABLE, ranking.MANIFEST),
-        ("squeeze",),
-        rank.inputs,
-        rank.run,
-        is_shared=True,
-        skipped=rank.skipped,
+        *("rank", ranking.MANIFEST, (ranking.TABLE, ranking.MANIFEST), ("squeeze",)),
+        *(rank.inputs, rank.run, True, rank.skipped),
     ),
     Stage(
         "recover",
@@ -71,7 +65,11 @@ STAGES = (
         skipped=recover.skipped,
     ),
     Stage(
-        *("learn", "distilled/manifest.json", ("distilled",), ()),
+        *("experts", "experts/manifest.json", ("experts",), ()),
+        *(experts.inputs, experts.run, True, experts.skipped),
+    ),
+    Stage(
+        *("learn", "distilled/manifest.json", ("distilled",), ("experts",)),
         *(learn.inputs, learn.run, False, learn.skipped),
     ),
     Stage(
@@ -109,8 +107,10 @@ _MAKERS = ("recover", "learn")
 
 
 def of_recipe(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that a recipe can have: those that make no set of the other synthesis."""
-    return tuple(s for s in STAGES if s.name not in _MAKERS or s.name == recipe.synthesis)
+    """The stages that a recipe can have: none that serves the other synthesis alone."""
+    walks = not experts.skipped(recipe)
+    others = {*_MAKERS, "experts"} - {recipe.synthesis, "experts" if walks else ""}
+    return tuple(s for s in STAGES if s.name not in others)
 
 
 def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stage, ...]:

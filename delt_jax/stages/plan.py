@@ -1,7 +1,7 @@
 """The dry run: what would be done, and what it would cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from delt_jax.data import Source
 from delt_jax.evaluation import rows
 from delt_jax.labels import labelling
 from delt_jax.learned import methods
+from delt_jax.learned.setups import expert_plan
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images, schedule
@@ -18,7 +19,7 @@ from delt_jax.recovery.run.outline import Outline
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
-from delt_jax.stages import here, learn, pipeline, rank, recover, relabel, room, squeeze
+from delt_jax.stages import experts, here, learn, pipeline, rank, recover, relabel, room, squeeze
 from delt_jax.stages.costs import StageWork, amount, hours, learn_memory, recover_memory
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble, prediction
@@ -89,7 +90,11 @@ def describe(
     work = [
         *_squeeze_lines(recipe, source, teachers),
         *([] if rank.skipped(recipe) else [_rank_line(source, teachers[0])]),
-        _learn_line(recipe, source) if learns else _recover_line(recipe, source, teachers, batches),
+        *(
+            _learn_lines(recipe, source)
+            if learns
+            else [_recover_line(recipe, source, teachers, batches)]
+        ),
         *_relabel_lines(recipe, source, teachers, labelling_flops),
         *_evaluate_lines(recipe, source, students, labelling_flops),
     ]
@@ -101,10 +106,7 @@ def describe(
         "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
         "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
     }
-    spent: dict[str, StageWork] = {}
-    for line in work:
-        known = spent.get(line.stage, parts.get(line.stage, StageWork(0, 1, "one")))
-        spent[line.stage] = replace(known, flops=known.flops + line.flops)
+    spent = _spent(work, parts)
     return [
         *_head_lines(source, workdir),
         "",
@@ -125,6 +127,15 @@ def describe(
         *(here.lines(spent, recipe, here.peak()) if devices.kind() == "cpu" else ()),
         *hours(spent, (devices.kind(), devices.device_count(), hosts.count())),
     ]
+
+
+def _spent(work: Sequence[PlanLine], parts: Mapping[str, StageWork]) -> dict[str, StageWork]:
+    """The work of each stage, which can be divided as `parts` has it; else by nothing."""
+    spent: dict[str, StageWork] = {}
+    for line in work:
+        known = spent.get(line.stage, parts.get(line.stage, StageWork(0, 1, "one")))
+        spent[line.stage] = replace(known, flops=known.flops + line.flops)
+    return spent
 
 
 def _head_lines(source: Source, workdir: WorkDir) -> list[str]:
@@ -235,12 +246,20 @@ def _recover_line(
     return PlanLine("recover", first.parameters, flops, f"{num_images} images{found}")
 
 
-def _learn_line(recipe: Recipe, source: Source) -> PlanLine:
-    """All steps of a learned set, with the training of its networks."""
+def _learn_lines(recipe: Recipe, source: Source) -> list[PlanLine]:
+    """All steps of a learned set, with the training of its networks, and of experts before."""
     setup, passes = learn.work(recipe, source)
     cost = model_cost(setup.spec)
     what = f"{setup.num_classes * setup.ipc} images, {setup.steps:,} steps"
-    return PlanLine("learn", cost.parameters, cost.forward_flops * passes, what)
+    line = PlanLine("learn", cost.parameters, cost.forward_flops * passes, what)
+    if experts.skipped(recipe):
+        return [line]
+    count, plan = int(setup.option("experts")), expert_plan(recipe, setup)
+    seen = count * plan.epochs * len(source.train) * (1 + bool(plan.radius))
+    size = cost.parameters * count * (4 + plan.epochs * (2 if setup.option("float16") else 4))
+    what = f"{count} experts, {plan.epochs} epochs; {amount(size, 'B')} of weights"
+    flops = _BACKWARD * cost.forward_flops * seen
+    return [PlanLine("experts", cost.parameters, flops, what), line]
 
 
 def _learn_memory_line(recipe: Recipe, source: Source) -> str:
@@ -249,6 +268,9 @@ def _learn_memory_line(recipe: Recipe, source: Source) -> str:
     learned = setup.num_classes * setup.ipc * setup.factor**2 * (1 + setup.mirrored)
     real = setup.real_batch * (setup.num_classes if method.by_class else 1)
     needed = learn_memory(setup.spec, real + learned, method.pool.size)
+    options = dict(setup.options)  # weights before every step of an unrolled student
+    unrolled = options.get("student_steps", options.get("window", 0))
+    needed += int(4 * unrolled * model_cost(setup.spec).parameters)
     return f"device memory of learn: about {amount(needed, 'B')} on one device"
 
 

@@ -73,10 +73,18 @@ _ALWAYS = {
     "labels.compact": ("labels/compact",),
     "learned.engine": (
         "learned/driver",
+        "learned/expert_walk",
         "learned/pool",
         "learned/program",
         "learned/real_batches",
         "learned/start",
+        "core/preprocessing",
+    ),
+    "learned.experts": (
+        "learned/experts",
+        "learned/expert_store",
+        "learned/augmentation",
+        "learned/networks",
         "core/preprocessing",
     ),
     "data.whitening": ("data/whitening",),
@@ -98,11 +106,15 @@ _OF_PROTOCOLS = (
 _OF_LEARNING = (
     "learned/methods",
     "learned/augmentation",
+    "learned/convexified",
     "learned/images",
     "learned/matching",
+    "learned/matching_trajectories",
     "learned/networks",
     "learned/optimisers",
     "learned/sharing",
+    "learned/students",
+    "learned/unrolled",
 )
 _OF_TERMS = ("teachers/statistics_matching", "teachers/layer_statistics")
 _PLUGGED = {

@@ -32,6 +32,8 @@ def targets(labels: np.ndarray, form: str, as_values: bool) -> np.ndarray:
             'probabilities; set evaluate.protocol to "frepo" or evaluate.loss to "squared", or '
             'take the regime "hard".'
         )
+    if form == "weights" and labels.min() >= 0 and not as_values:
+        return labels
     probabilities = softmax(labels, axis=1) if form == "logits" else labels
     if probabilities.min() < 0 or np.abs(probabilities.sum(1) - 1).max() > _TOLERANCE:
         raise UserError(

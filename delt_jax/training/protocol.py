@@ -45,7 +45,8 @@ class Protocol:
         adds it to the gradients of all parameters, as torch does.
       schedule: "half_cosine" (ends at half the peak), "cosine" (ends at zero), "step" (a tenth from
         the middle on) or "two_steps" (a fifth from 2/3 on, again from 5/6), constant within an
-        epoch; or "warm_cosine" (up in 500 steps, then down to a hundredth, step by step).
+        epoch; "warm_cosine" (up in 500 steps, then down to a hundredth, step by step); or
+        "constant".
       epochs: length of the training.
       batch_size: at most the size of the set. Images are mixed within groups of this size.
       accumulate: number of batches per gradient step.
@@ -118,6 +119,7 @@ _ENDS = {
     "step": "and a tenth of it from the middle on",
     "two_steps": "and a fifth of it from 2/3 and again from 5/6 on",
     "warm_cosine": "after 500 steps of warm-up, then to a hundredth",
+    "constant": "throughout",
 }
 _LOSSES = {
     "kl": "KL of soft labels at T {:g}",

@@ -29,6 +29,9 @@ _PROTOCOLS: dict[str, Callable[[EvalSetting], Protocol]] = {
     "dsa": published_protocols.dsa,
     "idc": published_protocols.idc,
     "frepo": published_protocols.frepo,
+    "mtt": published_protocols.mtt,
+    "ratbptt": published_protocols.ratbptt,
+    "rcig": published_protocols.rcig,
 }
 NAMES = tuple(_PROTOCOLS)
 # A protocol that comes to train otherwise gets a new version here; the others have version 1.

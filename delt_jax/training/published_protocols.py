@@ -204,3 +204,51 @@ def frepo(setting: EvalSetting) -> Protocol:
         ema=0.0,
         eval_every=epochs,
     )
+
+
+def mtt(setting: EvalSetting) -> Protocol:
+    """Students of trajectory matching (arXiv 2203.11932 and its code): DSA's, at a learned rate.
+
+    Where a set has learned its students' rate, the evaluation takes that in place of this one.
+    """
+    return replace(dsa(setting), name="mtt")
+
+
+def ratbptt(setting: EvalSetting) -> Protocol:
+    """Students of RaT-BPTT (arXiv 2311.07025 and its code): Adam, and labels as they were learned.
+
+    There the best of 300, 600, 1000 and 3000 steps on test images is reported; here the last of
+    1000.
+    """
+    epochs = 1000
+    return replace(
+        dsa(setting),
+        name="ratbptt",
+        views=ViewSpec("", 1, 1.0, True, "none", 1.0, dsa="one-flip_rotate"),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        epochs=epochs,
+        batch_size=setting.num_classes * setting.ipc,
+        eval_every=epochs,
+        optimiser="adamw",
+    )
+
+
+def rcig(setting: EvalSetting) -> Protocol:
+    """Students of RCIG (arXiv 2302.06755 and its code): FRePo's at a third of the rate.
+
+    1000 steps for ten images, else 2000; batches of 256 from 256 images on.
+    """
+    count = setting.num_classes * setting.ipc
+    steps = 1000 if count <= 10 else 2000
+    batch = min(count, 256)
+    epochs = -(-steps // -(-count // batch))
+    return replace(
+        frepo(setting),
+        name="rcig",
+        learning_rate=1e-4,
+        epochs=epochs,
+        batch_size=batch,
+        eval_every=epochs,
+    )

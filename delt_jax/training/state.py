@@ -227,6 +227,16 @@ def two_steps(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     return schedule
 
 
+def constant(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """The peak throughout."""
+    del epochs, steps_per_epoch
+
+    def schedule(step):
+        return jnp.full(jnp.shape(step), peak)
+
+    return schedule
+
+
 def warm_cosine(peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate of FRePo's students: from 0 up in 500 steps, then a cosine to a hundredth.
 

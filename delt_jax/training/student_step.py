@@ -28,6 +28,7 @@ _SCHEDULES = {
     "step": state_lib.step,
     "two_steps": state_lib.two_steps,
     "warm_cosine": state_lib.warm_cosine,
+    "constant": state_lib.constant,
 }
 
 

@@ -93,7 +93,7 @@ def test_operations_are_drawn_for_the_batch_or_for_each_image():
     images, drawn = given()
     own = frepo.augment(images, jnp.array([[0], [3], [5]]), drawn, EVERY)
     for i, name in enumerate(("flip", "rotate", "cutout")):
-        chex.assert_trees_all_close(own[i], made(name, images, drawn)[i], atol=1e-6)
+        chex.assert_trees_all_close(own[i], made(name, images, drawn)[i], atol=1e-5)
     keys = jax.random.split(jax.random.key(3), 600)
     counts = np.unique(jax.vmap(lambda k: frepo.choose(k, EVERY))(keys), return_counts=True)[1]
     assert scipy.stats.chisquare(counts).pvalue > 1e-4

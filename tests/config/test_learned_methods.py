@@ -1,5 +1,6 @@
 """Settings of the methods that learn sets: as published, by data set and images per class."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -27,7 +28,22 @@ idc   | cifar10       | ipc10  | 200000 | 64   | 0.005  | 32 | 100 | standardise
 idc   | mnist         | ipc1   | 200000 | 64   | 1e-05  | 8  | 100 | standardise | random | idc
 frepo | cifar10       | ipc1   | 500000 | 1024 | 0.0003 | 1  | 100 | zca         | random | frepo
 frepo | fashion_mnist | ipc10  | 500000 | 1024 | 0.0003 | 1  | 100 | standardise | random | frepo
+mtt   | cifar10       | ipc10  | 5000   | 1    | 100    | 0  | 1   | kornia      | random | mtt
+ftd   | cifar100      | ipc1   | 5000   | 1    | 1000   | 0  | 1   | kornia      | random | mtt
+datm  | cifar10       | ipc50  | 10000  | 1    | 1000   | 0  | 1   | kornia      | random | mtt
+att   | cifar10       | ipc1   | 6000   | 1    | 100    | 0  | 1   | kornia      | random | mtt
+rcig  | cifar10       | ipc1   | 15000  | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
+ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | standardise | random | ratbptt
 """
+# Numbers that one method alone has, among those of its row.
+OPTIONS = [
+    ("mtt,ipc10", "student_steps=30 expert_epochs=2 last_start=20 rate_rate=1e-05"),
+    ("ftd,ipc10", "student_steps=30 radius=0.01 surrogate=0.3"),
+    ("datm,ipc10", "student_steps=80 last_start=10 grown_last_start=20 grown_at=1000"),
+    ("att,ipc10", "student_steps=30 last_start=20 rate_rate=0.0001"),
+    ("ratbptt,ipc10", "window=60 unroll=200"),
+    ("rcig,ipc10", "ridge=0.0005"),
+]
 ROWS = [tuple(c.strip() for c in line.split("|")) for line in TABLE.splitlines() if line]
 
 
@@ -41,7 +57,7 @@ def complete_of(name, variants):
 
 
 def test_every_method_has_a_file_and_a_value():
-    assert set(METHODS) == set(learned_methods.NAMES)
+    assert sorted(METHODS) == learned_methods.names()
     assert {name for name in METHODS if (CONFIGS / f"methods/{name}.py").is_file()} == set(METHODS)
 
 
@@ -68,6 +84,19 @@ def test_a_rate_of_idc_grows_with_images_and_area():
     assert rate("fashion_mnist", 10) == pytest.approx(rate("mnist", 10) * (28 / 32) ** 2)
 
 
+@pytest.mark.parametrize(("variants", "words"), OPTIONS)
+def test_options_are_published_and_ones_own_count(variants, words):
+    config = runpy.run_path(str(CONFIGS / "cifar10.py"))["get_config"](variants)
+    first = words.split()[0].partition("=")[0]
+    recipe = from_config(config)
+    assert set(words.split()) <= set(complete_of("cifar10", variants).learn.options)
+    own = dataclasses.replace(recipe.learn, options=(f"{first}=3",))
+    changed = dataclasses.replace(recipe, learn=own)
+    one = derive.complete(changed, describe_source(recipe.data))[0].learn.options
+    assert f"{first}=3" in one
+    assert set(words.split()[1:]) <= set(one)
+
+
 def test_every_recipe_with_images_takes_every_method():
     for path in CONFIGS.glob("[!_]*.py"):
         plain = recipe_of(path.stem, "")
@@ -82,7 +111,7 @@ def test_every_recipe_with_images_takes_every_method():
             data = DataKind("", 32, "", 3, 10)
             found = methods.of_learning(method, data)
             late = {f"learn.{n}" for n, v in vars(recipe.learn).items() if v is None}
-            assert late <= found.keys()  # nothing is left open
+            assert late - {"learn.options"} <= found.keys()  # nothing else is left open
 
 
 def test_the_command_line_comes_last_and_its_ipc_counts():
@@ -116,7 +145,8 @@ def test_a_small_class_limits_the_real_batch():
     ("changes", "sentence"),
     [
         ({"learn.keep": "best"}, r"learn\.validate_every is 0; set it"),
-        ({"learn.method": "mtt"}, r"learn\.method must be one of 'dm', .* not 'mtt'"),
+        ({"learn.method": "kip"}, r"learn\.method must be one of 'dm', .* not 'kip'"),
+        ({"learn.options": ("window=3",)}, r"dm has no number 'window'"),
         ({"learn.steps": 0}, r"learn\.steps must be at least 1"),
         ({"learn.augment": "one-colour"}, r"learn\.augment is 'one-colour'"),
         ({"learn.factor": 2, "learn.model": "dc_conv9"}, "dc_conv9"),

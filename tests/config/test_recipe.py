@@ -14,6 +14,7 @@ from delt_jax.recipe import (
     SETTINGS,
     DataRecipe,
     EvaluateRecipe,
+    LearnRecipe,
     Recipe,
     RecoverRecipe,
     RelabelRecipe,
@@ -29,6 +30,7 @@ GROUPS = {
     "teacher": TeacherRecipe,
     "select": SelectRecipe,
     "recover": RecoverRecipe,
+    "learn": LearnRecipe,
     "relabel": RelabelRecipe,
     "evaluate": EvaluateRecipe,
     "report": ReportRecipe,
@@ -150,10 +152,10 @@ def test_a_bool_is_no_number(name):
 @pytest.mark.parametrize("name", [k for k, v in DEFAULTS.items() if v is None])
 def test_what_the_protocol_says_is_none_and_keeps_its_type(name):
     config = default_config()
-    value = {str: "x", int: 2, float: 0.5}[TYPES[name]]
+    value = {str: "x", int: 2, float: 0.5, bool: True, tuple: ("x",)}[TYPES[name]]
     config.update_from_flattened_dict({name: value})
     with pytest.raises(TypeError):
-        config.update_from_flattened_dict({name: [value]})
+        config.update_from_flattened_dict({name: {"x": value}})
 
 
 def test_a_whole_number_may_stand_for_a_float():
@@ -286,7 +288,7 @@ def test_sentences_about_values(name, value, sentence):
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("evaluate.regimes", (), "'online', 'stored', 'fixed', 'hard'; got ()"),
+        ("evaluate.regimes", (), "'online', 'stored', 'fixed', 'learned', 'hard'; got ()"),
         (
             "evaluate.images",
             ("recovered", "real"),

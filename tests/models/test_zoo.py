@@ -22,7 +22,8 @@ from delt_jax.training import state as state_lib
 
 RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 DC = ("dc_conv3", "dc_conv4", "dc_conv5", "dc_conv6")
-WITHOUT_BN = ("alexnet", *DC, "swin_v2_t", "vgg11", "vit_b_16")
+WIDE = ("conv3_wide", "conv4_wide", "conv5_wide", "conv3_wide_softplus")
+WITHOUT_BN = ("alexnet", *DC, *WIDE, "swin_v2_t", "vgg11", "vit_b_16")
 WITH_DROPOUT = (
     "alexnet",
     "efficientnet_b0",

@@ -22,7 +22,7 @@ def parts() -> dict[str, int]:
     from delt_jax.data import whitening
     from delt_jax.evaluation import coresets, training_sets
     from delt_jax.labels import compact
-    from delt_jax.learned import methods, program
+    from delt_jax.learned import experts, methods, program
     from delt_jax.recipe import choices
     from delt_jax.recovery import initial_images, mosaics, step
     from delt_jax.teachers import statistics_matching
@@ -33,9 +33,10 @@ def parts() -> dict[str, int]:
     found |= {f"protocol.{name}": protocols.version(name) for name in protocols.NAMES}
     found |= {f"model.{name}": models.version(name) for name in models.NAMES}
     found |= {f"coreset.{name}": coresets.VERSION for name in training_sets.CORESETS}
-    found |= {f"learned.{name}": methods.version(name) for name in methods.NAMES}
+    found |= {f"learned.{name}": methods.version(name) for name in methods.names()}
     return found | {
         "learned.engine": program.VERSION,
+        "learned.experts": experts.VERSION,
         "data.whitening": whitening.VERSION,
         "augment.crop": crop.VERSION,
         "augment.dsa": dsa.VERSION,

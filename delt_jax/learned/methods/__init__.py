@@ -1,15 +1,25 @@
-"""Methods of learning a set, each a value that the engine runs."""
+"""Methods of learning a set: every file has its own in METHODS, which the engine runs."""
+
+import functools
+import importlib
+import pkgutil
 
 from delt_jax.core.spelling import nearest
 from delt_jax.errors import UserError
 from delt_jax.learned.method import Method
-from delt_jax.learned.methods.dm import DM
-from delt_jax.learned.methods.frepo import FREPO
-from delt_jax.learned.methods.gradient_matching import DC, DSA
-from delt_jax.learned.methods.idc import IDC
 
-_METHODS = {method.name: method for method in (DM, DC, DSA, IDC, FREPO)}
-NAMES = tuple(_METHODS)
+
+@functools.cache
+def _all() -> dict[str, Method]:
+    """Every method by its name, of all files of this package."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {method.name: method for module in modules for method in module.METHODS}
+
+
+def names() -> list[str]:
+    """Names of the methods."""
+    return sorted(_all())
 
 
 def find(name: str) -> Method:
@@ -18,12 +28,13 @@ def find(name: str) -> Method:
     Raises:
       UserError: if there is none.
     """
-    if name not in _METHODS:
+    known = names()
+    if name not in known:
         raise UserError(
-            f"learn.method is {name!r}, but sets are learned by {', '.join(NAMES[:-1])} or "
-            f"{NAMES[-1]}{nearest(name, NAMES)}"
+            f"learn.method is {name!r}, but sets are learned by {', '.join(known[:-1])} or "
+            f"{known[-1]}{nearest(name, known)}"
         )
-    return _METHODS[name]
+    return _all()[name]
 
 
 _VERSIONS: dict[str, int] = {}  # of methods whose results have changed; 1 if not listed

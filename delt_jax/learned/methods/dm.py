@@ -67,6 +67,12 @@ def network_optimiser(setup: Setup) -> optax.GradientTransformation:
     return optax.identity()
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    return setup.real_batch * setup.num_classes + 3 * learned
+
+
 DM = Method(
     name="dm",
     source="arXiv 2110.04181; VICO-UoE/DatasetCondensation @53f63a6",
@@ -75,4 +81,6 @@ DM = Method(
     train=train,
     optimiser=optimiser,
     network_optimiser=network_optimiser,
+    passes=passes,
 )
+METHODS = (DM,)

@@ -127,6 +127,13 @@ def network_optimiser(setup: Setup) -> optax.GradientTransformation:
     return optax.adam(setup.network_rate)
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc
+    trained = setup.network_steps * min(learned, _TRAINED_ON)
+    return setup.real_batch + 3 * learned * (1 + setup.mirrored) + 3 * trained
+
+
 FREPO = Method(
     name="frepo",
     source="arXiv 2206.00719; yongchaoz/FRePo @43e028a",
@@ -135,6 +142,8 @@ FREPO = Method(
     train=train,
     optimiser=optimiser,
     network_optimiser=network_optimiser,
+    passes=passes,
     labels="centred",
     pool=Pool(_NETWORKS, is_staggered=True),
 )
+METHODS = (FREPO,)

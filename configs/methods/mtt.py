@@ -1,0 +1,89 @@
+"""MTT (arXiv 2203.11932): students end where experts' trainings end.
+
+A set that is learned without a teacher, from stored trainings: see docs/learned.md. The tables of
+FTD, whose settings for MTT's loss are published whole, stand for MTT's own, too.
+"""
+
+from delt_jax.config.methods import ours, published
+
+CODE = "GeorgeCazenavette/mtt-distillation, distill.py and buffer.py"
+TABLE = "AngusDujw/FTD-distillation, README"
+METHOD = published(
+    CODE,
+    {
+        "synthesis": "learn",
+        "learn.method": "mtt",
+        "learn.steps": 5000,
+        "learn.label_rate": 0.0,
+        "learn.network_rate": 0.0,
+        "learn.network_steps": 0,
+        "learn.lifetime": 1,
+        "learn.augment": "one-color_crop_cutout_flip_scale_rotate",
+        "learn.factor": 1,
+        "learn.mirrored": False,
+        "learn.start": "random",
+        "evaluate.protocol": "mtt",
+        "evaluate.regimes": ("hard",),
+    },
+) | ours({"learn.real_batch": 1}, "no real images are asked")
+# By data and images per class: student steps, expert epochs, latest start, batch, rates of images
+# and of the student's rate, and where that starts.
+TABLES = {
+    "cifar10": {
+        1: (50, 2, 2, 0, 100.0, 1e-7, 0.01),
+        10: (30, 2, 20, 0, 100.0, 1e-5, 0.001),
+        50: (30, 2, 40, 0, 1000.0, 1e-5, 0.01),
+    },
+    "cifar100": {
+        1: (40, 3, 20, 0, 1000.0, 1e-5, 0.01),
+        10: (20, 2, 40, 0, 1000.0, 1e-5, 0.01),
+        50: (80, 2, 40, 1000, 1000.0, 1e-5, 0.01),
+    },
+    "tiny_imagenet": {
+        1: (30, 2, 10, 0, 10000.0, 1e-4, 0.01),
+        10: (20, 2, 40, 500, 10000.0, 1e-4, 0.01),
+    },
+}
+SETS = ours(
+    {
+        "evaluate.images": ("recovered", "random"),
+        "evaluate.learning_rates": (),
+        "evaluate.epochs": None,
+        "evaluate.eval_every": None,
+    },
+    "beside as many real images",
+)
+DIGITS = ours({"learn.width": 32, "learn.steps": 300}, "minutes of two CPU cores")
+DIGITS_OPTIONS = ("experts=5", "epochs=20", "expert_rate=0.05", "expert_batch=128")
+
+
+def options(row, more=()):
+    """The row of a table as numbers of the method."""
+    steps, epochs, last, batch, _, rate_rate, rate = row
+    return (
+        f"student_steps={steps}",
+        f"expert_epochs={epochs}",
+        f"last_start={last}",
+        f"student_batch={batch}",
+        f"rate_rate={rate_rate}",
+        f"student_rate={rate}",
+        *more,
+    )
+
+
+def settings(data):
+    """By data and images per class; other data take the row of CIFAR-10 nearest to theirs."""
+    depth = 3 if data.image_size <= 32 else 4 if data.image_size <= 64 else 5
+    table, ipc = TABLES.get(data.name, TABLES["cifar10"]), data.ipc or 10
+    nearest = min(table, key=lambda known: abs(known - ipc))
+    row, more = table[nearest], DIGITS_OPTIONS if data.name == "digits" else ()
+    by_row = {"learn.image_rate": row[4], "learn.options": options(row, more)}
+    is_known = data.name in TABLES and nearest == ipc
+    of_row = published(TABLE, by_row) if is_known else ours(by_row, f"as with {nearest} per class")
+    by_data = {
+        "learn.model": f"dc_conv{depth}",
+        "evaluate.students": (f"dc_conv{depth}",),
+        "learn.preprocessing": "standardise" if data.channels == 1 else "kornia",
+    }
+    said = published(TABLE, by_data) if data.name in TABLES else ours(by_data, "as for CIFAR-10")
+    return METHOD | of_row | said | SETS | (DIGITS if data.name == "digits" else {})

@@ -1,0 +1,80 @@
+"""RaT-BPTT (arXiv 2311.07025): images learned through a random window of a student's training.
+
+A set that is learned without a teacher: see docs/learned.md.
+"""
+
+from delt_jax.config.methods import ours, published
+
+CODE = "fengyzpku/Simple_Dataset_Distillation @7915c5a, README"
+METHOD = published(
+    CODE,
+    {
+        "synthesis": "learn",
+        "learn.method": "ratbptt",
+        "learn.image_rate": 1e-3,
+        "learn.label_rate": 0.0,
+        "learn.network_rate": 0.0,
+        "learn.network_steps": 0,
+        "learn.lifetime": 1,
+        "learn.augment": "one-flip_rotate",
+        "learn.factor": 1,
+        "learn.mirrored": False,
+        "learn.real_batch": 5000,
+        "evaluate.protocol": "ratbptt",
+        "evaluate.regimes": ("hard",),
+    },
+) | ours(
+    {"learn.preprocessing": "standardise", "learn.start": "random"},
+    "there noise, and images of unit length",
+)
+# By data and images per class: window, unroll, images of a student's step, length in steps.
+ROWS = {
+    ("cifar10", 10): (60, 200, 0, 12_000),
+    ("cifar100", 10): (100, 300, 100, 12_000),
+    ("tiny_imagenet", 10): (100, 300, 50, 12_000),
+    ("cifar100", 1): (90, 130, 0, 12_000),
+}
+LEARNED = {"learn.label_rate": 1e-3, "evaluate.regimes": ("learned",)}
+SETS = ours(
+    {
+        "evaluate.images": ("recovered", "random"),
+        "evaluate.learning_rates": (),
+        "evaluate.epochs": None,
+        "evaluate.eval_every": None,
+    },
+    "beside as many real images",
+)
+DIGITS = ours(
+    {
+        "learn.width": 32,
+        "learn.steps": 300,
+        "learn.real_batch": 400,
+        "learn.image_rate": 1e-2,
+        "learn.label_rate": 1e-2,
+        "learn.options": ("window=20", "unroll=60"),
+        "evaluate.regimes": ("learned",),
+    },
+    "minutes of two CPU cores",
+)
+
+
+def settings(data):
+    """By data and images per class; others take CIFAR-10's row."""
+    depth = 3 if data.image_size <= 32 else 4 if data.image_size <= 64 else 5
+    ipc = data.ipc or 10
+    window, unroll, batch, steps = ROWS.get((data.name, ipc), ROWS["cifar10", 10])
+    by_row = {
+        "learn.options": (f"window={window}", f"unroll={unroll}", f"student_batch={batch}"),
+        "learn.steps": steps,
+    }
+    if data.name in ("cifar100", "tiny_imagenet"):
+        by_row |= LEARNED
+    is_known = (data.name, ipc) in ROWS
+    by_data = {"learn.model": f"dc_conv{depth}", "evaluate.students": (f"dc_conv{depth}",)}
+    return (
+        METHOD
+        | (published(CODE, by_row) if is_known else ours(by_row, "as for CIFAR-10"))
+        | (published(CODE, by_data) if is_known else ours(by_data, "by size"))
+        | SETS
+        | (DIGITS if data.name == "digits" else {})
+    )
