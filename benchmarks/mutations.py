@@ -73,6 +73,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "reporting/tables.py": ("reporting/test_tables.py",),
     "store/files.py": ("store/test_store.py",),
     "training/protocols.py": ("training/test_protocols.py",),
+    "training/published_protocols.py": ("training/test_protocols.py",),
 }
 _WIDTHS = "mine.shape[1] != theirs.shape[1]"
 _REASON = "(str(e).strip().splitlines() or [''])[0]"
@@ -164,7 +165,7 @@ EQUAL: dict[str, dict[str, str]] = {
     "store/files.py": {
         "np.load(path, allow_pickle=False)  ->  np.load(path)": "False is numpy's default",
     },
-    "training/protocols.py": {
+    "training/published_protocols.py": {
         f"{views}  ->  {views.replace('True', 'False')}": "data.flip takes the place of a "
         "protocol's flip"
         for views in (

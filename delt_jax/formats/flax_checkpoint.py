@@ -30,7 +30,7 @@ def read(path: Path) -> Stored:
     Raises:
       UserError: if the file is damaged or has no such arrays.
     """
-    import msgpack  # comes with Flax
+    import msgpack
 
     try:
         content = regular.read_bytes(path, available_bytes() // 4)

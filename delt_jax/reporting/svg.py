@@ -125,9 +125,11 @@ def logarithmic(values: Sequence[float], start: float, end: float) -> Scale:
 def round_steps(low: float, high: float, most: int = 6) -> list[float]:
     """Ticks of a linear axis, at most so many, whose distance is 1, 2 or 5 times a power of ten.
 
-    >>> round_steps(0.3, 10.2)
-    [2.0, 4.0, 6.0, 8.0, 10.0]
+    >>> round_steps(0.3, 10.2), round_steps(0, 0)
+    ([2.0, 4.0, 6.0, 8.0, 10.0], [0.0])
     """
+    if low == high:
+        return [float(low)]
     power = 10.0 ** np.floor(np.log10((high - low) / most))
     step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) <= most)
     first, last = int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9))

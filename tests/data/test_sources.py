@@ -258,8 +258,9 @@ def test_every_recipe_is_valid(path):
         assert str(varied.ipc) == wanted
         assert (varied.data.name, varied.data.path) == ("folder", "/data")
         assert varied.evaluate.batch_size is None  # the protocol's
-    with pytest.raises(UserError, match=r"'ipc3' is no variant .* folder=PATH"):
-        get_config(path, "ipc3")
+    assert from_config(get_config(path, "ipc3")[0]).ipc == 3
+    with pytest.raises(UserError, match=r"'ipc' is no variant .* folder=PATH"):
+        get_config(path, "ipc")
 
 
 def test_the_published_recipe_needs_no_data_to_be_planned(tmp_path):

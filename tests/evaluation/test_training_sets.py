@@ -1,6 +1,7 @@
 """Baselines among the sets that students learn from; those of the pipeline: test_pipeline.py."""
 
 import shutil
+from types import SimpleNamespace
 
 import chex
 import numpy as np
@@ -20,6 +21,7 @@ def test_coresets_are_found_once(tiny_ranked, tmp_path, monkeypatch, name):
     workdir = WorkDir(shutil.copytree(tiny_ranked, tmp_path / "run"))
     recipe = config.from_config(tiny(**{"evaluate.regimes": ("hard",)}))
     source, teacher = open_source(recipe.data), teacher_lib.load(workdir.path / "teacher")
+    monkeypatch.setattr(TrainingSets, "distilled", SimpleNamespace(preprocessing=None))
     sets = TrainingSets(recipe, source, workdir, (teacher,))
     ours = sets.get(name, 3, 0)
     features = teacher_lib.features_of(teacher, source.train.pixels)

@@ -259,7 +259,11 @@ def test_settings_of_both_groups_replace_a_protocols_values():
 
 def test_versions_are_one_until_results_change():
     assert {name: protocols.version(name) for name in protocols.NAMES} == dict.fromkeys(
-        ("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"), 1
+        (
+            *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"),
+            *("mtt", "ratbptt", "rcig"),
+        ),
+        1,
     )
 
 
