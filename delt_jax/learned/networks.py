@@ -1,6 +1,5 @@
 """Calls of the pool's networks: features, logits, and gradients of weights."""
 
-import contextlib
 from typing import Any
 
 import chex
@@ -10,8 +9,10 @@ import optax
 from delt_jax import models
 from delt_jax.errors import UserError
 from delt_jax.learned import sharing
-from delt_jax.models import ModelSpec, forms, norm
+from delt_jax.models import ModelSpec, norm
 from delt_jax.models.tap import logits_and_features
+
+_CHUNK = 32  # images
 
 
 def features(spec: ModelSpec, variables: Any, images: chex.Array) -> chex.Array:
@@ -27,6 +28,14 @@ def features(spec: ModelSpec, variables: Any, images: chex.Array) -> chex.Array:
             f'it `self.sow("features", "pooled", x)` before its last layer.'
         )
     return found
+
+
+def frozen_features(spec: ModelSpec, variables: Any, images: chex.Array) -> chex.Array:
+    """`features` without gradients; on CPUs of few images at a time, which stay in its caches."""
+    if jax.default_backend() != "cpu":
+        return jax.lax.stop_gradient(features(spec, variables, images))
+    each = jax.lax.map(lambda x: features(spec, variables, x[None])[0], images, batch_size=_CHUNK)
+    return jax.lax.stop_gradient(each)
 
 
 def trained_features(spec: ModelSpec, variables: Any, images: chex.Array) -> chex.Array:
@@ -74,11 +83,6 @@ def cross_entropy(
       spec: of the network.
     """
     return optax.softmax_cross_entropy(logits(spec, params, images), labels).mean()
-
-
-def looped(count: int) -> contextlib.AbstractContextManager[None]:
-    """A context for tracing so many steps in a loop, whose networks may need forms that suit it."""
-    return forms.in_loops() if count > 1 else contextlib.nullcontext()
 
 
 def descend(

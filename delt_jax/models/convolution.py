@@ -10,6 +10,7 @@ from delt_jax.models import forms
 from delt_jax.models.depthwise import convolve_shifted
 from delt_jax.models.dots import convolve_dots
 from delt_jax.models.strided import convolve_blocks
+from delt_jax.models.winograd import convolve_winograd, suits
 
 _FEW = 4  # channels; with more, the plain form of a strided convolution is fast
 _ALIGNED = 16  # channels that an aligned form is padded to a multiple of
@@ -27,7 +28,8 @@ def convolve(
 
     Blocks help with a stride of more than 1 but no more than the kernel, and few channels; shifted
     slices where every channel has a kernel of its own; matrix products inside loops on CPUs, where
-    there is neither stride nor group. Everything else has the plain form.
+    there is neither stride nor group, of transformed tiles where the kernel is 3x3. Everything else
+    has the plain form.
 
     Args:
       x: [B, H, W, C].
@@ -48,8 +50,10 @@ def convolve(
         if chosen.stem != "plain" and _suits_blocks(x, kernel, strides, feature_group_count):
             multiple = _ALIGNED if chosen.stem == "aligned_blocks" else 1
             return convolve_blocks(x, kernel, strides, padding, multiple, options.get("precision"))
-        if chosen.dense == "dots" and max(strides) == 1 and feature_group_count == 1:
-            return convolve_dots(x, kernel, padding, options.get("precision"))
+        if chosen.dense == "products" and max(strides) == 1 and feature_group_count == 1:
+            many = x.shape[-1] > _FEW and suits(x, kernel, padding)
+            form = convolve_winograd if many else convolve_dots
+            return form(x, kernel, padding, options.get("precision"))
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, feature_group_count=feature_group_count, **options
     )

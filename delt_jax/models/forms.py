@@ -19,7 +19,7 @@ Stem = Literal["plain", "blocks", "aligned_blocks"]
 View = Literal["HIGHEST", "HIGH", "BF16_BF16_F32_X3"]
 Pool = Literal["plain", "indexed"]
 Depthwise = Literal["plain", "shifted"]
-Dense = Literal["plain", "dots"]
+Dense = Literal["plain", "products"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Forms:
         (`delt_jax.models.pool`).
       depthwise: convolutions with a kernel for every channel: as they are, or as sums of shifted
         slices (`delt_jax.models.depthwise`).
-      dense: other convolutions without stride: as they are, or as sums of matrix products of
-        shifted images (`delt_jax.models.dots`).
+      dense: other convolutions without stride: as they are, or as sums of matrix products, of
+        transformed tiles or of shifted images (`delt_jax.models.winograd`, `delt_jax.models.dots`).
     """
 
     stem: Stem = "plain"
@@ -70,7 +70,7 @@ def choose(backend: str, dtype: jnp.dtype, in_loops: bool = False) -> Forms:
     """
     narrow = jnp.dtype(dtype) == jnp.bfloat16
     if backend == "cpu":
-        dense: Dense = "dots" if in_loops else "plain"
+        dense: Dense = "products" if in_loops else "plain"
         return Forms(pool="indexed", depthwise="shifted", dense=dense)
     # Products of views feed activations, whose own rounding is coarser than TF32's if narrow.
     view: View = "HIGH" if narrow else "HIGHEST"
@@ -99,7 +99,10 @@ def forced(forms: Forms) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_loops() -> Iterator[None]:
-    """A context in which networks are traced for the inside of compiled loops and of `jax.vmap`."""
+    """A context in which networks are traced for the inside of compiled loops and of `jax.vmap`.
+
+    Where gradients of weights are most of the work, it pays outside, too.
+    """
     token = _in_loops.set(True)
     try:
         yield

@@ -32,7 +32,17 @@ _NETWORKS = {
     "vgg": ("vgg",),
     "vit": ("vit",),
 }
-_OF_NETWORKS = ("forms", "layers", "convolution", "depthwise", "dots", "strided", "pool", "norm")
+_OF_NETWORKS = (
+    "forms",
+    "layers",
+    "convolution",
+    "depthwise",
+    "dots",
+    "winograd",
+    "strided",
+    "pool",
+    "norm",
+)
 _STARTS = {
     "real": ("recovery/selection",),
     "rded": ("recovery/mosaics",),

@@ -1,4 +1,4 @@
-"""Dense convolutions as sums of products of shifted images, beside XLA's."""
+"""Dense convolutions as sums of products, of shifted images or of tiles, beside XLA's."""
 
 import chex
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delt_jax import models
-from delt_jax.models import dots, forms
+from delt_jax.models import dots, forms, winograd
 from delt_jax.models.forms import Forms
 from delt_jax.models.spec import ModelSpec
 
@@ -52,6 +52,36 @@ def test_products_are_the_plain_convolution(height, width, channels, pads):
     chex.assert_trees_all_close(ways(dots.convolve_dots), ways(plain), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 0), (2, 0)), ((3, 3), (3, 3))])
+def test_products_of_tiles_are_the_plain_convolution(pads):
+    """As above, for sides that differ."""
+    x, kernel = normal(2, 8, 6, 5), normal(3, 3, 5, 4, seed=1)
+    assert winograd.suits(x, kernel, pads)
+
+    def ways(convolution):
+        def loss(x, kernel):
+            return (convolution(x, kernel, pads) ** 2).mean()
+
+        def second(x, kernel):
+            return (jax.grad(loss, 1)(x, kernel) ** 2).sum()
+
+        first = jax.grad(loss, (0, 1))(x, kernel)
+        return convolution(x, kernel, pads), first, jax.grad(second)(x, kernel)
+
+    ours = jax.jit(lambda: ways(winograd.convolve_winograd))()
+    chex.assert_trees_all_close(ours, ways(plain), rtol=1e-4, atol=1e-4)
+    narrow = winograd.convolve_winograd(jnp.bfloat16(x), jnp.bfloat16(kernel), pads)
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(narrow, plain(x, kernel, pads), rtol=0.02, atol=0.05)
+
+
+def test_tiles_suit_kernels_of_three_and_even_sides():
+    pads = ((1, 1), (1, 1))
+    assert not winograd.suits(normal(1, 7, 6, 5), normal(3, 3, 5, 4), pads)
+    assert not winograd.suits(normal(1, 8, 6, 5), normal(2, 2, 5, 4), ((0, 0), (0, 0)))
+    assert not winograd.suits(normal(1, 1, 1, 5), normal(3, 3, 5, 4), ((0, 0), (0, 0)))
+
+
 def test_bfloat16_is_summed_in_float32():
     x, kernel = normal(2, 7, 6, 8), normal(3, 3, 8, 5, seed=1)
     pads = ((1, 1), (1, 1))
@@ -79,7 +109,7 @@ def test_inside_loops_on_cpus_a_network_has_no_convolutions():
 
 
 def test_only_cpus_choose_products():
-    assert forms.choose("cpu", jnp.float32, in_loops=True).dense == "dots"
+    assert forms.choose("cpu", jnp.float32, in_loops=True).dense == "products"
     assert forms.choose("cpu", jnp.float32) == Forms(pool="indexed", depthwise="shifted")
     for backend in ("gpu", "tpu"):
         there = forms.choose(backend, jnp.float32, in_loops=True)

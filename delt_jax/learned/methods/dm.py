@@ -8,6 +8,7 @@ import optax
 from delt_jax.learned import augmentation, networks, optimisers, sharing
 from delt_jax.learned.images import by_class, decode
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.models import forms
 
 _MOMENTUM = 0.5
 
@@ -39,12 +40,13 @@ def gradient(
         return by_class(found, setup.num_classes).mean(1)
 
     everything = real.images.reshape(-1, *real.images.shape[2:])
-    wanted = jax.lax.stop_gradient(sharing.mean(means(everything)))
 
     def loss(images: chex.Array) -> chex.Array:
         return distance(wanted, means(decode(images, setup)))
 
-    value, found = jax.value_and_grad(loss)(learned.images)
+    with forms.in_loops():
+        wanted = jax.lax.stop_gradient(sharing.mean(means(everything)))
+        value, found = jax.value_and_grad(loss)(learned.images)
     return value, jax.tree.map(jnp.zeros_like, learned)._replace(images=found)
 
 

@@ -11,6 +11,7 @@ from delt_jax import models
 from delt_jax.learned import networks, optimisers, sharing
 from delt_jax.learned.images import with_mirrored
 from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
+from delt_jax.models import forms
 
 _RIDGE = 1e-6  # of the kernel's mean eigenvalue
 _END = 0.1  # of the rate, at the end of its cosine
@@ -70,7 +71,6 @@ def gradient(
     """Error of real images' labels, regressed from learned ones, less the labels' margin."""
     del key
     spec, variables = setup.spec, network.variables
-    asked = jax.lax.stop_gradient(networks.features(spec, variables, real.images))
     targets = centred(real.labels, setup.num_classes)
 
     def loss(learned: Learned) -> chex.Array:
@@ -78,7 +78,10 @@ def gradient(
         known = networks.features(spec, variables, images)
         return squares(regress(known, labels, asked), targets) - margin(learned.labels)
 
-    return sharing.mean(jax.value_and_grad(loss)(learned))
+    with forms.in_loops():
+        asked = networks.frozen_features(spec, variables, real.images)
+        found = jax.value_and_grad(loss)(learned)
+    return sharing.mean(found)
 
 
 def train(
@@ -106,7 +109,8 @@ def _one_step(network: Network, images: chex.Array, labels: chex.Array, setup: S
         )
         return squares(logits, labels), dict(changed)
 
-    gradients, changed = jax.grad(loss, has_aux=True)(params)
+    with forms.in_loops():
+        gradients, changed = jax.grad(loss, has_aux=True)(params)
     params, opt_state = networks.descend(
         network_optimiser(setup), gradients, params, network.opt_state
     )

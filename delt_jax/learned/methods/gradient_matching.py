@@ -15,6 +15,7 @@ from delt_jax.core import losses
 from delt_jax.learned import augmentation, matching, networks, optimisers
 from delt_jax.learned.images import decode
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.models import forms
 
 _MOMENTUM = 0.5
 _EPSILON = 1e-6  # added to the product of norms
@@ -79,7 +80,7 @@ def train(
         return state
 
     start = params, network.opt_state
-    with networks.looped(setup.network_steps):
+    with forms.in_loops():
         params, opt_state = jax.lax.fori_loop(0, setup.network_steps, epoch, start)
     return network._replace(variables={"params": params}, opt_state=opt_state)
 

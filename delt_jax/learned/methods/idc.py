@@ -12,6 +12,7 @@ from delt_jax.learned import augmentation, matching, networks, optimisers, shari
 from delt_jax.learned.images import by_class, decode
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup
 from delt_jax.learned.optimisers import Coasting
+from delt_jax.models import forms
 
 _MOMENTUM = 0.5
 _MOST = 128  # decoded images of a class that a step looks at
@@ -92,7 +93,7 @@ def train(
         return networks.descend(rule, sharing.mean(found), *state)
 
     start = params, network.opt_state
-    with networks.looped(setup.network_steps):
+    with forms.in_loops():
         params, opt_state = jax.lax.fori_loop(0, setup.network_steps, step, start)
     return network._replace(variables={"params": params}, opt_state=opt_state)
 
