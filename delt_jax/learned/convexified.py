@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 Logits = Callable[[Any, chex.Array], chex.Array]
 
@@ -91,7 +92,7 @@ def inner_loss(inner: Inner, delta: Any) -> chex.Array:
     """
     alpha, moved = last_layer(inner, delta)
     fit = jnp.sum((inner.labels - moved) * alpha)
-    return 0.5 * inner.ridge * (fit + _inner_product(delta, delta)) / inner.labels.size
+    return 0.5 * inner.ridge * (fit + optax.tree.vdot(delta, delta)) / inner.labels.size
 
 
 def solve(inner: Inner, steps: int, tolerance: float = 1e-6) -> Any:
@@ -134,10 +135,6 @@ def _dual(inner: Inner, right: chex.Array, steps: int, tolerance: float) -> chex
         return features @ (features.T @ u) + moved + inner.ridge * u
 
     return jax.scipy.sparse.linalg.cg(product, right, tol=tolerance, maxiter=steps)[0]
-
-
-def _inner_product(one: Any, other: Any) -> chex.Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), one, other))
 
 
 def predict(inner: Inner, delta: Any, images: chex.Array) -> chex.Array:

@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from delt_jax import models
 from delt_jax.core import keys
@@ -130,12 +131,8 @@ def flat_gradient(
     here = jax.grad(loss)(params)
     if not radius:
         return here
-    length = jnp.sqrt(_inner_product(here, here))
+    length = jnp.sqrt(optax.tree.vdot(here, here))
     ahead = jax.tree.map(lambda p, g: p + radius * g / (length + 1e-12), params, here)
     there = jax.grad(loss)(ahead)
-    share = _inner_product(here, there) / (_inner_product(there, there) + 1e-12)
+    share = optax.tree.vdot(here, there) / (optax.tree.vdot(there, there) + 1e-12)
     return jax.tree.map(lambda h, t: t - surrogate * (h - share * t), here, there)
-
-
-def _inner_product(one: Any, other: Any) -> chex.Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), one, other))

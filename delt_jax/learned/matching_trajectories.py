@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from delt_jax.learned import unrolled
 from delt_jax.learned.unrolled import InnerLoss
@@ -92,7 +93,7 @@ def tesla_gradient(
 
         def inner(learned):
             grads = jax.grad(loss)(params, learned, drawn)
-            return _inner_product(weights, grads), grads
+            return optax.tree.vdot(weights, grads), grads
 
         (_, grads), more = jax.value_and_grad(inner, has_aux=True)(learned)
         params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
@@ -101,12 +102,8 @@ def tesla_gradient(
     zeros = jax.tree.map(jnp.zeros_like, learned)
     of_learned = jax.lax.scan(weigh, (segment.start, zeros), steps)[0][1]
     walked = jax.tree.map(jnp.subtract, end, segment.start)  # -rate times the sum of gradients
-    of_rate = 2 * _inner_product(gap, walked) / (rate * total)
+    of_rate = 2 * optax.tree.vdot(gap, walked) / (rate * total)
     return squared_distance(end, segment.target) / total, of_learned, of_rate
-
-
-def _inner_product(one: Any, other: Any) -> chex.Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), one, other))
 
 
 def att_loss(

@@ -131,6 +131,14 @@ Gradient = Callable[[chex.PRNGKey, Learned, Network, Real, Setup], tuple[chex.Ar
 Train = Callable[[chex.PRNGKey, Learned, Network, Real, Setup], Network]
 
 
+def leave(
+    key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
+) -> Network:
+    """A `Train` that changes nothing: of networks that are new at every step, and of experts."""
+    del key, learned, real, setup
+    return network
+
+
 @dataclass(frozen=True)
 class Method:
     """A method of learning a set.

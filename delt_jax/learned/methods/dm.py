@@ -7,7 +7,7 @@ import optax
 
 from delt_jax.learned import augmentation, networks, optimisers, sharing
 from delt_jax.learned.images import by_class, decode
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
 from delt_jax.models import forms
 
 _MOMENTUM = 0.5
@@ -50,14 +50,6 @@ def gradient(
     return value, jax.tree.map(jnp.zeros_like, learned)._replace(images=found)
 
 
-def train(
-    key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
-) -> Network:
-    """Changes nothing: networks are new at every step."""
-    del key, learned, real, setup
-    return network
-
-
 def optimiser(setup: Setup) -> optax.GradientTransformation:
     """SGD with momentum on images; labels stay."""
     return optimisers.of_parts(optax.sgd(setup.image_rate, _MOMENTUM))
@@ -80,7 +72,7 @@ DM = Method(
     source="arXiv 2110.04181; VICO-UoE/DatasetCondensation @53f63a6",
     by_class=True,
     gradient=gradient,
-    train=train,
+    train=leave,
     optimiser=optimiser,
     network_optimiser=network_optimiser,
     passes=passes,

@@ -13,7 +13,7 @@ import optax
 
 from delt_jax.core import keys
 from delt_jax.learned import augmentation, networks, sharing, students, unrolled
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
 from delt_jax.learned.students import Step
 from delt_jax.models import forms
 
@@ -96,14 +96,6 @@ def optimiser(setup: Setup) -> optax.GradientTransformation:
     return optax.partition(rules, Learned("images", "labels", {}))
 
 
-def _stay(
-    key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
-) -> Network:
-    """Every outer step has a fresh network."""
-    del key, learned, real, setup
-    return network
-
-
 def not_negative(learned: Learned, setup: Setup) -> Learned:
     """Labels stay at 0 or above; they are not made to sum to 1."""
     del setup
@@ -123,7 +115,7 @@ METHOD = Method(
     source="arXiv 2311.07025; fengyzpku/Simple_Dataset_Distillation @7915c5a",
     by_class=False,
     gradient=gradient,
-    train=_stay,
+    train=leave,
     optimiser=optimiser,
     network_optimiser=lambda setup: optax.set_to_zero(),
     passes=passes,

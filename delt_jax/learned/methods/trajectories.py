@@ -14,7 +14,7 @@ import optax
 from delt_jax.learned import augmentation, expert_walk, networks, students
 from delt_jax.learned import matching_trajectories as matching
 from delt_jax.learned.matching_trajectories import Segment
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
 from delt_jax.learned.students import Step
 from delt_jax.learned.unrolled import InnerLoss
 from delt_jax.models import forms
@@ -96,14 +96,6 @@ def att_gradient(
         return jax.value_and_grad(loss)(learned)
 
 
-def _stay(
-    key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
-) -> Network:
-    """Experts are not trained here."""
-    del key, learned, real, setup
-    return network
-
-
 def optimiser(setup: Setup) -> optax.GradientTransformation:
     """SGD with momentum for images, labels and the student's rate, each at its own rate."""
     rules = {
@@ -133,7 +125,7 @@ MTT = Method(
     source="arXiv 2203.11932; GeorgeCazenavette/mtt-distillation @50dccea",
     by_class=False,
     gradient=mtt_gradient,
-    train=_stay,
+    train=leave,
     optimiser=optimiser,
     network_optimiser=_untrained,
     passes=passes,
