@@ -32,6 +32,8 @@ def get_config(variants=""):
     config.recover.bn_weight = 0.05
     config.recover.min_scale = 0.5  # crops of 8 px images say little below this
 
+    config.learn.small = True  # sets that are learned without a teacher
+
     config.evaluate.students = ("conv3",)
     config.evaluate.width = 32
     # Crops from half the area on, and ten times DELT's rate, at which random real images did best

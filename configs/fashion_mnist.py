@@ -3,7 +3,9 @@
 Debian's package `dataset-fashion-mnist` puts the files where data.path points; any folder
 with the four files will do. The networks are the field's ConvNet-3 of width 128; iterations
 and the teacher's epochs are ours, sized for two CPU cores. The preset `study` has the steps of
-docs/study.md for DELT and its ablations; other methods bring their own.
+docs/study.md for DELT and its ablations; other methods bring their own. The preset `small` has
+networks of width 16 and, for sets that are learned, steps for minutes of two CPU cores
+(docs/families.md).
 """
 
 from delt_jax.config import default_config, vary
@@ -13,7 +15,8 @@ PRESETS = {
         "recover.iterations": 800,
         "recover.round_iterations": 100,
         "recover.learning_rate": 0.05,
-    }
+    },
+    "small": {"learn.small": True, "teacher.width": 16, "evaluate.width": 16},
 }
 
 

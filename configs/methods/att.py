@@ -30,8 +30,8 @@ def settings(data):
         *(f"student_steps={most}", f"expert_epochs={epochs}", f"last_start={last}"),
         *(f"student_batch={batch}", f"rate_rate={rate_rate}", f"student_rate={rate}"),
     )
-    if data.name == "digits":
-        options, steps = (*options, *base["learn.options"].value[-4:]), base["learn.steps"].value
+    if data.small:
+        options, steps = (*options, *base["learn.options"].value[6:]), base["learn.steps"].value
     by_row = {"learn.image_rate": image_rate, "learn.options": options, "learn.steps": steps}
     if (data.name, nearest) in PLAIN:
         by_row["learn.preprocessing"] = "standardise"

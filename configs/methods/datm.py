@@ -37,9 +37,8 @@ def settings(data):
         *(f"grown_at={at}", f"student_steps={steps}", f"expert_epochs={epochs}"),
         *(f"student_batch={batch}", f"rate_rate={rate_rate}", "largest_loss=1"),
     )
-    if data.name == "digits":
-        small = sibling(__file__, "mtt", data)["learn.options"].value[-4:]
-        options = (*options, *small)
+    if data.small:
+        options = (*options, *base["learn.options"].value[6:], "grown_last_start=6", "grown_at=150")
     by_row = {
         "learn.image_rate": image_rate,
         "learn.label_rate": label_rate,
@@ -50,4 +49,4 @@ def settings(data):
     of_row = published(CODE, by_row) if is_known else ours(by_row, f"as with {nearest} per class")
     few = ours({"learn.steps": base["learn.steps"].value}, "minutes of two CPU cores")
     said = {"learn.method": "datm", "evaluate.regimes": ("learned",)}
-    return base | of_row | published(CODE, said) | (few if data.name == "digits" else {})
+    return base | of_row | published(CODE, said) | (few if data.small else {})

@@ -11,6 +11,7 @@ METHOD = published(
     {
         "synthesis": "learn",
         "learn.method": "dm",
+        "learn.width": 0,
         "learn.steps": 20_000,
         "learn.real_batch": 256,
         "learn.label_rate": 0.0,
@@ -26,7 +27,6 @@ METHOD = published(
         "evaluate.regimes": ("hard",),
     },
 )
-DIGITS = ours({"learn.steps": 2000, "learn.width": 32}, "minutes of two CPU cores")
 SETS = ours(
     {
         "evaluate.images": ("recovered", "random"),
@@ -46,4 +46,15 @@ def settings(data):
         "learn.image_rate": 10.0 if data.ipc >= 100 else 1.0,
         "evaluate.students": (f"dc_conv{depth}",),
     }
-    return METHOD | published(CODE, by_data) | SETS | (DIGITS if data.name == "digits" else {})
+    return METHOD | published(CODE, by_data) | SETS | (small(data) if data.small else {})
+
+
+def small(data):
+    """For minutes of two CPU cores."""
+    width = 32 if data.image_size < 16 else 16
+    settings = {
+        "learn.steps": 2000 if data.image_size < 16 else 1000,
+        "learn.width": width,
+        "learn.real_batch": 64,
+    }
+    return ours(settings, "minutes of two CPU cores")

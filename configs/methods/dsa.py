@@ -11,6 +11,7 @@ METHOD = published(
     {
         "synthesis": "learn",
         "learn.method": "dsa",
+        "learn.width": 0,
         "learn.real_batch": 256,
         "learn.image_rate": 0.1,
         "learn.label_rate": 0.0,
@@ -36,7 +37,6 @@ SETS = ours(
     },
     "beside as many real images",
 )
-DIGITS = ours({"learn.real_batch": 64, "learn.width": 32}, "minutes of two CPU cores")
 
 
 def settings(data):
@@ -45,7 +45,9 @@ def settings(data):
     ipc = data.ipc or 10
     nearest = min(LOOPS, key=lambda known: abs(known - ipc))
     loops, epochs = LOOPS[nearest]
-    networks = 100 if data.name == "digits" and loops > 1 else NETWORKS
+    networks = NETWORKS
+    if data.small and loops > 1:
+        networks, epochs = 50, 10
     looped = {
         "learn.lifetime": loops,
         "learn.network_steps": epochs,
@@ -59,5 +61,12 @@ def settings(data):
         | published(CODE, by_data)
         | (published(CODE, looped) if is_known else ours(looped, why))
         | SETS
-        | (DIGITS if data.name == "digits" else {})
+        | (small(data) if data.small else {})
     )
+
+
+def small(data):
+    """For minutes of two CPU cores."""
+    width = 32 if data.image_size < 16 else 16
+    settings = {"learn.real_batch": 64, "learn.width": width}
+    return ours(settings, "minutes of two CPU cores")

@@ -11,6 +11,7 @@ METHOD = published(
     {
         "synthesis": "learn",
         "learn.method": "idc",
+        "learn.width": 0,
         "learn.real_batch": 64,
         "learn.label_rate": 0.0,
         "learn.network_rate": 0.01,
@@ -30,10 +31,6 @@ SETS = ours(
         "evaluate.eval_every": None,
     },
     "beside as many real images",
-)
-DIGITS = ours(
-    {"learn.steps": 1000, "learn.factor": 1, "learn.width": 32},
-    "minutes of two CPU cores; parts of 4 px show nothing",
 )
 _IMAGENETS = ("imagenet", "imagenet100", "imagenette", "imagewoof")
 _GREY = ("mnist", "fashion_mnist", "digits")
@@ -64,4 +61,11 @@ def settings(data):
         by_data["relabel.mix"] = "none"
     known = data.name in ("cifar10", "mnist", "fashion_mnist")
     said = published(CODE, by_data) if known else ours(by_data, "as for images of this size")
-    return METHOD | said | SETS | (DIGITS if data.name == "digits" else {})
+    return METHOD | said | SETS | (small(data) if data.small else {})
+
+
+def small(data):
+    """For minutes of two CPU cores; parts of 4 px would show nothing."""
+    tiny = data.image_size < 16
+    settings = {"learn.steps": 1000 if tiny else 500, "learn.width": 32 if tiny else 16}
+    return ours(settings | ({"learn.factor": 1} if tiny else {}), "minutes of two CPU cores")

@@ -13,6 +13,7 @@ METHOD = published(
     {
         "synthesis": "learn",
         "learn.method": "mtt",
+        "learn.width": 0,
         "learn.steps": 5000,
         "learn.label_rate": 0.0,
         "learn.network_rate": 0.0,
@@ -53,8 +54,7 @@ SETS = ours(
     },
     "beside as many real images",
 )
-DIGITS = ours({"learn.width": 32, "learn.steps": 300}, "minutes of two CPU cores")
-DIGITS_OPTIONS = ("experts=5", "epochs=20", "expert_rate=0.05", "expert_batch=128")
+SMALL = "minutes of two CPU cores"
 
 
 def options(row, more=()):
@@ -76,8 +76,8 @@ def settings(data):
     depth = 3 if data.image_size <= 32 else 4 if data.image_size <= 64 else 5
     table, ipc = TABLES.get(data.name, TABLES["cifar10"]), data.ipc or 10
     nearest = min(table, key=lambda known: abs(known - ipc))
-    row, more = table[nearest], DIGITS_OPTIONS if data.name == "digits" else ()
-    by_row = {"learn.image_rate": row[4], "learn.options": options(row, more)}
+    row = table[nearest]
+    by_row = {"learn.image_rate": row[4], "learn.options": options(row)}
     is_known = data.name in TABLES and nearest == ipc
     of_row = published(TABLE, by_row) if is_known else ours(by_row, f"as with {nearest} per class")
     by_data = {
@@ -86,4 +86,25 @@ def settings(data):
         "learn.preprocessing": "standardise" if data.channels == 1 else "kornia",
     }
     said = published(TABLE, by_data) if data.name in TABLES else ours(by_data, "as for CIFAR-10")
-    return METHOD | of_row | said | SETS | (DIGITS if data.name == "digits" else {})
+    return (
+        METHOD | of_row | said | SETS | (small(data, by_row["learn.options"]) if data.small else {})
+    )
+
+
+def small(data, options):
+    """For minutes of two CPU cores: few experts of few epochs, and short walks.
+
+    Args:
+      data: as `settings` was given.
+      options: the row's; of a number that is given twice the later counts.
+    """
+    tiny = data.image_size < 16
+    few = ("experts=5", "epochs=20") if tiny else ("experts=3", "epochs=8")
+    few += ("expert_rate=0.05", "expert_batch=128")
+    few += ("student_steps=20", "student_batch=50", f"last_start={10 if tiny else 4}")
+    settings = {
+        "learn.width": 32 if tiny else 16,
+        "learn.steps": 300 if tiny else 200,
+        "learn.options": (*options, *few),
+    }
+    return ours(settings, SMALL)

@@ -11,6 +11,7 @@ METHOD = published(
     {
         "synthesis": "learn",
         "learn.method": "ratbptt",
+        "learn.width": 0,
         "learn.image_rate": 1e-3,
         "learn.label_rate": 0.0,
         "learn.network_rate": 0.0,
@@ -44,18 +45,6 @@ SETS = ours(
     },
     "beside as many real images",
 )
-DIGITS = ours(
-    {
-        "learn.width": 32,
-        "learn.steps": 300,
-        "learn.real_batch": 400,
-        "learn.image_rate": 1e-2,
-        "learn.label_rate": 1e-2,
-        "learn.options": ("window=20", "unroll=60"),
-        "evaluate.regimes": ("learned",),
-    },
-    "minutes of two CPU cores",
-)
 
 
 def settings(data):
@@ -76,5 +65,20 @@ def settings(data):
         | (published(CODE, by_row) if is_known else ours(by_row, "as for CIFAR-10"))
         | (published(CODE, by_data) if is_known else ours(by_data, "by size"))
         | SETS
-        | (DIGITS if data.name == "digits" else {})
+        | (small(data) if data.small else {})
     )
+
+
+def small(data):
+    """For minutes of two CPU cores: short windows, large steps and learned labels."""
+    tiny = data.image_size < 16
+    settings = {
+        "learn.width": 32 if tiny else 16,
+        "learn.steps": 300 if tiny else 200,
+        "learn.real_batch": 400,
+        "learn.image_rate": 1e-2,
+        "learn.label_rate": 1e-2,
+        "learn.options": ("window=20", "unroll=60", "student_batch=50"),
+        "evaluate.regimes": ("learned",),
+    }
+    return ours(settings, "minutes of two CPU cores")

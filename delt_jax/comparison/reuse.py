@@ -1,4 +1,4 @@
-"""Reuses teachers, rankings and decoded data that another work directory has made."""
+"""Reuses teachers, rankings, experts, sets and decoded data that another work directory has made."""
 
 import shutil
 from collections.abc import Sequence
@@ -6,11 +6,13 @@ from typing import Any
 
 from delt_jax.core.progress import say
 from delt_jax.data import Source
+from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe
-from delt_jax.recovery import ranking
 from delt_jax.stages import pipeline, squeeze
 from delt_jax.store import artefact, files
 from delt_jax.store.workdir import WorkDir, changes
+
+_REUSED = ("rank", "recover", "experts", "learn")  # stages, in their order
 
 
 def link_finished(
@@ -34,13 +36,13 @@ def link_finished(
     try:
         for other in others:
             _reuse_decoded(source, workdir, other)
-        if not recipe.needs_teacher:
-            return
-        for folder, inputs in squeeze.parts(recipe, source).items():
+        teachers = squeeze.parts(recipe, source) if recipe.needs_teacher else {}
+        for folder, inputs in teachers.items():
             ours = squeeze.is_made(workdir, folder, inputs)
             if not (ours and _is_intact(workdir, f"{folder}/manifest.json")):
                 _reuse_teacher(recipe, source, workdir, others, folder)
-        _reuse_ranking(recipe, source, workdir, others)
+        for name in _REUSED:
+            _reuse_stage(name, recipe, source, workdir, others)
     finally:
         workdir.close()
 
@@ -69,23 +71,25 @@ def _reuse_teacher(
     say(f"squeeze: {what}taken from {origin.path.name}, made from the same inputs")
 
 
-def _reuse_ranking(
-    recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]
+def _reuse_stage(
+    name: str, recipe: Recipe, source: Source, workdir: WorkDir, others: Sequence[WorkDir]
 ) -> None:
-    """Links the ranking by the first teacher, if that teacher is there already."""
-    stage = next(stage for stage in pipeline.STAGES if stage.name == "rank")
-    teacher_inputs = squeeze.parts(recipe, source)[squeeze.ARTEFACT]
-    if not squeeze.is_made(workdir, squeeze.ARTEFACT, teacher_inputs):
+    """Links what a stage makes, if what it needs is there already."""
+    stage = next(stage for stage in pipeline.STAGES if stage.name == name)
+    if stage.skipped(recipe):
         return
-    if not pipeline.status(stage, recipe, source, workdir)[0]:
+    try:
+        wanted = stage.inputs(recipe, source, workdir)
+        if not pipeline.status(stage, recipe, source, workdir)[0]:
+            return
+    except UserError:  # a stage before it has still to run
         return
-    wanted = stage.inputs(recipe, source, workdir)
     having = (o for o in others if _is_made_from(o, stage.manifest, wanted))
     origin = next((o for o in having if _is_intact(o, stage.manifest)), None)
     if origin is not None:
-        for name in (ranking.TABLE, ranking.MANIFEST):
-            _link(workdir, origin, name)
-        say(f"rank: taken from {origin.path.name}, made from the same inputs")
+        for part in stage.owns:
+            _link(workdir, origin, part)
+        say(f"{name}: taken from {origin.path.name}, made from the same inputs")
 
 
 def _is_made_from(workdir: WorkDir, manifest: str, inputs: dict[str, Any]) -> bool:
@@ -113,8 +117,12 @@ def _link(workdir: WorkDir, origin: WorkDir, name: str) -> None:
         files.link(theirs, ours)
         return
     with files.replacing_folder(ours) as folder:
-        for file in theirs.iterdir():
-            files.link(file, folder / file.name)
+        for file in sorted(theirs.rglob("*")):
+            place = folder / file.relative_to(theirs)
+            if file.is_dir():
+                place.mkdir()
+            else:
+                files.link(file, place)
 
 
 def _reuse_decoded(source: Source, workdir: WorkDir, other: WorkDir) -> None:

@@ -89,6 +89,7 @@ def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, lis
         recipe.teacher.model,
         source.channels,
         recipe.ipc,
+        recipe.learn.small,
     )
     learn = recipe.learn
     published = methods.of_learning(learn.method, data)

@@ -55,6 +55,7 @@ class DataKind:
       teacher: architecture of the recipe's own teacher; empty where it is derived.
       channels: of the images; 0 where they are derived.
       ipc: images per class; 0 where they are derived.
+      small: whether a set is to be learned in minutes of two CPU cores.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DataKind:
     teacher: str
     channels: int = 0
     ipc: int = 0
+    small: bool = False
 
     @property
     def is_large(self) -> bool:
@@ -197,7 +199,7 @@ def kind_of(config: ml_collections.ConfigDict) -> DataKind:
     name, size, channels = config.data.known_as, config.data.image_size, config.data.channels
     if name:
         size, channels = size or KNOWN[name].image_size, channels or KNOWN[name].channels
-    return DataKind(name, size, config.teacher.model, channels, config.ipc)
+    return DataKind(name, size, config.teacher.model, channels, config.ipc, config.learn.small)
 
 
 def is_late(name: str) -> bool:

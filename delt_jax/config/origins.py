@@ -77,7 +77,7 @@ def of(command: str, recipe: Recipe) -> dict[str, str]:
 def _kind(config: ml_collections.ConfigDict, recipe: Recipe) -> methods.DataKind:
     """The data as they are in the end, for what a method of learned sets publishes for them."""
     data = recipe.data
-    known = replace(methods.kind_of(config), ipc=recipe.ipc)
+    known = replace(methods.kind_of(config), ipc=recipe.ipc, small=recipe.learn.small)
     size, channels = data.image_size or known.image_size, data.channels or known.channels
     return replace(known, image_size=size, channels=channels)
 

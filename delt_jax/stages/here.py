@@ -79,8 +79,8 @@ def cheaper(stage: str, recipe: Recipe) -> list[str]:
     learn = recipe.learn
     if stage == "learn" and learn.steps is not None and learn.steps > 1:
         found.append(f"--config.learn.steps={learn.steps // 2} halves learn")
-    if stage == "learn" and not learn.width:
-        found.append("--config.learn.width=32 takes a tenth of learn, through narrower networks")
+    if stage == "learn" and not learn.small:
+        found.append("--config.learn.small=True learns in minutes, by fewer and smaller steps")
     if stage == "evaluate":
         if evaluate.seeds > 1:
             found.append(
