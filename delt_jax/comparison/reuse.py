@@ -1,4 +1,4 @@
-"""Reuses teachers, rankings, experts, sets and decoded data that another work directory has made."""
+"""Reuses teachers, rankings, experts, sets and cached data of another work directory."""
 
 import shutil
 from collections.abc import Sequence
