@@ -130,16 +130,16 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     names = recipe.class_names or listing.class_names
     check_count(names, len(listing.class_names), str(listing.layout.train))
     everything = _examples(listing, recipe, size, channels)
+    content = listing.identity()
+    readable, left_out, found = leave_out(everything, recipe.unreadable, content, cache)
     if listing.test:
         in_test = np.arange(len(everything)) >= len(listing.train)
     else:
-        in_test = split_mask(everything.labels, recipe.test_share, recipe.split_seed)
-    content = listing.identity()
-    readable, left_out, found = leave_out(everything, recipe.unreadable, content, cache)
-    train = _take(everything, np.flatnonzero(readable & ~in_test))
-    test = _take(everything, np.flatnonzero(readable & in_test))
-    _check_split("training", train, listing)
-    _check_split("test", test, listing)
+        in_test = split_mask(everything.labels, recipe.test_share, recipe.split_seed, readable)
+    train, test = (
+        _split(everything, readable & mask, what, listing)
+        for mask, what in ((~in_test, "training"), (in_test, "test"))
+    )
     of_all = {
         "source": "folder",
         "class_names": names,
@@ -208,21 +208,25 @@ def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -
     )
 
 
-def _check_split(split: str, examples: EncodedExamples, listing: _Listing) -> None:
-    """Raises a UserError if a class has no image in a split."""
-    counts = np.bincount(examples.labels, minlength=len(listing.class_names))
-    if not counts.all():
-        raise UserError(
-            f"{listing.layout.root} leaves no {split} image of class "
-            f"{listing.class_names[int(np.argmin(counts))]!r}; add images (two per class at least "
-            f"where no test split is given)."
-        )
+def _split(
+    examples: EncodedExamples, chosen: np.ndarray, name: str, listing: _Listing
+) -> EncodedExamples:
+    """A split: the examples where the mask, bool [N], is true.
 
-
-def _take(examples: EncodedExamples, where: np.ndarray) -> EncodedExamples:
-    """The examples at `where`, int [N]."""
-    files = examples.encoded
+    Raises:
+      UserError: if a class has none.
+    """
+    where, files = np.flatnonzero(chosen), examples.encoded
     assert isinstance(files, Files)
+    counts = np.bincount(examples.labels[where], minlength=len(listing.class_names))
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        count = int((examples.labels == empty).sum())
+        raise UserError(
+            f"{listing.layout.root} leaves no {name} image of class "
+            f"{listing.class_names[empty]!r} ({count} file{'s' * (count != 1)}); add images that "
+            f"can be read (two per class at least where no test split is given)."
+        )
     names = files.names.take(where)
     return replace(
         examples, encoded=Files(files.root, names), labels=examples.labels[where], names=names

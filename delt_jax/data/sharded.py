@@ -154,11 +154,11 @@ def open_sharded(recipe: DataRecipe, cache: Path | None, found: Sharded) -> Sour
     size, channels, notes = _derive(recipe, everything)
     old, new = _relabelled(labels, found.class_names, chosen, where)
     everything = replace(everything, labels=new, image_size=size, channels=channels)
+    readable, left_out, outcome = leave_out(everything, recipe.unreadable, found.content, cache)
     if "test" in labels:
         in_test = np.arange(len(new)) >= len(labels["train"])
     else:
-        in_test = split_mask(old, recipe.test_share, recipe.split_seed)
-    readable, left_out, outcome = leave_out(everything, recipe.unreadable, found.content, cache)
+        in_test = split_mask(old, recipe.test_share, recipe.split_seed, readable)
     kept, hidden = readable & (new >= 0), int((old < 0).sum())
     if hidden:
         notes = [*notes, f"{hidden} samples of {where} have no class and are not used"]

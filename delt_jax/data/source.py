@@ -203,21 +203,25 @@ class Readable:
         return READS
 
 
-def split_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def split_mask(
+    labels: np.ndarray, share: float, seed: int, readable: np.ndarray | None = None
+) -> np.ndarray:
     """Draws a test split with the same share of every class, at least one image of each.
 
     Args:
       labels: int [N].
       share: part of each class that goes into the test split, in (0, 1).
       seed: of the random draw.
+      readable: bool [N], which images there are to draw from; all by default.
 
     Returns:
       bool [N], true for the test split; a class of one image stays in the training split.
     """
     draw = np.random.default_rng(seed)
     in_test = np.zeros(len(labels), bool)
-    for c in np.unique(labels):
-        members = draw.permutation(np.flatnonzero(labels == c))
+    there = np.ones(len(labels), bool) if readable is None else readable
+    for c in np.unique(labels[there]):
+        members = draw.permutation(np.flatnonzero((labels == c) & there))
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         in_test[members[:count]] = True
     return in_test

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from delt_jax.evaluation.metrics import ScoreRow
+from delt_jax.evaluation.metrics import RECOVERED, ScoreRow
 
 _WEIGHT = 0.5  # w and gamma of DD-Ranking's board
 _OWN_REGIMES = ("online", "stored", "fixed", "learned")  # not the classes, first choice first
@@ -116,31 +116,31 @@ class RankCorrelation:
 
 
 def robustness_scores(rows: Sequence[ScoreRow]) -> list[Robustness]:
-    """DD-Ranking's scores of every student that was trained on the whole recovered set.
+    """DD-Ranking's scores of every student that was trained on the whole distilled set.
 
-    HLR compares full and recovered images in the "hard" regime; IOR recovered and random ones in
-    the first of the regimes "online", "stored", "fixed" and "learned" that both have; ARS recovered
+    HLR compares full and distilled images in the "hard" regime; IOR distilled and random ones in
+    the first of the regimes "online", "stored", "fixed" and "learned" that both have; ARS distilled
     and random ones in the regimes "hard" (augmented) and "plain".
 
     Returns:
       Two for each student, in order of appearance: one of the last epoch and one of the best.
     """
-    students = dict.fromkeys(r.student for r in rows if r.image_set == "recovered")
+    students = dict.fromkeys(r.student for r in rows if r.is_distilled)
     return [_robustness(rows, student, epoch) for student in students for epoch in _EPOCHS]
 
 
 def rank_correlations(rows: Sequence[ScoreRow]) -> list[RankCorrelation]:
-    """Correlates accuracies of the whole recovered set with those of all real images.
+    """Correlates accuracies of the whole distilled set with those of all real images.
 
     Returns:
       Two for each regime with at least three students that trained on both: one of the last
       epoch and one of the best.
     """
     found = []
-    for regime in dict.fromkeys(r.regime for r in rows if r.image_set == "recovered"):
+    for regime in dict.fromkeys(r.regime for r in rows if r.is_distilled):
         pairs = {}
         for student in dict.fromkeys(r.student for r in rows):
-            distilled = _find(rows, student, "recovered", regime)
+            distilled = _find(rows, student, RECOVERED, regime)
             real = _find(rows, student, "full", "hard")
             if distilled and real:
                 pairs[student] = (distilled, real)
@@ -161,12 +161,12 @@ def rank_correlations(rows: Sequence[ScoreRow]) -> list[RankCorrelation]:
 
 
 def whole_ipc(rows: Sequence[ScoreRow]) -> int:
-    """Images per class of the whole recovered set; 0 where no student trained on it."""
-    return max((r.ipc for r in rows if r.image_set == "recovered"), default=0)
+    """Images per class of the whole distilled set; 0 where no student trained on it."""
+    return max((r.ipc for r in rows if r.is_distilled), default=0)
 
 
 def _find(rows: Sequence[ScoreRow], student: str, image_set: str, regime: str) -> ScoreRow | None:
-    """The row of all real images, or of a set with as many per class as the recovered one."""
+    """The row of all real images, or of a set with as many per class as the distilled one."""
     ipc = 0 if image_set == "full" else whole_ipc(rows)
     wanted = (student, image_set, regime, ipc)
     return next((r for r in rows if (r.student, r.image_set, r.regime, r.ipc) == wanted), None)
@@ -181,16 +181,16 @@ def _robustness(rows: Sequence[ScoreRow], student: str, epoch: str) -> Robustnes
         (
             regime
             for regime in _OWN_REGIMES
-            if all(_find(rows, student, image_set, regime) for image_set in ("recovered", "random"))
+            if all(_find(rows, student, image_set, regime) for image_set in (RECOVERED, "random"))
         ),
         "",
     )
     four = [
-        (image_set, regime) for regime in ("hard", "plain") for image_set in ("recovered", "random")
+        (image_set, regime) for regime in ("hard", "plain") for image_set in (RECOVERED, "random")
     ]
     scores: dict[str, tuple[Callable[..., float], list[tuple[str, str]]]] = {
-        "HLR": (hard_label_recovery, [("full", "hard"), ("recovered", "hard")]),
-        "IOR": (improvement_over_random, [("recovered", own), ("random", own)]),
+        "HLR": (hard_label_recovery, [("full", "hard"), (RECOVERED, "hard")]),
+        "IOR": (improvement_over_random, [(RECOVERED, own), ("random", own)]),
         "ARS": (augmentation_robust_score, four),
     }
     values: dict[str, float] = {}
@@ -203,10 +203,11 @@ def _robustness(rows: Sequence[ScoreRow], student: str, epoch: str) -> Robustnes
             values[name] = formula(*(_accuracy(row, epoch) for row in there))
             used.update(dict.fromkeys(i for row in there for i in row.scores))
         elif name == "IOR":
-            missing[name] = "not trained on recovered and random images with the same soft labels"
+            missing[name] = "not trained on distilled and random images with the same soft labels"
         else:
             absent = [n for n, row in zip(needs, found, strict=True) if row is None]
-            listed = ", ".join(f"{image_set} images ({regime})" for image_set, regime in absent)
+            named = [(n.replace(RECOVERED, "distilled"), regime) for n, regime in absent]
+            listed = ", ".join(f"{image_set} images ({regime})" for image_set, regime in named)
             missing[name] = f"not trained on {listed}"
     if "HLR" in values and "IOR" in values:
         values["LRS"] = label_robust_score(values["IOR"], values["HLR"])

@@ -1,12 +1,14 @@
 """Scores of students, their aggregates over seeds, and the figures of merit in them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+RECOVERED = "recovered"  # in all files the name of the distilled set, however it was made
+DISTILLED = (RECOVERED, "learned", "distilled")  # what it is called in words
 _ACCURACIES = [(float, type(None))]
 _IN_FILES = {"student": str, "regime": str, "images": str, "ipc": int, "protocol": str}
 # Shapes of a score and of a row in files, for `delt_jax.store.schema`.
@@ -141,6 +143,11 @@ class ScoreRow:
         """Reads what `as_dict` gave."""
         return cls(**_from_files(stored))
 
+    @property
+    def is_distilled(self) -> bool:
+        """Whether its students saw the distilled set, or the first of its images."""
+        return self.image_set in DISTILLED
+
     def text(self) -> str:
         """E.g. "last 84.1 ± 0.3 %, best 84.4 ± 0.2 %"; a single seed has no deviation."""
         if self.seeds == 1:
@@ -192,6 +199,11 @@ def aggregate(scores: Sequence[Score]) -> list[ScoreRow]:
             )
         )
     return rows
+
+
+def in_words(rows: Sequence[ScoreRow], word: str) -> list[ScoreRow]:
+    """Rows whose distilled set has another name, one of `DISTILLED`."""
+    return [replace(row, image_set=word) if row.is_distilled else row for row in rows]
 
 
 def confusion_matrix(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

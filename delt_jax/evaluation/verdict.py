@@ -1,4 +1,4 @@
-"""What a run's scores say, in two sentences: what recovery gained, and where it is weak."""
+"""What a run's scores say, in two sentences: what a set gained, and where it is weak."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,11 @@ from delt_jax.evaluation.metrics import ScoreRow
 _LEVEL = 0.05  # of Welch's t test, on two sides
 _LOW = 0.15  # by which a weak class is below the mean of all
 _MOST = 3  # weak classes that are named
+_TEACHES = {
+    "recovered": "recovery teaches",
+    "learned": "learned images teach",
+    "distilled": "distilled images teach",
+}
 _IN_WORDS = {"online": "labels for every view", "stored": "stored labels"}
 
 
@@ -43,8 +48,8 @@ class Gain:
 
 def gains(rows: Sequence[ScoreRow]) -> list[Gain]:
     """The gain of each student and kind of labels that has both rows, at the set's full size."""
-    recovered = [row for row in rows if row.image_set == "recovered"]
-    whole = max((row.ipc for row in recovered), default=0)
+    distilled = [row for row in rows if row.is_distilled]
+    whole = max((row.ipc for row in distilled), default=0)
     random = {
         (row.student, row.regime): row
         for row in rows
@@ -52,7 +57,7 @@ def gains(rows: Sequence[ScoreRow]) -> list[Gain]:
     }
     return [
         gain(row, random[row.student, row.regime])
-        for row in recovered
+        for row in distilled
         if row.ipc == whole and (row.student, row.regime) in random
     ]
 
@@ -85,38 +90,39 @@ def sentences(rows: Sequence[ScoreRow], class_names: Sequence[str]) -> list[str]
       class_names: in label order, as printed.
 
     Returns:
-      At most two sentences; none where recovered images were not trained on.
+      At most two sentences; none where distilled images were not trained on.
     """
-    recovered = [row for row in rows if row.image_set == "recovered"]
-    if not recovered:
+    first = next((row for row in rows if row.is_distilled), None)
+    if first is None:
         return []
-    first = recovered[0].student
-    found = [each for each in gains(rows) if each.student == first]
-    return [*([_of_gains(found)] if found else []), _of_classes(recovered[0], class_names)]
+    found = [each for each in gains(rows) if each.student == first.student]
+    said = [_of_gains(found, first.image_set)] if found else []
+    return [*said, _of_classes(first, class_names)]
 
 
-def _of_gains(found: Sequence[Gain]) -> str:
-    """What recovery gained over random images, and how sure that is."""
+def _of_gains(found: Sequence[Gain], word: str) -> str:
+    """What distilled images, called by a word, gained over random ones, and how sure that is."""
+    ours = _TEACHES[word]
     more, fewer = (
         [each for each in found if each.judged == judged] for judged in ("more", "fewer")
     )
     listed = " and ".join(", ".join(each.text() for each in found).rsplit(", ", 1))
-    seeds = found[0].seeds
+    seeds, against = found[0].seeds, f"{word.capitalize()} against random real images"
     if seeds < 2:
-        return f"Recovered against random real images: {listed}; one seed cannot tell chance."
-    head = f"Recovered against random real images: {listed} ({seeds} seeds)"
+        return f"{against}: {listed}; one seed cannot tell chance."
+    head = f"{against}: {listed} ({seeds} seeds)"
     if more and not fewer:
         which = "" if len(more) == len(found) else f" with {_listed(more)}"
-        return f"{head}; recovery teaches more{which}, beyond chance."
+        return f"{head}; {ours} more{which}, beyond chance."
     if fewer and not more:
         which = "" if len(fewer) == len(found) else f" with {_listed(fewer)}"
-        return f"{head}; recovery teaches less{which}, beyond chance."
+        return f"{head}; {ours} less{which}, beyond chance."
     if more and fewer:
         return (
-            f"{head}; recovery teaches more with {_listed(more)} and less with {_listed(fewer)}, "
-            f"beyond chance."
+            f"{head}; {ours} more with {_listed(more)} and less with {_listed(fewer)}, beyond "
+            f"chance."
         )
-    return f"{head}; that is within chance, so recovered images are no better than random ones."
+    return f"{head}; that is within chance, so {word} images are no better than random ones."
 
 
 def _listed(found: Sequence[Gain]) -> str:
@@ -129,7 +135,7 @@ def labels(regime: str) -> str:
 
 
 def _of_classes(row: ScoreRow, class_names: Sequence[str]) -> str:
-    """Which classes students of recovered images know least."""
+    """Which classes students of distilled images know least."""
     known = [(a, c) for a, c in zip(row.per_class, class_names, strict=True) if a is not None]
     known.sort(key=lambda pair: pair[0])
     mean = float(np.mean([accuracy for accuracy, _ in known]))

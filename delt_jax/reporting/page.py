@@ -11,6 +11,7 @@ from delt_jax.reporting.svg import Chart
 from delt_jax.reporting.tables import Section, Table
 
 _UNKNOWN = "No students were trained, so how well the images teach is not known."
+_STARTS = {"random": "random real images"}
 _JUDGED = {
     "more": "beyond chance",
     "fewer": "beyond chance",
@@ -27,12 +28,14 @@ class Shown(NamedTuple):
       nearest: images beside the real ones nearest to them; none where these were not sought.
       scores: charts of what students learn.
       making: charts of how the set was made.
+      beside_real: whether random real images stand above those of the set.
     """
 
     sheet: Sequence[Strip]
     nearest: Sequence[Strip]
     scores: Sequence[Chart]
     making: Sequence[Chart]
+    beside_real: bool = False
 
 
 def page(
@@ -55,14 +58,14 @@ def page(
         verdict=summary["verdict"] or [_UNKNOWN],
         gains=_gains(rows),
         warnings=[f"{w['stage']}: {w['sentence']}" for w in summary["warnings"]],
-        sheet_words=_sheet_words(summary),
+        sheet_words=_sheet_words(summary, shown.beside_real),
         sheet=shown.sheet,
         nearest_words=_nearest_words(summary) if shown.nearest else "",
         nearest=shown.nearest,
         score_charts=shown.scores,
         tables=sections,
         facts=_facts(summary),
-        command=summary["command"],
+        command=_lines_of(summary["command"]),
         making_charts=shown.making,
         hashes=_hashes(summary, rows),
     )
@@ -87,10 +90,16 @@ def _gains(rows: Sequence[ScoreRow]) -> list[dict[str, str]]:
     ]
 
 
-def _sheet_words(summary: Mapping[str, Any]) -> str:
+def _lines_of(command: str) -> str:
+    """A command line in as many lines as it has flags, as a shell takes it, too."""
+    is_plain = not set("'\"\\") & set(command)
+    return command.replace(" --", " \\\n  --") if is_plain else command
+
+
+def _sheet_words(summary: Mapping[str, Any], beside_real: bool) -> str:
     """What the images are, and what stands below them."""
     if "imported" in summary or "learned" in summary:
-        above = "Images of the set, below random real ones where there are any."
+        above = "Random real images above those of the set." if beside_real else "The set's images."
     elif summary["select"].get("start") == "noise":
         above = "Recovered images, in joining order."
     else:
@@ -169,14 +178,25 @@ def _making(summary: Mapping[str, Any]) -> str:
     if "imported" in summary:
         return f"imported from the layout {summary['imported'].get('layout')}"
     if "learned" in summary:
-        learned = summary["learned"]
-        return f"learned by {learned.get('method')} in {learned.get('steps') or 0:,} steps"
+        return _learning(summary["learned"])
     if not summary["image_iterations"]:
         return "nothing was optimised: the images are those that recovery would start from"
     return (
         f"{summary['image_iterations']:,} image-iterations, "
         f"{100 * summary['fraction_of_full']:.2f} % of full optimisation"
     )
+
+
+def _learning(learned: Mapping[str, Any]) -> str:
+    """Words on how a set was learned, as far as its manifest tells."""
+    words = f"learned by {learned.get('method')} in {learned.get('steps') or 0:,} steps"
+    if learned.get("network"):
+        words += f" through {learned['network']}"
+    if learned.get("start"):
+        words += f", from {_STARTS.get(learned['start'], learned['start'])}"
+    if learned.get("preprocessing") == "zca":
+        words += "; networks see whitened images"
+    return words
 
 
 def _hashes(summary: Mapping[str, Any], rows: Sequence[ScoreRow]) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from delt_jax.evaluation import verdict
-from delt_jax.evaluation.metrics import ScoreRow
+from delt_jax.evaluation.metrics import DISTILLED, ScoreRow
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Losses
 from delt_jax.reporting import charts, svg
@@ -15,7 +15,7 @@ from delt_jax.reporting.svg import Chart, Look
 from delt_jax.reporting.words import printed
 
 _LOOKS = {  # of sets of images; real ones are hollow
-    "recovered": Look("s0"),
+    **dict.fromkeys(DISTILLED, Look("s0")),
     "random": Look("s1", "square", True),
     "start": Look("s1", "square", True),
     "full": Look("s7", "diamond", True),
@@ -46,7 +46,7 @@ def accuracy_chart(rows: Sequence[ScoreRow], whole: int) -> Chart | None:
       whole: images per class of the set.
 
     Returns:
-      The chart; None where recovered images were not trained on.
+      The chart; None where distilled images were not trained on.
     """
     groups: dict[tuple[str, str], list[ScoreRow]] = {}
     for row in rows:
@@ -54,7 +54,7 @@ def accuracy_chart(rows: Sequence[ScoreRow], whole: int) -> Chart | None:
             groups.setdefault((row.student, row.regime), []).append(row)
     panels = []
     for (student, regime), members in groups.items():
-        if not any(row.image_set == "recovered" for row in members):
+        if not any(row.is_distilled for row in members):
             continue
         members = sorted(members, key=lambda row: -row.last_mean)
         listed = [
@@ -91,8 +91,9 @@ def per_class_chart(accuracies: Mapping[str, np.ndarray], class_names: Sequence[
 
 
 def similarity_chart(similarity: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Chart:
-    """Within-class cosine similarity per class, for real, start and recovered images."""
-    ordered = {n: similarity[n] for n in ("recovered", "start", "real") if n in similarity}
+    """Within-class cosine similarity per class, for real, start and distilled images."""
+    names = (*DISTILLED, "start", "real")
+    ordered = {name: similarity[name] for name in names if name in similarity}
     caption = "Similarity of teacher features within a class; lower is more diverse."
     return Chart("Diversity", caption, [_of_classes(ordered, class_names, "cosine similarity")])
 
@@ -152,14 +153,14 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> Chart:
         else "All images lie on the diagonal."
     )
     caption = (
-        "Answers of the first student on recovered images after the last epoch, % of each class: "
+        "Answers of the first student on distilled images after the last epoch, % of each class: "
         "a row for each class, a column for each answer."
     )
     return Chart("Confusion", caption, [charts.matrix(shares, class_names, alt)])
 
 
 def ipc_chart(rows: Sequence[ScoreRow]) -> Chart | None:
-    """Accuracy of recovered images over their number per class, with standard deviations.
+    """Accuracy of distilled images over their number per class, with standard deviations.
 
     Args:
       rows: of the evaluation.
@@ -168,7 +169,7 @@ def ipc_chart(rows: Sequence[ScoreRow]) -> Chart | None:
       The chart; None without a student that was trained on several numbers of images.
     """
     lines: dict[str, list[tuple[float, float, float]]] = {}
-    for row in sorted((r for r in rows if r.image_set == "recovered"), key=lambda r: r.ipc):
+    for row in sorted((r for r in rows if r.is_distilled), key=lambda r: r.ipc):
         line = lines.setdefault(f"{row.student}, {row.regime}", [])
         line.append((row.ipc, 100 * row.last_mean, 100 * row.last_std))
     lines = {name: points for name, points in lines.items() if len(points) > 1}

@@ -78,7 +78,7 @@ def sections(
         ),
         Section(
             "Order of architectures",
-            ["Rank correlation between training on recovered and on all real images."],
+            ["Rank correlation between training on distilled and on all real images."],
             correlations(ranks),
             [],
         ),

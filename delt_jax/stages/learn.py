@@ -281,6 +281,7 @@ def _write(
             "chunk_steps": driver.chunk_steps(recipe.learn.chunk_steps, setup),
         },
         "repeatable": environment.repeats(),
+        "made": devices.here_and_now(),
         "cost_seconds": round(finished.seconds, 1),
         **distilled.manifest_of_learned(
             task.preprocessing, kept.decoding, _label_form(recipe, method)

@@ -1,6 +1,7 @@
 """Stage 6, report: a self-contained page of images, curves, diversity and scores."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from delt_jax.data import Normalisation, Source, read
 from delt_jax.data.classes import in_words
 from delt_jax.errors import DamagedArtefact
 from delt_jax.evaluation import dd_ranking, fresh_views, metrics, score_store, verdict
-from delt_jax.evaluation.metrics import Score, ScoreRow, within_class_similarity
+from delt_jax.evaluation.metrics import RECOVERED, Score, ScoreRow, within_class_similarity
 from delt_jax.evaluation.rows import skipped
 from delt_jax.formats import distilled
 from delt_jax.formats.distilled import DistilledSet
@@ -23,14 +24,21 @@ from delt_jax.recovery.initial_images import recorded
 from delt_jax.recovery.run.loss_history import of_columns
 from delt_jax.recovery.schedule import BatchSchedule, make_schedule
 from delt_jax.recovery.selection import random_images
-from delt_jax.reporting import nearest, run_charts, svg, tables
+from delt_jax.reporting import learning_charts, nearest, run_charts, svg, tables
 from delt_jax.reporting import page as report_page
 from delt_jax.reporting.figures import Strip
 from delt_jax.reporting.page import Shown
 from delt_jax.reporting.svg import Chart
 from delt_jax.reporting.tables import Section
 from delt_jax.stages import report_pictures
-from delt_jax.stages.summary import is_learned, is_optimised, is_recovered, of_scores, summary_of
+from delt_jax.stages.summary import (
+    is_learned,
+    is_optimised,
+    is_recovered,
+    of_scores,
+    summary_of,
+    word_of,
+)
 from delt_jax.store import artefact, files
 from delt_jax.store.local_copies import local
 from delt_jax.store.schema import mismatch
@@ -73,6 +81,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     evaluation = _evaluation(recipe, source, workdir)
     rows = _rows(workdir, evaluation) if evaluation else []
     robust, ranks = dd_ranking.robustness_scores(rows), dd_ranking.rank_correlations(rows)
+    lists = {"scores.csv": tables.as_csv(rows)}
+    rows = metrics.in_words(rows, word_of(synthetic))
     starts = _start_pixels(recipe, source, workdir, synthetic)
     similarity = _similarity(teacher, source, synthetic, starts) if teacher else {}
     names = in_words(synthetic.class_names)
@@ -90,7 +100,6 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     summary["warnings"] = _warnings(workdir)
     summary["robustness"] = [asdict(r) for r in robust]
     summary["rank_correlations"] = [asdict(r) for r in ranks]
-    lists = {"scores.csv": tables.as_csv(rows)}
     fresh: list[Section] = []
     if seen:
         summary["fresh_views"] = fresh_views.described(networks, seen)
@@ -108,9 +117,8 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     traced = [*tables.sections(rows, robust, ranks, ids=True, scored=scored), *fresh]
     lists["scores.md"] = ("\n".join(tables.as_text(traced)) + "\n").encode()
     scores = tables.sections(rows, robust, ranks, scored=scored)
-    shown = Shown(
-        report_pictures.sheet_strips(sheet), pairs, [*scoring.values()], [*making.values()]
-    )
+    strips, beside_real = report_pictures.sheet_strips(sheet), sheet.above is not None
+    shown = Shown(strips, pairs, [*scoring.values()], [*making.values()], beside_real)
     lists["report.html"] = report_page.page(summary, rows, [*scores, *fresh], shown).encode()
     manifest = {
         "inputs": inputs(recipe, source, workdir),
@@ -196,23 +204,39 @@ def _paragraph(lines: list[str]) -> list[str]:
 def _making_charts(
     workdir: WorkDir, synthetic: DistilledSet, similarity: dict[str, np.ndarray]
 ) -> dict[str, Chart]:
-    """Charts by name: diversity, and schedule and losses of a set that was optimised here."""
+    """Charts by name: diversity, and how a set that was made here came about."""
     charts: dict[str, Chart] = {}
     if synthetic.ipc > 1 and similarity:  # a single image of a class is similar to no other
+        named = {word_of(synthetic) if n == RECOVERED else n: v for n, v in similarity.items()}
         names = in_words(synthetic.class_names)
-        charts["diversity"] = run_charts.similarity_chart(similarity, names)
+        charts["diversity"] = run_charts.similarity_chart(named, names)
+    if is_learned(synthetic):
+        learning = _learning_chart(workdir, synthetic)
+        return charts | ({"losses": learning} if learning else {})
     if not is_optimised(synthetic):
         return charts
-    path = _checked(workdir, "losses.npz")
-    try:
-        losses = of_columns(files.read_npz(path, "recover"))
-    except (KeyError, TypeError) as e:
-        raise DamagedArtefact(path, f"{path} is damaged ({e})", "recover") from e
+    losses = _losses(workdir, of_columns)
     schedule = _schedule(synthetic)
     joins = sorted(set(schedule[0].start_iterations))
     charts["schedule"] = run_charts.schedule_chart(schedule)
     curves = run_charts.loss_curves(losses, joins)
     return charts | ({"losses": curves} if curves else {})
+
+
+def _learning_chart(workdir: WorkDir, synthetic: DistilledSet) -> Chart | None:
+    """Losses of a learned set, and what was validated."""
+    losses = _losses(workdir, lambda arrays: np.ravel(arrays["loss"]))
+    validated = [(int(step), float(value)) for step, value in synthetic.manifest["validation"]]
+    return learning_charts.learning(losses, validated, synthetic.manifest["kept"])
+
+
+def _losses(workdir: WorkDir, read: Callable[[dict[str, np.ndarray]], Any]) -> Any:
+    """What is read out of the arrays of losses beside the set."""
+    path = _checked(workdir, "losses.npz")
+    try:
+        return read(files.read_npz(path, "recover"))
+    except (KeyError, TypeError) as e:
+        raise DamagedArtefact(path, f"{path} is damaged ({e})", "recover") from e
 
 
 def _checked(workdir: WorkDir, name: str) -> Path:
@@ -303,7 +327,7 @@ def _similarity(
         sets["real"] = read(source.train, sample), source.train.labels[sample]
     if starts is not None and is_recovered(synthetic):
         sets["start"] = starts, synthetic.labels
-    sets["recovered"] = synthetic.images, synthetic.labels
+    sets[RECOVERED] = synthetic.images, synthetic.labels
     return {
         name: within_class_similarity(teacher_lib.features_of(teacher, pixels), labels)
         for name, (pixels, labels) in sets.items()

@@ -139,7 +139,7 @@ def nearest_pictures(
 def score_charts(
     rows: list[ScoreRow], trained: Mapping[str, Score], class_names: Sequence[str]
 ) -> dict[str, Chart]:
-    """Charts of scores by name: all sets side by side, then the first recovered row by class.
+    """Charts of scores by name: all sets side by side, then the first distilled row by class.
 
     Args:
       rows: those of the evaluation.
@@ -147,7 +147,7 @@ def score_charts(
       class_names: one per class.
     """
     ipc = dd_ranking.whole_ipc(rows)
-    first = next((r for r in rows if (r.image_set, r.ipc) == ("recovered", ipc)), None)
+    first = next((r for r in rows if r.is_distilled and r.ipc == ipc), None)
     if first is None:
         return {}
     beside = {
@@ -158,7 +158,7 @@ def score_charts(
             (r.image_set, r.regime, r.ipc) == ("random", first.regime, ipc) or r.image_set == "full"
         )
     }
-    accuracies = {"recovered": np.array(first.per_class, float)}
+    accuracies = {first.image_set: np.array(first.per_class, float)}
     accuracies |= {name: beside[name] for name in ("random", "full") if name in beside}
     charts = {
         "accuracy": run_charts.accuracy_chart(rows, ipc),

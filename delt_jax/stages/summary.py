@@ -27,6 +27,13 @@ def is_imported(synthetic: DistilledSet) -> bool:
     return "imported" in synthetic.manifest
 
 
+def word_of(synthetic: DistilledSet) -> str:
+    """What a set's images are called, one of `metrics.DISTILLED`."""
+    if is_imported(synthetic):
+        return "distilled"
+    return "learned" if is_learned(synthetic) else "recovered"
+
+
 def is_optimised(synthetic: DistilledSet) -> bool:
     """Whether recovery took any iterations; of an imported set that is not known."""
     return is_recovered(synthetic) and synthetic.manifest["schedule"]["image_iterations"] > 0
@@ -79,7 +86,8 @@ def summary_of(
     if is_imported(synthetic):
         making = {"imported": made["imported"]}
     elif is_learned(synthetic):
-        making = {"learned": made["settings"]["learn"]}
+        network = made.get("network", {}).get("name")
+        making = {"learned": made["settings"]["learn"] | {"network": network}}
     else:
         making = {
             "image_iterations": made["schedule"]["image_iterations"],

@@ -59,6 +59,8 @@ LEARNED = {
     "channels": int,
     "cost_seconds": float,
     "settings": {"learn": dict},
+    "validation": [[float]],
+    "kept": str,
 }
 _OF_A_RUN = {f"{name.removesuffix('?')}?": shape for name, shape in TEACHER.items()} | {
     "inputs": dict,

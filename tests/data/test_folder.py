@@ -264,8 +264,18 @@ def test_unreadable_files_can_be_skipped(broken, tmp_path, monkeypatch):
 def test_a_class_of_unreadable_files_is_named(pets):
     for path in (pets / "cat").iterdir():
         path.write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match="leaves no training image of class 'cat'"):
+    with pytest.raises(UserError, match=r"no training image of class 'cat' \(10 files\); add"):
         open_folder(pets, unreadable="skip")
+
+
+@pytest.mark.parametrize("seed", range(5))  # whatever is drawn
+def test_the_split_is_drawn_from_files_that_can_be_read(pets, seed):
+    tiny = sorted((pets / "cat").iterdir())
+    for path in tiny[2:]:
+        path.write_bytes(b"GIF89a")
+    source = open_folder(pets, unreadable="skip", split_seed=seed)
+    counts = [np.bincount(split.labels).tolist() for split in (source.train, source.test)]
+    assert counts == [[1, 8], [1, 2]]
 
 
 def test_an_empty_class_is_named(pets):
@@ -279,7 +289,7 @@ def test_an_empty_class_is_named(pets):
 
 def test_a_class_of_one_image_is_named(pets):
     fill(pets / "emu", [5])
-    with pytest.raises(UserError, match="leaves no test image of class 'emu'; add images"):
+    with pytest.raises(UserError, match=r"leaves no test image of class 'emu' \(1 file\); add"):
         open_folder(pets)
 
 

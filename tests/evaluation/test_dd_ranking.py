@@ -131,7 +131,7 @@ def test_missing_rows_are_named():
     no_plain = without(("random", "plain"), ("recovered", "plain"))
     assert no_plain.ars is None
     assert no_plain.missing == {
-        "ARS": "not trained on recovered images (plain), random images (plain)"
+        "ARS": "not trained on distilled images (plain), random images (plain)"
     }
     assert "full-hard-0" not in " ".join(no_full.scores)
     assert no_full.is_ranked  # by its ARS

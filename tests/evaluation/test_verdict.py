@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from delt_jax.evaluation import verdict
+from delt_jax.evaluation import metrics, verdict
 from delt_jax.evaluation.metrics import ScoreRow
 
 NAMES = ("cat", "dog", "cow")
@@ -66,6 +66,22 @@ def test_smaller_sets_and_rows_without_a_rival_are_left_out():
 )  # fmt: skip
 def test_the_first_sentence_says_what_was_gained_and_how_sure_that_is(rows, end):
     assert verdict.sentences(rows, NAMES)[0].endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("word", "first", "end"),
+    [
+        ("learned", "Learned against random", "; learned images teach more, beyond chance."),
+        ("distilled", "Distilled against random", "; distilled images teach more, beyond chance."),
+    ],
+)
+def test_a_set_is_called_what_it_is(word, first, end):
+    rows = metrics.in_words(pair("hard", 0.8, 0.7), word)
+    said = verdict.sentences(rows, NAMES)[0]
+    assert said.startswith(first)
+    assert said.endswith(end)
+    assert "ecover" not in said
+    assert verdict.gains(rows) == verdict.gains(pair("hard", 0.8, 0.7))
 
 
 def test_the_last_sentence_names_weak_classes():

@@ -61,7 +61,7 @@ def looked_at(text: str, folder: Path, dark: bool) -> dict[str, dict]:
 
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("made", [test_page.full, test_page.compared])
+@pytest.mark.parametrize("made", [test_page.full, test_page.learned, test_page.compared])
 def test_pages_fit_every_screen_and_have_no_barrier(made, dark, tmp_path):
     for width, found in looked_at(made(), tmp_path, dark).items():
         assert found["wide"] <= int(width)

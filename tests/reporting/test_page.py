@@ -12,7 +12,7 @@ from delt_jax.comparison import charts, verdict
 from delt_jax.comparison import page as comparison_page
 from delt_jax.comparison.page import ComparedImages
 from delt_jax.evaluation.metrics import ScoreRow
-from delt_jax.reporting import figures, page, run_charts, tables
+from delt_jax.reporting import figures, learning_charts, page, run_charts, tables
 from delt_jax.reporting.page import Shown
 
 EVIL = "<script>alert('1')</script>\" onload=\"x"
@@ -86,6 +86,17 @@ def full(name="cat") -> str:
     return page.page(full_summary(name), rows, tables.sections(rows, [], []), shown(name))
 
 
+def learned(name="cat") -> str:
+    """Of a set that was learned without a teacher, and validated twice."""
+    chart = learning_charts.learning(np.linspace(2, 1, 500), [(250, 0.5), (500, 0.25)], "best")
+    told = {"method": "frepo", "steps": 500, "network": "conv3", "start": "random"}
+    said = summary(learned=told | {"preprocessing": "zca"}, command="a --b=1 --c=2")
+    del said["imported"], said["teacher"]
+    rows = [row("learned", regime="learned"), row("random", 0.7, regime="learned")]
+    pictures = Shown(shown(name).sheet, [], [run_charts.accuracy_chart(rows, 2)], [chart], True)
+    return page.page(said, rows, tables.sections(rows, [], []), pictures)
+
+
 def least() -> str:
     return page.page(summary(), [], [], Shown(shown().sheet, [], [], []))
 
@@ -126,7 +137,7 @@ def compared(name="cat", images=True) -> str:
     return comparison_page.page(cells, [name], said, charts.of_cells(cells), groups)
 
 
-@pytest.mark.parametrize("made", [least, full, compared])
+@pytest.mark.parametrize("made", [least, full, learned, compared])
 def test_a_page_is_whole_and_reads_well(made):
     text = made()
     assert text.startswith("<!doctype html>")
@@ -201,6 +212,18 @@ def test_what_is_known_is_said():
     assert text.index("Second.") < text.index("squeeze: cat") < text.index("<h2")
     assert text.index("<details>") < text.index("id-recovered-0")
     assert text.count("id-recovered-0") == text.count("d15") == 1
+
+
+def test_a_learned_set_is_called_so_and_shows_how_it_was_learned():
+    text = learned()
+    assert "recover" not in text.partition("</style>")[2].lower()
+    assert "learned by frepo in 500 steps through conv3, from random real images; netw" in text
+    assert "Random real images above those of the set." in text
+    assert "Loss over 500 steps: from 2 at first to 1 at last." in text
+    assert "25.0 % after the last step, at best 50.0 % after step 250." in text
+    assert "The set is the one that was best on validation images." in text
+    assert "a \\\n  --b=1 \\\n  --c=2</pre>" in text
+    assert learning_charts.learning(np.zeros(0), [], "last") is None
 
 
 def test_one_seed_has_no_spread():
