@@ -52,7 +52,7 @@ def of_cells(cells: Sequence[CellResult]) -> dict[str, Chart]:
             "Bytes of images and labels; online labels count the weights of the teachers.",
         ),
         "accuracy_compute": _over(
-            points(whole, _paid),
+            points([line for line in whole if _paid(line) is not None], lambda x: _paid(x) or 0),
             (drawn, shared),
             "image-iterations",
             "Accuracy against compute",
@@ -75,9 +75,9 @@ def points(
     return panels
 
 
-def _paid(line: Line) -> int:
-    """Image-iterations of synthesis."""
-    return 0 if line.is_baseline else line.cell.summary["image_iterations"]
+def _paid(line: Line) -> int | None:
+    """Image-iterations of synthesis; None of sets that were learned or imported."""
+    return 0 if line.is_baseline else line.cell.summary.get("image_iterations")
 
 
 def _title(student: str, regime: str) -> str:

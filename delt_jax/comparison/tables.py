@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,6 +153,7 @@ def sections(
         tables.across_students(rows),
         [],
     )
+    by_protocol = _by_protocol(listed, named)
     synthesis = [
         *([f"Made on {'; '.join(machines)}."] if machines else []),
         "Similarity is the mean cosine of teacher features within a class: of the recovered "
@@ -173,10 +175,61 @@ def sections(
             accuracy,
             [],
         ),
+        *([by_protocol] if by_protocol.table.body else []),
         *([side_by_side] if side_by_side.table.body else []),
         Section("Synthesis", synthesis, _synthesis(cells, for_page), []),
         *([] if for_page else [commands(cells)]),
     ]
+
+
+def _by_protocol(listed: Sequence[Line], named: str) -> Section:
+    """Every set with what it needs and costs, and its accuracy by each protocol, side by side.
+
+    Without rows where there is one protocol and no set was learned.
+    """
+    columns = list(dict.fromkeys(_column(line) for line in listed))
+    is_learned = any("learned" in line.cell.summary for line in listed)
+    found: dict[tuple, dict[tuple[str, str], Line]] = {}
+    for line in listed:
+        own = line.cell.summary["distilled"]
+        plain = _without_protocol(line.row.image_set)
+        teacher = line.cell.summary.get("teacher", {}).get("hash") if _asks(line) else None
+        of_set = (plain, line.row.regime, line.row.ipc, teacher if line.is_baseline else own)
+        column = _column(line)
+        if column in found.get(of_set, {}):  # the same real images in another preprocessing
+            of_set = (line.row.image_set, *of_set[1:])
+        found.setdefault(of_set, {})[column] = line
+    head = ("set", "labels", "IPC", "teacher at student time", "bytes", "seconds of synthesis")
+    several = len({student for student, _ in columns}) > 1
+    head += tuple(f"{student}, {name}" if several else name for student, name in columns)
+    body = []
+    for (name, regime, ipc, _), scores in found.items():
+        first = next(iter(scores.values()))
+        made = "none" if first.is_baseline else seconds_in_words(first.cell.summary)
+        cells = [name, regime, str(ipc or "all"), "yes" if _asks(first) else "no"]
+        cells += [_grouped(first.size), made]
+        for column in columns:
+            row = scores[column].row if column in scores else None
+            cells.append("–" if row is None else tables.accuracy(row))
+        body.append(tuple(cells))
+    words = [f"{named} after the last epoch in %, by student and protocol."]
+    shown = body if len(columns) > 1 or is_learned else []
+    return Section("Sets by protocol", words, Table(head, shown), [])
+
+
+def _column(line: Line) -> tuple[str, str]:
+    """A student and the name of the protocol that trained it."""
+    return line.row.student, re.split(r"[ :,]", line.row.protocol, maxsplit=1)[0]
+
+
+def _without_protocol(name: str) -> str:
+    """A set's name without the variant that chose its protocol, or the cells that share it."""
+    return re.sub(r",protocol=\w+| \(of .*", "", name)
+
+
+def _asks(line: Line) -> bool:
+    """Whether a teacher labels while the student trains."""
+    return line.row.regime == "online"
 
 
 def commands(cells: Sequence[CellResult]) -> Section:
@@ -217,14 +270,14 @@ def _synthesis(cells: Sequence[CellResult], for_page: bool) -> Table:
     for cell in sorted(cells, key=lambda c: c.ipc):
         s = cell.summary
         similar = s["within_class_similarity"] or {}
-        teacher, share = s.get("teacher"), s["fraction_of_full"]
+        teacher, share = s.get("teacher"), s.get("fraction_of_full")
         body.append(
             (
                 cell.method,
                 str(cell.ipc),
                 *(f"{similar[n]:.3f}" if n in similar else "–" for n in _SETS),
-                f"{_seconds(s):.1f}",
-                f"{s['image_iterations']:,}",
+                seconds_in_words(s),
+                _grouped(s.get("image_iterations")),
                 "–" if share is None else f"{100 * share:.2f} %",
                 _grouped(sum(cell.sizes.images)),
                 *(_grouped(cell.sizes.labels.get(regime)) for regime in ("fixed", "stored")),
@@ -236,10 +289,16 @@ def _synthesis(cells: Sequence[CellResult], for_page: bool) -> Table:
     return Table(head, body)
 
 
-def _seconds(summary: dict[str, Any]) -> float:
-    """Seconds that the images of a set took, recovered or learned."""
+def _seconds(summary: dict[str, Any]) -> float | None:
+    """Seconds that the images of a set took, recovered or learned; None if it was imported."""
     seconds = summary["seconds"]
-    return seconds["recover"] if seconds.get("learn") is None else seconds["learn"]
+    return seconds.get("recover") if seconds.get("learn") is None else seconds["learn"]
+
+
+def seconds_in_words(summary: dict[str, Any]) -> str:
+    """Seconds that the images of a set took, a dash where that is not known."""
+    seconds = _seconds(summary)
+    return "–" if seconds is None else f"{seconds:.1f}"
 
 
 def _teacher_in_words(teacher: dict[str, Any] | None, for_page: bool) -> str:
@@ -284,7 +343,7 @@ def as_csv(cells: Sequence[CellResult]) -> bytes:
         s, row = line.cell.summary, line.row
         similar = s["within_class_similarity"] or {}
         made = [similar.get(name) for name in _SETS]
-        made += [_seconds(s), s["image_iterations"], s["fraction_of_full"]]
+        made += [_seconds(s), s.get("image_iterations"), s.get("fraction_of_full")]
         made.append(s["distilled"])
         if line.is_baseline:
             made = [None] * len(of_set)

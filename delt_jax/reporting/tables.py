@@ -255,6 +255,11 @@ def as_csv(rows: Sequence[ScoreRow]) -> bytes:
     return text.getvalue().encode()
 
 
+def accuracy(row: ScoreRow) -> str:
+    """A row's accuracy after the last epoch in %, with its deviation."""
+    return _percent(row.last_mean, row.last_std, row.seeds)
+
+
 def _percent(mean: float, std: float, seeds: int) -> str:
     """Mean and standard deviation; a single seed has none."""
     spread = f" ± {100 * std:.2f}" if seeds > 1 else " (1 seed)"
