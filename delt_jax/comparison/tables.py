@@ -185,7 +185,7 @@ def sections(
 def _by_protocol(listed: Sequence[Line], named: str) -> Section:
     """Every set with what it needs and costs, and its accuracy by each protocol, side by side.
 
-    Without rows where there is one protocol and no set was learned.
+    Without rows where every set has one protocol and none was learned.
     """
     columns = list(dict.fromkeys(_column(line) for line in listed))
     is_learned = any("learned" in line.cell.summary for line in listed)
@@ -213,7 +213,8 @@ def _by_protocol(listed: Sequence[Line], named: str) -> Section:
             cells.append("–" if row is None else tables.accuracy(row))
         body.append(tuple(cells))
     words = [f"{named} after the last epoch in %, by student and protocol."]
-    shown = body if len(columns) > 1 or is_learned else []
+    is_crossed = any(len({name for _, name in scores}) > 1 for scores in found.values())
+    shown = body if is_crossed or is_learned else []
     return Section("Sets by protocol", words, Table(head, shown), [])
 
 

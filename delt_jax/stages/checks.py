@@ -55,6 +55,8 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
     else:
         learn.check(recipe, source)
         rows.check_learned(recipe)
+        for row in rows.rows_of(recipe, recipe.ipc):
+            student_loop.check_floats(rows.resolve(recipe, source, row).views)
     if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
 

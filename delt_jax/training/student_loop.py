@@ -16,6 +16,7 @@ import numpy as np
 
 from delt_jax import models
 from delt_jax.augment.drawing import Wanted
+from delt_jax.augment.views import ViewSpec
 from delt_jax.core import keys, stopping
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.progress import say
@@ -103,12 +104,18 @@ class Trained:
 def check(program: StudentProgram) -> None:
     """Raises a UserError unless devices can share batches evenly, and views be drawn of the set."""
     views, _ = program.drawing
-    if program.space and views.rand_augment:
+    if program.space:
+        check_floats(views)
+    check_sharing(program.devices, program.batch, program.count, program.shared_norm)
+
+
+def check_floats(views: ViewSpec) -> None:
+    """Raises a UserError if views of float images are to have what only pixels know."""
+    if views.rand_augment:
         raise UserError(
             f"The set holds float images, and RandAugment ({views.rand_augment}) knows only "
             f'pixels; set relabel.rand_augment to "", or evaluate.protocol to frepo, dsa or idc.'
         )
-    check_sharing(program.devices, program.batch, program.count, program.shared_norm)
 
 
 def check_sharing(num_shares: int, batch_size: int, count: int, shared_norm: bool) -> None:

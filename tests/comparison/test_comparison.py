@@ -18,14 +18,15 @@ import pytest
 from PIL import Image
 from processes import ROOT, ended
 
-from delt_jax import compare
+from delt_jax import compare, main
 from delt_jax.comparison import cells as grid
 from delt_jax.comparison import figures as comparison_figures
 from delt_jax.comparison import reuse
 from delt_jax.comparison import tables as comparison_tables
 from delt_jax.comparison.sizes import RealSizes, Sizes
 from delt_jax.comparison.tables import CellResult
-from delt_jax.config import cli
+from delt_jax.config import cli, derive, from_config
+from delt_jax.config.arguments import of_a_recipe
 from delt_jax.data import open_source
 from delt_jax.data.digits import open_digits
 from delt_jax.errors import UserError
@@ -285,6 +286,24 @@ def test_only_what_was_made_from_the_same_inputs_is_shared(tmp_path):
     assert sorted(p.name for p in ours.path.iterdir() if p.name != ".lock") == [
         *("cache", "config.json", "teacher"),
     ]
+
+
+def test_a_set_is_shared_by_cells_whose_students_train_otherwise(tmp_path):
+    config = "configs/digits.py:dm,ipc1"
+    learned = [f"--config.learn.{change}" for change in ("steps=1", "width=4", "real_batch=2")]
+    arguments = of_a_recipe(str(ROOT / config), str(tmp_path / "first"), learned)
+    recipe = from_config(arguments.config)
+    source = open_digits(recipe.data)
+    recipe, _ = derive.complete(recipe, source)
+    first, second, third = (WorkDir(tmp_path / name) for name in ("first", "second", "third"))
+    main.run(arguments.config, str(first.path), ["learn"])
+    other = replace(recipe, evaluate=replace(recipe.evaluate, protocol="idc"))
+    longer = replace(recipe, learn=replace(recipe.learn, steps=2))
+    for workdir, settings in ((second, other), (third, longer)):
+        reuse.link_finished(settings, source, workdir, [first])
+    mine = second.path / "distilled/manifest.json"
+    assert mine.samefile(first.path / "distilled/manifest.json")
+    assert not (third.path / "distilled").exists()
 
 
 def test_a_second_comparison_on_a_folder_is_one_sentence(tmp_path, capsys):

@@ -37,6 +37,46 @@ def test_a_line_of_the_csv_by_hand():
     )
 
 
+def learned_cell(method, protocol, value):
+    """One that was learned; real images train beside, by the same protocol."""
+    rows = [
+        row(images, 1, f"{images}{protocol}", last, protocol=f"{protocol}: 9 epochs")
+        for images, last in (("recovered", value), ("random", 0.25))
+    ]
+    made = cell(method, 1, rows, similar=False, distilled="one set", learned={"method": "dm"})
+    for name in ("teacher", "image_iterations", "fraction_of_full"):
+        del made.summary[name]
+    made.summary["seconds"] = {"learn": 3.0}
+    return made
+
+
+def test_sets_of_both_families_stand_side_by_side_by_protocol():
+    online = [row("recovered", 1, "z", 0.75, regime="online", protocol="delt: 1 epoch")]
+    cells = [
+        learned_cell("d:dm", "dsa", 0.5),
+        learned_cell("d:dm,protocol=delt", "delt", 0.625),
+        cell("d:delt", 1, online),
+    ]
+    found = {part.title: part.table for part in tables.sections(cells)}["Sets by protocol"]
+    assert found.head == (
+        *("set", "labels", "IPC", "teacher at student time", "bytes", "seconds of synthesis"),
+        *("dsa", "delt"),
+    )
+    assert sorted(found.body) == [
+        ("d:delt", "online", "1", "yes", "5,100", "12.3", "–", "75.00 ± 1.00"),
+        ("d:dm", "hard", "1", "no", "102", "3.0", "50.00 ± 1.00", "62.50 ± 1.00"),
+        ("random", "hard", "1", "no", "21", "none", "25.00 ± 1.00", "25.00 ± 1.00"),
+    ]
+    paid = charts.of_cells(cells)["accuracy_compute"]
+    assert "50.0" not in "".join(panel.alt for panel in paid.panels)
+    listed = csv_of(cells)[0]
+    assert (listed["image_iterations"], listed["recover_seconds"]) == ("", "3.0")
+
+
+def test_one_protocol_of_recovered_sets_needs_no_second_table():
+    assert "Sets by protocol" not in {part.title for part in tables.sections([ONE])}
+
+
 @pytest.mark.parametrize(
     ("regime", "size"),
     [("hard", "8"), ("plain", "8"), ("fixed", "1234"), ("stored", "99"), ("online", "5000")],

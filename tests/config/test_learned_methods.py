@@ -11,7 +11,7 @@ from delt_jax.config.methods import DataKind
 from delt_jax.data import describe_source, open_source
 from delt_jax.errors import UserError
 from delt_jax.learned import methods as learned_methods
-from delt_jax.recipe.learn import METHODS
+from delt_jax.recipe.learn import METHODS, LearnRecipe
 from delt_jax.stages import learn
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -133,7 +133,9 @@ def test_the_command_line_comes_last_and_its_ipc_counts():
 
 
 def test_a_small_class_limits_the_real_batch():
-    recipe = recipe_of("digits", "dm,ipc1")
+    recipe = dataclasses.replace(
+        recipe_of("digits", "dm,ipc1"), learn=LearnRecipe("dm")
+    )  # not small
     one, notes = derive.complete(recipe, open_source(recipe.data))
     assert f"learn.real_batch {one.learn.real_batch}: the smallest class has" in "".join(notes)
     assert "flip" not in learn.setup_of(one, open_source(recipe.data)).augment
