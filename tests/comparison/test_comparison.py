@@ -143,7 +143,7 @@ def test_of_many_owners_the_first_is_named(cells):
 
 def test_tables_carry_ids_protocols_and_commands(cells):
     parts = {part.title: part for part in comparison_tables.sections(cells, ["c-ipc1"])}
-    assert list(parts) == ["Accuracy", "Synthesis", "Commands"]
+    assert list(parts) == ["Accuracy", "Sets by protocol", "Synthesis", "Commands"]
     accuracy = parts["Accuracy"]
     assert accuracy.above[:2] == ["Protocol 1, p: 1 epoch.", "Protocol 2, q: 2 epochs."]
     assert accuracy.above[-1] == "Not finished: c-ipc1."
