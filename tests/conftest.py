@@ -53,6 +53,37 @@ BIT_FOR_BIT = (
 LARGE_NETWORKS = ("models/test_zoo.py",)
 
 
+# Begun first, so that no worker is left with one of them at the end.
+LONGEST = (
+    "runtime/test_processes_of_a_job.py",
+    "models/test_zoo.py",
+    "stages/test_resume.py",
+    "training/test_student_resume.py",
+    "config/test_methods.py",
+    "learned/test_formulas.py",
+    "recovery/test_residual.py",
+    "commands/test_main.py",
+    "commands/test_python.py",
+    "comparison/test_comparison.py",
+    "stages/test_pipeline.py",
+    "augment/test_augment_views.py",
+    "stages/test_damage.py",
+    "recovery/test_step.py",
+    "recovery/test_driver.py",
+    "training/test_student_loop.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The files of LONGEST in front; pytest-xdist hands out files in this order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+
+    def place_of(item):
+        return places.get("/".join(item.path.parts[-2:]), len(LONGEST))
+
+    items.sort(key=place_of)
+
+
 def pytest_collection_finish():
     """What thousands of tests are made of stays; looking through it for garbage takes long."""
     gc.collect()
