@@ -1,6 +1,5 @@
 """The pipeline end to end on digits, in this process: artefacts, skipping, resuming."""
 
-import gzip
 import re
 import shutil
 from pathlib import Path
@@ -279,30 +278,17 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_recorded_checkpoint_scores_what_its_authors_say(tmp_path):
-    """91.5 % of the 10,000 test images, with its own padding and normalisation.
-
-    Of the first 2,000, which take a third of the time, the same network has 92.4 % right.
-    """
-    folder = tmp_path / "fashion"
-    folder.mkdir()
-    for name, size in (("images", 28 * 28), ("labels", 1)):
-        file = f"train-{name}-idx{3 if size > 1 else 1}-ubyte.gz"
-        (folder / file).symlink_to(FASHION / file)
-        file = file.replace("train", "t10k")
-        content = gzip.decompress((FASHION / file).read_bytes())
-        head = content[:4] + (2000).to_bytes(4, "big") + content[8 : 16 if size > 1 else 8]
-        at = 16 if size > 1 else 8
-        (folder / file).write_bytes(gzip.compress(head + content[at : at + 2000 * size], 1))
+    """91.5 % of the 10,000 test images, with its own padding and normalisation."""
     config = config_lib.default_config()
     config.data.name = "idx"
-    config.data.path = str(folder)
+    config.data.path = str(FASHION)
     config.data.image_size, config.data.fit, config.data.channels = 32, "pad", 3
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2023, 0.1994, 0.2010)
     config.teacher.weights = str(golden_dir() / "checkpoints/fashion_mnist_conv3.pth")
     main.run(config, str(tmp_path / "run"), ["squeeze"])
     measured = read_json(tmp_path / "run/teacher/manifest.json")["accuracy"]
-    assert measured == pytest.approx(0.924, abs=0.001)
+    assert measured == pytest.approx(0.915, abs=0.001)
 
 
 def test_teacher_of_other_classes_is_refused(finished, tmp_path):
