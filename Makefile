@@ -1,14 +1,20 @@
 # Two commands: `make demo` distils real images, `make test` runs the tests.
+# `make test_rest` runs the costly ones of a kind of which `make test` has others, `test_all` both.
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test coverage lint clean
+.PHONY: demo test test_rest test_all coverage lint clean
 
 demo: .venv/installed
 	$(PY) -m delt_jax.main --config=configs/digits.py --workdir=runs/digits
 
 test: .venv/installed-test
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not exhaustive"
+
+test_rest: .venv/installed-test
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m exhaustive
+
+test_all: test test_rest
 
 coverage: .venv/installed-test
 	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term

@@ -9,7 +9,8 @@ from importlib.metadata import version
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Compiling takes most of the time here: without LLVM's optimiser the suite needs a third less,
-# and less again without XLA's MLIR emitters, which cannot be switched off in later versions.
+# as it does where XLA does not cut each of these small programs into 32 for as many threads, and
+# less again without XLA's MLIR emitters, which cannot be switched off in later versions.
 HAS_OLD_EMITTERS = version("jaxlib").startswith("0.10.")
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false" if HAS_OLD_EMITTERS else ""
 os.environ["XLA_FLAGS"] = " ".join(
@@ -17,6 +18,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
         OLD_EMITTERS,
     ]
 )
@@ -29,8 +32,10 @@ if "DELT_TEST_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["DELT_TEST_CACHE"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DELT_TEST_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # of every operation; nobody reads them here
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -46,6 +51,44 @@ BIT_FOR_BIT = (
 )
 # And these run large networks, for which the old emitters' programs are slow.
 LARGE_NETWORKS = ("models/test_zoo.py",)
+
+
+# Begun first, so that no worker is left with one of them at the end.
+LONGEST = (
+    "runtime/test_processes_of_a_job.py",
+    "models/test_zoo.py",
+    "stages/test_resume.py",
+    "training/test_student_resume.py",
+    "config/test_methods.py",
+    "learned/test_formulas.py",
+    "recovery/test_residual.py",
+    "commands/test_main.py",
+    "commands/test_python.py",
+    "comparison/test_comparison.py",
+    "stages/test_pipeline.py",
+    "augment/test_augment_views.py",
+    "stages/test_damage.py",
+    "recovery/test_step.py",
+    "recovery/test_driver.py",
+    "training/test_student_loop.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The files of LONGEST in front; pytest-xdist hands out files in this order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+
+    def place_of(item):
+        return places.get("/".join(item.path.parts[-2:]), len(LONGEST))
+
+    items.sort(key=place_of)
+
+
+def pytest_collection_finish():
+    """What thousands of tests are made of stays; looking through it for garbage takes long."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")

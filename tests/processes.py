@@ -22,7 +22,7 @@ SETTINGS = {
     "teacher.width": 8,
     "teacher.epochs": 4,
     "recover.iterations": 480,
-    "recover.round_iterations": 160,
+    "recover.round_iterations": 240,
     "recover.batch_size": 6,  # five batches
     "recover.learning_rate": 0.02,
     "recover.save_minutes": 0.004,

@@ -1,4 +1,4 @@
-"""The command line as a user meets it, in processes of its own."""
+"""The command line as a user meets it: in processes of its own where they matter."""
 
 import json
 import os
@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from delt_jax import main
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/digits.py"
@@ -40,6 +42,19 @@ def command(*arguments, **environment):
     )
 
 
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """The same in this process, which costs no start."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*arguments):
+        status = main.main(["delt_jax.main", *map(str, arguments)])
+        out, errors = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, out, errors)
+
+    return call
+
+
 def refused(result, status, *words):
     """One sentence on stderr, no traceback, the right exit status."""
     assert result.returncode == status, result.stderr
@@ -50,7 +65,7 @@ def refused(result, status, *words):
         assert word in lines[0]
 
 
-def test_run_then_skip(tmp_path):
+def test_run_then_skip(tmp_path, here):
     workdir = tmp_path / "run"
     first = command(CONFIG, f"--workdir={workdir}", *SHORT)
     assert first.returncode == 0, first.stderr
@@ -62,7 +77,7 @@ def test_run_then_skip(tmp_path):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     stages = [json.loads(line)["stage"] for line in lines]
     assert set(stages) == {"squeeze", "rank", "recover", "relabel", "evaluate"}
-    second = command(CONFIG, f"--workdir={workdir}", *SHORT)
+    second = here(CONFIG, f"--workdir={workdir}", *SHORT)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("done, nothing changed") == 6
 
@@ -75,7 +90,7 @@ os.execv(sys.executable, [sys.executable, "-m", "delt_jax.main", *sys.argv[1:]])
 """
 
 
-def test_interrupted_run_says_how_to_go_on(tmp_path):
+def test_interrupted_run_says_how_to_go_on(tmp_path, here):
     workdir = tmp_path / "run"
     arguments = [CONFIG, f"--workdir={workdir}", "--config.teacher.epochs=100000"]
     arguments.append("--config.teacher.width=8")
@@ -92,8 +107,7 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         deadline = time.monotonic() + 120
         while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.2)
-        second = command(CONFIG, f"--workdir={workdir}")
-        refused(second, 1, "Another process is at work")
+        refused(here(CONFIG, f"--workdir={workdir}"), 1, "Another process is at work")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -107,7 +121,6 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["--config is missing"]),
         ([CONFIG], ["--workdir is missing"]),
         (["--config=configs/digit.py"], ["configs/digit.py", "no such file"]),
         (["--config=/dev/full"], ["/dev/full", "no such file"]),  # it has no end
@@ -123,11 +136,19 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
         ([f"{CONFIG}:a\nb\x1b[31m"], ["a"]),
     ],
 )
-def test_bad_flags(arguments, words):
-    refused(command(*arguments), 2, *words)
+def test_bad_flags(arguments, words, here):
+    refused(here(*arguments), 2, *words)
 
 
-def test_config_file_with_an_unknown_key(tmp_path):
+def test_a_refusal_by_a_process(tmp_path):
+    """Whose libraries say nothing beside it."""
+    refused(command(), 2, "--config is missing")
+    done = command(CONFIG, f"--workdir={tmp_path}/run", "--config.ipc=1000")
+    refused(done, 1, "ipc is 1000", "lower ipc")
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_file_with_an_unknown_key(tmp_path, here):
     (tmp_path / "mine.py").write_text(
         "from delt_jax.config import default_config\n"
         "def get_config():\n"
@@ -135,18 +156,15 @@ def test_config_file_with_an_unknown_key(tmp_path):
         "    config.recover.lerning_rate = 1.0\n"
         "    return config\n"
     )
-    result = command(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    result = here(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
     refused(result, 2, "'lerning_rate'", "did you mean")
 
 
-def test_bad_input_leaves_nothing_behind(tmp_path):
+def test_bad_input_leaves_nothing_behind(tmp_path, here):
     workdir = tmp_path / "run"
+    refused(here(CONFIG, f"--workdir={workdir}", "--stages=recovre"), 1, "did you mean recover?")
     refused(
-        command(CONFIG, f"--workdir={workdir}", "--config.ipc=1000"), 1, "ipc is 1000", "lower ipc"
-    )
-    refused(command(CONFIG, f"--workdir={workdir}", "--stages=recovre"), 1, "did you mean recover?")
-    refused(
-        command(
+        here(
             "--config=configs/fashion_mnist.py",
             f"--workdir={workdir}",
             f"--config.data.path={tmp_path}",
@@ -158,16 +176,16 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
     assert not workdir.exists()
 
 
-def test_foreign_and_unusable_work_directories(tmp_path):
+def test_foreign_and_unusable_work_directories(tmp_path, here):
     (tmp_path / "thesis.tex").write_text("mine")
-    refused(command(CONFIG, f"--workdir={tmp_path}"), 1, "not a delt_jax run's")
+    refused(here(CONFIG, f"--workdir={tmp_path}"), 1, "not a delt_jax run's")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-    refused(command(CONFIG, f"--workdir={tmp_path}/thesis.tex"), 1, "is a file")
-    refused(command(CONFIG, f"--workdir={tmp_path}/thesis.tex/run"), 1, "lies in", "thesis.tex")
+    refused(here(CONFIG, f"--workdir={tmp_path}/thesis.tex"), 1, "is a file")
+    refused(here(CONFIG, f"--workdir={tmp_path}/thesis.tex/run"), 1, "lies in", "thesis.tex")
 
 
-def test_dry_run(tmp_path):
-    result = command(
+def test_dry_run(tmp_path, here):
+    result = here(
         CONFIG,
         f"--workdir={tmp_path}/run",
         "--dry_run",

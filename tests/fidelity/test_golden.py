@@ -89,11 +89,18 @@ def check_training(path):
     judging.assert_agrees(recorded, replay, off_training)
 
 
-@pytest.mark.parametrize("path", cases("recover"))
+def by_cost(folder):
+    """The cases; those of ResNet-18, whose steps are the ConvNets', among the costly ones."""
+    for case in cases(folder):
+        marks = [pytest.mark.exhaustive] * ("resnet18" in case.id)
+        yield pytest.param(*case.values, id=case.id, marks=marks)
+
+
+@pytest.mark.parametrize("path", by_cost("recover"))
 def test_recovery_is_the_recorded_one(path):
     check_recovery(path)
 
 
-@pytest.mark.parametrize("path", cases("train"))
+@pytest.mark.parametrize("path", by_cost("train"))
 def test_student_training_is_the_recorded_one(path):
     check_training(path)

@@ -24,6 +24,8 @@ RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 DC = ("dc_conv3", "dc_conv4", "dc_conv5", "dc_conv6")
 WIDE = ("conv3_wide", "conv4_wide", "conv5_wide", "conv3_wide_softplus")
 WITHOUT_BN = ("alexnet", *DC, *WIDE, "swin_v2_t", "vgg11", "vit_b_16")
+# Like another one, only deeper or without its BatchNorm.
+ALIKE = ("resnet18", "resnet34", "resnet101", "resnet101_modified", "vgg11")
 WITH_DROPOUT = (
     "alexnet",
     "efficientnet_b0",
@@ -58,7 +60,13 @@ def architecture(stem: str) -> str:
     return max((name for name in models.NAMES if stem.startswith(name)), key=len)
 
 
-@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def recording(path):
+    """A test of it."""
+    marks = [pytest.mark.exhaustive] * (path.stem in ALIKE)
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", map(recording, RECORDED))
 def test_recorded_numbers(path):
     recorded = np.load(path)
     size = int(recorded["input_size"])

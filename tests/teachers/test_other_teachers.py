@@ -250,11 +250,13 @@ def test_another_than_the_listed_one_is_refused(copy):
 
 
 def test_a_kill_loses_no_finished_teacher_and_no_epoch(made, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(real_images, "SECONDS_BETWEEN_CHECKPOINTS", -1)
     real, epochs = real_images.epoch_order, []
 
     def killed(seed, name, epoch, *sizes):
         epochs.append((name, epoch))
+        # After every batch of the epoch before the first kill; saving takes longer than a batch.
+        seconds = -1 if len(epochs) == 3 else 60
+        monkeypatch.setattr(real_images, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
         if len(epochs) in (4, 6):  # in the second epoch of the second other, and of the first
             raise KeyboardInterrupt
         return real(seed, name, epoch, *sizes)
