@@ -87,7 +87,12 @@ def summary_of(
         making = {"imported": made["imported"]}
     elif is_learned(synthetic):
         network = made.get("network", {}).get("name")
-        making = {"learned": made["settings"]["learn"] | {"network": network}}
+        learn, count = made["settings"]["learn"], made["ipc"] * len(made["class_names"])
+        making = {
+            "learned": learn | {"network": network},
+            "image_iterations": (learn.get("steps") or 0) * count,  # each step moves all images
+            "fraction_of_full": None,
+        }
     else:
         making = {
             "image_iterations": made["schedule"]["image_iterations"],
