@@ -62,7 +62,7 @@ def card(content: DistilledSet, image_bytes: int, file_bytes: int) -> str:
         f"{width}x{height} px, {channels} channel(s), {_kept(content)}. Within a class the "
         f"images are in order: the first k of every class are a smaller set.",
         f"Classes: {names}.",
-        *_scores(report),
+        *_scores(report, _word(content.manifest)),
         *_use(content),
         "## How it was made",
         _making(content.manifest, report),
@@ -126,7 +126,14 @@ def _header(content: DistilledSet, title: str, image_bytes: int, file_bytes: int
     return data.to_yaml()
 
 
-def _scores(report: Mapping[str, Any]) -> list[str]:
+def _word(manifest: Mapping[str, Any]) -> str:
+    """What images of the set are called beside real ones."""
+    if "imported" in manifest:
+        return "distilled"
+    return "learned" if manifest.get("synthesis") == "learn" else "recovered"
+
+
+def _scores(report: Mapping[str, Any], word: str) -> list[str]:
     """What students reached, beside random real images of equal number."""
     rows = report.get("scores") or ()
     if not rows:
@@ -137,7 +144,8 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
     ]
     for row in rows:
         spread = f" ± {100 * row['last_std']:.2f}" if row["seeds"] > 1 else ""
-        cells = [row["student"], row["images"], str(row["ipc"] or "all")]
+        images = word if row["images"] == "recovered" else row["images"]  # its name in files
+        cells = [row["student"], images, str(row["ipc"] or "all")]
         cells += [_IN_WORDS.get(row["regime"], row["regime"])]
         cells += [f"{100 * row['last_mean']:.2f}{spread}", str(row["seeds"])]
         lines.append(f"| {' | '.join(cells)} |")
@@ -179,6 +187,7 @@ def _use_of_floats(content: DistilledSet) -> list[str]:
     """Code that loads a set of float images, and what its students must see."""
     space = content.preprocessing
     assert space is not None
+    height, width, channels = content.images.shape[1:]
     mean, std = (_numbers(v) for v in (space.normalisation.mean, space.normalisation.std))
     whitened = ""
     if space.matrix is not None:
@@ -191,8 +200,12 @@ def _use_of_floats(content: DistilledSet) -> list[str]:
         '```python\nimport delt_jax  # for JAX and torch alike\n\ndata = delt_jax.load("PATH")\n'
         "data.images, data.labels  # float32 [N, H, W, C], int32 [N]\n"
         "data.preprocessing(pixels)  # what test images go through\n```",
-        "`PATH` is this folder. Students train on `image` as it is, and are tested on images that "
-        f"are brought there: (pixel / 255 - {mean}) / {std}, channel by channel{whitened}.",
+        '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH", split="train")'
+        f'.with_format("numpy")\nimages = data[:]["image"].reshape(-1, {height}, {width}, '
+        f'{channels})\ndata.features["label"].int2str(data[:]["label"])\n```',
+        "`PATH` is this folder, or for `datasets` its name on the Hub. Students train on "
+        f"`image` as it is, and are tested on images that are brought there: "
+        f"(pixel / 255 - {mean}) / {std}, channel by channel{whitened}.",
     ]
     if content.learned_labels is not None:
         parts.append(
@@ -227,6 +240,11 @@ def _making(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         known = report.get("teacher", {}).get("accuracy")
         accuracy = "" if known is None else f" ({100 * known:.2f} %)"
         facts.append(f"with the teacher {manifest['teacher']['spec']['name']}{accuracy}")
+    if _word(manifest) == "learned" and isinstance(manifest.get("method"), str):
+        through = part("network").get("name")
+        steps = part("settings").get("learn", {}).get("steps")
+        facts.append(f"learned by {manifest['method']}{f' through {through}' if through else ''}")
+        facts += [f"in {steps:,} steps"] if isinstance(steps, int) else []
     if "image_iterations" in part("schedule"):
         facts.append(f"in {manifest['schedule']['image_iterations']:,} image-iterations")
     if "date" in report.get("made", {}):

@@ -66,6 +66,26 @@ def _of_teacher(teacher: Teacher) -> dict[str, Any]:
     return {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash}
 
 
+def _making(synthetic: DistilledSet) -> dict[str, Any]:
+    """Entries about how the images came about."""
+    made = synthetic.manifest
+    if is_imported(synthetic):
+        return {"imported": made["imported"]}
+    if is_learned(synthetic):
+        learn, count = made["settings"]["learn"], made["ipc"] * len(made["class_names"])
+        return {
+            "learned": learn | {"network": made.get("network", {}).get("name")},
+            "image_iterations": (learn.get("steps") or 0) * count,  # each step moves all images
+            "fraction_of_full": None,
+        }
+    return {
+        "image_iterations": made["schedule"]["image_iterations"],
+        "fraction_of_full": made["schedule"]["fraction"],
+        "recover": made["settings"]["recover"],
+        "select": made["settings"]["select"],
+    }
+
+
 def summary_of(
     workdir: WorkDir,
     teacher: Teacher | None,
@@ -83,18 +103,6 @@ def summary_of(
       similarity: within each class, float [classes] by the set's name.
     """
     made = synthetic.manifest
-    if is_imported(synthetic):
-        making = {"imported": made["imported"]}
-    elif is_learned(synthetic):
-        network = made.get("network", {}).get("name")
-        making = {"learned": made["settings"]["learn"] | {"network": network}}
-    else:
-        making = {
-            "image_iterations": made["schedule"]["image_iterations"],
-            "fraction_of_full": made["schedule"]["fraction"],
-            "recover": made["settings"]["recover"],
-            "select": made["settings"]["select"],
-        }
     squeezed = workdir.manifest("teacher/manifest.json") or {}
     others = {
         other["folder"]: workdir.needed(f"{other['folder']}/manifest.json", "squeeze")
@@ -118,7 +126,7 @@ def summary_of(
         **({"teacher": _of_teacher(teacher)} if teacher else {}),
         **({"other_teachers": [_other(*other) for other in others.items()]} if others else {}),
         "distilled": made["hash"],
-        **making,
+        **_making(synthetic),
         "within_class_similarity": {k: float(np.nanmean(v)) for k, v in similarity.items()}
         if diverse
         else None,

@@ -28,19 +28,26 @@ def folder(tmp_path):
 
 
 def test_halves_share_no_class_and_splits_no_picture(folder, tmp_path):
-    fine_tuning.lay_out(folder, out := tmp_path / "out", 3)
-    names = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
-    many = [f"many/{c}/{i}.png" for c in "ab" for i in range(4)]
-    few = [f"few/train/{c}/{i}.png" for c in "cd" for i in range(3)]
-    assert names == sorted([*many, *few, "few/test/c/3.png", "few/test/d/3.png"])
-    pixels = np.asarray(Image.open(out / "few/test/d/3.png"))
-    assert pixels.shape == (64, 64, 3)
-    assert pixels.max() == 183
-    assert not pixels[:6].any()  # the whole picture, padded
+    first, second = fine_tuning.halves(fine_tuning.read(folder))
+    assert ([*first], [*second]) == (["a", "b"], ["c", "d"])
+    assert second["d"].shape == (4, 64, 64, 3)
+    assert not second["d"][:, :6].any()  # the whole picture, padded
+    shades = [pixels.max((1, 2, 3)).tolist() for pixels in second.values()]
+    assert shades == [[120, 121, 122, 123], [180, 181, 182, 183]]
+    draws = set()
+    for seed in range(8):
+        train, test = fine_tuning.few_of(second, 1, seed)
+        assert test["d"].max((1, 2, 3)).tolist() == [180, 181]  # whatever the seed
+        draws.add(int(train["d"].max()))
+    assert draws == {182, 183}
+    fine_tuning.write_npz(tmp_path / "few.npz", train, test)
+    with np.load(tmp_path / "few.npz") as arrays:
+        assert arrays["test_labels"].tolist() == [0, 0, 1, 1]
+        assert arrays["train_images"].shape == (2, 64, 64, 3)
     with pytest.raises(UserError, match="has 4 pictures; lower --pictures"):
-        fine_tuning.lay_out(folder, tmp_path / "other", 4)
+        fine_tuning.few_of(second, 3, 0)
     with pytest.raises(UserError, match="needs the folders of four classes"):
-        fine_tuning.halves(folder / "a")
+        fine_tuning.halves(fine_tuning.read(folder / "a"))
 
 
 def test_every_way_is_of_known_settings():
@@ -51,17 +58,16 @@ def test_every_way_is_of_known_settings():
 
 def test_the_table_says_what_is_gained():
     shared = {
-        **{"data": "x", "classes": [["a"], ["b", "c"]], "pictures": 25, "tested": 1032},
+        **{"data": "x", "classes": [["a"], ["b", "c"]], "pictures": 5, "tested": 1032},
         **{"epochs": 40, "first_epochs": 20, "first_accuracy": 0.6, "network": "conv4"},
-        **{"weights": ""},
-        **{"machine": "two cores", "date": "2026-11-27"},
+        **{"seen": 2000, "machine": "two cores", "date": "2026-11-27"},
     }
     rows = [
         shared | {"way": "from scratch", "accuracies": [0.5, 0.52]},
-        shared | {"way": "tuned", "accuracies": [0.6, 0.6]},
+        shared | {"way": "tuned", "accuracies": [0.6, 0.62]},
     ]
     lines = fine_tuning.table(rows)
-    assert "| from scratch | 51.0 ± 1.4 | – |" in lines
-    assert "| tuned | 60.0 ± 0.0 | +9.0 |" in lines
-    assert "The weights are of a, 20 epochs (60.0 %). two cores" in lines[-1]
-    assert "25 pictures of each of b, c, 40 epochs, 2 seeds, tested on 1,032" in lines[-1]
+    assert "| 5 | from scratch | 51.0 ± 1.4 | – |" in lines
+    assert "| 5 | tuned | 61.0 ± 1.4 | +10.0 ± 0.0 |" in lines  # of pairs
+    assert "Chance is 50 %. The weights are of 2,000 pictures of a, 20 epochs" in lines[-1]
+    assert "conv4, b, c, 40 epochs, 2 seeds with pictures of their own, tested on" in lines[-1]
