@@ -76,8 +76,11 @@ def points(
 
 
 def _paid(line: Line) -> int | None:
-    """Image-iterations of synthesis; None of sets that were learned or imported."""
-    return 0 if line.is_baseline else line.cell.summary.get("image_iterations")
+    """Image-iterations of synthesis; None of imported sets, and learned ones, whose cost more."""
+    if line.is_baseline:
+        return 0
+    is_learned = "learned" in line.cell.summary
+    return None if is_learned else line.cell.summary.get("image_iterations")
 
 
 def _title(student: str, regime: str) -> str:

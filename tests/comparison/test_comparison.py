@@ -405,7 +405,7 @@ def test_dry_run_touches_nothing(tiny, tmp_path, capsys):
     assert compare.main(["compare", *given, "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "Grid of 4 cells, 1 different teacher(s)" in said
-    assert re.search(r"\| tiny-ipc2 +\| 150 +\| 93.75 % +\| 4 +\| squeeze: not done yet", said)
+    assert re.search(r"\| tiny-ipc2 +\| 150 +\| 93.75 % +\| 2 +\| squeeze: not done yet", said)
     assert not (tmp_path / "run").exists()
 
 
