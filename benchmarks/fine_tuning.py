@@ -33,8 +33,10 @@ from delt_jax.store import files
 
 PAGE = "docs/teachers.md"
 FASHION = "/usr/share/datasets/fashion-mnist"
-FASHION_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-FASHION_NAMES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 SIZE = 64  # pixels that pictures of folders are brought to
 MOST = 1000  # pictures of a class that the first teacher sees
 TESTED = 200  # of a class, at most half of it
@@ -90,7 +92,7 @@ def halves(found: Pixels) -> tuple[Pixels, Pixels]:
     if len(names) < 4:
         raise UserError("--data needs the folders of four classes or more; name another folder.")
     middle = len(names) // 2
-    return tuple({n: found[n] for n in part} for part in (names[:middle], names[middle:]))
+    return {n: found[n] for n in names[:middle]}, {n: found[n] for n in names[middle:]}
 
 
 def few_of(found: Pixels, count: int, seed: int) -> tuple[Pixels, Pixels]:

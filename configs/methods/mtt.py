@@ -86,17 +86,15 @@ def settings(data):
         "learn.preprocessing": "standardise" if data.channels == 1 else "kornia",
     }
     said = published(TABLE, by_data) if data.name in TABLES else ours(by_data, "as for CIFAR-10")
-    return (
-        METHOD | of_row | said | SETS | (small(data, by_row["learn.options"]) if data.small else {})
-    )
+    return METHOD | of_row | said | SETS | (small(data, by_row) if data.small else {})
 
 
-def small(data, options):
+def small(data, by_row):
     """For minutes of two CPU cores: few experts of few epochs, and short walks.
 
     Args:
       data: as `settings` was given.
-      options: the row's; of a number that is given twice the later counts.
+      by_row: rate and options; of a number that is given twice the later counts.
     """
     tiny = data.image_size < 16
     few = ("experts=5", "epochs=20") if tiny else ("experts=3", "epochs=8")
@@ -105,6 +103,7 @@ def small(data, options):
     settings = {
         "learn.width": 32 if tiny else 16,
         "learn.steps": 300 if tiny else 200,
-        "learn.options": (*options, *few),
+        "learn.options": (*by_row["learn.options"], *few),
+        "learn.image_rate": by_row["learn.image_rate"] * (10 if tiny else 1),
     }
     return ours(settings, SMALL)

@@ -76,8 +76,8 @@ def small(data):
         "learn.width": 32 if tiny else 16,
         "learn.steps": 300 if tiny else 200,
         "learn.real_batch": 400,
-        "learn.image_rate": 1e-2,
-        "learn.label_rate": 1e-2,
+        "learn.image_rate": 1e-1 if tiny else 1e-2,
+        "learn.label_rate": 1e-1 if tiny else 1e-2,
         "learn.options": ("window=20", "unroll=60", "student_batch=50"),
         "evaluate.regimes": ("learned",),
     }

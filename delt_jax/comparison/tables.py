@@ -199,9 +199,11 @@ def _by_protocol(listed: Sequence[Line], named: str) -> Section:
         if column in found.get(of_set, {}):  # the same real images in another preprocessing
             of_set = (line.row.image_set, *of_set[1:])
         found.setdefault(of_set, {})[column] = line
-    head = ("set", "labels", "IPC", "teacher at student time", "bytes", "seconds of synthesis")
     several = len({student for student, _ in columns}) > 1
-    head += tuple(f"{student}, {name}" if several else name for student, name in columns)
+    head = (
+        *("set", "labels", "IPC", "teacher at student time", "bytes", "seconds of synthesis"),
+        *(f"{student}, {name}" if several else name for student, name in columns),
+    )
     body = []
     for (name, regime, ipc, _), scores in found.items():
         first = next(iter(scores.values()))
