@@ -92,6 +92,13 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True, scope="module")
+def garbage():
+    """Collected after every file: with the thresholds above workers grew to six gigabytes."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
 def emitters(request):
     """XLA's default emitters for the modules of BIT_FOR_BIT and LARGE_NETWORKS."""
     default = request.path.as_posix().endswith(BIT_FOR_BIT + LARGE_NETWORKS)
