@@ -89,6 +89,7 @@ def _reuse_stage(
     if origin is not None:
         for part in stage.owns:
             _link(workdir, origin, part)
+            shutil.rmtree(workdir.path / f"{part}.partial", ignore_errors=True)
         say(f"{name}: taken from {origin.path.name}, made from the same inputs")
 
 

@@ -163,10 +163,10 @@ def run(*flags):
 def test_a_run_in_miniature_leaves_the_checkout_as_it_was():
     path = ROOT / "delt_jax/recovery/selection.py"
     before = path.read_bytes()
-    status, lines, errors = run("--modules=recovery/selection", "--count=1", "--seed=5")
+    status, lines, errors = run("--modules=recovery/selection", "--count=3", "--seed=5")
     assert status == 0, errors
     found = [line for line in lines if line.startswith("noticed: delt_jax/recovery/selection.py:")]
-    assert len(found) == 1
+    assert len(found) == 3
     assert all("(tests/recovery/test_selection.py::" in line for line in found)
-    assert lines[-1].startswith("seed 5: 1 of 1 changes noticed (100.0 %)")
+    assert lines[-1].startswith("seed 5: 3 of 3 changes noticed (100.0 %)")
     assert path.read_bytes() == before
