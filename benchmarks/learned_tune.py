@@ -24,13 +24,12 @@ import measured
 from delt_jax import main as single
 from delt_jax.comparison import reuse
 from delt_jax.config import cli, derive, from_config
-from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.recipe import Recipe
 from delt_jax.recipe.learn import METHODS
-from delt_jax.runtime import compile_cache, devices, host_memory
+from delt_jax.runtime import compile_cache, devices
 from delt_jax.stages import run as run_lib
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
@@ -170,13 +169,4 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.keep_freed()  # before the thread that listens
-    try:
-        with stopping.listening():
-            run(sys.argv[1:])
-    except UserError as e:
-        sys.exit(f"learned_tune: {e}")
-    except stopping.Stopped:
-        sys.exit(
-            "learned_tune: stopped; finished work is kept, the same command goes on from there."
-        )
+    measured.as_script("learned_tune", run)

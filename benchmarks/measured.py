@@ -1,11 +1,14 @@
 """Measurements: their statistics, their rows in result files, and their tables in pages."""
 
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from delt_jax.core import stopping
 from delt_jax.errors import UserError
+from delt_jax.runtime import host_memory
 from delt_jax.store import files
 
 ROOT = Path(__file__).parent.parent
@@ -81,3 +84,20 @@ def publish(where: str, lines: Sequence[str], name: str) -> None:
     """Puts lines into a page of the repository (see `fill`)."""
     path = ROOT / where
     files.write_bytes(path, fill(path.read_text(), lines, name, where).encode())
+
+
+def as_script(name: str, run: Callable[[Sequence[str]], None]) -> None:
+    """Runs a script that may be stopped and goes on where it was; its faults are a sentence.
+
+    Args:
+      name: of the script.
+      run: of the command line's arguments.
+    """
+    host_memory.keep_freed()  # before the thread that listens
+    try:
+        with stopping.listening():
+            run(sys.argv[1:])
+    except UserError as e:
+        sys.exit(f"{name}: {e}")
+    except stopping.Stopped:
+        sys.exit(f"{name}: stopped; finished work is kept, the same command goes on from there.")

@@ -30,14 +30,13 @@ from delt_jax import main as single
 from delt_jax.comparison import cells as grid
 from delt_jax.comparison import reuse
 from delt_jax.config import cli, derive, from_config
-from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation.metrics import ScoreRow
 from delt_jax.recipe import DataRecipe, flatten
 from delt_jax.recovery import schedule
-from delt_jax.runtime import compile_cache, devices, host_memory
+from delt_jax.runtime import compile_cache, devices
 from delt_jax.stages import checks, recover
 from delt_jax.store import files
 from delt_jax.store.identity import identity
@@ -337,11 +336,4 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.keep_freed()  # before the thread that listens
-    try:
-        with stopping.listening():
-            run(sys.argv[1:])
-    except UserError as e:
-        sys.exit(f"search: {e}")
-    except stopping.Stopped:
-        sys.exit("search: stopped; finished work is kept, the same command goes on from there.")
+    measured.as_script("search", run)

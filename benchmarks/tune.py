@@ -14,7 +14,6 @@ was stopped.
 
 import argparse
 import re
-import sys
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -25,11 +24,9 @@ import measured
 import search
 import tune_trials
 
-from delt_jax.core import stopping
 from delt_jax.core.progress import say
-from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-from delt_jax.runtime import devices, host_memory
+from delt_jax.runtime import devices
 from delt_jax.store import files
 
 RECIPE, PROTOCOL = "configs/fashion_mnist.py", "common"
@@ -145,11 +142,4 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.keep_freed()  # before the thread that listens
-    try:
-        with stopping.listening():
-            run(sys.argv[1:])
-    except UserError as e:
-        sys.exit(f"tune: {e}")
-    except stopping.Stopped:
-        sys.exit("tune: stopped; finished work is kept, the same command goes on from there.")
+    measured.as_script("tune", run)

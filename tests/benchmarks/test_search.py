@@ -166,7 +166,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "TRIALS", {"tiny": trials})
     stages = {"short": search.Stage(1, 1, 0), "long": search.Stage(2, 1, 1)}
     monkeypatch.setattr(search, "STAGES", stages)
-    monkeypatch.setattr(search.host_memory, "keep_freed", lambda: True)
+    monkeypatch.setattr(search.measured.host_memory, "keep_freed", lambda: True)
     return [
         f"--workdir={tmp_path / 'search'}",
         f"--config={tmp_path / 'tiny.py'}",
