@@ -127,7 +127,9 @@ def launch(checkout: Path, flags: Sequence[str], cache: Path) -> Run:
       cache: folder of compiled programs.
     """
     environment = os.environ | {
-        "PYTHONPATH": str(checkout),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(checkout), os.environ.get("PYTHONPATH", "")])
+        ),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_LOG_COMPILES": "1",
     }

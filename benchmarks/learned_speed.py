@@ -164,7 +164,7 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
         numbers = range(first_number, first_number + chosen.steps)
         seconds["ours"].append(seconds_of(own, numbers))
         seconds["torch"].append(seconds_of(tried[layout], numbers))
-        latest = ", ".join(f"{who} {values[-1]:.2f} s" for who, values in seconds.items())
+        latest = ", ".join(f"{who} {1e3 * values[-1]:.1f} ms" for who, values in seconds.items())
         cases.say(f"{name}: pass {len(seconds['ours'])}, a step: {latest}")
     return {
         "case": name,
@@ -183,13 +183,14 @@ def measure(name: str, chosen: argparse.Namespace, device: torch.device) -> dict
 def tables(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Rows as a table of Markdown, and a line on each."""
     lines = [
-        "| step | ours, s | PyTorch eager, s | PyTorch / ours |",
+        "| step | ours, ms | PyTorch eager, ms | PyTorch / ours |",
         "|---|---|---|---|",
     ]
     for row in rows:
         what = f"{row['case']} px, IPC {row['ipc']}, width {row['width']}, {row['real_batch']} real"
-        sides = " | ".join(measured.spread(row[k], 2) for k in ("ours", "torch", "speed_up"))
-        lines.append(f"| {what} | {sides} |")
+        sides = [{k: 1e3 * s for k, s in row[side].items()} for side in ("ours", "torch")]
+        cells = [measured.spread(side, 1) for side in sides]
+        lines.append(f"| {what} | {' | '.join(cells)} | {measured.spread(row['speed_up'], 2)} |")
     notes = [
         f"- {row['case']} px: {row['passes']} passes; PyTorch in {row['torch_layout']} on "
         f"{row['torch_device']}, version {row['torch_version']}; {row['machine']}, {row['date']}."

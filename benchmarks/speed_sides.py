@@ -24,7 +24,7 @@ from delt_jax.recovery.program import StepProgram, active_of, step_settings
 from delt_jax.recovery.schedule import BatchSchedule
 from delt_jax.recovery.types import Active, BatchInputs, RecoverState, TeacherVariables
 from delt_jax.recovery.views import draw_views
-from delt_jax.runtime import devices
+from delt_jax.runtime import counting, devices
 
 _BOUND = 2.0  # valid pixels, normalised, are within +- this in every channel
 
@@ -94,14 +94,13 @@ class Ours:
     def cost(self, batch: BatchSchedule) -> tuple[float, float]:
         """Operations and bytes of an image-iteration of all images, as XLA counts them."""
         inputs, states = self._trees(batch)
-        one_step = jax.jit(self._chunk(len(batch.indices), 1))
+        one_step = self._chunk(len(batch.indices), 1)
         views = jax.eval_shape(self._drawing(1), jnp.zeros(self._lead, jnp.int32), inputs, ())
-        lowered = one_step.lower(states, (inputs, views), self._teachers)
+        given = states, (inputs, views), self._teachers
         images = self._batches * len(batch.indices)
-        counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
-        assert counted is not None
+        compiled = jax.jit(one_step).lower(*given).compile().cost_analysis()
         assert compiled is not None
-        return counted["flops"] / images, compiled["bytes accessed"] / images
+        return counting.flops(one_step, *given) / images, compiled["bytes accessed"] / images
 
     def loss(self, labels: Sequence[int], box: tuple[int, int, int, int], flip: bool) -> float:
         """The objective of the images in one view."""

@@ -7,7 +7,7 @@ python benchmarks/step_parts.py --write     also writes benchmarks/results/ and 
                                             docs/performance.md
 
 The forms are those of delt_jax/models/forms.py. All forms of a part run in turns; operations and
-bytes are XLA's count of the compiled program. Takes less than three minutes.
+bytes are XLA's count of the compiled program. Everything is compiled first, side by side.
 """
 
 import argparse
@@ -249,16 +249,20 @@ def whole_step(model: nn.Module, batch: int, size: int, dtype: str) -> Part:
     return Part("whole step", run, ((images, adam), views, variables), tried, "", steps)
 
 
-def compile_forms(part: Part) -> dict[str, Any]:
-    """The part's programs, compiled side by side."""
-    lowered = {}
-    for name, form in part.forms.items():
-        with forms.forced(form):
-            # A function of its own for every form: jit would take the first one's trace for all.
-            lowered[name] = jax.jit(lambda *given: part.run(*given)).lower(*part.arguments)
+def compile_parts(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """The programs of each part by form, all compiled side by side."""
     with ThreadPoolExecutor() as threads:
-        compiled = threads.map(lambda one: one.compile(), lowered.values())
-        return dict(zip(lowered, compiled, strict=True))
+        compiling = []
+        for part in parts:
+            waiting = {}
+            for name, form in part.forms.items():
+                with forms.forced(form):
+                    # A function of its own for every form: jit would take the first one's trace
+                    # for all.
+                    lowered = jax.jit(lambda *given, p=part: p.run(*given)).lower(*part.arguments)
+                waiting[name] = threads.submit(lowered.compile)
+            compiling.append(waiting)
+        return [{name: each.result() for name, each in one.items()} for one in compiling]
 
 
 def seconds_of(part: Part, programs: dict[str, Any], budget: float) -> dict[str, list[float]]:
@@ -285,9 +289,10 @@ def _timed(program: Any, arguments: Sequence[Any], calls: int) -> float:
     return (time.perf_counter() - started) / calls
 
 
-def measure(part: Part, chosen: argparse.Namespace, peak: peaks.Peaks) -> list[dict[str, Any]]:
+def measure(
+    part: Part, programs: dict[str, Any], chosen: argparse.Namespace, peak: peaks.Peaks
+) -> list[dict[str, Any]]:
     """A row of the results for each form of a part."""
-    programs = compile_forms(part)
     seconds = seconds_of(part, programs, chosen.seconds)
     picked = forms.choose(jax.default_backend(), jnp.dtype(chosen.dtype))
     rows = []
@@ -351,9 +356,11 @@ def main(arguments: Sequence[str]) -> None:
         spec = ModelSpec(name, _CLASSES, int(size), 3, chosen.width, dtype=chosen.dtype)
         model = models.create(spec)
         peak = peaks.measure(chosen.dtype)
-        for part in parts(model, chosen.batch, int(size)):
-            rows += measure(part, chosen, peak)
-        rows += measure(whole_step(model, chosen.batch, int(size), chosen.dtype), chosen, peak)
+        say("compiling")
+        found = parts(model, chosen.batch, int(size))
+        found.append(whole_step(model, chosen.batch, int(size), chosen.dtype))
+        for part, programs in zip(found, compile_parts(found), strict=True):
+            rows += measure(part, programs, chosen, peak)
         if chosen.write:
             kept = measured.keep("step_parts", jax.default_backend(), rows, step_table.KEY)
             measured.publish(PAGE, step_table.table(kept), "step_parts")

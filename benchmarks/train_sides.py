@@ -23,6 +23,7 @@ from delt_jax.data import Normalisation
 from delt_jax.data.source import ArrayExamples
 from delt_jax.models import ModelSpec, torch_weights
 from delt_jax.recipe import EvaluateRecipe, Recipe
+from delt_jax.runtime import counting
 from delt_jax.training import protocols, student_layout, student_loop, student_step
 from delt_jax.training.protocols import EvalSetting
 from delt_jax.training.student_loop import Saving, Student, StudentTask
@@ -165,13 +166,12 @@ def cost(problem: Problem) -> tuple[float, float]:
         targets = jax.nn.softmax(teacher.apply(problem.teacher, views, train=False))
         return losses_lib.kl_divergence(logits, targets, program.protocol.temperature), updated
 
-    lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(
-        variables["params"], jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
-    counted, compiled = lowered.cost_analysis(), lowered.compile().cost_analysis()
-    assert counted is not None
+    gradient = jax.grad(loss, has_aux=True)
+    given = variables["params"], jax.ShapeDtypeStruct(shape, jnp.float32)
+    compiled = jax.jit(gradient).lower(*given).compile().cost_analysis()
     assert compiled is not None
-    return counted["flops"] / program.batch, compiled["bytes accessed"] / program.batch
+    flops = counting.flops(gradient, *given)
+    return flops / program.batch, compiled["bytes accessed"] / program.batch
 
 
 class Rival:

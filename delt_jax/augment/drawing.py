@@ -49,13 +49,12 @@ class JobLayout(NamedTuple):
     Attributes:
       num_devices: local devices in use.
       per_device: jobs on each of them.
-      unroll: whether the jobs of a device are written out one after another (see
-        `devices.map_jobs`).
+      lanes: how the jobs of a device are in its program (see `devices.map_jobs`).
     """
 
     num_devices: int = 1
     per_device: int = 1
-    unroll: bool = False
+    lanes: devices.Lanes = "vmap"
 
 
 def draw(wanted: Wanted, epoch: chex.Array, program: ViewProgram, group_size: int) -> Drawn:

@@ -212,7 +212,7 @@ class EpochLabeller:
     def _draw(self, epoch: int, starts: Sequence[int], size: int) -> Drawn:
         """Views of chunks of a labelled epoch, with leading axes [devices, 1]."""
         plan, shape = self._program.plan, self._pixels.shape[2:]
-        layout = drawing.JobLayout(self._devices, unroll=jax.default_backend() == "cpu")
+        layout = drawing.JobLayout(self._devices)
         program = drawing.compiled(self._views, plan.group_size, shape, size, layout)
         chunks = [np.arange(start, start + size, dtype=np.int32) for start in starts]
         positions = devices.stack_jobs(chunks, self._devices)

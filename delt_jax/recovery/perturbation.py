@@ -100,4 +100,4 @@ def _compile_ascent(program: StepProgram, turn: int, num_devices: int, batches_p
         model = program.models[turn]
         return ascend(params, batch_stats, images, labels, model=model, length=length)
 
-    return devices.map_jobs(step, num_devices, batches_per_device, unroll=True)
+    return devices.map_jobs(step, num_devices, batches_per_device, "unrolled")

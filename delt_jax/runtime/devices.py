@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -14,6 +14,8 @@ import numpy as np
 # Also the name of the mesh axis that pmap makes: arrays put on a mesh of another name make it
 # compile twice.
 AXIS = "devices"
+
+Lanes = Literal["vmap", "unrolled", "in_turn"]  # of the jobs of a device, see `map_jobs`
 
 
 def device_count() -> int:
@@ -63,7 +65,7 @@ def map_jobs(
     fn: Callable[..., Any],
     num_devices: int,
     per_device: int = 1,
-    unroll: bool = False,
+    lanes: Lanes = "vmap",
     donate: bool = True,
 ) -> Callable[..., Any]:
     """Compiles ``fn(state, job, shared)`` to run `num_devices` x `per_device` jobs at once.
@@ -71,10 +73,11 @@ def map_jobs(
     Args:
       fn: a pure function. With one job on each device it may exchange values over `AXIS`.
       num_devices: local devices to use, at most `device_count()`.
-      per_device: jobs on each device, under vmap. Every job keeps its own statistics, but the
-        compiler may round differently than for a job alone.
-      unroll: writes the jobs of a device one after another into its program instead of vmap,
-        which turns weights that differ between jobs into slow grouped convolutions.
+      per_device: jobs on each device. Every job keeps its own statistics, but the compiler may
+        round differently than for a job alone.
+      lanes: how the jobs of a device are in its program: under vmap, which turns weights that
+        differ between jobs into slow grouped convolutions; written out one after another
+        ("unrolled"); or one after another in a loop ("in_turn"), which is compiled once.
       donate: whether `state` may be overwritten.
 
     Returns:
@@ -88,11 +91,14 @@ def map_jobs(
 
     def on_a_device(states, jobs, shared):
         """Takes states and jobs with a leading axis [per_device]."""
-        if per_device > 1 and unroll:
+        if per_device > 1 and lanes == "unrolled":
             states, jobs, shared = barrier((states, jobs, shared))
-            lanes = [jax.tree.map(lambda x, i=i: x[i], (states, jobs)) for i in range(per_device)]
-            done = [fn(state, job, shared) for state, job in lanes]
+            each = [jax.tree.map(lambda x, i=i: x[i], (states, jobs)) for i in range(per_device)]
+            done = [fn(state, job, shared) for state, job in each]
             return barrier(jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *done))
+        if per_device > 1 and lanes == "in_turn":
+            states, jobs, shared = barrier((states, jobs, shared))
+            return barrier(jax.lax.map(lambda one: fn(*one, shared), (states, jobs)))
         if per_device > 1:
             return barrier(jax.vmap(fn, in_axes=(0, 0, None))(*barrier((states, jobs, shared))))
         states, jobs = jax.tree.map(lambda x: x[0], (states, jobs))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from delt_jax import models
 from delt_jax.models import ModelSpec
+from delt_jax.runtime import counting
 from delt_jax.teachers.teacher import init_shapes
 
 
@@ -30,6 +31,5 @@ def model_cost(spec: ModelSpec) -> ModelCost:
     """Counts parameters exactly and FLOPs by XLA's estimate of the unoptimised program."""
     model, shapes = models.create(spec), init_shapes(spec)
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
-    lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(shapes, image)
-    flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
+    flops = counting.flops(lambda v, x: model.apply(v, x, train=False), shapes, image)
     return ModelCost(sum(math.prod(p.shape) for p in jax.tree.leaves(shapes["params"])), flops)

@@ -13,11 +13,16 @@ from delt_jax.augment.views import ViewProgram
 from delt_jax.runtime import devices
 from delt_jax.runtime.programs import Program
 from delt_jax.teachers import prediction
+from delt_jax.teachers.cost import model_cost
 from delt_jax.training import student_labels, student_step
 from delt_jax.training.state import TrainState
 from delt_jax.training.student_labels import LabelProgram
 from delt_jax.training.student_program import StudentProgram
 from delt_jax.training.student_step import LearnProgram, Lesson
+
+# Operations of a batch, forward, with which a student fills an accelerator. Three of ResNet-18 at
+# 224 px took 49 times as long as one, under vmap on an H100.
+_FILLS = 1e9
 
 
 def on_cpu() -> bool:
@@ -53,12 +58,23 @@ class StudentLayout:
 
     @property
     def of_jobs(self) -> drawing.JobLayout:
-        """The layout of drawing and labelling.
+        """The layout of drawing, labelling and learning."""
+        return drawing.JobLayout(self.num_devices, self.per_device, self._lanes)
+
+    @property
+    def _lanes(self) -> devices.Lanes:
+        """How the jobs of a device are in a program.
 
         vmap turns convolutions with different weights into grouped ones, which XLA's CPU backend
-        is slow at; and shares must not depend on how many of them a device has.
+        is slow at, and cuDNN in the gradients of large maps; and shares must not depend on how
+        many of them a device has.
         """
-        return drawing.JobLayout(self.num_devices, self.per_device, on_cpu() or self.is_shared)
+        if self.per_device == 1:
+            return "vmap"  # of one, so that all who draw its views share their program
+        if on_cpu() or self.is_shared:
+            return "unrolled"
+        flops = model_cost(self.program.student).forward_flops * self.batch
+        return "in_turn" if flops > _FILLS else "vmap"
 
     @property
     def spans(self) -> list[range]:

@@ -23,6 +23,12 @@ CHOSEN = argparse.Namespace(case="tiny/16", dtype="float32", batch=2, seconds=0.
 TINY = ResNet((1,), 4, 5, small_stem=False)
 
 
+def rows_of(parts):
+    programs, peak = step_parts.compile_parts(parts), peaks.Peaks(1e12, 1e11)
+    measured = map(lambda *both: step_parts.measure(*both, CHOSEN, peak), parts, programs)
+    return [row for rows in measured for row in rows]
+
+
 def test_every_part_is_measured_in_every_form():
     parts = step_parts.parts(TINY, 2, 16)
     whole = step_parts.whole_step(TINY, 2, 16, "float32")
@@ -31,9 +37,7 @@ def test_every_part_is_measured_in_every_form():
     }
     assert whole.forms["as chosen"] == forms.choose("cpu", jnp.dtype("float32"))
     few = replace(whole, forms={"plain": PLAIN, "as chosen": whole.forms["as chosen"]})
-    rows = []
-    for part in (*parts, few):
-        rows += step_parts.measure(part, CHOSEN, peaks.Peaks(1e12, 1e11))
+    rows = rows_of([*parts, few])
     assert len(rows) == 3 + 3 + 1 + 2 + 2 + 1 + 2
     assert all(row["flops"] > 0 and row["bytes"] > 0 and row["ms"]["min"] > 0 for row in rows)
     # A form that is not what was compiled would count the same operations.
@@ -58,7 +62,7 @@ def test_depthwise_convolutions_are_parts_of_a_step_that_has_some():
         "depthwise 5x5, stride 2, 8 px x 48, forward",
         "depthwise 5x5, stride 1, 4 px x 96, forward",
     ]
-    rows = [row for p in parts[3:6] for row in step_parts.measure(p, CHOSEN, peaks.Peaks(1, 1))]
+    rows = rows_of(parts[3:6])
     assert [row["form"] for row in rows] == 3 * ["plain", "shifted"]
     assert [row["chosen"] for row in rows] == 3 * [False, True]
     plain, shifted = (row["flops"] for row in rows[:2])

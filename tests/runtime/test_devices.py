@@ -14,9 +14,9 @@ STEPS = 4
 
 
 @functools.cache
-def recovered(width, stack, seeds):
+def recovered(width, stack, seeds, lanes="vmap"):
     """Images and losses of some batches after a few iterations side by side."""
-    run = devices.map_jobs(mapped_chunk(program(3)), width, stack)
+    run = devices.map_jobs(mapped_chunk(program(3)), width, stack, lanes)
     states = devices.stack_jobs([make_state(s) for s in seeds], width, stack)
     jobs = devices.stack_jobs([make_job(s) for s in seeds], width, stack)
     losses = []
@@ -27,10 +27,10 @@ def recovered(width, stack, seeds):
     return images, [[float(devices.job(x, i)[0]) for x in losses] for i in range(len(seeds))]
 
 
-@pytest.mark.parametrize("stack", [2, 3])
-def test_stacked_batches_are_what_they_are_alone_up_to_rounding(stack):
+@pytest.mark.parametrize(("stack", "lanes"), [(2, "vmap"), (3, "vmap"), (2, "in_turn")])
+def test_stacked_batches_are_what_they_are_alone_up_to_rounding(stack, lanes):
     seeds = tuple(range(stack))
-    images, losses = recovered(1, stack, seeds)
+    images, losses = recovered(1, stack, seeds, lanes)
     for i in seeds:
         (alone,), (loss,) = recovered(1, 1, (i,))
         chex.assert_trees_all_close(losses[i], loss, rtol=1e-5)

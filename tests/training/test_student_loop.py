@@ -108,15 +108,19 @@ def assert_close(ours, theirs):
         assert far_off(a.variables, b.variables) < 0.03
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, on_cpu):
+@pytest.mark.parametrize("lanes", ["unrolled", "vmap", "in_turn"])
+def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, lanes):
     """Up to rounding, which training then magnifies; so for two epochs.
 
-    Unrolled and batch by batch, or vmapped and the whole epoch at once, as on an accelerator.
+    Unrolled and batch by batch, or the whole epoch at once, as on an accelerator: vmapped if they
+    are small, else in turn.
     """
     program = replace(PROGRAM, protocol=replace(PROTOCOL, epochs=2))
     alone = train(tmp_path, program)
-    monkeypatch.setattr(student_layout, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(student_layout, "on_cpu", lambda: lanes == "unrolled")
+    if lanes == "in_turn":
+        monkeypatch.setattr(student_layout, "_FILLS", 0)
+    assert student_layout.of(program, 3, 3).of_jobs.lanes == lanes
     assert_close(train(tmp_path, program, per_device=3), alone)
 
 

@@ -33,8 +33,8 @@ def compile_chunk(
         return recovery_step.run_chunk(program, state, *inputs_and_views, teachers)
 
     # Under vmap, parameters that differ between batches would make grouped convolutions of all.
-    unroll = program.settings.perturbation > 0
-    return Program(devices.map_jobs(chunk, num_devices, batches_per_device, unroll=unroll))
+    lanes: devices.Lanes = "unrolled" if program.settings.perturbation > 0 else "vmap"
+    return Program(devices.map_jobs(chunk, num_devices, batches_per_device, lanes))
 
 
 @functools.lru_cache(maxsize=16)
