@@ -18,15 +18,13 @@ METHOD = published(
         "learn.network_steps": 0,
         "learn.lifetime": 1,
         "learn.augment": "one-flip_rotate",
+        "learn.start": "noise",
         "learn.factor": 1,
         "learn.mirrored": False,
         "learn.real_batch": 5000,
         "evaluate.protocol": "ratbptt",
         "evaluate.regimes": ("hard",),
     },
-) | ours(
-    {"learn.preprocessing": "standardise", "learn.start": "random"},
-    "there noise, and images of unit length",
 )
 # By data and images per class: window, unroll, images of a student's step, length in steps.
 ROWS = {
@@ -59,7 +57,12 @@ def settings(data):
     if data.name in ("cifar100", "tiny_imagenet"):
         by_row |= LEARNED
     is_known = (data.name, ipc) in ROWS
-    by_data = {"learn.model": f"dc_conv{depth}", "evaluate.students": (f"dc_conv{depth}",)}
+    is_whitened = data.channels > 1 and data.image_size <= 64
+    by_data = {
+        "learn.model": f"dc_conv{depth}",
+        "learn.preprocessing": "unit_zca" if is_whitened else "unit",
+        "evaluate.students": (f"dc_conv{depth}",),
+    }
     return (
         METHOD
         | (published(CODE, by_row) if is_known else ours(by_row, "as for CIFAR-10"))
@@ -70,13 +73,14 @@ def settings(data):
 
 
 def small(data):
-    """For minutes of two CPU cores: short windows, large steps and learned labels."""
+    """For minutes of two CPU cores: short windows, large steps, real images and learned labels."""
     tiny = data.image_size < 16
     settings = {
         "learn.width": 32 if tiny else 16,
         "learn.steps": 300 if tiny else 200,
         "learn.real_batch": 400,
-        "learn.image_rate": 1e-1 if tiny else 1e-2,
+        "learn.start": "random",
+        "learn.image_rate": 1e-2 if tiny else 3e-3,
         "learn.label_rate": 1e-1 if tiny else 1e-2,
         "learn.options": ("window=20", "unroll=60", "student_batch=50"),
         "evaluate.regimes": ("learned",),

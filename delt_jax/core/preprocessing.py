@@ -1,4 +1,4 @@
-"""The space in which learned images live: standardised pixels, whitened where a method asks."""
+"""The space in which learned images live: standardised, of unit length or whitened."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from delt_jax.core.normalisation import Normalisation
 if TYPE_CHECKING:  # sets are loaded without JAX
     import chex
 
+KINDS = ("standardise", "unit", "zca", "unit_zca", "kornia")
+LEAST_LENGTH = 1e-6  # of an image that is divided by it; one of a single colour is zero
+
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
     """Maps pixels to the input space of networks that train on learned images, and back.
 
-    Pixels in [0, 1] are standardised per channel, and then, where there is a matrix, flattened,
+    Pixels in [0, 1] are standardised per channel. Kinds that begin with "unit" then subtract an
+    image's own mean and scale it to unit length. Where there is a matrix, images are flattened,
     centred and multiplied by it. Every image that meets such a network goes through the same map:
     learned images lie in its range from the start, real ones are mapped.
 
     Attributes:
-      kind: how the matrix was made: "standardise" (none), "zca" (FRePo, RCIG) or "kornia" (the
-        family of MTT).
+      kind: "standardise" or "unit" (without a matrix), or how the matrix was made: "zca" (FRePo,
+        RCIG), "kornia" (the family of MTT) or "unit_zca" (RaT-BPTT).
       normalisation: mean and std of pixels in [0, 1].
       matrix: float32 [S * S * C, S * S * C], or None.
       centre: float32 [S * S * C], subtracted before the matrix; None where there is none.
@@ -40,6 +44,11 @@ class Preprocessing:
         import jax.numpy as jnp
 
         images = self.normalisation(pixels)
+        if self.has_unit_length:
+            axes = (-3, -2, -1)
+            images = images - images.mean(axes, keepdims=True)
+            length = jnp.sqrt((images**2).sum(axes, keepdims=True))
+            images = images / jnp.maximum(length, LEAST_LENGTH)
         if self.matrix is None:
             return images
         flat = images.reshape(*images.shape[:-3], -1) - self.centre
@@ -47,6 +56,9 @@ class Preprocessing:
 
     def invert(self, images: chex.Array) -> np.ndarray:
         """Maps images of the network's space to float32 in units of white, which are not clipped.
+
+        What an image's own mean and length were is lost where they were taken away; it gets those
+        of standardised pixels, zero and the root of its number of values.
 
         Args:
           images: float32 [..., S, S, C].
@@ -58,8 +70,20 @@ class Preprocessing:
                 self.matrix.astype(np.float64).T, flat.reshape(-1, flat.shape[-1]).T
             )
             images = (flat.T + self.centre).reshape(images.shape).astype(np.float32)
+        if self.has_unit_length:
+            images = images * np.float32(np.sqrt(np.prod(images.shape[-3:])))
         mean, std = np.asarray(self.normalisation.mean), np.asarray(self.normalisation.std)
         return (images * std + mean).astype(np.float32)
+
+    @property
+    def has_unit_length(self) -> bool:
+        """Whether every image is centred and scaled to unit length by itself."""
+        return self.kind.startswith("unit")
+
+    @property
+    def is_standardising(self) -> bool:
+        """Whether channels are standardised and nothing else is done."""
+        return self.matrix is None and not self.has_unit_length
 
     def as_dict(self) -> dict[str, Any]:
         """What manifests say of it; the matrix itself is kept beside the images."""

@@ -189,9 +189,11 @@ def _use_of_floats(content: DistilledSet) -> list[str]:
     assert space is not None
     height, width, channels = content.images.shape[1:]
     mean, std = (_numbers(v) for v in (space.normalisation.mean, space.normalisation.std))
-    whitened = ""
+    then = ""
+    if space.has_unit_length:
+        then = ", then each image minus its own mean, scaled to unit length"
     if space.matrix is not None:
-        whitened = (
+        then += (
             f", then flattened as [H, W, C], minus `centre`, times `matrix` of `whitening.npz` "
             f"({space.kind})"
         )
@@ -205,7 +207,7 @@ def _use_of_floats(content: DistilledSet) -> list[str]:
         f'{channels})\ndata.features["label"].int2str(data[:]["label"])\n```',
         "`PATH` is this folder, or for `datasets` its name on the Hub. Students train on "
         f"`image` as it is, and are tested on images that are brought there: "
-        f"(pixel / 255 - {mean}) / {std}, channel by channel{whitened}.",
+        f"(pixel / 255 - {mean}) / {std}, channel by channel{then}.",
     ]
     if content.learned_labels is not None:
         parts.append(

@@ -102,7 +102,7 @@ class DistilledSet:
             return self.images, labels
         _, white = self.preprocessing.normalisation.bounds()
         black, _ = self.preprocessing.normalisation.bounds()
-        grey = 0.0 if self.preprocessing.matrix is not None else (black + white) / 2
+        grey = (black + white) / 2 if self.preprocessing.is_standardising else 0.0
         return self.decoding.expand(self.images, labels, grey)
 
     def to_look_at(self) -> "DistilledSet":

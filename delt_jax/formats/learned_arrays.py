@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delt_jax.core.normalisation import Normalisation
-from delt_jax.core.preprocessing import Preprocessing
+from delt_jax.core.preprocessing import KINDS, Preprocessing
 from delt_jax.formats.decoding import Decoding
 from delt_jax.store import files
 from delt_jax.store.foreign import ForeignFileError
@@ -18,7 +18,6 @@ from delt_jax.store.schema import mismatch
 # them, (probability - 1 / classes) / sqrt(classes / 10).
 FORMS = ("one_hot", "probabilities", "weights", "logits", "centred")
 NAMES = ("images", "learned_labels", "matrix", "centre")
-_KINDS = ("standardise", "zca", "kornia")
 _MOST_FACTOR = 16
 _SPACE = {"kind": str, "normalisation": {"mean": [float], "std": [float]}, "sha256?": str}
 _DECODING = {"factor": int, "mirrored": bool}
@@ -127,7 +126,7 @@ def space_of(
       ForeignFileError: if it is none, or the matrix is another.
     """
     wrong = mismatch(said, _SPACE)
-    if wrong or said["kind"] not in _KINDS:
+    if wrong or said["kind"] not in KINDS:
         raise ForeignFileError(f"its manifest describes no preprocessing ({wrong or said})")
     constants = said["normalisation"]
     mean, std = (tuple(map(float, constants[name])) for name in ("mean", "std"))

@@ -46,11 +46,13 @@ class SetProgram:
       method: its functions.
       setup: of the run.
       normalisation: of the space that images are learned in.
+      kind: of that space's preprocessing.
     """
 
     method: Method
     setup: Setup
     normalisation: Normalisation
+    kind: str = "standardise"
 
 
 class Shared(NamedTuple):
@@ -148,8 +150,7 @@ def renew(program: SetProgram, learned: Learned, key: chex.PRNGKey) -> tuple[Lea
 
 
 def _real(program: SetProgram, shared: Shared, pixels: Pixels) -> Real:
-    kind = "standardise" if shared.matrix is None else "whitened"
-    space = Preprocessing(kind, program.normalisation, shared.matrix, shared.centre)
+    space = Preprocessing(program.kind, program.normalisation, shared.matrix, shared.centre)
     more = None if pixels.more is None else (space(pixels.more[0]), pixels.more[1])
     return Real(space(pixels.images), pixels.labels, more)
 

@@ -17,7 +17,8 @@ def of(
     """Draws the start, which depends on the seed alone.
 
     Args:
-      kind: "random" real images of each class, of a small class all in turn, or Gaussian "noise".
+      kind: "random" real images of each class, of a small class all in turn, or Gaussian "noise",
+        of unit length where the space has it.
       method: says how labels start, and what else is learned.
       examples: the real images.
       setup: of the run.
@@ -37,6 +38,8 @@ def of(
     if kind == "noise":
         draw = np.random.default_rng([seed, _NOISE])
         noise = draw.normal(size=(len(one_hot), size, size, channels))
+        if space.has_unit_length:
+            noise /= np.sqrt((noise**2).sum((1, 2, 3), keepdims=True))
         return Learned(noise.astype(np.float32), started, extra)
     # Those of a class that share a stored image follow each other.
     count = setup.ipc * setup.factor**2

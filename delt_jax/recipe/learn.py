@@ -106,10 +106,11 @@ class LearnRecipe:
     preprocessing: str | None = setting(
         None,
         'The space that images are learned in: pixels standardised per channel ("standardise"), '
-        'or whitened after that ("zca", FRePo and RCIG; "kornia", the family of MTT), as their '
-        "students and test images are, too.",
+        'each image then centred and scaled to unit length ("unit", RaT-BPTT), or whitened after '
+        'that ("zca", FRePo and RCIG; "kornia", the family of MTT; "unit_zca", RaT-BPTT), as '
+        "their students and test images are, too.",
         affects="images",
-        allowed=one_of("standardise", "zca", "kornia"),
+        allowed=one_of("standardise", "unit", "zca", "unit_zca", "kornia"),
     )
     start: str | None = setting(
         None,

@@ -12,6 +12,13 @@ from delt_jax.reporting.tables import Section, Table
 
 _UNKNOWN = "No students were trained, so how well the images teach is not known."
 _STARTS = {"random": "random real images"}
+_WHITENED = "; networks see whitened images"
+_SEEN = {  # by preprocessing
+    "unit": "; networks see images of unit length",
+    "zca": _WHITENED,
+    "unit_zca": "; networks see images of unit length, whitened",
+    "kornia": _WHITENED,
+}
 _JUDGED = {
     "more": "beyond chance",
     "fewer": "beyond chance",
@@ -194,8 +201,7 @@ def _learning(learned: Mapping[str, Any]) -> str:
         words += f" through {learned['network']}"
     if learned.get("start"):
         words += f", from {_STARTS.get(learned['start'], learned['start'])}"
-    if learned.get("preprocessing") == "zca":
-        words += "; networks see whitened images"
+    words += _SEEN.get(learned.get("preprocessing", ""), "")
     return words
 
 

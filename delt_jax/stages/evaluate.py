@@ -159,10 +159,11 @@ def _open(
     begun = _begin(recipe, workdir, stage_inputs) if hosts.is_first() else None
     keep, plan = hosts.broadcast(begun)
     space = sets.distilled.preprocessing
-    if keep and space is not None and space.matrix is not None:
+    if keep and space is not None and not space.is_standardising:
         raise UserError(
-            "evaluate.keep_students cannot keep students of a set that is whitened: a teacher's "
-            "folder has no place for the matrix that their images must go through; turn it off."
+            f"evaluate.keep_students cannot keep students of a set whose images are in the space "
+            f"{space.kind!r}: a teacher's folder has no place for what their images must go "
+            f"through; turn it off."
         )
     return Evaluation(
         recipe,

@@ -193,7 +193,7 @@ def _task(
         return learned_score.accuracy(recipe, source, made, partial)
 
     return LearnTask(
-        SetProgram(method, setup, space.normalisation),
+        SetProgram(method, setup, space.normalisation, space.kind),
         recipe.seed,
         begun,
         space,

@@ -33,7 +33,7 @@ ftd   | cifar100      | ipc1   | 5000   | 1    | 1000   | 0  | 1   | kornia     
 datm  | cifar10       | ipc50  | 10000  | 1    | 1000   | 0  | 1   | kornia      | random | mtt
 att   | cifar10       | ipc1   | 6000   | 1    | 100    | 0  | 1   | kornia      | random | mtt
 rcig  | cifar10       | ipc1   | 15000  | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
-ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | standardise | random | ratbptt
+ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
 """
 # Numbers that one method alone has, among those of its row.
 OPTIONS = [

@@ -42,6 +42,45 @@ def test_whitening_is_numpys(kind, count):
     )
 
 
+def of_unit_length(pixels):
+    """Standardised images, flat, each less its own mean and divided by its length."""
+    flat = (pixels / 255 - NORMALISATION.mean) / NORMALISATION.std
+    flat = flat.reshape(len(pixels), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def test_images_of_unit_length_have_it_each_by_itself():
+    pixels = source(40).train.pixels
+    space = whitening.fit("unit", source(40), NORMALISATION)
+    assert space.matrix is None
+    assert space.has_unit_length
+    assert not space.is_standardising
+    ours = np.asarray(space(pixels))
+    np.testing.assert_allclose(ours.reshape(40, -1), of_unit_length(pixels), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(space(pixels[3:5])), ours[3:5], atol=1e-7)
+    # Of one colour: nothing is left, and nothing is divided by nothing.
+    assert np.abs(np.asarray(space(np.full((1, 4, 4, 3), 7, np.uint8)))).max() < 3
+    # As it is looked at: the image itself, but for its own mean and length.
+    shown = space.invert(ours)
+    np.testing.assert_allclose(of_unit_length(255 * shown), of_unit_length(pixels), atol=1e-4)
+    standardised = (shown - NORMALISATION.mean) / NORMALISATION.std
+    np.testing.assert_allclose((standardised**2).mean((1, 2, 3)), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [200, 30])
+def test_whitening_of_unit_length_has_no_centre(count):
+    data = source(count)
+    fitted = whitening.fit("unit_zca", data, NORMALISATION)
+    flat = of_unit_length(data.train.pixels)
+    products = flat.T @ flat / count
+    values, vectors = np.linalg.eigh(products + 0.1 * np.trace(products) / 48 * np.eye(48))
+    expected = flat @ (vectors * values**-0.5) @ vectors.T
+    ours = np.asarray(fitted(data.train.pixels)).reshape(count, -1)
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert not fitted.centre.any()
+
+
 def test_a_fit_is_kept_under_all_that_it_depends_on(tmp_path, monkeypatch):
     data = source(60, tmp_path)
     first = whitening.fit("zca", data, NORMALISATION)
@@ -58,7 +97,7 @@ def test_a_fit_is_kept_under_all_that_it_depends_on(tmp_path, monkeypatch):
 def test_standardising_has_no_matrix_and_others_are_refused():
     data = source(20)
     assert whitening.fit("standardise", data, NORMALISATION).matrix is None
-    with pytest.raises(UserError, match="write standardise, zca or kornia"):
+    with pytest.raises(UserError, match="write standardise, unit, zca, unit_zca or kornia"):
         whitening.fit("pca", data, NORMALISATION)
     with pytest.raises(UserError, match=r"up to 64 px, but data.image_size is 128"):
         whitening.fit("zca", replace(data, image_size=128), NORMALISATION)

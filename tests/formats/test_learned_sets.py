@@ -27,7 +27,7 @@ CLASSES, IPC = 3, 2
 def space(size=4, channels=3, kind="zca"):
     draw = np.random.default_rng(1)
     constants = Normalisation((0.4,) * channels, (0.2,) * channels)
-    if kind == "standardise":
+    if kind in ("standardise", "unit"):
         return Preprocessing(kind, constants)
     length = size * size * channels
     matrix = np.eye(length) + 0.1 * draw.normal(size=(length, length))
@@ -224,7 +224,12 @@ def source(tmp_path):
 @pytest.mark.parametrize("to", FLOAT_LAYOUTS)
 @pytest.mark.parametrize(
     ("kind", "form", "decoding"),
-    [("zca", "centred", None), ("standardise", "logits", Decoding(2)), ("kornia", "", None)],
+    [
+        ("zca", "centred", None),
+        ("standardise", "logits", Decoding(2)),
+        ("kornia", "", None),
+        ("unit", "", None),
+    ],
 )
 def test_layouts_keep_every_bit(source, capsys, to, kind, form, decoding):
     content = learned(kind=kind, form=form, decoding=decoding)
