@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from delt_jax.recovery.selection import check_class_sizes, in_turn
 
@@ -83,7 +82,8 @@ def _herd(features: np.ndarray, ipc: int) -> np.ndarray:
 
 def _cluster(features: np.ndarray, ipc: int) -> np.ndarray:
     """As `_herd`, by k-means."""
-    # scikit-learn takes seconds to import.
+    # They take long to import.
+    from scipy.spatial.distance import cdist
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 

@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from delt_jax.evaluation.metrics import RECOVERED, ScoreRow
 
 _WEIGHT = 0.5  # w and gamma of DD-Ranking's board
@@ -136,6 +134,8 @@ def rank_correlations(rows: Sequence[ScoreRow]) -> list[RankCorrelation]:
       Two for each regime with at least three students that trained on both: one of the last
       epoch and one of the best.
     """
+    from scipy import stats  # takes half a second to import
+
     found = []
     for regime in dict.fromkeys(r.regime for r in rows if r.is_distilled):
         pairs = {}

@@ -7,8 +7,7 @@ manifests under "warnings"; log, report and summary.json show them.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
-from scipy.special import softmax
+from scipy.special import bdtr, bdtrc, softmax
 
 from delt_jax.core.progress import say
 from delt_jax.data import Normalisation, Source, batches
@@ -50,7 +49,7 @@ def is_chance(accuracy: float, images: int, by_chance: float) -> bool:
     hits = round(accuracy * images)
     if hits == images and by_chance < 1:
         return False
-    return bool(stats.binom.sf(hits - 1, images, min(by_chance, 1.0)) > _LEVEL)
+    return bool(bdtrc(hits - 1, images, min(by_chance, 1.0)) > _LEVEL)
 
 
 def of_teacher(teacher: Teacher, source: Source) -> list[str]:
@@ -220,7 +219,7 @@ def of_students(teachers: Sequence[Teacher], rows: Sequence[ScoreRow], source: S
     teacher, accuracy = teachers[0], teachers[0].accuracy
     best, count = max(finite, key=lambda row: row.last_mean), len(source.test)
     hits = round(accuracy * count)
-    if stats.binom.cdf(hits, count, min(best.last_mean, 1.0)) > _LEVEL:
+    if bdtr(hits, count, min(best.last_mean, 1.0)) > _LEVEL:
         return found
     which = f"{best.image_set} {best.ipc} with {best.regime} labels"
     of_all = "all real images, the ceiling of students" if best.image_set == "full" else which

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from delt_jax.evaluation.metrics import ScoreRow
 
@@ -70,6 +69,8 @@ def gain(ours: ScoreRow, theirs: ScoreRow) -> Gain:
         return Gain(ours.student, ours.regime, points, None, "unknown", seeds)
     error = 100 * float(np.hypot(*(row.last_std / row.seeds**0.5 for row in (ours, theirs))))
     if error:
+        from scipy import stats  # takes half a second to import, and most runs end before
+
         found = stats.ttest_ind_from_stats(
             *(ours.last_mean, ours.last_std, ours.seeds),
             *(theirs.last_mean, theirs.last_std, theirs.seeds),
