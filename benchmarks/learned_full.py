@@ -5,8 +5,8 @@ python benchmarks/learned_full.py --workdir=runs/full --methods=idc       one of
 python benchmarks/learned_full.py --workdir=runs/full -- --config.learn.steps=200   flags of main
 
 Every method is a process of its own with its published settings for the data set, but for the steps
-and the factor of its rates that BUDGETS gives it, set for ten minutes of one H100 or less, with
-compilation and students. Three students of a set, and of as many random real images, train by the
+and rates of BUDGETS, which are meant for ten minutes of one H100 or less, with compilation and
+students. Three students of a set, and of as many random real images, train by the
 method's own protocol; the test images are looked at once. The same command goes on where it was
 stopped, and then counts the seconds that were left.
 """

@@ -14,7 +14,9 @@ if TYPE_CHECKING:  # sets are loaded without JAX
     import chex
 
 KINDS = ("standardise", "unit", "zca", "unit_zca", "kornia")
-LEAST_LENGTH = 1e-6  # of an image that is divided by it; one of a single colour is zero
+# Of an image that is divided by its own. One grey level in one pixel has more; one of a single
+# colour has less, which is what rounding leaves of it.
+LEAST_LENGTH = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,8 @@ class Preprocessing:
         images = self.normalisation(pixels)
         if self.has_unit_length:
             axes = (-3, -2, -1)
-            images = images - images.mean(axes, keepdims=True)
+            for _ in range(2):  # what rounding leaves of the mean is more than some images have
+                images = images - images.mean(axes, keepdims=True)
             length = jnp.sqrt((images**2).sum(axes, keepdims=True))
             images = images / jnp.maximum(length, LEAST_LENGTH)
         if self.matrix is None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from delt_jax.core.normalisation import Normalisation
+from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import whitening
 from delt_jax.data.source import ArrayExamples, Source
 from delt_jax.errors import UserError
@@ -59,13 +60,20 @@ def test_images_of_unit_length_have_it_each_by_itself():
     ours = np.asarray(space(pixels))
     np.testing.assert_allclose(ours.reshape(40, -1), of_unit_length(pixels), atol=1e-5)
     np.testing.assert_allclose(np.asarray(space(pixels[3:5])), ours[3:5], atol=1e-7)
-    # Of one colour: nothing is left, and nothing is divided by nothing.
-    assert np.abs(np.asarray(space(np.full((1, 4, 4, 3), 7, np.uint8)))).max() < 3
     # As it is looked at: the image itself, but for its own mean and length.
     shown = space.invert(ours)
     np.testing.assert_allclose(of_unit_length(255 * shown), of_unit_length(pixels), atol=1e-4)
     standardised = (shown - NORMALISATION.mean) / NORMALISATION.std
     np.testing.assert_allclose((standardised**2).mean((1, 2, 3)), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", range(0, 256, 15))
+def test_an_image_of_one_colour_does_not_become_its_own_rounding(level):
+    space = Preprocessing("unit", Normalisation((0.2861,), (0.353,)))
+    plain = np.full((1, 28, 28, 1), level, np.uint8)
+    assert np.abs(np.asarray(space(plain))).max() < 1e-6  # a pixel of unit length has 1 / 28
+    plain[0, 3, 5] ^= 1  # the least that an image can show
+    assert np.linalg.norm(space(plain)) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("count", [200, 30])
