@@ -55,7 +55,7 @@ LARGE_NETWORKS = ("models/test_zoo.py",)
 IN_PIECES = ("models/test_models.py",)
 
 
-# Begun first, so that no worker is left with one of them at the end.
+# Begun first by `make test` and `make test_rest`, so that neither ends with one of them alone.
 LONGEST = (
     "runtime/test_processes_of_a_job.py",
     "models/test_zoo.py",
@@ -71,7 +71,6 @@ LONGEST = (
     "augment/test_augment_views.py",
     "stages/test_damage.py",
     "recovery/test_step.py",
-    "recovery/test_driver.py",
     "training/test_student_loop.py",
 )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from costly import costly
 
 from delt_jax.augment import mix, shuffle, views
 from delt_jax.augment.views import ViewSpec
@@ -157,7 +158,7 @@ def epoch(key, images, spec, batch, group=10, normalisation=NORMALISATION, align
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-@pytest.mark.parametrize("spec", [FULL, WITH_DSA], ids=["full", "dsa"])
+@pytest.mark.parametrize("spec", [FULL, costly(WITH_DSA)], ids=["full", "dsa"])
 def test_any_batch_size_sees_the_same_views(spec):
     images, key = pixels(70), jax.random.key(3)
     whole = epoch(key, images, spec, 70, aligned=True)
@@ -202,6 +203,7 @@ def test_some_groups_are_mixed():
     assert not own[is_mixed].all(1).any()
 
 
+@pytest.mark.exhaustive  # any batch size sees the same views above
 def test_several_seeds_at_once_and_batches_of_one_group():
     """By vmap, with a traced start: the views of the whole epoch again."""
     images = pixels(70)

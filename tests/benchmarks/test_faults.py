@@ -139,6 +139,7 @@ def test_kinds_take_turns_by_their_weights():
     assert [faults.kind_of(i + len(turn), kinds) for i in range(len(turn))] == turn
 
 
+@pytest.mark.exhaustive  # bad inputs are tested where each is read
 def test_a_short_run_finds_nothing():
     kinds = ",".join(kind for kind in faults.KINDS if kind != "run")  # runs take longer
     done = subprocess.run(

@@ -160,6 +160,7 @@ def run(*flags):
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
+@pytest.mark.exhaustive  # its parts are tested above
 def test_a_run_in_miniature_leaves_the_checkout_as_it_was():
     path = ROOT / "delt_jax/recovery/selection.py"
     before = path.read_bytes()

@@ -175,6 +175,7 @@ def tiny(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.exhaustive  # its parts are tested above
 def test_a_search_resumes_shares_what_is_equal_and_takes_the_best_on(tiny, tmp_path, capsys):
     folder = tmp_path / "search"
     search.run([*tiny, "--stage=short"])

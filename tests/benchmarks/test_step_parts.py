@@ -52,6 +52,7 @@ def test_every_part_is_measured_in_every_form():
     assert step_table.table([*rows, *(row | {"batch": 9} for row in rows)]).count("") == 3
 
 
+@pytest.mark.exhaustive  # dense ones are above
 def test_depthwise_convolutions_are_parts_of_a_step_that_has_some():
     lite = models.create(ModelSpec("efficientnet_lite0", 5, 32, 3, 8))
     images = jnp.zeros((1, 32, 32, 3))

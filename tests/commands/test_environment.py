@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from costly import costly
 
 from delt_jax import compare, export, main
 
@@ -138,7 +139,7 @@ import absl
 """
 
 
-@pytest.mark.parametrize("words", [".main", ".compare", ".export", " run"])
+@pytest.mark.parametrize("words", [".main", *map(costly, (".compare", ".export", " run"))])
 def test_a_signal_while_a_command_starts_is_obeyed(tmp_path, words):
     (tmp_path / "absl.py").write_text(SLOW_IMPORT.format(folder=str(tmp_path)))
     process = subprocess.Popen(

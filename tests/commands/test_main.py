@@ -65,6 +65,7 @@ def refused(result, status, *words):
         assert word in lines[0]
 
 
+@pytest.mark.exhaustive  # runtime/test_processes_of_a_job.py runs all stages, too
 def test_run_then_skip(tmp_path, here):
     workdir = tmp_path / "run"
     first = command(CONFIG, f"--workdir={workdir}", *SHORT)
@@ -140,6 +141,7 @@ def test_bad_flags(arguments, words, here):
     refused(here(*arguments), 2, *words)
 
 
+@pytest.mark.exhaustive  # test_environment.py has others
 def test_a_refusal_by_a_process(tmp_path):
     """Whose libraries say nothing beside it."""
     refused(command(), 2, "--config is missing")

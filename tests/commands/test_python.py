@@ -86,6 +86,7 @@ def notebook(place, tmp_path_factory):
     return done.stdout
 
 
+@pytest.mark.exhaustive  # its functions are called below
 def test_the_notebook_runs_from_an_empty_folder(notebook, place):
     assert "recovered: " in notebook
     assert notebook.count("done, nothing changed") == 6
@@ -109,6 +110,7 @@ def test_the_notebook_shows_what_came_of_it():
     assert (ROOT / "docs/digits.ipynb").stat().st_size < 150_000
 
 
+@pytest.mark.exhaustive  # its run is the notebook's
 def test_the_page_shows_what_works(notebook, place):
     page = (ROOT / "docs/python.md").read_text()
     example, recipe = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -160,6 +162,7 @@ print("all of it")
 """
 
 
+@pytest.mark.exhaustive  # loops, threads and signals are tested below
 def test_a_program_with_flags_and_a_loop_of_its_own(tiny_ranked, place, tmp_path):
     recovered = tmp_path / "run"
     shutil.copytree(tiny_ranked, recovered)

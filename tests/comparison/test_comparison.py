@@ -288,6 +288,7 @@ def test_only_what_was_made_from_the_same_inputs_is_shared(tmp_path):
     ]
 
 
+@pytest.mark.exhaustive  # teachers are shared above
 def test_a_set_is_shared_by_cells_whose_students_train_otherwise(tmp_path):
     config = "configs/digits.py:dm,ipc1"
     learned = [f"--config.learn.{change}" for change in ("steps=1", "width=4", "real_batch=2")]
@@ -345,6 +346,7 @@ def folder_of(tiny):
     return Path(tiny[-1].partition("=")[2])
 
 
+@pytest.mark.exhaustive  # commands/test_python.py has a comparison
 def test_grid_that_is_killed_goes_on(tiny, capsys):
     folder, process = folder_of(tiny), start(tiny)
     deadline = time.monotonic() + 120

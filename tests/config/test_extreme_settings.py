@@ -6,6 +6,7 @@ import io
 import math
 
 import pytest
+from costly import costly
 from tiny_run import tiny
 
 from delt_jax import data, main
@@ -61,8 +62,8 @@ def walks():
     """Each setting with a third of its values at a time; the next setting begins with the next."""
     for i, name in enumerate(SETTINGS):
         for part in range(min(3, len(extremes(name)))):
-            marks = [pytest.mark.exhaustive] * (part != i % 3 and len(extremes(name)) >= 3)
-            yield pytest.param(name, part, id=f"{name}-{part}", marks=marks)
+            is_costly = part != i % 3 and len(extremes(name)) >= 3
+            yield costly(name, part, when=is_costly, id=f"{name}-{part}")
 
 
 @pytest.mark.parametrize(("name", "part"), walks())

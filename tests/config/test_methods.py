@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from costly import costly
 from outside import PACKAGE
 
 from delt_jax import main, models, terms
@@ -253,7 +254,14 @@ def ranked(tmp_path_factory):
 WHOLE = ("delt", "rded")
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Made of parts that others have, or whose formulas are tested by themselves.
+COSTLY = (
+    *("delt_image_clock", "delt_no_earlylate", "sre2l_earlylate", "cda_real", "cda_earlylate"),
+    *("gvbsm", "wmdd", "dwa", "fadrm"),
+)
+
+
+@pytest.mark.parametrize("method", [costly(m, when=m in COSTLY) for m in METHODS])
 def test_every_method_runs_end_to_end(ranked, tmp_path, method, capsys):
     folder = shutil.copytree(ranked, tmp_path / "run")
     config = tiny(method)

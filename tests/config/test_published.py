@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from costly import costly
 
 from delt_jax import data, main
 from delt_jax.config import cli, derive, from_config, methods, origins
@@ -309,7 +310,16 @@ def whose(printed):
     return {name: (value, owner) for name, value, owner in found}
 
 
-@pytest.mark.parametrize(("method", "name", "words"), [(m, n, w) for m, n, *w in ROWS])
+SEVERAL = ("gvbsm", "edc")
+
+
+def plans():
+    """Methods of several teachers, whose networks take long to trace, on one data set."""
+    for method, name, *words in ROWS:
+        yield costly(method, name, words, when=method in SEVERAL and name != "imagenet")
+
+
+@pytest.mark.parametrize(("method", "name", "words"), plans())
 def test_a_dry_run_says_whose_each_setting_is(without_data, tmp_path, capsys, method, name, words):
     file = f"--config={CONFIGS / name}.py:{method}"
     more = ["--config.ipc=2", "--config.evaluate.seeds=2", f"--workdir={tmp_path / 'run'}"]

@@ -64,6 +64,7 @@ def test_a_teacher_sees_images_on_the_device_alike(source):
     np.testing.assert_array_equal(*(features for _, features in seen))
 
 
+@pytest.mark.exhaustive  # a teacher sees them alike below
 def test_a_run_on_images_on_the_device_makes_the_same_teacher_and_ranking(tmp_path, monkeypatch):
     made = []
     for name, budget in (("host", 0), ("device", 10**9)):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from costly import costly
 from PIL import Image
 from tfds_sets import png, prepare, tfds
 
@@ -171,6 +172,7 @@ def test_an_untrained_teacher_proves_nothing(three):
     teacher_lib.check_classes(better, np.zeros(30, int), labels)  # bad, but no ring
 
 
+@pytest.mark.exhaustive  # what it derives is tested below
 def test_one_command_with_a_path_alone(three, tmp_path, capsys):
     """Everything from folders to scores; the same command again does nothing."""
     (path,) = [p for p in CONFIGS if p.stem == "folder"]
@@ -303,7 +305,7 @@ def test_hours_add_up():
 # --- the command line ---
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sign", [costly(signal.SIGKILL), signal.SIGINT])
 def test_an_interrupted_reader_leaves_no_worker(tmp_path, sign):
     """Ctrl-C reaches reader and workers alike, a kill the reader alone; both end them all."""
     for c in ("a", "b"):

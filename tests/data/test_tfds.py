@@ -212,6 +212,7 @@ def test_an_unreadable_image_stops_or_is_skipped(tmp_path):
     assert skipped.notes[0].startswith("1 unreadable files are left out: tiny_broken train/")
 
 
+@pytest.mark.exhaustive  # as in test_folder.py
 def test_workers_read_the_same(prepared, monkeypatch):
     monkeypatch.setattr("delt_jax.data.stream.SECONDS_WORTH_WORKERS", 0.0)
     order = np.tile(np.arange(9)[::-1], 12)

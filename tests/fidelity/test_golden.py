@@ -10,6 +10,7 @@ import judging
 import numpy as np
 import pytest
 import replays
+from costly import costly
 from judging import Off, relative
 from replays import cases
 
@@ -90,10 +91,10 @@ def check_training(path):
 
 
 def by_cost(folder):
-    """The cases; those of ResNet-18, whose steps are the ConvNets', among the costly ones."""
+    """The cases; costly are ResNet-18, whose steps are the ConvNets', and budgets of classes."""
     for case in cases(folder):
-        marks = [pytest.mark.exhaustive] * ("resnet18" in case.id)
-        yield pytest.param(*case.values, id=case.id, marks=marks)
+        is_costly = "resnet18" in case.id or "class_budgets" in case.id
+        yield costly(*case.values, when=is_costly, id=case.id)
 
 
 @pytest.mark.parametrize("path", by_cost("recover"))

@@ -143,6 +143,7 @@ def recovery_record(draw, antialias):
     }
 
 
+@pytest.mark.exhaustive  # trainings of such are below
 def test_recoveries_of_other_sizes_and_classes(small_zoo):
     """Recorded here in float64, and replayed in float32; views are resized without antialiasing."""
     draw = np.random.default_rng(0)

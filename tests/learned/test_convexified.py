@@ -69,6 +69,7 @@ def test_the_loss_is_that_of_the_paper():
     np.testing.assert_allclose(convexified.inner_loss(inner, delta), expected, rtol=1e-12)
 
 
+@pytest.mark.exhaustive  # else the derivative below were another
 def test_conjugate_gradients_find_the_minimum():
     learned, _ = problem()
     solved = convexified.solve(make_inner(learned), STEPS, 1e-14)

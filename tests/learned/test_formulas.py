@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import steps
+from costly import costly
 
 from delt_jax import models
 from delt_jax.augment import dsa
@@ -54,6 +55,7 @@ def check(found, recorded):
     np.testing.assert_allclose(gradient.images, expected, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.exhaustive  # DSA's is the same with views
 def test_recorded_step_of_dc():
     check(of_method("dc", steps.setup()), "dc")
 
@@ -63,7 +65,7 @@ def test_recorded_steps_with_dsa_on_both_sides(name, same_colours):
     check(of_method(name, steps.setup(augment="one-color")), name)
 
 
-@pytest.mark.parametrize("kind", ["squared", "absolute"])
+@pytest.mark.parametrize("kind", [costly("squared"), "absolute"])
 def test_recorded_steps_of_idc(kind, monkeypatch):
     """Four images in each stored one, and both distances on the same grey images."""
     monkeypatch.setattr(idc, "absolute", getattr(idc, kind))
@@ -79,6 +81,7 @@ def test_recorded_step_of_frepo(monkeypatch):
     np.testing.assert_allclose(found[1].labels, expected, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.exhaustive  # FRePo's step goes through this network
 def test_recorded_wide_network_and_its_training():
     """In eval mode, and after two steps of Adam in train mode."""
     setup = steps.setup("conv3_wide_bn", network_steps=2)
@@ -202,9 +205,9 @@ def test_mirrored_copies_and_bounds():
     ("name", "model", "augment"),
     [
         ("dm", "dc_conv3", "one-color_flip"),
-        ("dsa", "dc_conv3", "one-color"),
-        ("idc", "dc_conv3", "idc-color_cutout"),
-        ("frepo", "conv3_wide_bn", ""),
+        costly("dsa", "dc_conv3", "one-color"),
+        costly("idc", "dc_conv3", "idc-color_cutout"),
+        costly("frepo", "conv3_wide_bn", ""),
     ],
 )
 def test_four_devices_make_the_step_of_one(name, model, augment):

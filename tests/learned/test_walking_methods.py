@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from costly import costly
 
 from delt_jax.errors import UserError
 from delt_jax.learned import expert_walk, methods, setups
@@ -53,7 +54,7 @@ def problem(method, setup):
     return Learned(images, labels, extra), network, real
 
 
-@pytest.mark.parametrize("name", ["datm", "tesla", "att", "ratbptt", "rcig"])
+@pytest.mark.parametrize("name", [costly("datm"), "tesla", "att", "ratbptt", costly("rcig")])
 def test_a_step_moves_images_and_what_else_is_learned(name):
     method = methods.find(name)
     setup = setup_of(method)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from costly import costly
 from small_models import small
 
 from delt_jax import models
@@ -18,17 +19,17 @@ SAME = ((0, 1), (0, 1))
 # Of every depthwise convolution in the zoo: kernel, stride, padding, height, width.
 SHAPES = [
     (3, 1, ((1, 1), (1, 1)), 8, 7),
-    (3, 2, ((1, 1), (1, 1)), 8, 7),
+    costly(3, 2, ((1, 1), (1, 1)), 8, 7),
     (3, 2, SAME, 8, 8),
-    (3, 2, ((1, 1), (0, 1)), 7, 8),
-    (5, 1, ((2, 2), (2, 2)), 7, 6),
+    costly(3, 2, ((1, 1), (0, 1)), 7, 8),
+    costly(5, 1, ((2, 2), (2, 2)), 7, 6),
     (5, 2, ((2, 2), (2, 2)), 9, 8),
-    (5, 2, ((1, 2), (2, 2)), 8, 7),
+    costly(5, 2, ((1, 2), (2, 2)), 8, 7),
     # Maps smaller than the kernel, as small images have in late stages; and what no network has.
     (3, 1, ((1, 1), (1, 1)), 1, 1),
-    (3, 2, ((1, 1), (1, 1)), 1, 2),
-    (5, 1, ((2, 2), (2, 2)), 1, 2),
-    (5, 2, ((2, 2), (2, 2)), 2, 1),
+    costly(3, 2, ((1, 1), (1, 1)), 1, 2),
+    costly(5, 1, ((2, 2), (2, 2)), 1, 2),
+    costly(5, 2, ((2, 2), (2, 2)), 2, 1),
     (2, 3, ((0, 0), (1, 0)), 8, 7),
 ]
 
@@ -85,11 +86,11 @@ def test_stacked_kernels_have_stacked_gradients():
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("efficientnet_b0", 16),
-        ("efficientnet_lite0", 16),
+        costly("efficientnet_b0", 16),
+        costly("efficientnet_lite0", 16),
         ("mobilenet_v2", 17),
-        ("mobilenet_v2_modified", 17),
-        ("shufflenet_v2_x1_0", 19),
+        costly("mobilenet_v2_modified", 17),
+        costly("shufflenet_v2_x1_0", 19),
     ],
 )
 def test_every_depthwise_convolution_of_the_zoo_has_the_form(name, count):

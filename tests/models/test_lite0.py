@@ -24,11 +24,13 @@ def run():
     return lambda images: compiled(images, variables)
 
 
+@pytest.mark.exhaustive  # models/test_zoo.py has other networks'
 def test_recorded_numbers_of_trained_weights(run):
     recorded = dict(RECORDED) | {"input_size": SPEC.image_size}
     recorded_lib.check(recorded, run(recorded_lib.seeded_images(recorded)))
 
 
+@pytest.mark.exhaustive  # the same network
 def test_photographs_are_what_they_were(run):
     """A temple in China, and a flower that ImageNet calls a daisy."""
     photographs = [

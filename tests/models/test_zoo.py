@@ -10,6 +10,7 @@ import optax
 import pytest
 import recorded as recorded_lib
 from conftest import golden_dir
+from costly import costly
 from flax import linen as nn
 from seeded import seeded_state
 from small_models import small
@@ -24,8 +25,13 @@ RECORDED = sorted((golden_dir() / "zoo").glob("*.npz"))
 DC = ("dc_conv3", "dc_conv4", "dc_conv5", "dc_conv6")
 WIDE = ("conv3_wide", "conv4_wide", "conv5_wide", "conv3_wide_softplus")
 WITHOUT_BN = ("alexnet", *DC, *WIDE, "swin_v2_t", "vgg11", "vit_b_16")
-# Like another one, only deeper or without its BatchNorm.
-ALIKE = ("resnet18", "resnet34", "resnet101", "resnet101_modified", "vgg11")
+# Like another one, only deeper, wider or without its BatchNorm.
+ALIKE = (
+    *("conv4", "conv5", "conv6", "resnet18", "resnet34", "resnet34_modified"),
+    *("resnet101", "resnet101_modified", "shufflenet_v2_x0_5", "vgg11"),
+)
+# Recordings that take long; bottlenecks, depthwise layers and attention have others.
+COSTLY = (*ALIKE, "alexnet", "efficientnet_b0", "swin_v2_t", "vgg11_bn")
 WITH_DROPOUT = (
     "alexnet",
     "efficientnet_b0",
@@ -62,8 +68,7 @@ def architecture(stem: str) -> str:
 
 def recording(path):
     """A test of it."""
-    marks = [pytest.mark.exhaustive] * (path.stem in ALIKE)
-    return pytest.param(path, id=path.stem, marks=marks)
+    return costly(path, when=path.stem in COSTLY, id=path.stem)
 
 
 @pytest.mark.parametrize("path", map(recording, RECORDED))
@@ -77,7 +82,7 @@ def test_recorded_numbers(path):
     recorded_lib.check(recorded, run(recorded_lib.seeded_images(recorded), variables))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", [costly(n, when=n in ALIKE) for n in models.NAMES])
 def test_contract_of_every_model(name):
     """Shapes, types, features, moments one to one with statistics; traced, never run."""
     (model, images), variables = small_model(name), small_shapes(name)
@@ -180,7 +185,7 @@ PARAMETERS |= {
 }
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", [costly(n, when=n in ALIKE) for n in PARAMETERS])
 def test_parameter_counts_are_the_published_ones(name):
     made = shapes(
         models.create(ModelSpec(name, 1000, 224, 3)),

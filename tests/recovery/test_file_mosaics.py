@@ -172,6 +172,7 @@ def test_crops_depend_on_seed_and_file_alone(folder):
     np.testing.assert_array_equal(again, whole["pixels"][order, 1])
 
 
+@pytest.mark.exhaustive  # workers are those of data/test_folder.py
 def test_workers_cut_the_same_crops(folder, monkeypatch):
     monkeypatch.setattr("delt_jax.data.stream.SECONDS_WORTH_WORKERS", -1.0)
     files = files_of(source_of(folder, workers=1).train)

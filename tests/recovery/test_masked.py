@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from costly import costly
 from test_step import MODEL, SETTINGS, SIZE, arrays, normal, variables
 
 from delt_jax import models
@@ -90,7 +91,7 @@ def recovered(batch, settings, masked, seeds, count=1):
 
 @pytest.mark.parametrize(
     ("batch", "settings", "count", "seeds"),
-    [(PLAIN, SETTINGS, 1, (0,)), (BUDGETS, ALL_AT_ONCE, 2, (0, 1))],
+    [(PLAIN, SETTINGS, 1, (0,)), costly(BUDGETS, ALL_AT_ONCE, 2, (0, 1))],
 )
 def test_a_masked_program_is_every_rounds_own_up_to_rounding(batch, settings, count, seeds):
     """The second has crops and clocks of images, residuals, budgets, two teachers, two batches."""

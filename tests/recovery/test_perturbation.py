@@ -167,6 +167,7 @@ def test_every_batch_has_weights_of_its_own(whole):
         assert after > 1.05 * before
 
 
+@pytest.mark.exhaustive  # test_driver.py interrupts others
 def test_an_interrupted_recovery_finds_the_same_weights_again(
     whole, tiny_ranked, tmp_path, monkeypatch
 ):
@@ -183,6 +184,7 @@ def test_an_interrupted_recovery_finds_the_same_weights_again(
     chex.assert_trees_all_equal(losses_of(folder), losses_of(whole[0]))
 
 
+@pytest.mark.exhaustive  # every batch has its own above
 def test_batches_on_one_device_keep_their_own(whole, tiny_ranked, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     monkeypatch.setattr(devices, "device_count", lambda: 1)

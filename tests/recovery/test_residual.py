@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from costly import costly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_step import BATCH, FULL, MODEL, SIZE, make_inputs, make_state, teachers, variables
@@ -160,7 +161,7 @@ def gradient(images, labels, weights, settings):
     [
         # Iterations of the batch at which the images that join first and last are mixed.
         ("batch", ({2, 4, 6}, {6})),
-        ("image", ({2, 4, 6}, {6, 7})),
+        costly("image", ({2, 4, 6}, {6, 7})),
     ],
 )
 def test_recovery_by_hand(clock, begins):
@@ -248,6 +249,7 @@ def test_a_kill_and_more_devices_change_nothing(whole, tiny_ranked, tmp_path, mo
     chex.assert_trees_all_equal(losses_of(folder), losses_of(whole))
 
 
+@pytest.mark.exhaustive  # as without it in test_driver.py
 def test_bfloat16_is_tried_with_it(tiny_ranked, tmp_path, capsys):
     folder = shutil.copytree(tiny_ranked, tmp_path / "run")
     recovered(folder, **CHANGES, **{"recover.dtype": "bfloat16"})
@@ -267,6 +269,7 @@ def test_the_settings_count_where_they_are_used(tiny_ranked):
     assert (ours["recover.residual"], ours["recover.residual_rounds"]) == (0.5, 2)
 
 
+@pytest.mark.exhaustive  # test_driver.py has what else counts
 def test_memory_counts_the_starts():
     spec = ModelSpec("conv3", 5, SIZE, 3, width=8)
     teacher = TeacherVariables(teacher_lib.init_shapes(spec))

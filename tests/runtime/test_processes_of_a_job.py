@@ -172,6 +172,7 @@ def test_two_processes_with_their_own_copies_of_the_data_make_the_same_files(
     assert not list(workdir.glob("*.partial")) + list(workdir.glob(".job-*"))
 
 
+@pytest.mark.exhaustive  # one process is killed in stages/test_resume.py
 def test_a_job_that_was_stopped_and_killed_is_followed_by_one_process(whole, pictures, tmp_path):
     workdir, before = unrecovered(whole, tmp_path), 0
     each = [flags(pictures)] * 2

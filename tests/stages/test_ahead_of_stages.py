@@ -1,5 +1,6 @@
 """What a run compiles ahead of its stages is what they call; nothing where results are there."""
 
+import pytest
 from tiny_run import tiny
 
 from delt_jax import main
@@ -7,6 +8,7 @@ from delt_jax.runtime import compile_cache, programs
 from delt_jax.runtime.programs import Program
 
 
+@pytest.mark.exhaustive  # as in test_ahead.py and test_student_ahead.py
 def test_a_run_prepares_the_programs_that_its_stages_call(tmp_path, monkeypatch):
     asked, called = [], set()
     prepare, call = Program.prepare, Program.__call__

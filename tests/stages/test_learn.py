@@ -100,6 +100,7 @@ def test_other_settings_and_the_other_synthesis_redo_it(finished):
     assert why("recover", **recovers) == (True, redone)
 
 
+@pytest.mark.exhaustive  # as in learned/test_engine.py
 def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
     """Stopped in every place at which it saves, also within the training of students."""
     asked = config("dm", **{"learn.validate_every": 3, "learn.keep": "best", "learn.steps": 5})

@@ -223,6 +223,7 @@ def test_killed_evaluation_keeps_finished_students(copy, monkeypatch):
     assert [s["last"] for s in after] == [s["last"] for s in before]
 
 
+@pytest.mark.exhaustive  # as in training/test_real_images.py
 def test_killed_squeeze_goes_on_to_the_same_teacher(finished, tmp_path, monkeypatch):
     from delt_jax.training import real_images
 
@@ -276,6 +277,7 @@ def test_teacher_from_a_file_of_weights(finished, tmp_path):
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
+@pytest.mark.exhaustive  # recorded numbers are those of models/test_zoo.py
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_recorded_checkpoint_scores_what_its_authors_say(tmp_path):
     """91.5 % of the 10,000 test images, with its own padding and normalisation."""

@@ -290,6 +290,7 @@ assert scalars == {"step": 1 + 2 * me}
 """
 
 
+@pytest.mark.exhaustive  # jobs are in runtime/test_processes_of_a_job.py
 def test_each_process_of_a_job_saves_and_restores_alone(tmp_path):
     """Process 1 too, where orbax would write nothing; and one process restores what two saved."""
     like = {"a": np.arange(6, dtype=np.float32).reshape(3, 2), "b": np.int32(7)}

@@ -249,6 +249,7 @@ def test_another_than_the_listed_one_is_refused(copy):
         teacher_lib.load_others(copy / "teacher")
 
 
+@pytest.mark.exhaustive  # one teacher's is in training/test_real_images.py
 def test_a_kill_loses_no_finished_teacher_and_no_epoch(made, source, tmp_path, monkeypatch):
     real, epochs = real_images.epoch_order, []
 

@@ -59,6 +59,7 @@ def test_any_number_of_devices_answers_in_equal_bits(teacher, count, monkeypatch
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.exhaustive  # answers are compared above
 def test_any_number_of_devices_labels_views_in_equal_bits(teacher, monkeypatch):
     views = ViewSpec("", 1, 0.5, True, "cutmix", 1.0)
     plan = LabelPlan(0, 2, 57, 5, "logits", 2, 20.0, views, 5, 2)

@@ -260,6 +260,7 @@ def in_turn(tiny_ranked, tmp_path, monkeypatch):
     return shutil.copytree(tiny_ranked, tmp_path / "run")
 
 
+@pytest.mark.exhaustive  # the state of terms is saved bit for bit above
 def test_a_kill_changes_nothing(in_turn, tmp_path, monkeypatch):
     undisturbed = shutil.copytree(in_turn, tmp_path / "whole")
     images = recovered(undisturbed, **IN_TURN)

@@ -5,6 +5,7 @@ import signal
 import types
 
 import pytest
+from costly import costly
 from tiny_run import read_json, tiny
 
 from delt_jax import main
@@ -25,7 +26,7 @@ def whole(tmp_path_factory):
     return squeeze(tmp_path_factory.mktemp("whole") / "run")
 
 
-@pytest.mark.parametrize("kind", ["whole", "damaged", "of an earlier version"])
+@pytest.mark.parametrize("kind", ["whole", costly("damaged"), costly("of an earlier version")])
 def test_a_killed_training_ends_in_the_same_teacher(whole, tmp_path, monkeypatch, capsys, kind):
     folder, partial = tmp_path / "run", tmp_path / "run/teacher.partial"
     clock = types.SimpleNamespace(monotonic=itertools.count(0, 100).__next__)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from costly import costly
 
 from delt_jax import models
 from delt_jax.augment.drawing import Drawn
@@ -108,7 +109,7 @@ def assert_close(ours, theirs):
         assert far_off(a.variables, b.variables) < 0.03
 
 
-@pytest.mark.parametrize("lanes", ["unrolled", "vmap", "in_turn"])
+@pytest.mark.parametrize("lanes", ["unrolled", costly("vmap"), costly("in_turn")])
 def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, lanes):
     """Up to rounding, which training then magnifies; so for two epochs.
 

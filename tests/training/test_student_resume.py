@@ -7,6 +7,7 @@ from dataclasses import replace
 import chex
 import numpy as np
 import pytest
+from costly import costly
 from test_student_loop import PROGRAM, PROTOCOL, SPEC, students, task, train
 
 from delt_jax.core import stopping
@@ -58,6 +59,7 @@ def test_the_number_of_devices_makes_no_difference(tmp_path, monkeypatch):
     assert_same(train(tmp_path), whole)
 
 
+@pytest.mark.exhaustive  # students of one device each are, above
 def test_a_shared_student_is_the_same_on_fewer_devices(tmp_path, monkeypatch):
     """Four shares on four devices, two or one: bit for bit, dropout and online labels included."""
     protocol = replace(PROTOCOL, epochs=2, batch_size=8)
@@ -72,6 +74,7 @@ def test_a_shared_student_is_the_same_on_fewer_devices(tmp_path, monkeypatch):
         chex.assert_trees_all_equal(other.variables, results[0].variables)
 
 
+@pytest.mark.exhaustive  # those that stand at one epoch do, above
 def test_students_that_stand_at_different_epochs_go_on_together(tmp_path):
     whole = train(tmp_path)
     (tmp_path / "some").mkdir()
@@ -79,7 +82,7 @@ def test_students_that_stand_at_different_epochs_go_on_together(tmp_path):
     assert_same(train(tmp_path / "some"), whole)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "of another network"])
+@pytest.mark.parametrize("damage", ["cut", "empty", costly("of another network")])
 def test_a_damaged_training_starts_anew_with_a_sentence(tmp_path, capsys, damage):
     whole = train(tmp_path)
     stopped(tmp_path, 3)
