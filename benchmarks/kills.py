@@ -1,6 +1,9 @@
 """Stops runs at random moments of all stages, and compares what they make with an undisturbed run.
 
     python benchmarks/kills.py [--kills=25] [--signals=200] [--seed=0]
+    python benchmarks/kills.py --config=digits:mtt,ipc1 --config.learn.steps=30 \
+        --config.learn.save_minutes=0.004 --config.learn.options=experts=2,epochs=3 \
+        --config.evaluate.epochs=30         another recipe: a learned set and its experts
 
 A kill (SIGKILL) hits a new run once; the same command finishes it. A signal (SIGTERM and SIGINT in
 turn) hits a run, an export or a comparison; the command starts again and is hit again, until it
@@ -198,11 +201,18 @@ def write_recipe(folder: Path) -> Path:
     return file
 
 
-def kills(count: int, draw: random.Random, folder: Path) -> int:
-    """Kills new runs once each; returns how many differ from an undisturbed one."""
-    recipe, whole, workdir = write_recipe(folder), folder / "whole", folder / "run"
+def kills(count: int, draw: random.Random, folder: Path, recipe: list[str]) -> int:
+    """Kills new runs once each; returns how many differ from an undisturbed one.
 
-    arguments = ["delt_jax.main", f"--config={recipe}", f"--workdir={workdir}"]
+    Args:
+      count: of runs.
+      draw: of moments.
+      folder: to work in.
+      recipe: a config and settings of it, as `write_recipe` writes it or as asked for.
+    """
+    whole, workdir = folder / "whole", folder / "run"
+    config, *settings = recipe
+    arguments = ["delt_jax.main", f"--config={config}", f"--workdir={workdir}", *settings]
     finish(arguments)  # compiles
     shutil.rmtree(workdir)
     seconds = finish(arguments)
@@ -233,27 +243,27 @@ def stage_of(workdir: Path) -> str:
     return f"{done} artefacts done{', in ' + ' and '.join(partial) if partial else ''}"
 
 
-def signals(count: int, draw: random.Random, folder: Path) -> int:
-    """Sends signals to runs, exports and comparisons; returns how many are lost or differ."""
-    recipe = write_recipe(folder)
+def signals(count: int, draw: random.Random, folder: Path, recipe: list[str]) -> int:
+    """Sends signals to runs, exports and comparisons; returns how many are lost or differ.
+
+    Takes what `kills` takes.
+    """
+    config, *settings = recipe
     run, export, grid = folder / "run", folder / "export", folder / "grid"
     whole = folder / "whole"
     if not whole.exists():
-        finish(["delt_jax.main", f"--config={recipe}", f"--workdir={whole}"])
+        finish(["delt_jax.main", f"--config={config}", f"--workdir={whole}", *settings])
+    own = ["delt_jax.main", f"--config={config}", f"--workdir={run}", *settings]
+    all_of = ["delt_jax.compare", f"--configs={config}", f"--workdir={grid}", "--ipc=1,2"]
     commands = [
-        Command("run", ["delt_jax.main", f"--config={recipe}", f"--workdir={run}"], 0, run),
+        Command("run", own, 0, run),
         Command(
             "export",
             ["delt_jax.export", "--to=folder", f"--out={export}", "--overwrite", str(whole)],
             0,
             export,
         ),
-        Command(
-            "compare",
-            ["delt_jax.compare", f"--configs={recipe}", f"--workdir={grid}", "--ipc=1,2"],
-            0,
-            grid,
-        ),
+        Command("compare", [*all_of, *settings], 0, grid),
     ]
     references = {}
     for i, command in enumerate(commands):
@@ -297,14 +307,18 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--config", default="", help="a recipe; a short one by default")
+    settings = [a for a in sys.argv[1:] if re.match(r"--?config\.", a)]
+    options = parser.parse_args([a for a in sys.argv[1:] if a not in settings])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     draw, failed = random.Random(options.seed), 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = [options.config or str(write_recipe(folder)), *settings]
         if options.kills:
-            failed += kills(options.kills, draw, Path(folder))
+            failed += kills(options.kills, draw, folder, recipe)
         if options.signals:
-            failed += signals(options.signals, draw, Path(folder))
+            failed += signals(options.signals, draw, folder, recipe)
     return 1 if failed else 0
 
 

@@ -6,9 +6,9 @@ F=configs/fashion_mnist.py:small
 python benchmarks/learned_tune.py --workdir=runs/tune_small --config=$F --ipc=1
 
 A trial is a run of `learn` and `evaluate` with the rates of images and labels multiplied by one of
-FACTORS, a tenth of the training images held out, and two students under the method's own protocol;
-random real images train beside. results.json has all, learned_tune.md the table. The same command
-goes on where it was stopped.
+--factors, a tenth of the training images held out, and two students under the method's own
+protocol; random real images train beside. results.json has all, learned_tune.md the table. The same
+command goes on where it was stopped.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from delt_jax.stages import run as run_lib
 from delt_jax.store import files
 from delt_jax.store.workdir import WorkDir
 
-FACTORS = (1, 3, 10)
+FACTORS = "1,3,10"
 SETTINGS = {"data.validation_share": 0.1, "evaluate.seeds": 2}
 STAGES = ("experts", "learn", "evaluate")
 
@@ -50,12 +50,12 @@ class Trial(NamedTuple):
 
     method: str
     ipc: int
-    factor: int
+    factor: float
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.method}-ipc{self.ipc}-rate{self.factor}"
+        return f"{self.method}-ipc{self.ipc}-rate{self.factor:g}"
 
 
 def command_of(trial: Trial, config: str, folder: Path) -> cli.Arguments:
@@ -111,15 +111,16 @@ def run_trial(trial: Trial, arguments: cli.Arguments, folder: Path) -> dict[str,
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """A line per method and IPC, the best of its trials in bold."""
-    head = ["method", "IPC", "random", *(f"rate x {factor}" for factor in FACTORS), "CPU minutes"]
+    factors = sorted({row["factor"] for row in results})
+    head = ["method", "IPC", "random", *(f"rate x {f:g}" for f in factors), "CPU minutes"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], dict[float, dict[str, Any]]] = {}
     for row in results:
         groups.setdefault((row["method"], row["ipc"]), {})[row["factor"]] = row
     for (method, ipc), trials in groups.items():
         best = max(row["learned"] for row in trials.values())
         cells = [method, str(ipc), f"{100 * next(iter(trials.values()))['random']:.1f}"]
-        for factor in FACTORS:
+        for factor in factors:
             score = trials[factor]["learned"] if factor in trials else None
             text = "–" if score is None else f"{100 * score:.1f}"
             cells.append(f"**{text}**" if score == best else text)
@@ -136,14 +137,15 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--config", default="configs/digits.py", help="a recipe, without method")
     parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
     parser.add_argument("--ipc", default="1,10", help="images per class")
+    parser.add_argument("--factors", default=FACTORS, help="of the recipe's rates")
     parser.add_argument("--dry_run", action="store_true", help="list the trials; touch nothing")
     asked = parser.parse_args(argv)
     folder = Path(asked.workdir)
     trials = [
-        Trial(method, int(ipc), factor)
+        Trial(method, int(ipc), float(factor))
         for ipc in asked.ipc.split(",")
         for method in asked.methods.split(",")
-        for factor in FACTORS
+        for factor in asked.factors.split(",")
     ]
     if asked.dry_run:
         print("\n".join(trial.name for trial in trials))

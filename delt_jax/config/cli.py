@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     arguments = [_with_home(argument) for argument in _in_one_word(arguments)]
     _check_overrides(arguments)
     try:
-        rest = _parse_flags([_with_file(argument) for argument in arguments])
+        rest = _parse_flags([overrides.quoted(_with_file(argument)) for argument in arguments])
     except UserError:
         raise
     except (Exception, SystemExit) as e:  # flags and config files raise many types

@@ -1,5 +1,7 @@
 """Settings that are given beside a recipe: by name in a program, as text on a command line."""
 
+import ast
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +72,24 @@ def as_flags(overrides: Mapping[str, Any]) -> list[str]:
     return flags
 
 
+def quoted(argument: str) -> str:
+    """An argument whose list of texts ml_collections can read, such as --config.NAME=a=1,b=2.
+
+    It takes lists that Python can evaluate, and one text in quotes; `typed` splits that.
+    """
+    match = re.fullmatch(r"(--?config\.([^=]*)=)(.*)", argument, re.DOTALL)
+    setting = SETTINGS.get(match[2]) if match else None
+    if not match or not setting or setting.kind is not tuple or not setting.split:
+        return argument
+    try:
+        ast.literal_eval(match[3])
+    except SyntaxError:
+        return f"{match[1]}{match[3]!r}"
+    except ValueError:  # names alone, which it takes for one text
+        pass
+    return argument
+
+
 def parse(config: ml_collections.ConfigDict, flags: Sequence[str]) -> ml_collections.ConfigDict:
     """The config, changed by settings from a command line.
 
@@ -86,7 +106,7 @@ def parse(config: ml_collections.ConfigDict, flags: Sequence[str]) -> ml_collect
 
     for flag in flags:
         check_name(flag.lstrip("-").partition("=")[0].removeprefix("config."))
-    values, line = absl_flags.FlagValues(), ["delt_jax.main", *flags]
+    values, line = absl_flags.FlagValues(), ["delt_jax.main", *map(quoted, flags)]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=line)
         values(line)

@@ -15,8 +15,9 @@ _PAGE = """\
 
 A recipe file sets them as `config.recover.iterations = 2000`, a command line as
 `--config.recover.iterations=2000`. Commas separate the entries of tuples:
-`--config.evaluate.students=conv3,conv4`, `--config.evaluate.smaller=1,5`. Entries that are more
-than a plain word or number need quotes: `--config.recover.terms="'class_bn=10','barycentre=1'"`.
+`--config.evaluate.students=conv3,conv4`, `--config.recover.terms=class_bn=10,barycentre=1`,
+`--config.evaluate.smaller=1,5`. Names of classes and folders, which may have commas, need quotes:
+`--config.data.class_names="'cat','dog'"`.
 A misspelt name, a value of another type or one out of range ends the run before it starts, with a
 sentence that names the setting.
 

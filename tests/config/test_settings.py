@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from delt_jax import terms
-from delt_jax.config import cli, from_config, page
+from delt_jax.config import cli, default_config, from_config, overrides, page
 from delt_jax.data import open_source
 from delt_jax.recipe import REMOVED, SETTINGS, Recipe, TeacherRecipe, affecting, choices
 from delt_jax.recipe.fields import RESULTS, SIDE_EFFECTS, at_least, setting, within
@@ -162,3 +162,22 @@ def test_the_flags_that_the_page_shows_are_read():
     assert recipe.recover.terms == ("class_bn=10", "barycentre=1")
     assert recipe.evaluate.students == ("conv3", "conv4")
     assert recipe.evaluate.smaller == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("student_steps=20,expert_rate=0.1", ("student_steps=20", "expert_rate=0.1")),
+        ("student_steps=20, experts=3", ("student_steps=20", "experts=3")),
+        ("'student_steps=20','experts=3'", ("student_steps=20", "experts=3")),
+        ("('experts=3',)", ("experts=3",)),
+        ("experts=3", ("experts=3",)),
+    ],
+)
+def test_options_are_read_as_people_write_them(text, read):
+    flag = f"--config.learn.options={text}"
+    file = DOCS.parent / "configs/digits.py"
+    found = from_config(cli.parse(["main", f"--config={file}:mtt", "--workdir=x", flag]).config)
+    assert found.learn.options == read
+    recipe = from_config(overrides.parse(default_config(), [flag]))
+    assert recipe.learn.options == read
