@@ -1,6 +1,8 @@
 """Sets of float images: whatever stores them gives back the same bits, or one sentence."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -272,6 +274,33 @@ def test_a_card_says_what_floats_are(source):
     assert "float32, which go beyond black and white" in card
     assert "`matrix` of `whitening.npz` (zca)" in card
     assert "`learned_label`" in card
+
+
+@pytest.mark.parametrize("kind", ["standardise", "unit", "zca"])
+def test_the_code_of_a_card_does_what_it_says(source, kind):
+    content = learned(kind=kind)
+    out = exported(source, content, "parquet")
+    card = (out / "README.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "delt_jax" in c)
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    names = {"pixels": pixels}
+    exec(code.replace("PATH", str(out)), names)
+    assert_same(names["data"], content)
+
+    # What test images go through, as the sentence below the code has it.
+    constants = re.search(r"\(pixel / 255 - (\(.*?\))\) / (\(.*?\))", card)
+    mean, std = (np.array(ast.literal_eval(text)) for text in constants.groups())
+    wanted = (pixels / 255 - mean) / std
+    assert ("minus its own mean, scaled to unit length" in card) == (kind == "unit")
+    if kind == "unit":
+        wanted -= wanted.mean((1, 2, 3), keepdims=True)
+        wanted /= np.sqrt((wanted**2).sum((1, 2, 3), keepdims=True))
+    if kind == "zca":
+        assert "minus `centre`, times `matrix` of `whitening.npz` (zca)" in card
+        with np.load(out / "whitening.npz") as whitening:
+            wanted = (wanted.reshape(5, -1) - whitening["centre"]) @ whitening["matrix"]
+    found = content.preprocessing(pixels)
+    np.testing.assert_allclose(found, wanted.reshape(found.shape), atol=1e-5)
 
 
 def test_a_table_without_its_whitening(source):
