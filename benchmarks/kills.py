@@ -255,11 +255,13 @@ def signals(count: int, draw: random.Random, folder: Path, recipe: list[str]) ->
         finish(["delt_jax.main", f"--config={config}", f"--workdir={whole}", *settings])
     own = ["delt_jax.main", f"--config={config}", f"--workdir={run}", *settings]
     all_of = ["delt_jax.compare", f"--configs={config}", f"--workdir={grid}", "--ipc=1,2"]
+    # Both are folders of several files; pictures hold no floats.
+    layout = "parquet" if (whole / "distilled/learned.npz").exists() else "folder"
     commands = [
         Command("run", own, 0, run),
         Command(
             "export",
-            ["delt_jax.export", "--to=folder", f"--out={export}", "--overwrite", str(whole)],
+            ["delt_jax.export", f"--to={layout}", f"--out={export}", "--overwrite", str(whole)],
             0,
             export,
         ),
