@@ -17,6 +17,7 @@ METHOD = published(
         "learn.factor": 1,
         "learn.start": "random",
         "evaluate.protocol": "frepo",
+        "evaluate.loss": "squared",
     },
 )
 CODED = published(

@@ -21,6 +21,7 @@ METHOD = published(
         "learn.factor": 1,
         "learn.start": "random",
         "evaluate.protocol": "rcig",
+        "evaluate.loss": "squared",
         "evaluate.regimes": ("learned",),
     },
 ) | ours({"learn.lifetime": 13}, "100 steps of a network, at 8 a turn")

@@ -41,6 +41,7 @@ _OF_STUDENTS = ("evaluate.", "relabel.")
 _OF_TEACHERS = ("relabel.ensemble",)
 # And these say what they train on.
 _OF_SETS = ("evaluate.images", "evaluate.regimes")
+_OF_LABELS = "evaluate.loss"  # where what a set learned as labels are values of it
 # Settings by which images join one after the other, and for how long all are optimised.
 EARLY_LATE = ("recover.iterations", "recover.round_iterations", "recover.min_iterations")
 
@@ -184,6 +185,8 @@ def others(teachers: Iterable[str], data: DataKind) -> Settings:
 def recovery_of(settings: Settings) -> Settings:
     """Settings without how students train, which is then the recipe's; what on stays."""
     kept = {name: settings[name] for name in (*_OF_TEACHERS, *_OF_SETS) if name in settings}
+    if settings.get(_OF_LABELS, _NONE).value == "squared":
+        kept[_OF_LABELS] = settings[_OF_LABELS]
     return without(settings, _OF_STUDENTS) | kept
 
 

@@ -21,7 +21,7 @@ from delt_jax.store.local_copies import local
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
 from delt_jax.teachers import teacher as teacher_lib
-from delt_jax.training import student_loop
+from delt_jax.training import learned_labels, student_loop
 from delt_jax.training.protocols import Protocol
 
 _MOST_PLACES = 4 * 10**6  # images times rounds of a schedule, which is laid out in memory
@@ -56,7 +56,10 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
         learn.check(recipe, source)
         rows.check_learned(recipe)
         for row in rows.rows_of(recipe, recipe.ipc):
-            student_loop.check_floats(rows.resolve(recipe, source, row).views)
+            protocol = rows.resolve(recipe, source, row)
+            student_loop.check_floats(protocol.views)
+            if row.regime == "learned":
+                learned_labels.check(learn.label_form(recipe), protocol.loss == "squared")
     if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
 

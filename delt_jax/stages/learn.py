@@ -208,8 +208,9 @@ def _task(
     )
 
 
-def _label_form(recipe: Recipe, method: Method) -> str | None:
+def label_form(recipe: Recipe) -> str | None:
     """How learned labels are to be read; None where the classes are the labels."""
+    method = methods.find(recipe.learn.method)
     if method.labels in ("one_hot", "weights") and not recipe.learn.label_rate:
         return None
     return _FORMS[method.labels]
@@ -219,7 +220,7 @@ def _as_set(
     recipe: Recipe, source: Source, method: Method, learned: Learned, space: Preprocessing
 ) -> DistilledSet:
     """What is learned, as it would be read from disk."""
-    form = _label_form(recipe, method)
+    form = label_form(recipe)
     decoding = _decoding(recipe)
     manifest = {
         "class_names": list(source.class_names),
@@ -284,7 +285,7 @@ def _write(
         "made": devices.here_and_now(),
         "cost_seconds": round(finished.seconds, 1),
         **distilled.manifest_of_learned(
-            task.preprocessing, kept.decoding, _label_form(recipe, method)
+            task.preprocessing, kept.decoding, label_form(recipe)
         ),
     }
     with artefact.replacing(workdir.path / ARTEFACT) as folder:

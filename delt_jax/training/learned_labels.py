@@ -9,6 +9,16 @@ from delt_jax.errors import UserError
 _TOLERANCE = 1e-3  # of sums of probabilities
 
 
+def check(form: str | None, as_values: bool) -> None:
+    """Raises a UserError if labels of a form are none of a loss; takes what `targets` takes."""
+    if form == "centred" and not as_values:
+        raise UserError(
+            "The set's learned labels are values for a squared error, as FRePo has them, and no "
+            'probabilities; set evaluate.protocol to "frepo" or evaluate.loss to "squared", or '
+            'take the regime "hard".'
+        )
+
+
 def targets(labels: np.ndarray, form: str, as_values: bool) -> np.ndarray:
     """What students learn of labels in the regime "learned".
 
@@ -24,14 +34,9 @@ def targets(labels: np.ndarray, form: str, as_values: bool) -> np.ndarray:
       UserError: if they are values and the loss takes probabilities, or are no probabilities.
     """
     labels = np.asarray(labels, np.float32)
+    check(form, as_values)
     if form == "centred":
-        if as_values:
-            return labels
-        raise UserError(
-            "The set's learned labels are values for a squared error, as FRePo has them, and no "
-            'probabilities; set evaluate.protocol to "frepo" or evaluate.loss to "squared", or '
-            'take the regime "hard".'
-        )
+        return labels
     if form == "weights" and labels.min() >= 0 and not as_values:
         return labels
     probabilities = softmax(labels, axis=1) if form == "logits" else labels

@@ -12,7 +12,7 @@ from delt_jax.data import describe_source, open_source
 from delt_jax.errors import UserError
 from delt_jax.learned import methods as learned_methods
 from delt_jax.recipe.learn import METHODS, LearnRecipe
-from delt_jax.stages import learn
+from delt_jax.stages import checks, learn
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -169,3 +169,25 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
 
     with pytest.raises(UserError, match=sentence):
         check()
+
+
+@pytest.mark.parametrize("method", ["frepo", "rcig"])
+@pytest.mark.parametrize("protocol", ["dsa", "delt"])
+def test_label_values_keep_their_loss_under_any_protocol(method, protocol):
+    one = complete_of("fashion_mnist", f"{method},ipc1,protocol={protocol}")
+    one = dataclasses.replace(one, relabel=dataclasses.replace(one.relabel, rand_augment=""))
+    source = describe_source(one.data)
+    assert (one.evaluate.protocol, one.evaluate.loss) == (protocol, "squared")
+    assert one.evaluate.regimes == ("learned",)
+    checks.check(one, source, ["learn", "evaluate"])
+    # Refused before anything is learned where a loss takes probabilities.
+    other = dataclasses.replace(one, evaluate=dataclasses.replace(one.evaluate, loss="kl"))
+    with pytest.raises(UserError, match="values for a squared error"):
+        checks.check(other, source, ["learn", "evaluate"])
+    hard = dataclasses.replace(other.evaluate, regimes=("hard",))
+    checks.check(dataclasses.replace(other, evaluate=hard), source, ["learn", "evaluate"])
+
+
+def test_losses_of_teachers_labels_are_the_protocols():
+    assert recipe_of("cifar10", "edc").evaluate.loss == "mse"
+    assert recipe_of("cifar10", "edc,protocol=common").evaluate.loss is None
