@@ -284,9 +284,7 @@ def _write(
         "repeatable": environment.repeats(),
         "made": devices.here_and_now(),
         "cost_seconds": round(finished.seconds, 1),
-        **distilled.manifest_of_learned(
-            task.preprocessing, kept.decoding, label_form(recipe)
-        ),
+        **distilled.manifest_of_learned(task.preprocessing, kept.decoding, label_form(recipe)),
     }
     with artefact.replacing(workdir.path / ARTEFACT) as folder:
         manifest["hash"] = distilled.write_learned(
