@@ -32,6 +32,7 @@ def settings(data):
     )
     if data.small:
         options, steps = (*options, *base["learn.options"].value[6:]), base["learn.steps"].value
+        image_rate = min(image_rate, base["learn.image_rate"].value)
     by_row = {"learn.image_rate": image_rate, "learn.options": options, "learn.steps": steps}
     if (data.name, nearest) in PLAIN:
         by_row["learn.preprocessing"] = "standardise"
