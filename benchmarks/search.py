@@ -133,12 +133,21 @@ def cell_of(
         checks.check(recipe, source)
     except UserError as e:
         raise UserError(f"{trial.name}: {e}") from e
-    if not recipe.data.validation_share:
-        raise UserError(
-            "data.validation_share is 0, so the search would choose by the test images; leave it "
-            "above 0."
-        )
     return grid.Cell(trial.name, arguments, recipe, source, folder)
+
+
+def check_held_out(cells: Sequence[grid.Cell]) -> None:
+    """Checks that trials are scored on images held out of training.
+
+    Raises:
+      UserError: for one that would be scored on test images.
+    """
+    for cell in cells:
+        if not cell.recipe.data.validation_share:
+            raise UserError(
+                f"{cell.name}: data.validation_share is 0, so that test images would choose; leave "
+                f"it above 0."
+            )
 
 
 def run_trial(cell: grid.Cell) -> None:
@@ -321,6 +330,7 @@ def run(argv: Sequence[str]) -> None:
     trials, sources = chosen_trials(options.groups), dict[DataRecipe, Source]()
     first = STAGES[options.stages[0]]
     cells = [cell_of(trial, first, options, sources) for trial in trials.values()]
+    check_held_out(cells)
     if options.dry_run:
         print("\n".join(describe(options, cells)))
         return

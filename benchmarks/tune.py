@@ -2,6 +2,7 @@
 
 python benchmarks/tune.py --workdir=runs/tune               every method of the study
 python benchmarks/tune.py --workdir=runs/tune --dry_run     lists the trials, touches nothing
+python benchmarks/tune.py --workdir=runs/tune --test        the best trials on the test images
 
 A method has as many trials as any other: its own settings and seven changes (tune_trials.py), all
 with one protocol, two students a row, and 6,000 training images of Fashion-MNIST held out. The best
@@ -9,13 +10,17 @@ is the one with the highest accuracy of recovered images, averaged over online a
 results.json has all results, tune.md the table with CPU minutes; the same command goes on where it
 was stopped.
 
+--test makes the sets of the best trials anew from all training images and scores them once on the
+test images, with three students a row and real images beside them, in --workdir/test: results.json
+and test.md.
+
 --methods takes some of the methods; any setting for all trials follows as --config.NAME=VALUE.
 """
 
 import argparse
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,8 +28,10 @@ from typing import Any
 import measured
 import search
 import tune_trials
+from search_trials import Trial
 
 from delt_jax.core.progress import say
+from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
 from delt_jax.runtime import devices
 from delt_jax.store import files
@@ -39,8 +46,16 @@ SETTINGS = {
     "relabel.ensemble": False,
     "evaluate.hard_protocol": "dsa",
     "evaluate.eval_every": 1001,
-    "evaluate.images": "recovered,random,selected",
+    "evaluate.images": "recovered",
     "evaluate.regimes": ",".join(LABELS),
+}
+# What is other on the test images.
+TEST, TEST_STAGE = "test", search.Stage(seeds=3, epochs=0, trials=0)
+TEST_LABELS = ("online", "fixed", "hard")
+TEST_SETTINGS = SETTINGS | {
+    "data.validation_share": 0.0,
+    "evaluate.images": "recovered,random,selected,herding,kmeans",
+    "evaluate.regimes": ",".join(TEST_LABELS),
 }
 
 
@@ -92,6 +107,32 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "; ".join(machines), ""])
 
 
+def test_page(results: Sequence[dict[str, Any]]) -> str:
+    """The best trials and real images on the test images, as Markdown, the best online first."""
+    lines = [
+        f"| images | trial | {' | '.join(TEST_LABELS)} |",
+        "|---|---|---|---|---|",
+    ]
+    by_set: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in results:
+        method, _, change = row["trial"].partition("-")
+        real = row["images"] != "recovered"
+        # Real images are alike for all methods but for those that a rule selects.
+        of = f"selected for {method}" if row["images"] == "selected" else row["images"]
+        key = (f"real, {of}", "") if real else (method, change.replace("_", " "))
+        by_set.setdefault(key, {})[row["labels"]] = row
+    for (images, change), rows in sorted(
+        by_set.items(), key=lambda item: -item[1][TEST_LABELS[0]]["last_mean"]
+    ):
+        scores = [
+            f"{100 * (r := rows[name])['last_mean']:.1f} ± {100 * r['last_std']:.1f}"
+            for name in TEST_LABELS
+        ]
+        lines.append(f"| {images} | {change} | {' | '.join(scores)} |")
+    machines = dict.fromkeys(f"{row['machine']}, {row['date']}" for row in results)
+    return "\n".join([*lines, "", "; ".join(machines), ""])
+
+
 def run_trial(cell: search.grid.Cell, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Makes a trial and adds its rows, with the CPU time that it took, to the results."""
     before = time.process_time()
@@ -105,29 +146,20 @@ def run_trial(cell: search.grid.Cell, results: list[dict[str, Any]]) -> list[dic
     return measured.merge(results, rows, ("trial", "labels", "images"))
 
 
-def run(argv: Sequence[str]) -> None:
-    """Runs the trials that are not finished; writes results and table after each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--workdir", required=True, help="folder of the trials")
-    parser.add_argument("--methods", default="", help="some of them; all by default")
-    parser.add_argument("--dry_run", action="store_true", help="list the trials; touch nothing")
-    given = [a for a in argv if re.match(r"--?config\.", a)]
-    asked = parser.parse_args([a for a in argv if a not in given])
-    methods = [m for m in asked.methods.split(",") if m] or list(tune_trials.CHANGES)
-    for method in methods:
-        if method not in tune_trials.CHANGES:
-            parser.error(f"there is no {method!r}, only {', '.join(tune_trials.CHANGES)}")
-    settings = [f"--config.{name}={value}" for name, value in SETTINGS.items()] + given
-    options = search.Options(Path(asked.workdir), RECIPE, (), (), asked.dry_run, settings)
-    sources: dict[DataRecipe, Any] = {}
-    cells = [
-        search.cell_of(trial, STAGE, options, sources)
-        for method in methods
-        for trial in tune_trials.trials(method, PROTOCOL)
-    ]
-    if asked.dry_run:
-        print("\n".join(search.describe(options, cells)))
-        return
+def run_all(
+    cells: Sequence[search.grid.Cell],
+    options: search.Options,
+    page_of: Callable[[Sequence[dict[str, Any]]], str],
+    name: str,
+) -> None:
+    """Runs the trials that are not finished; writes results and table after each.
+
+    Args:
+      cells: the trials.
+      options: whose folder the files go to.
+      page_of: the table of results.
+      name: of the table's file.
+    """
     results = search.begin(options)
     for number, cell in enumerate(cells, 1):
         head = f"trial {number} of {len(cells)}, {cell.name}"
@@ -137,8 +169,68 @@ def run(argv: Sequence[str]) -> None:
         say(f"{head}: {cell.arguments.command}")
         results = run_trial(cell, results)
         files.write_json(options.folder / "results.json", results)
-        files.write_bytes(options.folder / "tune.md", page(results).encode())
-    print(page(results))
+        files.write_bytes(options.folder / name, page_of(results).encode())
+    print(page_of(results))
+
+
+def best_trials(methods: Sequence[str], folder: Path) -> list[Trial]:
+    """The best trial of every method by the results in a folder.
+
+    Raises:
+      UserError: if a method has unfinished trials.
+    """
+    kept = folder / "results.json"
+    results = files.read_json(kept) if kept.exists() else []
+    done = by_trial(results)
+    found = []
+    for method in methods:
+        listed = {trial.name: trial for trial in tune_trials.trials(method, PROTOCOL)}
+        if missing := [name for name in listed if name not in done]:
+            raise UserError(
+                f"{method} has {len(missing)} trial(s) to run in {folder}, {missing[0]} first; run "
+                f"without --{TEST}, or name finished --methods."
+            )
+        found.append(listed[best_of(method, results)])
+    return found
+
+
+def choose(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Reads the flags; settings for all trials apart."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--workdir", type=Path, required=True, help="folder of the trials")
+    add("--methods", default="", help="some of them; all by default")
+    add("--dry_run", action="store_true", help="list the trials; touch nothing")
+    add(f"--{TEST}", action="store_true", help="score the best trials on the test images")
+    given = [a for a in argv if re.match(r"--?config\.", a)]
+    asked = parser.parse_args([a for a in argv if a not in given])
+    asked.methods = [m for m in asked.methods.split(",") if m] or list(tune_trials.CHANGES)
+    for method in asked.methods:
+        if method not in tune_trials.CHANGES:
+            parser.error(f"there is no {method!r}, only {', '.join(tune_trials.CHANGES)}")
+    return asked, given
+
+
+def run(argv: Sequence[str]) -> None:
+    asked, given = choose(argv)
+    folder, stage, settings = asked.workdir, STAGE, SETTINGS
+    if asked.test:
+        listed = best_trials(asked.methods, folder)
+        folder, stage, settings = folder / TEST, TEST_STAGE, TEST_SETTINGS
+    else:
+        listed = [t for m in asked.methods for t in tune_trials.trials(m, PROTOCOL)]
+    flags = [f"--config.{name}={value}" for name, value in settings.items()] + given
+    options = search.Options(folder, RECIPE, (), (), asked.dry_run, flags)
+    sources: dict[DataRecipe, Any] = {}
+    cells = [search.cell_of(trial, stage, options, sources) for trial in listed]
+    if not asked.test:
+        search.check_held_out(cells)
+    if asked.dry_run:
+        print("\n".join(search.describe(options, cells)))
+    elif asked.test:
+        run_all(cells, options, test_page, "test.md")
+    else:
+        run_all(cells, options, page, "tune.md")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def test_flags(tmp_path, capsys):
         assert "only" in capsys.readouterr().err
     config = ["--config", str(ROOT / "configs/digits.py"), "--groups", "rate"]
     command = ["--workdir", str(tmp_path / "w"), *config]
-    with pytest.raises(UserError, match="would choose by the test images"):
+    with pytest.raises(UserError, match="test images would choose"):
         search.run([*command, "--config.data.validation_share=0"])
     search.run([*command, "--dry_run", "--config.recover.iterations=100"])
     said = capsys.readouterr().out
