@@ -20,6 +20,7 @@ from typing import Any
 
 import measured
 
+from delt_jax.comparison.names import shared_parts
 from delt_jax.data import TEST_IMAGES
 from delt_jax.errors import UserError
 from delt_jax.store import files
@@ -103,15 +104,19 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _grid(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Methods by images per class, in %; baselines last, and all images as a column of its own."""
+    """Methods by images per class, in %; baselines last, and all images as a column of its own.
+
+    Recipes go without what all their names share.
+    """
     ipcs = sorted({r["ipc"] for r in rows}, key=lambda ipc: ipc or float("inf"))
     cells = {(r["images"], r["ipc"]): r for r in rows}
     names = dict.fromkeys(r["images"] for r in sorted(rows, key=lambda r: r["is_baseline"]))
     head = [f"IPC {ipc}" if ipc else "all images" for ipc in ipcs]
     lines = [f"| images | {' | '.join(head)} |", "|---" * (1 + len(ipcs)) + "|"]
+    shared = shared_parts([r["images"] for r in rows if not r["is_baseline"]])
     for name in names:
         found = [cells.get((name, ipc)) for ipc in ipcs]
-        lines.append(f"| {name} | {' | '.join(_percent(row) for row in found)} |")
+        lines.append(f"| {shared.short(name)} | {' | '.join(_percent(row) for row in found)} |")
     return lines
 
 

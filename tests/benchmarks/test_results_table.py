@@ -78,6 +78,14 @@ def test_rows_become_a_table_of_methods_by_images_per_class(tmp_path):
     assert f"- `{COMMAND}`" in text
 
 
+def test_recipes_go_without_what_all_their_names_share():
+    same = {"ipc": 1, "last_mean": 0.5, "last_std": 0.0, "seeds": 1}
+    names = {"cda,protocol=common": False, "delt,protocol=common": False, "random": True}
+    rows = [same | {"images": name, "is_baseline": real} for name, real in names.items()]
+    shown = [line.split()[1] for line in results_table._grid(rows)[2:]]
+    assert shown == ["cda", "delt", "random"]
+
+
 def test_later_comparisons_replace_the_rows_that_they_measure_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measured, "ROOT", tmp_path)
     monkeypatch.setattr(measured, "_RESULTS", tmp_path / "results")
