@@ -214,8 +214,10 @@ def run(argv: Sequence[str]) -> None:
         folder, stage, settings = folder / TEST, TEST_STAGE, TEST_SETTINGS
     else:
         listed = [t for m in asked.methods for t in tune_trials.trials(m, PROTOCOL)]
-    flags = [f"--config.{name}={value}" for name, value in settings.items()] + given
-    options = search.Options(folder, RECIPE, (), (), asked.dry_run, flags)
+    options = search.Options(folder, RECIPE, (), (), asked.dry_run, given)
+    named = search.given_settings(options)
+    flags = [f"--config.{name}={value}" for name, value in settings.items() if name not in named]
+    options = options._replace(settings=[*flags, *given])
     sources: dict[DataRecipe, Any] = {}
     cells = [search.cell_of(trial, stage, options, sources) for trial in listed]
     if not asked.test:

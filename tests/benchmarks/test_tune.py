@@ -69,6 +69,12 @@ def test_real_images_are_listed_once_beside_the_methods():
     assert "| rded | crops 1 | 82.0 ± 1.0 | 60.0 ± 1.0 |" in shown
 
 
+def test_settings_of_the_command_line_replace_those_of_all_trials(tmp_path, capsys):
+    asked = [f"--workdir={tmp_path / 'tune'}", "--methods=rded", "--dry_run"]
+    tune.run([*asked, "--config.evaluate.images=recovered,random"])
+    assert "rded-own" in capsys.readouterr().out
+
+
 def test_trials_that_test_images_would_choose_are_refused(tmp_path):
     asked = [f"--workdir={tmp_path / 'tune'}", "--methods=rded", "--dry_run"]
     with pytest.raises(UserError, match=r"rded-own: data\.validation_share is 0, so that test"):
