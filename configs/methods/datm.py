@@ -37,9 +37,10 @@ def settings(data):
         *(f"grown_at={at}", f"student_steps={steps}", f"expert_epochs={epochs}"),
         *(f"student_batch={batch}", f"rate_rate={rate_rate}", "largest_loss=1"),
     )
-    is_easy = data.image_size < 16 and ipc > 1  # as in mtt.py
+    is_tiny = data.image_size < 16
+    is_easy = is_tiny and ipc > 1  # as in mtt.py
     if data.small:
-        latest = 15 if is_easy else 6
+        latest = 15 if is_easy else 10 if is_tiny else 6
         few = (f"grown_last_start={latest}", "grown_at=150")
         options = (*options, *base["learn.options"].value[6:], *few)
     by_row = {
@@ -50,7 +51,7 @@ def settings(data):
     }
     is_known = data.name in TABLES and nearest == ipc
     of_row = published(CODE, by_row) if is_known else ours(by_row, f"as with {nearest} per class")
-    factor = 10 if data.image_size < 16 and not is_easy else 1  # chosen on validation images
+    factor = 10 if is_tiny and not is_easy else 1  # chosen on validation images
     few = ours(
         {
             "learn.steps": base["learn.steps"].value,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from delt_jax.learned import limits
 from delt_jax.learned.expert_store import ExpertStore
 from delt_jax.learned.matching_trajectories import latest_start
 from delt_jax.learned.method import Setup
@@ -28,6 +29,31 @@ OPTIONS = (
     ("grown_last_start", 0.0),  # DATM; 0 leaves the last start as it is
     ("grown_at", 0.0),
 )
+
+
+def refuse(setup: Setup) -> str:
+    """What is wrong with `OPTIONS`: a piece must end where its expert does, or before."""
+    wrong = (
+        limits.whole(setup, 1, "experts", "epochs", "expert_batch", "expert_epochs")
+        or limits.whole(setup, 0, "first_start", "last_start", "grown_last_start", "grown_at")
+        or limits.not_negative(setup, "expert_rate", "radius")
+    )
+    if wrong:
+        return wrong
+    first, last = int(setup.option("first_start")), int(setup.option("last_start"))
+    grown = int(setup.option("grown_last_start")) or last
+    if not first < last <= grown:
+        return (
+            f"first_start={first}, last_start={last} and grown_last_start={grown} must grow, "
+            f"and starts lie below the latter two"
+        )
+    length, epochs = int(setup.option("expert_epochs")), int(setup.option("epochs"))
+    if grown + length - 1 > epochs:
+        return (
+            f"a piece of expert_epochs={length} from the latest start, {grown - 1}, ends after the "
+            f"expert's epochs={epochs}"
+        )
+    return ""
 
 
 class ExpertWalk:

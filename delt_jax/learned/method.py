@@ -166,8 +166,10 @@ class Method:
       project: brings what is learned back to where it may be, after every update.
       average: decay of the average over steps that is the result; 0 takes the last.
       walks_on_experts: whether its networks are pieces of stored trainings, whose variables are
-        "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_plan` then.
+        "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_walk` then.
       trains_on_real: whether networks train on further real images, `network_steps` batches a step.
+      refuse: what is wrong with the options, as the end of a sentence (see
+        `delt_jax.learned.limits`), or the empty string.
       passes: forward passes of one image that an outer step amounts to, for estimates; a backward
         pass counts as two, and a gradient of gradients as three times what it is the gradient of.
     """
@@ -189,4 +191,5 @@ class Method:
     average: float = 0.0
     walks_on_experts: bool = False
     trains_on_real: bool = False
+    refuse: Callable[[Setup], str] = lambda setup: ""
     passes: Callable[[Setup], float] = lambda setup: 3.0 * setup.num_classes * setup.ipc

@@ -32,7 +32,8 @@ def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None
       normalisation: of the images; without it, for plans, black is 0 and white 1.
 
     Raises:
-      UserError: if learn.options has a name that the method does not know, or no number.
+      UserError: if learn.options has a name that the method does not know, no number, or one that
+        the method cannot work with.
     """
     learn = dataclasses.asdict(recipe.learn)
     method = methods.find(recipe.learn.method)
@@ -45,7 +46,7 @@ def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None
         "mirrored": learn["mirrored"] and recipe.data.flip,
         "options": options_of(method, recipe.learn.options or ()),
     }
-    return Setup(
+    setup = Setup(
         spec=ModelSpec(learn["model"], num_classes, size, channels, learn["width"]),
         num_classes=num_classes,
         ipc=recipe.ipc,
@@ -54,6 +55,10 @@ def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None
         high=tuple(float(v) for v in np.broadcast_to(high, channels)),
         **given,
     )
+    wrong = method.refuse(setup)
+    if wrong:
+        raise UserError(f"learn.options of {method.name}: {wrong}.")
+    return setup
 
 
 def options_of(method: Method, entries: Sequence[str]) -> tuple[tuple[str, float], ...]:

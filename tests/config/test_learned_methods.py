@@ -171,6 +171,38 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
         check()
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "sentence"),
+    [
+        ("mtt", "experts=0", "experts=0 must be a whole number of at least 1"),
+        ("mtt", "student_steps=2.5", "student_steps=2.5 must be a whole number"),
+        ("mtt", "last_start=1000", r"from the latest start, 999, ends after .* epochs=20"),
+        ("datm", "grown_last_start=1", "grown_last_start=1 must grow"),
+        ("att", "first_start=10", "first_start=10, last_start=10"),
+        ("ftd", "radius=-1", "radius=-1 must be at least 0"),
+        ("ratbptt", "window=61", "window=61 after fewest_free=0 steps is more than unroll=60"),
+        ("ratbptt", "window=0", "window=0 must be a whole number of at least 1"),
+        ("rcig", "solver_steps=0", "solver_steps=0 must be a whole number"),
+        ("rcig", "ridge=-0.1", "ridge=-0.1 must be at least 0"),
+    ],
+)
+def test_numbers_that_a_method_cannot_work_with_are_a_sentence(method, option, sentence):
+    one = complete_of("digits", f"{method},ipc1")
+    changed = dataclasses.replace(one.learn, options=(*one.learn.options, option))
+    with pytest.raises(UserError, match=f"learn.options of {method}: .*{sentence}"):
+        learn.setup_of(dataclasses.replace(one, learn=changed), describe_source(one.data))
+
+
+@pytest.mark.parametrize("ipc", ["ipc1", "ipc10", "ipc50"])
+def test_every_recipe_is_within_the_limits_of_its_method(ipc):
+    for name in ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"):
+        for method in METHODS:
+            for small in ("", "small,") if name == "fashion_mnist" else ("",):
+                one = complete_of(name, f"{small}{method},{ipc}")
+                setup = learn.setup_of(one, describe_source(one.data))
+                assert setup.ipc == int(ipc.removeprefix("ipc"))
+
+
 @pytest.mark.parametrize("method", ["frepo", "rcig"])
 @pytest.mark.parametrize("protocol", ["dsa", "delt"])
 def test_label_values_keep_their_loss_under_any_protocol(method, protocol):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax.core import keys
-from delt_jax.learned import augmentation, networks, sharing, students, unrolled
+from delt_jax.learned import augmentation, limits, networks, sharing, students, unrolled
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
 from delt_jax.learned.students import Step
 from delt_jax.models import forms
@@ -110,6 +110,20 @@ def passes(setup: Setup) -> float:
     return batch * (12 * window + 3 * (unroll - window) / 2) + 3 * setup.real_batch
 
 
+def refuse(setup: Setup) -> str:
+    """What is wrong with the numbers: the window must lie within the training."""
+    wrong = (
+        limits.whole(setup, 1, "window", "unroll")
+        or limits.whole(setup, 0, "fewest_free", "student_batch")
+        or limits.not_negative(setup, "student_rate")
+    )
+    window, unroll = setup.option("window"), setup.option("unroll")
+    fewest = setup.option("fewest_free")
+    if wrong or fewest + window <= unroll:
+        return wrong
+    return f"window={window:g} after fewest_free={fewest:g} steps is more than unroll={unroll:g}"
+
+
 METHOD = Method(
     name="ratbptt",
     source="arXiv 2311.07025; fengyzpku/Simple_Dataset_Distillation @7915c5a",
@@ -122,5 +136,6 @@ METHOD = Method(
     labels="weights",
     options=_OPTIONS,
     project=not_negative,
+    refuse=refuse,
 )
 METHODS = (METHOD,)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax.core import keys
-from delt_jax.learned import convexified, networks, sharing
+from delt_jax.learned import convexified, limits, networks, sharing
 from delt_jax.learned.convexified import Inner
 from delt_jax.learned.images import with_mirrored
 from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
@@ -121,6 +121,13 @@ def passes(setup: Setup) -> float:
     return solved + 5 * setup.real_batch + 18 * learned + trained
 
 
+def refuse(setup: Setup) -> str:
+    """What is wrong with the numbers of a solution."""
+    return limits.whole(setup, 1, "solver_steps", "most_network_steps") or limits.not_negative(
+        setup, "ridge", "temperature_rate"
+    )
+
+
 METHOD = Method(
     name="rcig",
     source="arXiv 2302.06755; yolky/RCIG @a9fb1fa",
@@ -135,5 +142,6 @@ METHOD = Method(
     options=_OPTIONS,
     extra=(("temperature", "temperature"),),
     average=0.99,
+    refuse=refuse,
 )
 METHODS = (METHOD,)

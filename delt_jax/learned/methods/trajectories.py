@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from delt_jax.learned import augmentation, expert_walk, networks, students
+from delt_jax.learned import augmentation, expert_walk, limits, networks, students
 from delt_jax.learned import matching_trajectories as matching
 from delt_jax.learned.matching_trajectories import Segment
 from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
@@ -120,6 +120,16 @@ def passes(setup: Setup) -> float:
     return 12 * setup.option("student_steps") * batch
 
 
+def refuse(setup: Setup) -> str:
+    """What is wrong with the numbers of a student or of its experts."""
+    return (
+        limits.whole(setup, 1, "student_steps")
+        or limits.whole(setup, 0, "student_batch")
+        or limits.not_negative(setup, "student_rate", "rate_rate", "largest_loss")
+        or expert_walk.refuse(setup)
+    )
+
+
 MTT = Method(
     name="mtt",
     source="arXiv 2203.11932; GeorgeCazenavette/mtt-distillation @50dccea",
@@ -132,6 +142,7 @@ MTT = Method(
     options=_OPTIONS,
     extra=(("student_rate", "student_rate"),),
     walks_on_experts=True,
+    refuse=refuse,
 )
 FTD = replace(
     MTT, name="ftd", source="arXiv 2211.11004; AngusDujw/FTD-distillation", average=0.9999
