@@ -180,7 +180,7 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
         ("datm", "grown_last_start=1", "grown_last_start=1 must grow"),
         ("att", "first_start=10", "first_start=10, last_start=10"),
         ("ftd", "radius=-1", "radius=-1 must be at least 0"),
-        ("ratbptt", "window=61", "window=61 after fewest_free=0 steps is more than unroll=60"),
+        ("ratbptt", "window=201", "window=201 after fewest_free=0 steps is more than unroll=200"),
         ("ratbptt", "window=0", "window=0 must be a whole number of at least 1"),
         ("rcig", "solver_steps=0", "solver_steps=0 must be a whole number"),
         ("rcig", "ridge=-0.1", "ridge=-0.1 must be at least 0"),
