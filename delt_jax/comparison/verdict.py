@@ -14,7 +14,8 @@ _MOST = 4  # recipes that one clause names
 def sentences(cells: Sequence[CellResult]) -> list[str]:
     """The verdict on the first student, at the images per class that most recipes have.
 
-    Of several such numbers it is the largest. Only cells of one data set are compared.
+    It names the student where there are several. Of several such numbers of images it is the
+    largest. Only cells of one data set are compared.
 
     Args:
       cells: that are finished, at least one.
@@ -25,7 +26,8 @@ def sentences(cells: Sequence[CellResult]) -> list[str]:
     """
     classes = cells[0].summary["class_names"]
     found = lines([cell for cell in cells if cell.summary["class_names"] == classes])
-    found = [each for each in found if each.row.student == found[0].row.student]
+    students = list(dict.fromkeys(each.row.student for each in found))
+    found = [each for each in found if each.row.student == students[0]]
     ours = [each for each in found if not each.is_baseline and each.row.ipc == each.cell.ipc]
     if not ours:
         return []
@@ -42,7 +44,7 @@ def sentences(cells: Sequence[CellResult]) -> list[str]:
         leading.append(shared.short(_of_recipes(ranked)))
         if best_real:
             against.append(shared.short(_of_real(ranked[0], best_real[0])))
-    head = f"At {ipc} image{'s' * (ipc != 1)} per class, "
+    head = f"At {ipc} image{'s' * (ipc != 1)} per class, {verdict.of_first(students)}"
     said = [f"{head}{'; '.join(leading)}."]
     if against:
         said.append(f"Beside the best of as many real images: {'; '.join(against)}.")

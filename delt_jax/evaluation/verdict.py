@@ -86,6 +86,8 @@ def gain(ours: ScoreRow, theirs: ScoreRow) -> Gain:
 def sentences(rows: Sequence[ScoreRow], class_names: Sequence[str]) -> list[str]:
     """The verdict on the first student: a sentence on gains, and one on weak classes.
 
+    The first sentence names the student where there are several.
+
     Args:
       rows: of the evaluation.
       class_names: in label order, as printed.
@@ -97,18 +99,32 @@ def sentences(rows: Sequence[ScoreRow], class_names: Sequence[str]) -> list[str]
     if first is None:
         return []
     found = [each for each in gains(rows) if each.student == first.student]
-    said = [_of_gains(found, first.image_set)] if found else []
+    which = of_first(list(dict.fromkeys(row.student for row in rows)))
+    said = [_of_gains(found, first.image_set, which)] if found else []
     return [*said, _of_classes(first, class_names)]
 
 
-def _of_gains(found: Sequence[Gain], word: str) -> str:
-    """What distilled images, called by a word, gained over random ones, and how sure that is."""
+def of_first(students: Sequence[str]) -> str:
+    """Which of several students is spoken of, with a comma behind it; empty for a single one."""
+    count = len(students)
+    return f"for {students[0]}, the first of {count} students, " if count > 1 else ""
+
+
+def _of_gains(found: Sequence[Gain], word: str, which: str) -> str:
+    """What distilled images, called by a word, gained over random ones, and how sure that is.
+
+    Args:
+      found: of one student.
+      word: of the images.
+      which: of several students, in words, or empty.
+    """
     ours = _TEACHES[word]
     more, fewer = (
         [each for each in found if each.judged == judged] for judged in ("more", "fewer")
     )
     listed = " and ".join(", ".join(each.text() for each in found).rsplit(", ", 1))
     seeds, against = found[0].seeds, f"{word.capitalize()} against random real images"
+    against += f", {which.rstrip(', ')}" if which else ""
     if seeds < 2:
         return f"{against}: {listed}; one seed cannot tell chance."
     head = f"{against}: {listed} ({seeds} seeds)"

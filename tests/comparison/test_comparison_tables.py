@@ -399,6 +399,13 @@ def test_the_verdict_is_of_the_largest_number_of_images_that_most_recipes_have()
     assert said.startswith("At 10 images per class, a leads with labels for every view (60.0 %")
 
 
+def test_the_verdict_names_the_first_of_several_students():
+    a = row("recovered", 4, "a", 0.6, seeds=1)
+    cells = [cell("x:a", 4, [a, row("recovered", 4, "b", 0.9, seeds=1, student="vgg")])]
+    start = "At 4 images per class, for conv3, the first of 2 students, x:a has 60.0 %"
+    assert verdict.sentences(cells)[0].startswith(start)
+
+
 def test_the_verdict_names_the_best_real_images():
     rows = [row("recovered", 4, "a", 0.6), row("random", 4, "r", 0.5), row("herding", 4, "h", 0.8)]
     rows += [row("full", 0, "f", 0.99)]

@@ -1,5 +1,7 @@
 """Two sentences on what scores say: gains, how sure they are, and weak classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,15 @@ def test_a_set_is_called_what_it_is(word, first, end):
     assert said.endswith(end)
     assert "ecover" not in said
     assert verdict.gains(rows) == verdict.gains(pair("hard", 0.8, 0.7))
+
+
+def test_of_several_students_the_first_is_named():
+    rows = pair("hard", 0.8, 0.7) + [replace(one, student="vgg") for one in pair("hard", 0.5, 0.6)]
+    said = verdict.sentences(rows, NAMES)[0]
+    assert said.startswith(
+        "Recovered against random real images, for conv3, the first of 2 students: +10.0"
+    )
+    assert "for conv3" not in verdict.sentences(rows[:2], NAMES)[0]
 
 
 def test_the_last_sentence_names_weak_classes():

@@ -279,7 +279,7 @@ def test_the_tables_are_printed(teacher, tmp_path, capsys):
     assert last[:2] == ["Protocol delt with epochs 2: 2 epochs.", ""]
     assert last[2].startswith("| student | labels | images ")
     assert all(line.startswith("|") for line in last[2:])
-    assert gains.startswith("Recovered against random real images: ")
+    assert gains.startswith("Recovered against random real images, for conv3, the first of ")
     assert classes.startswith("No class is far below the others; lowest with ")
     assert place == f"report: {tmp_path}/run/report/report.html"
 
