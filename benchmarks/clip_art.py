@@ -5,8 +5,11 @@ python benchmarks/clip_art.py --out=runs/clip_art
 
 Debian's package has 8,121 pictures in 22 folders, 0.18+dfsg. Of folders with 300 pictures or more
 this takes 320, or all where there are fewer: each picture once, as many lie in several places;
-none that lies in two of the classes; none above 50 megapixels. The hash of their content decides
-which, so everyone has the same. The folder holds links, and no picture is changed.
+none that lies in two of the classes; none above 50 megapixels, and none of a single colour. The
+hash of what is drawn decides which, so everyone has the same.
+
+Most drawings are transparent, and many are black. Readers of images drop transparency, which would
+leave black on black. So each is put on white paper, a square of 128 px, and stored as PNG.
 """
 
 import argparse
@@ -22,32 +25,41 @@ from PIL import Image
 PACKAGE = Path("/usr/share/openclipart/png")
 LEAST, MOST = 300, 320  # pictures of a class
 MEGAPIXELS = 50
+SIDE = 128  # of the paper
+PLAIN = 8  # levels; a picture whose channels vary by less shows nothing
 
 
-def found(package: Path) -> dict[str, dict[str, Path]]:
-    """The pictures of every folder with enough of them, by the hash of their content."""
+def on_paper(file: Path) -> Image.Image | None:
+    """A drawing in the middle of white paper, RGB; None where it is too large or shows nothing."""
+    with Image.open(file) as image:
+        if image.width * image.height > MEGAPIXELS * 10**6:
+            return None
+        drawing = image.convert("RGBA")
+    drawing.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    paper = Image.new("RGBA", (SIDE, SIDE), "white")
+    paper.alpha_composite(drawing, ((SIDE - drawing.width) // 2, (SIDE - drawing.height) // 2))
+    picture = paper.convert("RGB")
+    varies = any(high - low >= PLAIN for low, high in picture.getextrema())
+    return picture if varies else None
+
+
+def found(package: Path) -> dict[str, dict[str, Image.Image]]:
+    """The pictures of every folder with enough of them, by the hash of what they show."""
     classes = {}
     for folder in sorted(path for path in package.iterdir() if path.is_dir()):
         files = sorted(folder.rglob("*.png"))
         if len(files) >= LEAST:
+            pictures = filter(None, map(on_paper, files))
             classes[folder.name] = {
-                hashlib.sha256(file.read_bytes()).hexdigest(): file
-                for file in files
-                if is_small(file)
+                hashlib.sha256(picture.tobytes()).hexdigest(): picture for picture in pictures
             }
     return classes
 
 
-def is_small(file: Path) -> bool:
-    """Whether a picture has at most `MEGAPIXELS`; reads its header alone."""
-    with Image.open(file) as image:
-        return image.width * image.height <= MEGAPIXELS * 10**6
-
-
-def chosen(classes: Mapping[str, Mapping[str, Path]]) -> dict[str, list[Path]]:
+def chosen(classes: Mapping[str, Mapping[str, Image.Image]]) -> dict[str, list[Image.Image]]:
     """At most `MOST` pictures of each class, none of which another class has, too."""
     holders = Counter(digest for pictures in classes.values() for digest in pictures)
-    taken: dict[str, list[Path]] = defaultdict(list)
+    taken: dict[str, list[Image.Image]] = defaultdict(list)
     for name, pictures in classes.items():
         own = sorted(digest for digest in pictures if holders[digest] == 1)
         taken[name] = [pictures[digest] for digest in own[:MOST]]
@@ -63,14 +75,14 @@ def run(argv: Sequence[str]) -> None:
         sys.exit(f"clip_art: {asked.package} is no folder; install Debian's openclipart-png.")
     if asked.out.exists():
         sys.exit(f"clip_art: {asked.out} is there already; remove it or name another --out.")
-    Image.MAX_IMAGE_PIXELS = None  # headers alone are read
+    Image.MAX_IMAGE_PIXELS = None  # `MEGAPIXELS` is the limit
     partial = asked.out.with_name(f"{asked.out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for name, files in chosen(found(asked.package)).items():
+    for name, pictures in chosen(found(asked.package)).items():
         (partial / name).mkdir(parents=True)
-        for number, file in enumerate(files):
-            (partial / name / f"{number:03d}_{file.name}").symlink_to(file.resolve())
-        print(f"{name}: {len(files)}")
+        for number, picture in enumerate(pictures):
+            picture.save(partial / name / f"{number:03d}.png")
+        print(f"{name}: {len(pictures)}")
     partial.rename(asked.out)
 
 

@@ -1,8 +1,9 @@
-"""Open Clip Art: eight classes of drawings in colour, 2,309 pictures at 64 px, a fifth to test on.
+"""Open Clip Art: eight classes of drawings in colour, 2,293 pictures at 64 px, a fifth to test on.
 
-benchmarks/clip_art.py makes the folder out of Debian's package `openclipart-png`. The classes are
-broad, such as food and people, with 172 to 320 pictures each. All values are ours. Methods bring
-those that are published for Tiny-ImageNet, whose pictures have the same size.
+benchmarks/clip_art.py makes the folder out of Debian's package `openclipart-png`: drawings on white
+paper, square. The classes are broad, such as food and people, with 164 to 320 pictures each. All
+values are ours. Methods bring those that are published for Tiny-ImageNet, whose pictures have the
+same size.
 """
 
 from delt_jax.config import default_config, vary
@@ -16,7 +17,6 @@ def get_config(variants=""):
     config.data.path = "runs/clip_art"
     config.data.image_size = 64
     config.data.channels = 3
-    config.data.fit = "pad"  # the whole drawing, however long
 
     config.teacher.model = "conv4"
     config.teacher.width = 64

@@ -42,6 +42,8 @@ def settings(data):
     if data.small:
         latest = 15 if is_easy else 10 if is_tiny else 6
         few = (f"grown_last_start={latest}", "grown_at=150")
+        if not is_tiny:  # shorter and slower walks than MTT's, from later starts
+            few += ("student_steps=20", "student_rate=0.01", "expert_epochs=2", "last_start=4")
         options = (*options, *base["learn.options"].value[6:], *few)
     by_row = {
         "learn.image_rate": image_rate,

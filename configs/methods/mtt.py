@@ -96,7 +96,9 @@ def is_easy(data):
 
 def factor(data):
     """Of rates in few steps, chosen on validation images."""
-    return 10 if data.image_size < 16 and not is_easy(data) else 1
+    if data.image_size < 16:
+        return 1 if is_easy(data) else 10
+    return 3
 
 
 def small(data, by_row):
@@ -112,9 +114,13 @@ def small(data, by_row):
     if is_easy(data):
         few += ("expert_rate=0.1", "expert_batch=32", "student_steps=40", "first_start=1")
         last = 12
-    else:
+    elif tiny:
         few += ("expert_rate=0.05", "expert_batch=128", "student_steps=20")
-        last = 10 if tiny else 4
+        last = 10
+    else:  # a student must be able to go where an expert goes: more and larger steps, to one epoch
+        few += ("expert_rate=0.05", "expert_batch=128", "expert_epochs=1")
+        few += ("student_steps=40", "student_rate=0.1")
+        last = 2
     settings = {
         "learn.width": 32 if tiny else 16,
         "learn.steps": 300 if tiny else 200,
