@@ -96,9 +96,7 @@ def is_easy(data):
 
 def factor(data):
     """Of rates in few steps, chosen on validation images."""
-    if data.image_size < 16:
-        return 1 if is_easy(data) else 10
-    return 3
+    return 10 if data.image_size < 16 and not is_easy(data) else 1
 
 
 def small(data, by_row):
@@ -119,7 +117,7 @@ def small(data, by_row):
         last = 10
     else:  # a student must be able to go where an expert goes: more and larger steps, to one epoch
         few += ("expert_rate=0.05", "expert_batch=128", "expert_epochs=1")
-        few += ("student_steps=40", "student_rate=0.1")
+        few += ("student_steps=40", "student_rate=0.05")
         last = 2
     settings = {
         "learn.width": 32 if tiny else 16,
