@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 PACKAGE = Path("/usr/share/openclipart/png")
@@ -39,8 +40,7 @@ def on_paper(file: Path) -> Image.Image | None:
     paper = Image.new("RGBA", (SIDE, SIDE), "white")
     paper.alpha_composite(drawing, ((SIDE - drawing.width) // 2, (SIDE - drawing.height) // 2))
     picture = paper.convert("RGB")
-    varies = any(high - low >= PLAIN for low, high in picture.getextrema())
-    return picture if varies else None
+    return picture if np.ptp(np.asarray(picture), axis=(0, 1)).max() >= PLAIN else None
 
 
 def found(package: Path) -> dict[str, dict[str, Image.Image]]:
