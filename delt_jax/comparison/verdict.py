@@ -44,7 +44,8 @@ def sentences(cells: Sequence[CellResult]) -> list[str]:
         leading.append(shared.short(_of_recipes(ranked)))
         if best_real:
             against.append(shared.short(_of_real(ranked[0], best_real[0])))
-    head = f"At {ipc} image{'s' * (ipc != 1)} per class, {verdict.of_first(students)}"
+    which = verdict.of_first(students[0], students)
+    head = f"At {ipc} image{'s' * (ipc != 1)} per class, " + (f"{which}, " if which else "")
     said = [f"{head}{'; '.join(leading)}."]
     if against:
         said.append(f"Beside the best of as many real images: {'; '.join(against)}.")

@@ -1,6 +1,6 @@
 """What a run's scores say, in two sentences: what a set gained, and where it is weak."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,15 +99,15 @@ def sentences(rows: Sequence[ScoreRow], class_names: Sequence[str]) -> list[str]
     if first is None:
         return []
     found = [each for each in gains(rows) if each.student == first.student]
-    which = of_first(list(dict.fromkeys(row.student for row in rows)))
+    which = of_first(first.student, {row.student for row in rows})
     said = [_of_gains(found, first.image_set, which)] if found else []
     return [*said, _of_classes(first, class_names)]
 
 
-def of_first(students: Sequence[str]) -> str:
-    """Which of several students is spoken of, with a comma behind it; empty for a single one."""
+def of_first(student: str, students: Collection[str]) -> str:
+    """Which of several students is spoken of, in words; empty for a single one."""
     count = len(students)
-    return f"for {students[0]}, the first of {count} students, " if count > 1 else ""
+    return f"for {student}, the first of {count} students" if count > 1 else ""
 
 
 def _of_gains(found: Sequence[Gain], word: str, which: str) -> str:
@@ -124,7 +124,7 @@ def _of_gains(found: Sequence[Gain], word: str, which: str) -> str:
     )
     listed = " and ".join(", ".join(each.text() for each in found).rsplit(", ", 1))
     seeds, against = found[0].seeds, f"{word.capitalize()} against random real images"
-    against += f", {which.rstrip(', ')}" if which else ""
+    against += f", {which}" if which else ""
     if seeds < 2:
         return f"{against}: {listed}; one seed cannot tell chance."
     head = f"{against}: {listed} ({seeds} seeds)"
