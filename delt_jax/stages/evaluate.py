@@ -50,9 +50,10 @@ SCORES = "scores"  # folder of finished scores
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     """Inputs of the scores; keep_students counts only while weights are missing.
 
-    So the stage runs again to make missing weights, but never to remove them.
+    So the stage runs again to make missing weights, but never to remove them. A rate that the set
+    has learned counts as if it had been asked for.
     """
-    stage_inputs = _score_inputs(recipe, source, workdir)
+    stage_inputs = _score_inputs(_at_learned_rate(recipe, workdir), source, workdir)
     students = workdir.path / ARTEFACT / kept_students.FOLDER
     if recipe.evaluate.keep_students and not students.is_dir():
         stage_inputs["evaluate.keep_students"] = True

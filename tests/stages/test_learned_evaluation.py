@@ -1,5 +1,7 @@
 """A set of float images is scored in its own space, without a teacher."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_run import read_json, tiny
@@ -122,6 +124,21 @@ def test_values_are_no_probabilities(tmp_path):
     asked = recipe(**{"evaluate.protocol": "dsa", "evaluate.regimes": ("learned",)})
     with pytest.raises(UserError, match="values for a squared error"):
         main.run(asked, str(folder), ["evaluate"])
+
+
+def test_a_learned_rate_is_taken_and_the_scores_stay(tmp_path, capsys):
+    content = negatives()
+    manifest = content.manifest | {"extra": {"student_rate": 0.02}}
+    folder = with_set(tmp_path, replace(content, manifest=manifest))
+    asked = recipe(
+        **{"evaluate.protocol": "mtt", "evaluate.regimes": ("hard",), "evaluate.epochs": 1}
+        | {"evaluate.learning_rates": (), "relabel.dsa": ""}
+    )
+    for said in ("evaluate: not done yet", "evaluate: done, nothing changed"):
+        main.run(asked, str(folder), ["evaluate"])
+        assert said in capsys.readouterr().out
+    rows = read_json(folder / "evaluation/manifest.json")["rows"]
+    assert {row["learning_rate"] for row in rows} == {0.02}
 
 
 def test_whitened_students_are_not_kept(tmp_path):
