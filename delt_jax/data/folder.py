@@ -1,18 +1,15 @@
 """Image folders: a folder per class, with or without a test split; Tiny-ImageNet's layout too."""
 
-import contextlib
-import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from delt_jax.data import headers
 from delt_jax.data.classes import check_count, choose, order_note, text_of, wanted_classes
-from delt_jax.data.fit import is_grey
 from delt_jax.data.listing import (
     Found,
     ImageFile,
@@ -39,7 +36,7 @@ from delt_jax.store.pictures import UnreadableError
 
 SIDES = (28, 32, 64, 128, 224)  # pixels: a size that is not set becomes the nearest of these
 _SAMPLE = 200  # files whose headers are read to derive size and channels
-_AT_ONCE = 20  # of these in memory
+_OPAQUE = (".jpg", ".jpeg", ".jpe", ".jfif")  # formats without transparency
 
 
 @dataclass(frozen=True)
@@ -126,10 +123,11 @@ def open_folder(recipe: DataRecipe, cache: Path | None) -> Source:
     listing = _list(recipe)
     remote.forget()  # of a million files, hundreds of megabytes
     root = listing.layout.root
-    size, channels, derived = _derive(recipe, root, listing.train)
+    everything = _examples(listing, recipe)
+    size, channels, derived = _derive(recipe, everything, len(listing.train))
+    everything = replace(everything, image_size=size, channels=channels)
     names = recipe.class_names or listing.class_names
     check_count(names, len(listing.class_names), str(listing.layout.train))
-    everything = _examples(listing, recipe, size, channels)
     content = listing.identity()
     readable, left_out, found = leave_out(everything, recipe.unreadable, content, cache)
     if listing.test:
@@ -191,8 +189,8 @@ def _list(recipe: DataRecipe) -> _Listing:
     return _Listing(layout, chosen, train.files, test.files, tuple(notes))
 
 
-def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -> EncodedExamples:
-    """The training files, then the test files."""
+def _examples(listing: _Listing, recipe: DataRecipe) -> EncodedExamples:
+    """The training files, then the test files; their size is not known yet."""
     listed = [*listing.train, *listing.test]
     names = Names.of(f.name for f in listed)
     return EncodedExamples(
@@ -200,8 +198,8 @@ def _examples(listing: _Listing, recipe: DataRecipe, size: int, channels: int) -
         labels=np.array([f.label for f in listed], np.int32),
         names=names,
         where=f"{listing.layout.root}/",
-        image_size=size,
-        channels=channels,
+        image_size=0,
+        channels=0,
         fit=recipe.fit,
         workers=worker_count(recipe.workers),
         most_pixels=recipe.max_pixels,
@@ -361,37 +359,34 @@ def _notes(folder: Path, found: Found) -> list[str]:
 
 
 def _derive(
-    recipe: DataRecipe, root: Path, files: Sequence[ImageFile]
+    recipe: DataRecipe, examples: EncodedExamples, count: int
 ) -> tuple[int, int, tuple[str, ...]]:
-    """Size and channels as set, or from the headers of some files; and what was derived."""
-    if recipe.image_size and recipe.channels:
-        return recipe.image_size, recipe.channels, ()
-    looked_at = sorted(set(np.linspace(0, len(files) - 1, _SAMPLE).astype(int).tolist()))
-    sides, grey = [], []
-    for image in _opened(root, [files[i].name for i in looked_at], recipe.max_pixels):
-        sides.append(min(image.size))
-        grey.append(is_grey(image.mode))
-    if not sides:
-        raise UserError(f"None of {len(looked_at)} files looked at in {root} is a readable image.")
-    median = float(np.median(sides))
-    size = recipe.image_size or min(SIDES, key=lambda s: abs(np.log(s / median)))
-    channels = recipe.channels or (1 if all(grey) else 3)
-    derived = {"data.image_size": size, "data.channels": channels}
+    """Size and channels as set, or from the headers of some files; and what these tell.
+
+    Args:
+      recipe: may have the size or the channels.
+      examples: of which the first are looked at.
+      count: how many these are.
+    """
+    places = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int))
     given = {"data.image_size": recipe.image_size, "data.channels": recipe.channels}
+    if all(given.values()):  # what is left to see is transparency, which JPEG does not have
+        places = places[
+            [os.path.splitext(examples.names[i])[1].lower() not in _OPAQUE for i in places]
+        ]
+        return recipe.image_size, recipe.channels, headers.look(examples, places).notes
+    found = headers.look(examples, places)
+    seen = len(found.sides)
+    if not seen:
+        raise UserError(
+            f"None of {len(places)} files looked at in {examples.where[:-1]} is a readable image."
+        )
+    median = float(np.median(found.sides))
+    size = recipe.image_size or min(SIDES, key=lambda s: abs(np.log(s / median)))
+    channels = recipe.channels or (1 if found.grey == seen else 3)
+    derived = {"data.image_size": size, "data.channels": channels}
     named = " and ".join(f"{k} {v}" for k, v in derived.items() if not given[k])
-    seen = f"of {len(sides)} images the median shorter side is {median:g} px, {sum(grey)} are grey"
-    note = f"{named}: {seen}"
-    return size, channels, (note,)
-
-
-def _opened(root: Path, names: Sequence[bytes], most_pixels: int) -> Iterator[Image.Image]:
-    """The headers of those files that can be read; others are named when they are decoded."""
-    stored = Files(os.fsencode(root), Names.of(names))
-    for start in range(0, len(names), _AT_ONCE):
-        some_names = names[start : start + _AT_ONCE]
-        contents = stored.read(np.arange(start, start + len(some_names)))
-        for name, content in zip(some_names, contents, strict=True):
-            with contextlib.suppress(UnreadableError, OSError):
-                if isinstance(content, bytes):
-                    stream = io.BytesIO(content)
-                    yield pictures.open_picture(stream, os.fsdecode(name), most_pixels)
+    note = (
+        f"{named}: of {seen} images the median shorter side is {median:g} px, {found.grey} are grey"
+    )
+    return size, channels, (note, *found.notes)

@@ -1,24 +1,23 @@
 """Data sets in shards, files of many pictures each: their splits, classes, sizes and identity."""
 
-import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from delt_jax.data import headers
 from delt_jax.data.classes import choose, relabel
-from delt_jax.data.fit import is_grey
 from delt_jax.data.names import Names
 from delt_jax.data.readable import leave_out
 from delt_jax.data.source import EncodedExamples, Source, fingerprint, split_mask
 from delt_jax.data.stream import worker_count
 from delt_jax.errors import UserError
 from delt_jax.recipe import DataRecipe
-from delt_jax.store import files, pictures
+from delt_jax.store import files
 from delt_jax.store.foreign import shown
 from delt_jax.store.identity import identity
 from delt_jax.store.pictures import UnreadableError
@@ -161,7 +160,7 @@ def open_sharded(recipe: DataRecipe, cache: Path | None, found: Sharded) -> Sour
         in_test = split_mask(old, recipe.test_share, recipe.split_seed, readable)
     kept, hidden = readable & (new >= 0), int((old < 0).sum())
     if hidden:
-        notes = [*notes, f"{hidden} samples of {where} have no class and are not used"]
+        notes = (*notes, f"{hidden} samples of {where} have no class and are not used")
     of_all = {
         "source": found.kind,
         "class_names": chosen,
@@ -238,27 +237,16 @@ def _taken(
     )
 
 
-def _derive(recipe: DataRecipe, examples: EncodedExamples) -> tuple[int, int, list[str]]:
-    """Size and channels as set, or those of the first pictures; and what was derived."""
+def _derive(recipe: DataRecipe, examples: EncodedExamples) -> tuple[int, int, tuple[str, ...]]:
+    """Size and channels as set, or those of the first pictures; and what these tell."""
+    found = headers.look(examples, np.arange(min(_SAMPLE, len(examples))))
     if recipe.image_size and recipe.channels:
-        return recipe.image_size, recipe.channels, []
-    sides, grey = set(), []
-    for picture in _first(examples):
-        sides.add(min(picture.size))
-        grey.append(is_grey(picture.mode))
+        return recipe.image_size, recipe.channels, found.notes
+    sides = set(found.sides)
     if not recipe.image_size and len(sides) != 1:
         seen = f"from {min(sides)} to {max(sides)} px" if sides else "that none of the first shows"
         raise UserError(f"{examples.where}pictures have sides {seen}; set data.image_size.")
     size = recipe.image_size or sides.pop()
-    channels = recipe.channels or (1 if grey and all(grey) else 3)
-    return size, channels, [f"data.image_size {size}, data.channels {channels}: as the pictures"]
-
-
-def _first(examples: EncodedExamples) -> Iterator[Any]:
-    """Headers of the first pictures that can be read."""
-    for content in examples.encoded.read(np.arange(min(_SAMPLE, len(examples)))):
-        if isinstance(content, bytes):
-            try:
-                yield pictures.open_picture(io.BytesIO(content), "", examples.most_pixels)
-            except (UnreadableError, OSError):
-                continue
+    channels = recipe.channels or (1 if 0 < found.grey == len(found.sides) else 3)
+    note = f"data.image_size {size}, data.channels {channels}: as the pictures"
+    return size, channels, (note, *found.notes)
