@@ -69,8 +69,7 @@ class ExpertWalk:
         setup, draw = self._setup, np.random.default_rng([self._seed, _DRAWS, step])
         first, last = int(setup.option("first_start")), int(setup.option("last_start"))
         grown = int(setup.option("grown_last_start")) or last
-        latest = latest_start(step, last, grown, int(setup.option("grown_at")))
-        latest = max(int(latest), first + 1)
+        latest = int(latest_start(step, last, grown, int(setup.option("grown_at"))))
         return int(draw.integers(int(setup.option("experts")))), int(draw.integers(first, latest))
 
     def segment(self, step: int) -> dict[str, Any]:
