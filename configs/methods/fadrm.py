@@ -30,28 +30,48 @@ def recovery(script, blocks, learning_rate, shift):
     )
 
 
-def students(batch_size, epochs, more):
-    """How they train at IPC 10; at IPC 1 and 50 the schedule may be the other one."""
-    same = {"evaluate.batch_size": batch_size, "evaluate.epochs": epochs}
-    return published(
-        "Jiacheng8/FADRM, relabel/scripts and validate/train_fkd.py, IPC 10", same | more
-    ) | ours({"evaluate.protocol": "sre2l"}, "with its views and loss")
+# Where the cosine of the students' rate ends: at zero, or at half of where it begins.
+ZERO, HALF = "cosine", "half_cosine"
+# Rate and cosine of a ResNet-18 by data and images per class.
+STUDENTS = {
+    "imagenet": {1: (0.001, HALF), 10: (0.001, HALF), 50: (0.001, ZERO)},
+    "imagenette": {1: (0.0005, HALF), 10: (0.0005, ZERO), 50: (0.0005, HALF)},
+    "imagewoof": {1: (0.0005, HALF), 10: (0.0005, ZERO), 50: (0.001, HALF)},
+    "tiny_imagenet": {1: (0.001, HALF), 10: (0.001, HALF), 50: (0.001, ZERO)},
+    "cifar100": {1: (0.0005, HALF), 10: (0.001, HALF), 50: (0.001, ZERO)},
+}
+LONG = {("cifar100", 1), ("cifar100", 10), ("cifar100", 50), ("tiny_imagenet", 1)}  # 1000 epochs
 
 
-HALF = {"evaluate.schedule": "half_cosine"}
-LOW = {"evaluate.schedule": "cosine", "evaluate.learning_rates": (0.0005,)}
+def students(name, batch_size, data):
+    """How they train on a data set, with the recipe's images per class or the nearest number."""
+    by_ipc = STUDENTS[name]
+    nearest = min(by_ipc, key=lambda known: abs(known - (data.ipc or 10)))
+    rate, schedule = by_ipc[nearest]
+    where = f"Jiacheng8/FADRM, relabel/scripts and validate/train_fkd.py, IPC {nearest}"
+    settings = {
+        "evaluate.batch_size": batch_size,
+        "evaluate.epochs": 1000 if (name, nearest) in LONG else 300,
+        "evaluate.schedule": schedule,
+        "evaluate.learning_rates": (rate,),
+    }
+    is_known = data.ipc in (0, nearest)
+    of_ipc = published(where, settings) if is_known else ours(settings, f"as with {nearest}")
+    return of_ipc | ours({"evaluate.protocol": "sre2l"}, "with its views and loss")
 
 
 def settings(data):
     """By data set; other images keep the recipe's steps and crops."""
-    return METHOD | for_data(
-        data,
-        {
-            "imagenet": recovery("imagenet1k", 4, 0.25, 32) | students(16, 300, HALF),
-            "imagenette": recovery("imagenet-nette", 4, 0.05, 32) | students(10, 300, LOW),
-            "imagewoof": recovery("imagewoof", 4, 0.25, 32) | students(10, 300, LOW),
-            "tiny_imagenet": recovery("tiny_imagenet", 2, 0.01, 4) | students(16, 300, HALF),
-            "cifar100": recovery("cifar100", 4, 0.25, 4) | students(16, 1000, HALF),
-            "": SHIFT | ours({"recover.residual_rounds": 4}, "as for ImageNet-1K"),
-        },
-    )
+    recoveries = {
+        "imagenet": (recovery("imagenet1k", 4, 0.25, 32), 16),
+        "imagenette": (recovery("imagenet-nette", 4, 0.05, 32), 10),
+        "imagewoof": (recovery("imagewoof", 4, 0.25, 32), 10),
+        "tiny_imagenet": (recovery("tiny_imagenet", 2, 0.01, 4), 16),
+        "cifar100": (recovery("cifar100", 4, 0.25, 4), 16),
+    }
+    by_name = {
+        name: of_recovery | students(name, batch_size, data)
+        for name, (of_recovery, batch_size) in recoveries.items()
+    }
+    other = SHIFT | ours({"recover.residual_rounds": 4}, "as for ImageNet-1K")
+    return METHOD | for_data(data, by_name | {"": other})

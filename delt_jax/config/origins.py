@@ -29,6 +29,7 @@ _ALWAYS = (
     "recover.layout",
     "recover.learning_rate",
     "recover.bn_weight",
+    "recover.first_bn_multiplier",
     "recover.terms",
     "recover.milestone",
     "recover.min_scale",
@@ -37,7 +38,7 @@ _ALWAYS = (
     "recover.flip",
     "evaluate.protocol",
 )
-_LONGEST = 40  # characters of a value
+_WIDEST = 40  # characters of the column of values; longer ones reach beyond it
 
 
 def of(command: str, recipe: Recipe) -> dict[str, str]:
@@ -111,8 +112,8 @@ def lines(command: str, recipe: Recipe) -> list[str]:
     if not found:
         return []
     known = KNOWN.get(recipe.data.known_as)
-    values = {name: _short(value) for name, value in flatten(recipe).items() if name in found}
-    width = max(map(len, values.values()))
+    values = {name: _in_words(value) for name, value in flatten(recipe).items() if name in found}
+    width = max(len(value) for value in values.values() if len(value) <= _WIDEST)
     return [
         f"settings, and whose they are, on {known.title if known else 'images of your own'}:",
         *(f"  {name:<28} {value:<{width}}  {found[name]}" for name, value in values.items()),
@@ -131,7 +132,6 @@ def _given(command: str) -> dict[str, str]:
     return given
 
 
-def _short(value: Any) -> str:
-    """A value as the command line takes it, or its beginning."""
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+def _in_words(value: Any) -> str:
+    """A value as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -192,7 +192,12 @@ def test_students_train_as_the_authors_do_or_by_one_protocol():
         ("fadrm", "imagenette", {"recover.learning_rate": 0.05, "recover.residual_rounds": 4}),
         ("fadrm", "imagewoof", {"recover.learning_rate": 0.25, "recover.jitter": -1}),
         ("fadrm", "imagewoof", {"evaluate.schedule": "cosine", "evaluate.batch_size": 10}),
-        ("fadrm", "imagenet", {"evaluate.schedule": "half_cosine", "evaluate.batch_size": 16}),
+        ("fadrm,ipc50", "imagewoof", {"evaluate.schedule": "half_cosine"}),
+        ("fadrm", "imagenet", {"evaluate.schedule": "cosine", "evaluate.batch_size": 16}),
+        ("fadrm,ipc10", "imagenet", {"evaluate.schedule": "half_cosine", "evaluate.epochs": 300}),
+        ("fadrm,ipc50", "tiny_imagenet", {"evaluate.schedule": "cosine", "evaluate.epochs": 300}),
+        ("fadrm,ipc1", "tiny_imagenet", {"evaluate.epochs": 1000}),
+        ("fadrm,ipc1", "cifar100", {"evaluate.learning_rates": (0.0005,)}),
         ("wmdd", "imagenette", {"recover.terms": ("class_bn=10", "barycentre=1")}),
         ("edc", "imagewoof", {"recover.iterations": 50, "recover.statistics_momentum": 0.0}),
         ("edc", "imagenet", {"evaluate.ema": 0.99, "evaluate.batch_size": 100}),
@@ -204,7 +209,9 @@ def test_students_train_as_the_authors_do_or_by_one_protocol():
         ("gvbsm", "tiny_imagenet", {"evaluate.optimiser": "sgd", "evaluate.epochs": 100}),
         ("gvbsm", "cifar100", {"evaluate.learning_rates": (0.1,), "evaluate.batch_size": 64}),
         ("gvbsm", "digits", {"recover.crop_padding": 1, "recover.jitter": -1}),
-        ("rded", "imagenet", {"select.candidates": 300, "select.crops": 5}),
+        ("rded", "imagenet", {"select.candidates": 300, "select.crops": 5, "select.mosaic": 2}),
+        ("rded", "fashion_mnist", {"select.candidates": 300, "select.crops": 5}),
+        ("rded", "tiny_imagenet", {"select.mosaic": 1, "evaluate.protocol": "rded"}),
         ("delt", "imagenet", {"recover.round_iterations": 500}),
     ],
 )
@@ -319,7 +326,7 @@ def plans():
         yield costly(method, name, words, when=method in SEVERAL and name != "imagenet")
 
 
-@pytest.mark.parametrize(("method", "name", "words"), plans())
+@pytest.mark.parametrize(("method", "name", "words"), [*plans()])
 def test_a_dry_run_says_whose_each_setting_is(without_data, tmp_path, capsys, method, name, words):
     file = f"--config={CONFIGS / name}.py:{method}"
     more = ["--config.ipc=2", "--config.evaluate.seeds=2", f"--workdir={tmp_path / 'run'}"]
@@ -336,8 +343,14 @@ def test_a_dry_run_says_whose_each_setting_is(without_data, tmp_path, capsys, me
     assert table["teacher.model"][1] == f"recipe {name}"
     assert table["recover.iterations"][0] == words[2]
     assert table["evaluate.protocol"][0] == words[9]
+    if "+" in words[4]:
+        weights = re.findall(r"=([\d.]+)", table["recover.terms"][0])
+        assert [f"{float(w):g}" for w in weights] == re.split(r" *\+ *", words[4])
+    if words[8] != "-":
+        assert table["recover.batch_size"][0] == words[8]
     if words[2] == "0":
         assert "recover.learning_rate" not in table
+        assert (table["select.candidates"][0], table["select.crops"][0]) == ("300", "5")
         return
     value, owner = table["recover.learning_rate"]
     assert value == words[3]
