@@ -1,6 +1,6 @@
 """DELT (arXiv 2411.19946), what every recipe is without a method: EarlyLate from real images.
 
-R is the recipe's, and so is all that is not published for a data set.
+All that is not published for a data set is the recipe's.
 """
 
 from delt_jax.config.methods import for_data, published
@@ -17,8 +17,9 @@ METHOD = published(
         "recover.jitter": 0,
     },
 )
+SCRIPT = "VILA-Lab/DELT, scripts/resnet18_imagenet1k_synthesis.sh"
 IMAGENET = published(
-    "VILA-Lab/DELT, scripts/resnet18_imagenet1k_synthesis.sh",
+    SCRIPT,
     {
         "recover.iterations": 4000,
         "recover.learning_rate": 0.25,
@@ -33,5 +34,6 @@ EVALUATED_ON = ("imagenet100", "imagenette", "imagewoof", "tiny_imagenet", "cifa
 
 def settings(data):
     """By data set; the released scripts recover ImageNet-1K alone, and evaluate on more."""
-    by_name = {"imagenet": IMAGENET | STUDENTS} | dict.fromkeys(EVALUATED_ON, STUDENTS)
+    rounds = published(SCRIPT, {"recover.round_iterations": 0 if data.ipc == 1 else 500})
+    by_name = {"imagenet": IMAGENET | rounds | STUDENTS} | dict.fromkeys(EVALUATED_ON, STUDENTS)
     return METHOD | (for_data(data, by_name) if data.name in by_name else {})

@@ -47,6 +47,22 @@ def test_rounding_excuses_what_it_explains(recorded, float32, float64, accepted)
     assert verdict(recorded, replay) == accepted
 
 
+@pytest.mark.parametrize(("fails", "ran"), [("", 1), ("float32", 2), ("float32 float64", 2)])
+def test_of_a_single_step_float64_decides(fails, ran):
+    dtypes = []
+
+    def check(dtype):
+        dtypes.append(dtype)
+        assert dtype not in fails
+
+    if "float64" in fails:
+        with pytest.raises(AssertionError):
+            judging.assert_decided(check)
+    else:
+        judging.assert_decided(check)
+    assert dtypes == ["float32", "float64"][:ran]
+
+
 def test_a_few_pixels_may_tip_and_more_may_not():
     fine = np.ones(3)
     for moved, accepted in ((0.02, True), (0.2, False)):

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import judging
 import method_files
 import numpy as np
 import pytest
@@ -37,11 +38,28 @@ def moved_by(network, params, batch_stats):
 @pytest.mark.parametrize("path", cases("dwa"))
 def test_weights_and_loss_are_dwas(path):
     recorded = method_files.read(path)
-    record, arrays = recorded
-    starts, labels = starts_of(recorded), np.array(record["labels"])
+
+    def check(dtype):
+        with replays.precision(dtype):
+            params = _check_weights(recorded, dtype)
+            _check_loss(recorded, params, dtype)
+
+    judging.assert_decided(check)
+
+
+def _setup(recorded, dtype):
+    """Starts, labels, view, network, and the variables that the file begins with."""
+    record, starts = recorded.record, starts_of(recorded).astype(dtype)
     network = method_files.network(recorded, starts.shape[1])
-    model, variables, count = network.model(), network.variables(), record["steps"]
     view = crop.View(*(jnp.array(record[name]) for name in ("crop", "flip", "roll")))
+    return starts, np.array(record["labels"]), view, network, network.variables(dtype)
+
+
+def _check_weights(recorded, dtype):
+    """Asserts that the ascent is the recorded one; returns the parameters that it ends at."""
+    record, arrays = recorded
+    starts, labels, view, network, variables = _setup(recorded, dtype)
+    model, count = network.model(dtype), record["steps"]
     stats, length = variables["batch_stats"], record["rho"] / count
 
     @jax.jit
@@ -78,7 +96,13 @@ def test_weights_and_loss_are_dwas(path):
         np.testing.assert_allclose(norms[name], expected, rtol=1e-3)
     whole = np.sqrt(sum(norm**2 for norm in norms.values()))
     np.testing.assert_allclose(whole, record["moved_norm"], rtol=RELATIVE)
+    return params
 
+
+def _check_loss(recorded, params, dtype):
+    record, arrays = recorded
+    starts, labels, view, network, variables = _setup(recorded, dtype)
+    model, stats = network.model(dtype), variables["batch_stats"]
     recipe = RecoverRecipe(bn_weight=0.01, bn_variance_weight=float(record["variance_weight"]))
     settings = step_settings(recipe, flip=True)
 

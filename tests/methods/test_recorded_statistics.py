@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import judging
 import method_files
 import numpy as np
 import pytest
@@ -48,9 +49,18 @@ def check_steps(recorded, network, targets):
       network: what the images pass.
       targets: pairs of a weight and the statistics that are matched with it.
     """
+
+    def check(dtype):
+        with replays.precision(dtype):
+            _check_steps(recorded, network, targets, dtype)
+
+    judging.assert_decided(check)
+
+
+def _check_steps(recorded, network, targets, dtype):
     record, arrays = recorded
     size, steps = network.spec.image_size, record["steps"]
-    model, first = network.model(), record["first"]
+    model, first = network.model(dtype), record["first"]
 
     @jax.jit
     def run(variables, images, before, counted):
@@ -71,12 +81,12 @@ def check_steps(recorded, network, targets):
         return jax.value_and_grad(total, has_aux=True)(images)
 
     shapes = jax.eval_shape(lambda real: real, targets[0][1])
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, dtype), shapes)
     state = Followed(np.ones(1 + len(zeros.convs), bool), zeros)
     for i, (step, images) in enumerate(zip(steps, record["images"], strict=True)):
         counted = ~np.array(step.get("dropped", [False] * len(zeros.convs)), bool)
-        pixels = replays.nhwc(method_files.drawn(images))
-        (value, (off, state)), gradient = run(network.variables(), pixels, state, counted)
+        pixels = replays.nhwc(method_files.drawn(images)).astype(dtype)
+        (value, (off, state)), gradient = run(network.variables(dtype), pixels, state, counted)
         np.testing.assert_allclose(off.norms, step["bn"], rtol=RELATIVE)
         convs = np.where(counted, off.convs, 0)
         np.testing.assert_allclose(convs, step["conv"], rtol=RELATIVE)
@@ -161,7 +171,7 @@ def test_barycentres_are_wmdds(path):
 @pytest.mark.parametrize("path", cases("wmdd"))
 def test_loss_is_wmdds(path):
     recorded = method_files.read(path)
-    record, arrays = recorded
+    record = recorded.record
     network = method_files.network(recorded, record["size"])
     real = method_files.alone(network, method_files.drawn(record["real"]))
     of_class = record["real_per_class"]
@@ -175,9 +185,18 @@ def test_loss_is_wmdds(path):
         method_files.assert_statistics(
             method_files.batch_by_batch(own, record["batches_of"]), theirs
         )
-    points = method_files.drawn(record["barycentres"])
-    labels, statistics = np.array(record["labels"]), statistics_of(whole).norms
-    model = network.model()
+
+    def check(dtype):
+        with replays.precision(dtype):
+            _check_loss(recorded, network, statistics_of(whole).norms, dtype)
+
+    judging.assert_decided(check)
+
+
+def _check_loss(recorded, network, statistics, dtype):
+    record, arrays = recorded
+    points, labels = method_files.drawn(record["barycentres"]), np.array(record["labels"])
+    model = network.model(dtype)
 
     @jax.jit
     def run(variables, images):
@@ -197,9 +216,9 @@ def test_loss_is_wmdds(path):
 
         return jax.value_and_grad(loss, has_aux=True)(images)
 
-    images = replays.nhwc(method_files.drawn(record["images"]))
+    images = replays.nhwc(method_files.drawn(record["images"])).astype(dtype)
     (value, (cross_entropy, distance, layers, whole_term)), gradient = run(
-        network.variables(), images
+        network.variables(dtype), images
     )
     check = functools.partial(np.testing.assert_allclose, rtol=RELATIVE)
     check(cross_entropy, record["cross_entropy"])
