@@ -18,27 +18,33 @@ from delt_jax.store.foreign import ForeignFileError, parse_json, shown
 
 _ENTRIES = {"images", "labels", "class_names", "manifest"}
 _MORE = {"soft_labels", "learned_labels", "matrix", "centre", "mean", "std"}
-_MTT_IMAGES, _MTT_LABELS = "images_best.pt", "labels_best.pt"
+# Of MTT and its successors; labels lie beside them, under the same name. FTD and ATT have the
+# averaged images in a folder of their own.
+_MTT_IMAGES = ("images_best.pt", "ema_images_best.pt")
 
 
 def detect(path: Path) -> bool:
     """Whether this is a .pt or .pth file, or a folder with MTT's two files."""
-    return (path.is_file() and path.suffix in (".pt", ".pth")) or (path / _MTT_IMAGES).is_file()
+    is_file = path.is_file() and path.suffix in (".pt", ".pth")
+    return is_file or any((path / name).is_file() for name in _MTT_IMAGES)
 
 
 def read(path: Path) -> Stored:
     """Reads a dictionary with images and labels, or `images_best.pt` and `labels_best.pt`.
 
+    The latter two may begin with `ema_` (FTD, ATT).
     A list of the two tensors is IDC's `data.pt`, whose images are pixels in [0, 1]. Labels that are
     rows of floats are logits, as DATM learns them; beside pixels they are soft labels.
 
     Raises:
       UserError: if a file is damaged, holds anything but tensors, or no images and labels.
     """
-    path = path / _MTT_IMAGES if path.is_dir() else path
+    if path.is_dir():
+        path = next(path / name for name in _MTT_IMAGES if (path / name).is_file())
     content = _load(path)
-    if path.name == _MTT_IMAGES:
-        content = {"images": content, "labels": _load(path.with_name(_MTT_LABELS))}
+    if path.name in _MTT_IMAGES:
+        beside = path.with_name(path.name.replace("images", "labels"))
+        content = {"images": content, "labels": _load(beside)}
     is_idc = isinstance(content, list | tuple) and len(content) == 2
     if is_idc:
         content = dict(zip(("images", "labels"), content, strict=True))

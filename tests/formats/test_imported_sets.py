@@ -306,15 +306,16 @@ def test_float_labels_of_torch_are_logits_only_in_rows(tmp_path):
         delt_jax.load(path)
 
 
-@pytest.mark.parametrize("learned", [False, True])
-def test_sets_of_trajectory_matching(tmp_path, learned):
+@pytest.mark.parametrize(("learned", "before"), [(False, ""), (True, ""), (False, "ema_")])
+def test_sets_of_trajectory_matching(tmp_path, learned, before):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 4, 4), np.uint8)
-    write_pt(tmp_path / "images_best.pt", (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
+    images = (pixels.astype(np.float32) / 255 - 0.5) / 0.25
+    write_pt(tmp_path / f"{before}images_best.pt", images)
     labels, logits = np.array([0, 0, 1, 1]), np.array([[2, 1], [2, 1], [0, 3], [0, 3]], np.float32)
-    write_pt(tmp_path / "labels_best.pt", logits if learned else labels)
+    write_pt(tmp_path / f"{before}labels_best.pt", logits if learned else labels)
     with pytest.raises(UserError, match="normalised floats; give the mean and std"):
         delt_jax.load(tmp_path)
-    for path in (tmp_path, tmp_path / "images_best.pt"):
+    for path in (tmp_path, tmp_path / f"{before}images_best.pt"):
         content = delt_jax.load(path, mean=[0.5], std=[0.25])
         np.testing.assert_array_equal(content.rounded().images, pixels.transpose(0, 2, 3, 1))
         assert content.labels.tolist() == [0, 0, 1, 1]
@@ -324,8 +325,8 @@ def test_sets_of_trajectory_matching(tmp_path, learned):
             assert content.label_form == "logits"
         else:
             assert content.learned_labels is None
-    (tmp_path / "labels_best.pt").unlink()
-    with pytest.raises(UserError, match=r"no file .*labels_best\.pt"):
+    (tmp_path / f"{before}labels_best.pt").unlink()
+    with pytest.raises(UserError, match=rf"no file .*{before}labels_best\.pt"):
         delt_jax.load(tmp_path)
 
 
