@@ -78,11 +78,14 @@ def tesla_gradient(
     """
     rate = jnp.asarray(rate)
 
-    def walk(params, drawn):
+    def walk(carry, drawn):
+        params, summed = carry
         grads = jax.grad(loss)(params, learned, drawn)
-        return jax.tree.map(lambda p, g: p - rate * g, params, grads), None
+        params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+        return (params, jax.tree.map(jnp.add, summed, grads)), None
 
-    end = jax.lax.scan(walk, segment.start, steps)[0]
+    still = jax.tree.map(jnp.zeros_like, segment.start)
+    end, summed = jax.lax.scan(walk, (segment.start, still), steps)[0]
     total = squared_distance(*segment)
     gap = jax.tree.map(jnp.subtract, end, segment.target)
     # What a gradient of the student is worth: d loss / d g_i = -2 rate (theta_N - target) / total.
@@ -101,8 +104,7 @@ def tesla_gradient(
 
     zeros = jax.tree.map(jnp.zeros_like, learned)
     of_learned = jax.lax.scan(weigh, (segment.start, zeros), steps)[0][1]
-    walked = jax.tree.map(jnp.subtract, end, segment.start)  # -rate times the sum of gradients
-    of_rate = 2 * optax.tree.vdot(gap, walked) / (rate * total)
+    of_rate = -2 * optax.tree.vdot(gap, summed) / total
     return squared_distance(end, segment.target) / total, of_learned, of_rate
 
 
@@ -113,7 +115,8 @@ def att_loss(
 
     The choice is not differentiated, and nothing flows through later steps. Nearest is by the sum
     of absolute differences, as the released code has it, and of equal ones the later; the paper
-    (arXiv 2407.14245, section 3.2) writes the squared norm.
+    (arXiv 2407.14245, section 3.2) writes the squared norm. A step that has diverged is never
+    nearest; where the first one has, the loss is not finite.
 
     Args:
       loss: of an inner step.
@@ -127,13 +130,15 @@ def att_loss(
     """
 
     def measure(params):
-        return absolute_distance(params, segment.target), squared_distance(params, segment.target)
+        return absolute_distance(params, segment.target)
 
-    near, squares = unrolled.descend_measured(loss, segment.start, learned, steps, rate, measure)
-    count = len(near)
-    chosen = count - 1 - jnp.argmin(jax.lax.stop_gradient(near)[::-1])
-    taken = jnp.where(jnp.arange(count) == chosen, squares, 0).sum()
-    return taken / squared_distance(*segment), (chosen + 1).astype(jnp.int32)
+    # Walked once to choose, and once, no further than chosen, to be differentiated.
+    constant, constant_rate = jax.lax.stop_gradient((learned, rate))
+    near = unrolled.descend_measured(loss, segment.start, constant, steps, constant_rate, measure)
+    near = jnp.where(jnp.isfinite(near), near, jnp.inf)
+    taken = (len(near) - jnp.argmin(near[::-1])).astype(jnp.int32)
+    end = unrolled.descend(loss, segment.start, learned, steps, rate, taken)
+    return squared_distance(end, segment.target) / squared_distance(*segment), taken
 
 
 def latest_start(step: int, first: int, last: int, grown_at: int) -> int:

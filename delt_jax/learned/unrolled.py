@@ -15,7 +15,14 @@ import jax.numpy as jnp
 InnerLoss = Callable[[Any, Any, Any], chex.Array]
 
 
-def descend(loss: InnerLoss, params: Any, learned: Any, steps: Any, rate: chex.Array) -> Any:
+def descend(
+    loss: InnerLoss,
+    params: Any,
+    learned: Any,
+    steps: Any,
+    rate: chex.Array,
+    count: chex.Array | None = None,
+) -> Any:
     """Plain gradient descent: params <- params - rate * grad loss, once for each of `steps`.
 
     Args:
@@ -24,16 +31,25 @@ def descend(loss: InnerLoss, params: Any, learned: Any, steps: Any, rate: chex.A
       learned: what the loss depends on beside them.
       steps: pytree with a leading axis of steps; none where it is 0.
       rate: learning rate, scalar.
+      count: int32 scalar, which may be traced: only the first so many steps are taken, and those
+        after them are not computed, so that nothing of them, finite or not, reaches a derivative.
 
     Returns:
       Weights after the last, differentiable in `params`, `learned` and `rate`.
     """
 
-    @jax.checkpoint
-    def step(params, drawn):
-        return _down(params, jax.grad(loss)(params, learned, drawn), rate), None
+    def down(params, drawn):
+        return _down(params, jax.grad(loss)(params, learned, drawn), rate)
 
-    return jax.lax.scan(step, params, steps)[0]
+    @jax.checkpoint
+    def step(params, numbered):
+        number, drawn = numbered
+        if count is None:
+            return down(params, drawn), None
+        return jax.lax.cond(number < count, down, lambda params, _: params, params, drawn), None
+
+    numbers = jnp.arange(len(jax.tree.leaves(steps)[0]))
+    return jax.lax.scan(step, params, (numbers, steps))[0]
 
 
 def descend_measured(
@@ -46,7 +62,6 @@ def descend_measured(
 ) -> Any:
     """As `descend`, but returns what `measure` says of the weights after each step, stacked."""
 
-    @jax.checkpoint
     def step(params, drawn):
         after = _down(params, jax.grad(loss)(params, learned, drawn), rate)
         return after, measure(after)
