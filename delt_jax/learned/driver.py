@@ -26,6 +26,7 @@ from delt_jax.store.log import MetricsLog
 _CHUNK = 50  # steps of a compiled call on an accelerator, at most
 _CHUNK_BYTES = 2**28  # of real images of a call, at most
 _LINES = 200  # of losses in the log of a whole run
+_MOST_SKIPPED = 100  # steps on end that a method leaves out before a run is given up
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ def begin(task: LearnTask) -> Progressed:
     ages = pool.first_ages(task.program.method.pool, lifetime)
     opt_state = jax.device_get(program.init_optimiser(task.program, task.start))
     opt_state = jax.tree.map(np.asarray, opt_state)
-    average = None
-    if task.program.method.average:
-        average = jax.tree.map(np.zeros_like, task.start)
+    average = jax.device_get(program.begin_average(task.program, task.start))
     state = LearnState(task.start, opt_state, stacked._replace(age=ages), average)
     first = Progressed(state, task.start, np.zeros(0, np.float32), (), 0.0)
     return checkpoint.restore(task.partial, first)
@@ -211,23 +210,39 @@ class _Way:
         """Reads the losses of all calls but the newest `keep`, shows and logs them."""
         while len(self._waiting) > keep:
             losses = np.asarray(devices.job(self._waiting.pop(0), 0), np.float32)
-            if not np.isfinite(losses).all():
-                step = len(self._losses) + int(np.argmin(np.isfinite(losses)))
-                raise UserError(
-                    f"The loss of learned images is not finite any more after step {step}; lower "
-                    f"learn.image_rate or learn.label_rate."
-                )
+            self._check(losses)
             self._losses += list(losses)
             self._log(len(losses))
             self._bar.update(len(losses), loss=float(losses[-1]))
 
+    def _check(self, losses: np.ndarray) -> None:
+        """Raises a UserError if new losses are not finite, and the method does not skip these."""
+        is_finite = np.isfinite(losses)
+        if is_finite.all():
+            return
+        step = len(self._losses) + int(np.argmin(is_finite))
+        if self._task.program.method.skips(self._task.program.setup):
+            recent = np.isfinite([*self._losses[-_MOST_SKIPPED:], *losses])[-_MOST_SKIPPED:]
+            if len(recent) < _MOST_SKIPPED or recent.any():
+                return
+            step = len(self._losses) + len(losses) - _MOST_SKIPPED
+        raise UserError(
+            f"The loss of learned images is not finite any more after step {step}; lower "
+            f"learn.image_rate or learn.label_rate."
+        )
+
     def _log(self, new: int) -> None:
-        """Logs the mean loss of every part of the run that the newest losses complete."""
+        """Logs the mean loss of every part of the run that the newest losses complete.
+
+        Steps that a method has left out are left out of it, too.
+        """
         every, done = max(1, self._task.steps // _LINES), len(self._losses)
         for end in range(done - new + 1, done + 1):
             if end % every == 0 or end == self._task.steps:
-                mean = float(np.mean(self._losses[max(0, end - every) : end]))
-                self._task.log.write("learn", end, loss=mean)
+                part = np.asarray(self._losses[max(0, end - every) : end])
+                if (is_finite := np.isfinite(part)).any():
+                    mean = float(part[is_finite].mean())
+                    self._task.log.write("learn", end, loss=mean)
 
     def _is_validation_due(self) -> bool:
         every, step = self._task.validate_every, self._step

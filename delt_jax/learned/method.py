@@ -164,10 +164,13 @@ class Method:
       options: numbers that this method alone has, and their defaults.
       extra: further learned numbers by name, and where they start, as options.
       project: brings what is learned back to where it may be, after every update.
-      average: decay of the average over steps that is the result; 0 takes the last.
+      average: decay of the average over steps that is the result, or the option that has it; 0
+        takes the last.
+      averaged: parts of a `Learned` that are averaged then; of the others the last count.
       walks_on_experts: whether its networks are pieces of stored trainings, whose variables are
         "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_walk` then.
       trains_on_real: whether networks train on further real images, `network_steps` batches a step.
+      skips: whether a step whose loss is not finite changes nothing, so that a run goes on.
       refuse: what is wrong with the options, as the end of a sentence (see
         `delt_jax.learned.limits`), or the empty string.
       passes: forward passes of one image that an outer step amounts to, for estimates; a backward
@@ -188,8 +191,10 @@ class Method:
     options: tuple[tuple[str, float], ...] = ()
     extra: tuple[tuple[str, str], ...] = ()
     project: Project = lambda learned, setup: learned
-    average: float = 0.0
+    average: float | str = 0.0
+    averaged: tuple[str, ...] = Learned._fields
     walks_on_experts: bool = False
     trains_on_real: bool = False
+    skips: Callable[[Setup], bool] = lambda setup: False
     refuse: Callable[[Setup], str] = lambda setup: ""
     passes: Callable[[Setup], float] = lambda setup: 3.0 * setup.num_classes * setup.ipc

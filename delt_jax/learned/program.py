@@ -29,13 +29,14 @@ class LearnState(NamedTuple):
       learned: images, labels and what else is learned.
       opt_state: of the method's optimiser.
       pool: the networks, leaves with a leading axis [size].
-      average: decaying sum of what was learned after each step; None where the last one counts.
+      average: decaying sums of the averaged parts of `learned` after each step, by name; None
+        where the last ones count.
     """
 
     learned: Learned
     opt_state: Any
     pool: Network
-    average: Learned | None = None
+    average: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,23 @@ def init_optimiser(program: SetProgram, learned: Learned) -> Any:
     return program.method.optimiser(program.setup).init(learned)
 
 
+def decay(program: SetProgram) -> float:
+    """Of the average over steps; 0 where there is none."""
+    given = program.method.average
+    return program.setup.option(given) if isinstance(given, str) else given
+
+
+def begin_average(program: SetProgram, learned: Learned) -> dict[str, Any] | None:
+    """`LearnState.average` before the first step."""
+    if not decay(program):
+        return None
+    return jax.tree.map(jnp.zeros_like, _averaged(program, learned))
+
+
+def _averaged(program: SetProgram, learned: Learned) -> dict[str, Any]:
+    return {name: getattr(learned, name) for name in program.method.averaged}
+
+
 def improve(
     program: SetProgram, state: LearnState, network: Network, real: Real, key: chex.PRNGKey
 ) -> tuple[LearnState, chex.Array]:
@@ -118,19 +136,21 @@ def improve(
     learned = method.project(optax.apply_updates(learned, updates), setup)
     average = state.average
     if average is not None:
-        average = optax.incremental_update(learned, average, 1 - method.average)
+        parts = _averaged(program, learned)
+        average = optax.incremental_update(parts, average, 1 - decay(program))
     return LearnState(learned, opt_state, state.pool, average), loss
 
 
 def outcome(program: SetProgram, state: LearnState, steps: int) -> Learned:
-    """What counts as learned after so many steps: the average where the method takes one.
+    """What counts as learned after so many steps: averages of the parts that the method averages.
 
-    It began as zeros, so it is divided by the weight of the steps so far.
+    They began as zeros, so they are divided by the weight of the steps so far.
     """
     if state.average is None or not steps:
         return state.learned
-    weight = 1 - program.method.average**steps
-    return jax.tree.map(lambda a: (a / weight).astype(a.dtype), state.average)
+    weight = 1 - decay(program) ** steps
+    parts = jax.tree.map(lambda a: (a / weight).astype(a.dtype), state.average)
+    return state.learned._replace(**parts)
 
 
 def train(

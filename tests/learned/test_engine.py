@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,6 +16,7 @@ from delt_jax.learned import driver, pool, program
 from delt_jax.learned.method import Pool, Real
 from delt_jax.learned.real_batches import RealBatches, devices_for
 from delt_jax.runtime import devices
+from delt_jax.store.log import MetricsLog
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +138,55 @@ def test_a_fresh_network_for_every_step_is_never_trained(tmp_path):
     assert not np.array_equal(
         *(p.variables["params"]["features_0"]["kernel"] for p in (first, done.state.pool))
     )
+
+
+def test_averages_are_of_the_parts_that_a_method_names(tmp_path):
+    """Beside a plain run, whose sets after every step are averaged here."""
+    seen = []
+
+    def validate(learned):
+        seen.append(learned)
+        return 0.5
+
+    plain = learn(task(tmp_path / "plain", validate_every=1, validate=validate))
+    iterates, seen = seen, []
+    method = replace(METHOD, average="memory", averaged=("images",))
+    setup = replace(SETUP, options=(("memory", 0.75),))
+    asked = task(tmp_path / "averaged", method, setup, validate_every=1, validate=validate)
+    averaged = learn(asked)
+    chex.assert_trees_all_equal(averaged.state.learned, plain.state.learned)
+    for count in (1, 5, SETUP.steps):
+        shares = 0.25 * 0.75 ** np.arange(count)[::-1]
+        expected = sum(s * one.images for s, one in zip(shares, iterates, strict=False))
+        found = seen[count - 1]
+        np.testing.assert_allclose(found.images, expected / shares.sum(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found.labels, iterates[count - 1].labels)
+    without = replace(asked.program, setup=replace(setup, options=(("memory", 0.0),)))
+    assert program.begin_average(without, asked.start) is None
+
+
+def test_steps_that_a_method_skips_do_not_end_a_run(tmp_path):
+    def skipping(share):
+        def some(key, learned, network, real, setup):
+            loss, grads = gradient(key, learned, network, real, setup)
+            is_skipped = jax.random.uniform(jax.random.fold_in(key, 7)) < share
+            grads = jax.tree.map(lambda g: jnp.where(is_skipped, 0, g), grads)
+            return jnp.where(is_skipped, jnp.nan, loss), grads
+
+        return replace(METHOD, gradient=some, skips=lambda setup: True)
+
+    log = MetricsLog(tmp_path)
+    done = learn(replace(task(tmp_path / "some", skipping(0.5)), log=log))
+    log.close()
+    assert 0 < np.isnan(done.losses).sum() < SETUP.steps
+    chex.assert_tree_all_finite(done.state.learned)
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    refusing = replace(skipping(0.5), skips=lambda setup: False)
+    with pytest.raises(UserError, match="not finite any more after step"):
+        learn(task(tmp_path / "refused", refusing))
+    long = replace(SETUP, steps=150)
+    with pytest.raises(UserError, match="not finite any more after step 0; lower"):
+        learn(task(tmp_path / "all", skipping(1), long))
 
 
 def test_divergence_is_a_sentence(tmp_path):

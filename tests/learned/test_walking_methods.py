@@ -81,12 +81,48 @@ def test_a_step_moves_images_and_what_else_is_learned(name):
     assert (max(jax.tree.leaves(moved)) > 0) == (name == "rcig")
 
 
-def test_datm_leaves_out_a_step_of_a_large_loss():
-    method = methods.find("datm")
-    setup = setup_of(method, largest_loss=1e-9)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("datm", {"largest_loss": 1e-9}),
+        ("datm", {"largest_loss": 1e9, "student_rate": 1e30}),
+        costly("tesla", {"largest_loss": 1e-9}),
+        costly("att", {"largest_loss": 1e-9}),
+    ],
+)
+def test_a_step_of_too_large_a_loss_or_of_none_is_left_out(name, options):
+    method = methods.find(name)
+    setup = setup_of(method, **options)
     learned, network, real = problem(method, setup)
-    _, grads = method.gradient(jax.random.key(1), learned, network, real, setup)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+    value, grads = method.gradient(jax.random.key(1), learned, network, real, setup)
+    assert not value <= setup.option("largest_loss")
+    for leaf in jax.tree.leaves(grads):
+        np.testing.assert_array_equal(leaf, 0)
+    assert method.skips(setup)
+    assert not method.skips(setup_of(method))
+
+
+def test_labels_begin_as_the_logits_of_experts_that_are_right(tmp_path):
+    setup = setup_of(methods.find("datm"), experts=3, epochs=2)
+    images = np.random.default_rng(0).standard_normal((8, 8, 8, 1)).astype(np.float32)
+    model = create(SPEC)
+    keys = (0, 3, 7)  # of experts that differ
+    made = [model.init(jax.random.key(i), images, train=False)["params"] for i in keys]
+    store = ExpertStore(tmp_path, FLOAT32, jax.tree.map(np.asarray, made[0]))
+    for expert, params in enumerate(made):
+        for epoch in range(3):  # the last epoch counts
+            scale = 1 if epoch == 2 else -7
+            store.write(expert, epoch, jax.tree.map(lambda w, s=scale: s * np.asarray(w), params))
+    logits = np.stack([model.apply({"params": p}, images, train=False) for p in made])
+    classes = np.array([0, 0, 0, 2, 2, 1, 1, 2])
+    rows = []
+    for image, label in enumerate(classes):
+        right = [row for row in logits[:, image] if row.argmax() == label]
+        rows.append(np.mean(right or logits[:, image], axis=0))
+    numbers = {(logits[:, i].argmax(-1) == label).sum() for i, label in enumerate(classes)}
+    assert numbers == {0, 1, 2}
+    found = setups.expert_logits(store, setup, images, classes)
+    np.testing.assert_allclose(found, rows, rtol=1e-5, atol=1e-6)
 
 
 def test_pieces_of_experts_are_drawn_by_the_number_of_the_step(tmp_path):

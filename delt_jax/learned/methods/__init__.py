@@ -37,7 +37,8 @@ def find(name: str) -> Method:
     return _all()[name]
 
 
-_VERSIONS: dict[str, int] = {}  # of methods whose results have changed; 1 if not listed
+# Of methods whose results have changed; 1 if not listed.
+_VERSIONS = {"att": 2, "ftd": 2, "tesla": 2}
 
 
 def version(name: str) -> int:

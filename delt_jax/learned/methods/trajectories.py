@@ -28,6 +28,7 @@ _OPTIONS = (
     ("rate_rate", 1e-5),
     ("largest_loss", 0.0),  # DATM; 0 takes every step
 )
+_AVERAGED = (*_OPTIONS, ("average_decay", 0.9999))  # 0 takes the last images
 
 
 def _inner_loss(setup: Setup) -> InnerLoss:
@@ -51,7 +52,7 @@ def _drawn(key: chex.PRNGKey, learned: Learned, network: Network, setup: Setup):
 def mtt_gradient(
     key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
 ) -> tuple[chex.Array, Learned]:
-    """The derivative through all steps of the student. DATM leaves out steps of a large loss."""
+    """The derivative through all steps of the student."""
     del real
     segment, steps = _drawn(key, learned, network, setup)
 
@@ -61,10 +62,19 @@ def mtt_gradient(
 
     with forms.in_loops():
         value, grads = jax.value_and_grad(loss)(learned)
-    largest = setup.option("largest_loss")
-    if largest:
-        grads = jax.tree.map(lambda g: jnp.where(value > largest, 0, g), grads)
-    return value, grads
+    return value, _of_small_loss(value, grads, setup)
+
+
+def _of_small_loss(value: chex.Array, grads: Learned, setup: Setup) -> Learned:
+    """Gradients; where losses have a limit, none of a step beyond it, or not finite."""
+    if not _skips(setup):
+        return grads
+    is_small = value <= setup.option("largest_loss")
+    return jax.tree.map(lambda g: jnp.where(is_small, g, 0), grads)
+
+
+def _skips(setup: Setup) -> bool:
+    return setup.option("largest_loss") > 0
 
 
 def tesla_gradient(
@@ -78,7 +88,8 @@ def tesla_gradient(
         value, grads, of_rate = matching.tesla_gradient(
             _inner_loss(setup), segment, learned, steps, rate
         )
-    return value, grads._replace(extra={"student_rate": of_rate})
+    grads = grads._replace(extra={"student_rate": of_rate})
+    return value, _of_small_loss(value, grads, setup)
 
 
 def att_gradient(
@@ -93,7 +104,8 @@ def att_gradient(
         return matching.att_loss(_inner_loss(setup), segment, learned, steps, rate)[0]
 
     with forms.in_loops():
-        return jax.value_and_grad(loss)(learned)
+        value, grads = jax.value_and_grad(loss)(learned)
+    return value, _of_small_loss(value, grads, setup)
 
 
 def optimiser(setup: Setup) -> optax.GradientTransformation:
@@ -120,6 +132,11 @@ def passes(setup: Setup) -> float:
     return 12 * setup.option("student_steps") * batch
 
 
+def att_passes(setup: Setup) -> float:
+    """Of an outer step at most: every step is walked, and those to the nearest one once more."""
+    return passes(setup) * 15 / 12
+
+
 def refuse(setup: Setup) -> str:
     """What is wrong with the numbers of a student or of its experts."""
     return (
@@ -128,6 +145,14 @@ def refuse(setup: Setup) -> str:
         or limits.not_negative(setup, "student_rate", "rate_rate", "largest_loss")
         or expert_walk.refuse(setup)
     )
+
+
+def refuse_averaged(setup: Setup) -> str:
+    """As `refuse`, where images are averaged."""
+    decay = setup.option("average_decay")
+    if not 0 <= decay < 1:
+        return f"average_decay={decay:g} must be at least 0 and below 1"
+    return refuse(setup)
 
 
 MTT = Method(
@@ -142,11 +167,17 @@ MTT = Method(
     options=_OPTIONS,
     extra=(("student_rate", "student_rate"),),
     walks_on_experts=True,
+    skips=_skips,
     refuse=refuse,
 )
-FTD = replace(
-    MTT, name="ftd", source="arXiv 2211.11004; AngusDujw/FTD-distillation", average=0.9999
+_AVERAGING = replace(
+    MTT,
+    options=_AVERAGED,
+    average="average_decay",
+    averaged=("images",),
+    refuse=refuse_averaged,
 )
+FTD = replace(_AVERAGING, name="ftd", source="arXiv 2211.11004; AngusDujw/FTD-distillation")
 TESLA = replace(
     MTT,
     name="tesla",
@@ -160,10 +191,10 @@ DATM = replace(
     labels="expert_logits",
 )
 ATT = replace(
-    MTT,
+    _AVERAGING,
     name="att",
     source="arXiv 2407.14245; NiaLiu/ATT @eec3176",
     gradient=att_gradient,
-    average=0.9999,
+    passes=att_passes,
 )
 METHODS = (MTT, FTD, TESLA, DATM, ATT)
