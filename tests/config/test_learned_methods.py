@@ -32,15 +32,26 @@ mtt   | cifar10       | ipc10  | 5000   | 1    | 100    | 0  | 1   | kornia     
 ftd   | cifar100      | ipc1   | 5000   | 1    | 1000   | 0  | 1   | kornia      | random | mtt
 datm  | cifar10       | ipc50  | 10000  | 1    | 1000   | 0  | 1   | kornia      | random | mtt
 att   | cifar10       | ipc1   | 6000   | 1    | 100    | 0  | 1   | kornia      | random | mtt
+att   | cifar10       | ipc50  | 1000000 | 1   | 100    | 0  | 1   | standardise | random | mtt
+att   | cifar100      | ipc10  | 200000 | 1    | 1000   | 0  | 1   | standardise | random | mtt
+att   | cifar100      | ipc50  | 100000 | 1    | 1000   | 0  | 1   | kornia      | random | mtt
+tesla | cifar10       | ipc1   | 10000  | 1    | 500    | 0  | 1   | kornia      | random | mtt
 rcig  | cifar10       | ipc1   | 15000  | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
 ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
 """
 # Numbers that one method alone has, among those of its row.
 OPTIONS = [
     ("mtt,ipc10", "student_steps=30 expert_epochs=2 last_start=20 rate_rate=1e-05"),
-    ("ftd,ipc10", "student_steps=30 radius=0.01 surrogate=0.3"),
-    ("datm,ipc10", "student_steps=80 last_start=10 grown_last_start=20 grown_at=1000"),
-    ("att,ipc10", "student_steps=30 last_start=20 rate_rate=0.0001"),
+    ("ftd,ipc10", "student_steps=30 radius=0.01 surrogate=0.3 average_decay=0.9995"),
+    ("ftd,ipc50", "student_steps=30 radius=0.01 surrogate=1 average_decay=0.999"),
+    ("tesla,ipc1", "student_steps=50 expert_epochs=2 last_start=5 rate_rate=1e-07"),
+    ("datm,ipc1", "student_steps=80 last_start=4 largest_loss=1.1"),
+    (
+        "datm,ipc10",
+        "student_steps=80 last_start=10 grown_last_start=20 grown_at=1000 largest_loss=1",
+    ),
+    ("att,ipc10", "student_steps=30 last_start=20 rate_rate=0.0001 average_decay=0.9999"),
+    ("att,ipc50", "student_steps=50 last_start=40 rate_rate=1e-05 average_decay=0.999"),
     ("ratbptt,ipc10", "window=60 unroll=200"),
     ("rcig,ipc10", "ridge=0.0005"),
 ]
@@ -132,6 +143,25 @@ def test_the_command_line_comes_last_and_its_ipc_counts():
     assert "ours (loops as with 10 images per class" in whose["learn.lifetime"]
 
 
+def test_options_of_walks_have_the_origin_of_their_rows():
+    def said(name, variants):
+        return origins.of(f"run --config={name}:{variants}", complete_of(name, variants))
+
+    small = "ours (minutes of two CPU cores)"
+    for method in ("mtt", "ftd", "tesla", "datm", "att"):
+        assert said("digits", f"{method},ipc1")["learn.options"] == f"{method}, {small}"
+    table = "published in AngusDujw/FTD-distillation, README"
+    assert said("cifar10", "ftd,ipc1")["learn.options"] == f"ftd, {table}"
+    taken = "ours (as MTT: AngusDujw/FTD-distillation, README)"
+    assert said("cifar10", "tesla,ipc10")["learn.options"] == f"tesla, {taken}"
+    assert "README" in said("cifar10", "att,ipc50")["learn.steps"]
+    # The average is over a tenth of few steps.
+    for method in ("ftd", "att"):
+        one = complete_of("digits", f"{method},ipc1").learn
+        assert one.steps == 300
+        assert "average_decay=0.9667" in one.options
+
+
 def test_a_small_class_limits_the_real_batch():
     recipe = dataclasses.replace(
         recipe_of("digits", "dm,ipc1"), learn=LearnRecipe("dm")
@@ -180,6 +210,7 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
         ("datm", "grown_last_start=1", "grown_last_start=1 must grow"),
         ("att", "first_start=10", "first_start=10, last_start=10"),
         ("ftd", "radius=-1", "radius=-1 must be at least 0"),
+        ("att", "average_decay=1", "average_decay=1 must be at least 0 and below 1"),
         ("ratbptt", "window=201", "window=201 after fewest_free=0 steps is more than unroll=200"),
         ("ratbptt", "window=0", "window=0 must be a whole number of at least 1"),
         ("rcig", "solver_steps=0", "solver_steps=0 must be a whole number"),
