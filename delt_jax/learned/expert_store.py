@@ -20,6 +20,19 @@ from delt_jax.store import files
 FLOAT32, DELTAS = "float32", "float16_deltas"
 
 
+def stored_bytes(form: str, weights: int, experts: int, epochs: int) -> int:
+    """Bytes on disk of so many experts, but for headers.
+
+    Args:
+      form: "float32" or "float16_deltas".
+      weights: numbers of a network.
+      experts: how many.
+      epochs: of each, at whose start and after each of which weights are kept.
+    """
+    later = 4 if form == FLOAT32 else 2
+    return experts * weights * (4 + later * epochs)
+
+
 @dataclass(frozen=True)
 class ExpertStore:
     """Trajectories in a folder.
@@ -41,8 +54,7 @@ class ExpertStore:
     def size(self, experts: int, epochs: int) -> int:
         """Bytes of so many experts, but for headers."""
         weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self.like))
-        later = 4 if self.form == FLOAT32 else 2
-        return experts * weights * (4 + later * epochs)
+        return stored_bytes(self.form, weights, experts, epochs)
 
     def write(self, expert: int, epoch: int, params: Any) -> Any:
         """Writes the weights after an epoch; those before must be there.

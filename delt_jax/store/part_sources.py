@@ -92,6 +92,7 @@ _ALWAYS = {
     ),
     "learned.experts": (
         "learned/experts",
+        "learned/expert_groups",
         "learned/expert_store",
         "learned/augmentation",
         "learned/networks",
