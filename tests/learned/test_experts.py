@@ -15,7 +15,7 @@ from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import ArrayExamples
 from delt_jax.errors import DamagedArtefact, UserError
 from delt_jax.learned import expert_groups, experts
-from delt_jax.learned.expert_groups import ExpertImages
+from delt_jax.learned.expert_groups import ExpertImages, ExpertLayout
 from delt_jax.learned.expert_store import DELTAS, FLOAT32, ExpertStore
 from delt_jax.learned.experts import ExpertPlan
 from delt_jax.models import ModelSpec
@@ -77,17 +77,20 @@ def test_a_step_is_written_out():
 
 
 def test_several_steps_of_a_call_are_those_of_several_calls(monkeypatch):
-    """As on accelerators, but for what a compiled loop rounds otherwise."""
-    trained = {0: experts.start(PLAN, 0)}
-    by_step = expert_groups.epoch(PLAN, real_images(), ALONE, trained, 0)[0]
+    """As on accelerators, in a group that lacks members; a loop and vmap round otherwise."""
+    plan, calls = replace(PLAN, batch=3), []
+    trained = {0: experts.start(plan, 0)}
+    by_step = expert_groups.epoch(plan, real_images(), ALONE, trained, 0)[0]
     monkeypatch.setattr(expert_groups, "_chunk_steps", lambda plan, layout: 2)
-    at_once = expert_groups.epoch(PLAN, real_images(), ALONE, trained, 0)[0]
+    monkeypatch.setattr(ExpertLayout, "lanes", "vmap")
+
+    def note(steps, loss):
+        calls.append(steps)
+
+    of_three = expert_groups.layout_of(1, 3)
+    at_once = expert_groups.epoch(plan, real_images(), of_three, trained, 0, note)[0]
+    assert calls == [1, 2]
     np.testing.assert_allclose(flat(at_once), flat(by_step), atol=1e-6)
-
-
-def test_turns_are_about_equal():
-    assert expert_groups._turns(7, 3) == [range(0, 2), range(2, 4), range(4, 7)]
-    assert expert_groups._turns(2, 50) == [range(0, 2)]
 
 
 def test_a_loss_that_diverges_is_a_sentence():
