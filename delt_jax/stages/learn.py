@@ -64,6 +64,13 @@ def check(recipe: Recipe, source: Source) -> None:
             f"A network trains on {setup.more_real} real images a step (learn.real_batch times "
             f"learn.network_steps), but there are {len(source.train)}; lower learn.network_steps."
         )
+    method, images = methods.find(learn.method), len(source.train)
+    if method.walks_on_experts and 0 < images < setup.option("expert_batch"):
+        raise UserError(
+            f"learn.options of {method.name}: expert_batch={setup.option('expert_batch'):g} is "
+            f"more than the {images:,} training images, so experts would never take a step; lower "
+            f"it."
+        )
     if learn.keep == "best" and learn.validate_every > setup.steps:
         raise UserError(
             f"learn.validate_every ({learn.validate_every}) is more than learn.steps "
@@ -80,12 +87,10 @@ def work(recipe: Recipe, source: Source) -> tuple[Setup, float]:
 def words(recipe: Recipe, source: Source) -> list[str]:
     """Lines of the plan on how a set is learned."""
     setup, method = setup_of(recipe, source), methods.find(recipe.learn.method)
-    many = f"a pool of {method.pool.size} networks" if method.pool.size > 1 else "a network"
-    of_each = " of each class" if method.by_class else ""
+    asked = _walk_in_words(setup) if method.walks_on_experts else _networks_in_words(method, setup)
     lines = [
         f"learned by {method.name}: {setup.num_classes * setup.ipc:,} images, {setup.steps:,} "
-        f"steps, each with {setup.real_batch} real images{of_each} through {many} "
-        f"({setup.spec.name}), made anew after {setup.lifetime} step(s)"
+        f"steps, each with {asked}"
     ]
     if setup.factor > 1:
         lines.append(f"every image is {setup.factor} x {setup.factor} smaller ones")
@@ -96,6 +101,26 @@ def words(recipe: Recipe, source: Source) -> list[str]:
             f"validated every {every:,} steps on {held}; the {recipe.learn.keep} set goes on"
         )
     return lines
+
+
+def _networks_in_words(method: Method, setup: Setup) -> str:
+    many = f"a pool of {method.pool.size} networks" if method.pool.size > 1 else "a network"
+    of_each = " of each class" if method.by_class else ""
+    return (
+        f"{setup.real_batch} real images{of_each} through {many} ({setup.spec.name}), made anew "
+        f"after {setup.lifetime} step(s)"
+    )
+
+
+def _walk_in_words(setup: Setup) -> str:
+    numbers = {name: int(value) for name, value in setup.options}
+    first, last, grown = (numbers[n] for n in ("first_start", "last_start", "grown_last_start"))
+    later = f", later up to {grown - 1}" if grown > last else ""
+    return (
+        f"{numbers['student_steps']} steps of a student ({setup.spec.name}) towards "
+        f"{numbers['expert_epochs']} epoch(s) of one of {numbers['experts']} experts, from a start "
+        f"after {first} to {last - 1} of its epochs{later}"
+    )
 
 
 def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:

@@ -184,6 +184,10 @@ def test_a_small_class_limits_the_real_batch():
         ({"learn.factor": 2, "learn.model": "dc_conv9"}, "dc_conv9"),
         ({"learn.keep": "best", "learn.validate_every": 5000}, "more than learn.steps"),
         ({"learn.method": "idc", "learn.network_steps": 100}, r"lower learn\.network_steps"),
+        (
+            {"learn.method": "mtt", "learn.options": ("expert_batch=2000",)},
+            "expert_batch=2000 is more than the 1,258 training images, so experts would never",
+        ),
         ({"data.name": "classes", "data.classes": "imagenet10"}, "learns from training images"),
     ],
 )
