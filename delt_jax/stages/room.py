@@ -13,10 +13,11 @@ from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
 from delt_jax.labels import label_store
 from delt_jax.learned import methods
+from delt_jax.learned.expert_store import DELTAS, FLOAT32, stored_bytes
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.runtime import devices, host_memory
-from delt_jax.stages import learn, recover, relabel, squeeze
+from delt_jax.stages import experts, learn, recover, relabel, squeeze
 from delt_jax.stages.costs import amount
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers import ensemble
@@ -58,6 +59,7 @@ def disk(recipe: Recipe, source: Source) -> dict[str, int]:
         "squeeze": 4 * sum(map(parameters, teachers(recipe, source))),
         "rank": 60 * len(source.train),  # a line of text each
         "recover": 0 if learns else _recovered(recipe, num_classes, pixels),
+        "experts": 0 if experts.skipped(recipe) else _experts(recipe, source),
         "learn": _learned(recipe, source) if learns else 0,
         # Labels of the unchanged images, float32.
         "relabel": 4 * num_images * num_classes
@@ -72,6 +74,14 @@ def _recovered(recipe: Recipe, num_classes: int, pixels: int) -> int:
     # PNGs of optimised pixels hardly compress; four losses and those of the terms, float32.
     curves = 4 * (4 + len(recipe.recover.terms)) * batches * recipe.recover.iterations
     return num_classes * recipe.ipc * (pixels + 500) + curves
+
+
+def _experts(recipe: Recipe, source: Source) -> int:
+    """Bytes of the experts that a set is learned from."""
+    setup = learn.setup_of(recipe, source)
+    form = DELTAS if setup.option("float16") else FLOAT32
+    count, epochs = int(setup.option("experts")), int(setup.option("epochs"))
+    return stored_bytes(form, parameters(setup.spec), count, epochs)
 
 
 def _learned(recipe: Recipe, source: Source) -> int:

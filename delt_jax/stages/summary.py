@@ -66,6 +66,15 @@ def _of_teacher(teacher: Teacher) -> dict[str, Any]:
     return {"model": teacher.spec.name, "accuracy": teacher.accuracy, "hash": teacher.hash}
 
 
+def _of_experts(workdir: WorkDir, synthetic: DistilledSet) -> dict[str, float | None]:
+    """Seconds of the experts that a set was learned from; no entry where there were none."""
+    asked = synthetic.manifest["inputs"].get("experts") if is_learned(synthetic) else None
+    if asked is None:
+        return {}
+    made = workdir.manifest("experts/manifest.json") or {}
+    return {"experts": made.get("seconds") if made.get("hash") == asked else None}
+
+
 def _making(synthetic: DistilledSet) -> dict[str, Any]:
     """Entries about how the images came about."""
     made = synthetic.manifest
@@ -112,6 +121,7 @@ def summary_of(
     seconds = {
         "squeeze": round(sum(spent), 1) if spent else None,
         "rank": (workdir.manifest("ranking.json") or {}).get("seconds"),
+        **_of_experts(workdir, synthetic),
         "learn" if is_learned(synthetic) else "recover": made.get("cost_seconds")
         if not is_imported(synthetic)
         else None,

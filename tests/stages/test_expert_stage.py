@@ -4,6 +4,7 @@ import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from delt_jax.core import stopping
 from delt_jax.data import ArrayExamples, open_source
 from delt_jax.learned import expert_groups
 from delt_jax.runtime import devices
-from delt_jax.stages import experts, learn, room
+from delt_jax.stages import experts, learn, room, summary
 from delt_jax.stages.costs import amount
 from delt_jax.store.workdir import WorkDir
 
@@ -159,5 +160,27 @@ def test_the_plan_says_what_a_step_asks():
     (line, *_) = learn.words(*complete("last_start=2 student_steps=7"))
     assert line == (
         "learned by mtt: 10 images, 3 steps, each with 7 steps of a student (dc_conv3) towards 1 "
-        "epoch(s) of one of 3 experts, which begin after 0 to 1 epochs"
+        "epoch(s) of one of 3 experts, from a start after 0 to 1 of its epochs"
     )
+
+
+def test_what_a_set_cost_has_its_own_experts(whole):
+    workdir = WorkDir(whole.parent)
+    made = read_json(whole / "manifest.json")
+
+    def seconds(**inputs):
+        manifest = {
+            "synthesis": "learn",
+            "inputs": inputs,
+            "settings": {"learn": {}},
+            "class_names": ["a", "b"],
+            "ipc": 1,
+            "hash": "5e7",
+            "cost_seconds": 4.0,
+        }
+        learned = SimpleNamespace(manifest=manifest, class_names=("a", "b"))
+        return summary.summary_of(workdir, None, learned, None, {})["seconds"]
+
+    assert seconds(experts=made["hash"])["experts"] == made["seconds"]
+    assert seconds(experts="others")["experts"] is None
+    assert "experts" not in seconds()
