@@ -17,6 +17,11 @@ from delt_jax.reporting import tables
 from delt_jax.reporting.tables import Section, Table
 from delt_jax.store import files
 
+_PARTS = (
+    "Seconds of synthesis are those of the images: of recovery, without the training of teachers "
+    "and their ranking; of learning, with the training of experts where a method asks for them, "
+    "which every set counts that shares them."
+)
 _SETS = ("recovered", "start", "real")  # sets whose similarity within a class a run measures
 
 
@@ -160,7 +165,7 @@ def sections(
         "images, of those they started from, and of real ones; lower is more diverse. Images, "
         "labels and teachers are bytes on disk. Labels are one per image (fixed) or of augmented "
         "views (stored); online ones are asked of the teachers, whose weights are counted, while a "
-        "student trains; hard ones are the classes.",
+        f"student trains; hard ones are the classes. {_PARTS}",
     ]
     return [
         Section(
@@ -214,7 +219,7 @@ def _by_protocol(listed: Sequence[Line], named: str) -> Section:
             row = scores[column].row if column in scores else None
             cells.append("–" if row is None else tables.accuracy(row))
         body.append(tuple(cells))
-    words = [f"{named} after the last epoch in %, by student and protocol."]
+    words = [f"{named} after the last epoch in %, by student and protocol. {_PARTS}"]
     is_crossed = any(len({name for _, name in scores}) > 1 for scores in found.values())
     shown = body if is_crossed or is_learned else []
     return Section("Sets by protocol", words, Table(head, shown), [])
@@ -293,9 +298,15 @@ def _synthesis(cells: Sequence[CellResult], for_page: bool) -> Table:
 
 
 def _seconds(summary: dict[str, Any]) -> float | None:
-    """Seconds that the images of a set took, recovered or learned; None if it was imported."""
+    """Seconds that the images of a set took, recovered, or learned with its experts.
+
+    None where the set was imported, or its experts are gone.
+    """
     seconds = summary["seconds"]
-    return seconds.get("recover") if seconds.get("learn") is None else seconds["learn"]
+    if seconds.get("learn") is None:
+        return seconds.get("recover")
+    of_experts = seconds.get("experts", 0.0)
+    return None if of_experts is None else seconds["learn"] + of_experts
 
 
 def seconds_in_words(summary: dict[str, Any]) -> str:

@@ -73,6 +73,22 @@ def test_sets_of_both_families_stand_side_by_side_by_protocol():
     assert (listed["image_iterations"], listed["recover_seconds"]) == ("", "3.0")
 
 
+@pytest.mark.parametrize(("of_experts", "said"), [(4.25, "7.2"), (None, "–")])
+def test_sets_that_share_experts_count_them_each(of_experts, said):
+    cells = [learned_cell(f"d:mtt{number}", "mtt", 0.5) for number in (1, 2)]
+    for made in cells:
+        made.summary["seconds"] = {"experts": of_experts, "learn": 3.0}
+    parts = {part.title: part for part in tables.sections(cells)}
+    for name in ("Sets by protocol", "Synthesis"):
+        table = parts[name].table
+        column = next(i for i, head in enumerate(table.head) if head.startswith("seconds"))
+        found = [row[column] for row in table.body if row[0] != "random"]
+        assert found == [said, said]
+        assert any("which every set counts that shares them" in w for w in parts[name].above)
+    total = "" if of_experts is None else "7.25"
+    assert [row["recover_seconds"] for row in csv_of(cells)] == [total, total, ""]
+
+
 def test_one_protocol_of_recovered_sets_needs_no_second_table():
     assert "Sets by protocol" not in {part.title for part in tables.sections([ONE])}
 
