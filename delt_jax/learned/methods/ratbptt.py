@@ -21,7 +21,7 @@ _OPTIONS = (
     ("window", 60.0),  # W
     ("unroll", 200.0),  # T
     ("fewest_free", 0.0),  # K_min
-    ("student_batch", 0.0),  # 0 takes all images
+    ("student_batch", 0.0),  # equally many of each class; 0 takes all images
     ("student_rate", 1e-3),
 )
 _DECAY, _LONGEST = 0.9, 2.0  # of the images' gradient: its average length, and times that
@@ -33,9 +33,11 @@ def gradient(
     """The derivative of the real images' cross-entropy through the window."""
     window, unroll = int(setup.option("window")), int(setup.option("unroll"))
     batch, rate = int(setup.option("student_batch")), setup.option("student_rate")
-    count = len(learned.images)
     fewest, most = int(setup.option("fewest_free")), unroll - window
     free = jax.random.randint(keys.derive(key, "free"), (), fewest, most + 1)
+
+    def draw(number):
+        return students.draw_balanced(key, number, setup.num_classes, setup.ipc, batch)
 
     def inner(params, learned: Learned, step: Step):
         images, labels = students.batch_of(learned, step)
@@ -44,15 +46,8 @@ def gradient(
 
     fresh = networks.without_batch_norm(network.variables, "RaT-BPTT")
     with forms.in_loops():
-        before = unrolled.adam_free(
-            inner,
-            fresh,
-            learned,
-            lambda number: students.draw_step(key, number, count, batch),
-            free,
-            rate,
-        )
-    steps = students.draw_steps(key, window, count, batch)
+        before = unrolled.adam_free(inner, fresh, learned, draw, free, rate)
+    steps = jax.vmap(draw)(free + jnp.arange(window))
     views = augmentation.each(keys.derive(key, "real"), setup.augment, real.images)
     targets = jax.nn.one_hot(real.labels, setup.num_classes)
 
@@ -65,13 +60,16 @@ def gradient(
 
 
 class _Length(NamedTuple):
-    """Average length of the gradients so far; 0 before the first."""
+    """Average length of the gradients so far; 0 before the first that has one."""
 
     average: chex.Array
 
 
 def clip_by_average_length() -> optax.GradientTransformation:
-    """Clips gradients to twice their average length, which decays by 0.9 a step."""
+    """Clips gradients to twice their average length, which decays by 0.9 a step.
+
+    The average starts at the length of the first gradient, which so stays whole.
+    """
 
     def init(params):
         del params
@@ -80,7 +78,8 @@ def clip_by_average_length() -> optax.GradientTransformation:
     def update(grads, state, params=None):
         del params
         length = optax.tree.norm(grads)
-        average = _DECAY * state.average + (1 - _DECAY) * length
+        decayed = _DECAY * state.average + (1 - _DECAY) * length
+        average = jnp.where(state.average > 0, decayed, length)
         share = jnp.minimum(1, _LONGEST * average / jnp.maximum(length, 1e-30))
         return jax.tree.map(lambda g: share * g, grads), _Length(average)
 
@@ -104,8 +103,7 @@ def not_negative(learned: Learned, setup: Setup) -> Learned:
 
 def passes(setup: Setup) -> float:
     """Of an outer step."""
-    learned = setup.num_classes * setup.ipc
-    batch = min(int(setup.option("student_batch")) or learned, learned)
+    batch = students.batch_size(setup)
     window, unroll = setup.option("window"), setup.option("unroll")
     return batch * (12 * window + 3 * (unroll - window) / 2) + 3 * setup.real_batch
 
