@@ -5,7 +5,8 @@ python benchmarks/unroll_memory.py --width=128
 
 XLA's own count of the temporary memory of the compiled gradient: of plain descent (MTT's family)
 and of Adam's window (RaT-BPTT), with one step and with several. What several may take is twice one
-step's memory and what is kept between steps, the weights and with Adam both moments.
+step's memory and what is kept between steps, the weights and with Adam both moments. The plan's estimate
+stands beside.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import jax.numpy as jnp
 
 from delt_jax import models
 from delt_jax.learned import networks, unrolled
+from delt_jax.learned.method import Unroll
 from delt_jax.models import ModelSpec, forms
 from delt_jax.runtime import devices
+from delt_jax.stages.costs import learn_memory
 
 
 def temporary_bytes(spec: ModelSpec, batch: int, steps: int, with_adam: bool) -> tuple[int, int]:
@@ -68,8 +71,13 @@ def main() -> None:
     for name, adam in (("descent", False), ("Adam", True)):
         (one, kept), (many, _) = of_steps(1, adam), of_steps(chosen.steps, adam)
         room = one + chosen.steps * kept
+        planned, planned_many = (
+            learn_memory(spec, 0, 0, Unroll(chosen.batch, steps * (3 if adam else 1))) / 1e6
+            for steps in (1, chosen.steps)
+        )
         print(
-            f"{name}: 1 step {one / 1e6:.1f} MB, {chosen.steps} steps {many / 1e6:.1f} MB, "
+            f"{name}: 1 step {one / 1e6:.1f} MB (plan {planned:.1f}), {chosen.steps} steps "
+            f"{many / 1e6:.1f} MB (plan {planned_many:.1f}), "
             f"{many / room:.2f} x one step and {chosen.steps} x {kept / 1e6:.2f} MB kept"
         )
     print(devices.describe())

@@ -110,6 +110,19 @@ class Setup:
         return dict(self.options)[name]
 
 
+class Unroll(NamedTuple):
+    """What a derivative through a student's training needs memory for.
+
+    Attributes:
+      images: learned images of a step.
+      kept: copies of the weights that the way back is taken with, of all steps; 0 where each step
+        is differentiated by itself.
+    """
+
+    images: int
+    kept: int
+
+
 @dataclass(frozen=True)
 class Pool:
     """Networks that a run keeps.
@@ -175,6 +188,7 @@ class Method:
         `delt_jax.learned.limits`), or the empty string.
       passes: forward passes of one image that an outer step amounts to, for estimates; a backward
         pass counts as two, and a gradient of gradients as three times what it is the gradient of.
+      unroll: the student's training that an outer step is differentiated through; None without.
     """
 
     name: str
@@ -198,3 +212,4 @@ class Method:
     skips: Callable[[Setup], bool] = lambda setup: False
     refuse: Callable[[Setup], str] = lambda setup: ""
     passes: Callable[[Setup], float] = lambda setup: 3.0 * setup.num_classes * setup.ipc
+    unroll: Callable[[Setup], Unroll | None] = lambda setup: None

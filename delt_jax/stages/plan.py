@@ -267,10 +267,9 @@ def _learn_memory_line(recipe: Recipe, source: Source) -> str:
     setup, method = learn.setup_of(recipe, source), methods.find(recipe.learn.method)
     learned = setup.num_classes * setup.ipc * setup.factor**2 * (1 + setup.mirrored)
     real = setup.real_batch * (setup.num_classes if method.by_class else 1)
-    needed = learn_memory(setup.spec, real + learned, method.pool.size)
-    options = dict(setup.options)  # weights before every step of an unrolled student
-    unrolled = options.get("student_steps", options.get("window", 0))
-    needed += int(4 * unrolled * model_cost(setup.spec).parameters)
+    unroll = method.unroll(setup)
+    at_once = real if unroll else real + learned
+    needed = learn_memory(setup.spec, at_once, method.pool.size, unroll)
     return f"device memory of learn: about {amount(needed, 'B')} on one device"
 
 

@@ -1,5 +1,6 @@
 """The stage that learns a set: what it makes, keeps, resumes and redoes, and what is left out."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from delt_jax.formats import distilled
 from delt_jax.learned import driver
 from delt_jax.stages import learn, pipeline, plan
 from delt_jax.store.workdir import WorkDir
+from delt_jax.teachers.cost import model_cost
 
 DIGITS = Path(__file__).parents[2] / "configs/digits.py"
 TINY = {
@@ -84,6 +86,25 @@ def test_stages_that_need_a_teacher_are_left_out(finished):
     stages = {s.name: s.skipped(asked) for s in pipeline.of_recipe(asked)}
     assert not any(stages.values())
     assert pipeline.STAGES[2].skipped(asked) == "synthesis is 'learn'"
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "copies"),
+    [("ratbptt", "window", 3), ("mtt", "student_steps", 1), ("tesla", "student_steps", 0)],
+)
+def test_a_plan_counts_the_weights_that_an_unroll_keeps(tmp_path, method, option, copies):
+    def planned(steps):
+        recipe, source = complete(
+            method, **{"learn.width": 512, "learn.options": (f"{option}={steps}",)}
+        )
+        lines = plan.describe(recipe, source, WorkDir(tmp_path))
+        (line,) = (line for line in lines if line.startswith("device memory of learn"))
+        number, unit = re.search(r"about ([\d.]+) ([MG])B", line).groups()
+        setup, _ = learn.work(recipe, source)
+        return float(number) * {"M": 1e6, "G": 1e9}[unit], 4 * model_cost(setup.spec).parameters
+
+    (few, weights), (many, _) = planned(10), planned(30)
+    assert many - few == pytest.approx(20 * copies * weights, rel=0.02, abs=1e6)
 
 
 def test_other_settings_and_the_other_synthesis_redo_it(finished):

@@ -13,7 +13,7 @@ import optax
 
 from delt_jax.core import keys
 from delt_jax.learned import augmentation, limits, networks, sharing, students, unrolled
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
+from delt_jax.learned.method import Learned, Method, Network, Real, Setup, Unroll, leave
 from delt_jax.learned.students import Step
 from delt_jax.models import forms
 
@@ -108,6 +108,11 @@ def passes(setup: Setup) -> float:
     return batch * (12 * window + 3 * (unroll - window) / 2) + 3 * setup.real_batch
 
 
+def unroll(setup: Setup) -> Unroll:
+    """The window's steps; weights and Adam's two moments before each are kept."""
+    return Unroll(students.batch_size(setup), 3 * int(setup.option("window")))
+
+
 def refuse(setup: Setup) -> str:
     """What is wrong with the numbers: the window must lie within the training."""
     wrong = (
@@ -131,6 +136,7 @@ METHOD = Method(
     optimiser=optimiser,
     network_optimiser=lambda setup: optax.set_to_zero(),
     passes=passes,
+    unroll=unroll,
     labels="weights",
     options=_OPTIONS,
     project=not_negative,
