@@ -27,8 +27,8 @@ from delt_jax.config import cli, derive, from_config
 from delt_jax.core.progress import say
 from delt_jax.data import Source
 from delt_jax.errors import UserError
+from delt_jax.learned import methods
 from delt_jax.recipe import Recipe
-from delt_jax.recipe.learn import METHODS
 from delt_jax.runtime import compile_cache, devices
 from delt_jax.stages import run as run_lib
 from delt_jax.store import files
@@ -135,7 +135,7 @@ def run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--workdir", required=True, help="folder of the trials")
     parser.add_argument("--config", default="configs/digits.py", help="a recipe, without method")
-    parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
+    parser.add_argument("--methods", default=",".join(methods.names()), help="some of them")
     parser.add_argument("--ipc", default="1,10", help="images per class")
     parser.add_argument("--factors", default=FACTORS, help="of the recipe's rates")
     parser.add_argument("--dry_run", action="store_true", help="list the trials; touch nothing")

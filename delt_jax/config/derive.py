@@ -92,6 +92,7 @@ def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, lis
         recipe.learn.small,
     )
     learn = recipe.learn
+    by_class = learned_methods.find(learn.method).by_class
     published = methods.of_learning(learn.method, data)
     late = {name: s.value for name, s in published.items() if methods.is_late(name)}
     open_ones = {name.removeprefix("learn."): value for name, value in late.items()}
@@ -100,7 +101,6 @@ def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, lis
     )
     learn = replace(learn, options=_options(late.get("learn.options", ()), learn.options or ()))
     notes = []
-    by_class = learned_methods.find(learn.method).by_class
     most = smallest if by_class else len(source.train)
     assert learn.real_batch is not None
     if 0 < most < learn.real_batch:

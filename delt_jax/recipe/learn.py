@@ -4,11 +4,6 @@ from dataclasses import dataclass
 
 from delt_jax.recipe.fields import above, at_least, one_of, setting
 
-METHODS = (
-    *("dm", "dc", "dsa", "idc", "frepo"),
-    *("mtt", "ftd", "tesla", "datm", "att", "ratbptt", "rcig"),
-)
-
 
 @dataclass(frozen=True)
 class LearnRecipe:
@@ -20,12 +15,11 @@ class LearnRecipe:
 
     method: str = setting(
         "frepo",
-        'What the images descend on: matched features ("dm"), matched gradients ("dc", "dsa" and '
-        '"idc"), kernel regression on features ("frepo"), matched trajectories ("mtt", "ftd", '
-        '"tesla", "datm" and "att"), a window of the student\'s training ("ratbptt"), or implicit '
-        'gradients ("rcig").',
+        'Method by its name. Images descend on matched features ("dm"), matched gradients ("dc", '
+        '"dsa" and "idc"), kernel regression on features ("frepo"), matched trajectories ("mtt", '
+        '"ftd", "tesla", "datm" and "att"), a window of the student\'s training ("ratbptt"), or '
+        'implicit gradients ("rcig").',
         affects="images",
-        allowed=one_of(*METHODS),
     )
     small: bool = setting(
         False,

@@ -11,10 +11,11 @@ from delt_jax.config.methods import DataKind
 from delt_jax.data import describe_source, open_source
 from delt_jax.errors import UserError
 from delt_jax.learned import methods as learned_methods
-from delt_jax.recipe.learn import METHODS, LearnRecipe
+from delt_jax.recipe.learn import LearnRecipe
 from delt_jax.stages import checks, learn
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+METHODS = learned_methods.names()
 
 # Read by hand from papers and released code: steps, real batch, rate of the images, what a network
 # does between two steps, for how many it lives, space, start, protocol.
@@ -38,6 +39,9 @@ att   | cifar100      | ipc50  | 100000 | 1    | 1000   | 0  | 1   | kornia     
 tesla | cifar10       | ipc1   | 10000  | 1    | 500    | 0  | 1   | kornia      | random | mtt
 rcig  | cifar10       | ipc1   | 15000  | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
 ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
+ratbptt | cifar100    | ipc1   | 12000  | 5000 | 0.0003 | 0  | 1   | unit_zca    | noise  | ratbptt
+ratbptt | cifar100    | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
+ratbptt | tiny_imagenet | ipc10 | 12000 | 1000 | 0.0003 | 0  | 1   | unit_zca    | noise  | ratbptt
 """
 # Numbers that one method alone has, among those of its row.
 OPTIONS = [
@@ -67,9 +71,13 @@ def complete_of(name, variants):
     return derive.complete(recipe, describe_source(recipe.data))[0]
 
 
-def test_every_method_has_a_file_and_a_value():
-    assert sorted(METHODS) == learned_methods.names()
-    assert {name for name in METHODS if (CONFIGS / f"methods/{name}.py").is_file()} == set(METHODS)
+def test_every_method_has_a_recipe_and_every_recipe_a_method():
+    recipes = {path.stem: runpy.run_path(str(path)) for path in CONFIGS.glob("methods/[!_]*.py")}
+    data = DataKind("", 32, "conv3", 3, 10)
+    asked = {name: made["settings"](data).get("learn.method") for name, made in recipes.items()}
+    assert {name: method.value for name, method in asked.items() if method} == {
+        name: name for name in METHODS
+    }
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))
@@ -177,7 +185,8 @@ def test_a_small_class_limits_the_real_batch():
     ("changes", "sentence"),
     [
         ({"learn.keep": "best"}, r"learn\.validate_every is 0; set it"),
-        ({"learn.method": "kip"}, r"learn\.method must be one of 'dm', .* not 'kip'"),
+        ({"learn.method": "kip"}, r"learn\.method is 'kip', but sets are learned by att, .* tesla"),
+        ({"learn.method": "frepro"}, r"did you mean frepo\?"),
         ({"learn.options": ("window=3",)}, r"dm has no number 'window'"),
         ({"learn.steps": 0}, r"learn\.steps must be at least 1"),
         ({"learn.augment": "one-colour"}, r"learn\.augment is 'one-colour'"),
@@ -226,6 +235,33 @@ def test_numbers_that_a_method_cannot_work_with_are_a_sentence(method, option, s
     changed = dataclasses.replace(one.learn, options=(*one.learn.options, option))
     with pytest.raises(UserError, match=f"learn.options of {method}: .*{sentence}"):
         learn.setup_of(dataclasses.replace(one, learn=changed), describe_source(one.data))
+
+
+# By data and images per class: numbers, and rate of the labels, which is the images' or none.
+RATBPTT = [
+    ("cifar10", 10, "window=60 unroll=200 fewest_free=0 student_batch=0", 0),
+    ("cifar100", 10, "window=100 unroll=300 fewest_free=0 student_batch=100", 1e-3),
+    ("tiny_imagenet", 10, "window=100 unroll=300 fewest_free=0 student_batch=50", 3e-4),
+    ("cifar100", 1, "window=90 unroll=130 fewest_free=40 student_batch=0", 3e-4),
+]
+
+
+@pytest.mark.parametrize(("name", "ipc", "numbers", "label_rate"), RATBPTT)
+def test_rows_of_ratbptt_are_those_of_its_readme(name, ipc, numbers, label_rate):
+    recipe = complete_of(name, f"ratbptt,ipc{ipc}")
+    one = recipe.learn
+    assert one.options == tuple(numbers.split())
+    assert one.label_rate == label_rate
+    assert recipe.evaluate.regimes == (("learned",) if label_rate else ("hard",))
+    whose = origins.of(f"run --config={name}:ratbptt,ipc{ipc}", recipe)
+    for setting in ("options", "image_rate", "label_rate", "real_batch"):
+        assert "published in fengyzpku" in whose[f"learn.{setting}"]
+    # The README's 60,000 passes over the data are not what a run takes.
+    assert "60,000 passes" in whose["learn.steps"]
+    assert "ours" in whose["learn.steps"]
+    other = complete_of(name, f"ratbptt,ipc{ipc + 1}")
+    whose = origins.of(f"run --config={name}:ratbptt,ipc{ipc + 1}", other)
+    assert "ours (as for CIFAR-10)" in whose["learn.image_rate"]
 
 
 @pytest.mark.parametrize("ipc", ["ipc1", "ipc10", "ipc50"])

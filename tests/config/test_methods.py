@@ -20,8 +20,8 @@ from delt_jax.core import plugins
 from delt_jax.data import ArrayExamples, Normalisation, Source, open_source
 from delt_jax.errors import UserError
 from delt_jax.formats import distilled
+from delt_jax.learned import methods as learned_methods
 from delt_jax.models import ModelSpec
-from delt_jax.recipe.learn import METHODS as LEARNING
 from delt_jax.recovery import initial_images as start
 from delt_jax.recovery import mosaics
 from delt_jax.recovery.run import driver
@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("[!_]*.py"))
 ALL_METHODS = sorted(path.stem for path in CONFIGS.glob("methods/[!_]*.py"))
 # Those that recover images; of those that learn sets: test_learned_methods.py.
-METHODS = [name for name in ALL_METHODS if name not in LEARNING]
+METHODS = [name for name in ALL_METHODS if name not in learned_methods.names()]
 
 
 def recipe_of(name, variants=""):
@@ -105,7 +105,7 @@ def test_a_method_of_ones_own(tmp_path):
 
 
 def test_every_method_is_described():
-    for page, methods in (("methods", METHODS), ("learned", sorted(LEARNING))):
+    for page, methods in (("methods", METHODS), ("learned", learned_methods.names())):
         text = (CONFIGS.parent / f"docs/{page}.md").read_text()
         assert sorted(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == methods
 

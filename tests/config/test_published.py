@@ -13,15 +13,17 @@ from delt_jax.config import cli, derive, from_config, methods, origins
 from delt_jax.config.methods import DataKind, for_data, ours, published
 from delt_jax.data import describe_source
 from delt_jax.errors import UserError
+from delt_jax.learned import methods as learned_methods
 from delt_jax.recipe import flatten
 from delt_jax.recipe.known import KNOWN
-from delt_jax.recipe.learn import METHODS as LEARNING
 from delt_jax.stages import plan
 from delt_jax.teachers.cost import ModelCost
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Those that recover images; of those that learn sets: test_learned_methods.py.
-METHODS = sorted({path.stem for path in CONFIGS.glob("methods/[!_]*.py")} - {*LEARNING})
+METHODS = sorted(
+    {path.stem for path in CONFIGS.glob("methods/[!_]*.py")} - {*learned_methods.names()}
+)
 SETS = ("imagenet", "tiny_imagenet", "cifar10", "fashion_mnist")
 
 # From papers and released scripts, as collected by hand, for each data set in its turn: start,

@@ -1,6 +1,11 @@
-"""The method that docs/learned.md writes out: it is short, and it learns."""
+"""The method that docs/learned.md writes out: two short files are all of it, and it learns."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +16,35 @@ from delt_jax.config.methods import DataKind
 from delt_jax.core import progress, stopping
 from delt_jax.learned import driver
 
-PAGE = (Path(__file__).parents[2] / "docs/learned.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/learned.md").read_text()
 METHOD, RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_it_has_a_file_of_forty_lines_and_learns(tmp_path):
-    assert METHOD.count("\n") <= 40
+def test_a_file_and_a_recipe_of_forty_lines_are_a_method(tmp_path):
+    """They are added to a copy of the package, of which nothing else is changed."""
+    assert METHOD.count("\n") + RECIPE.count("\n") <= 40
+    for folder in ("delt_jax", "configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__py*"))
+    for text in (METHOD, RECIPE):
+        place = re.match(r'"""(.*?)"""', text)[1]
+        assert not (tmp_path / place).exists()
+        (tmp_path / place).write_text(text)
+    asked = ["run", "--config=digits:moments,ipc1", "--workdir=run", "--stages=learn"]
+    small = ["--config.learn.steps=2", "--config.learn.width=4", "--config.learn.real_batch=8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "delt_jax", *asked, *small],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads((tmp_path / "run/distilled/manifest.json").read_text())
+    assert (manifest["method"], manifest["inputs"]["learn.steps"]) == ("moments", 2)
+
+
+def test_it_learns(tmp_path):
     made = {}
     exec(METHOD, made)
     (method,) = made["METHODS"]
@@ -30,7 +58,7 @@ def test_it_has_a_file_of_forty_lines_and_learns(tmp_path):
 
 
 def test_its_recipe_is_that_of_dm_but_for_the_name():
-    file = Path(__file__).parents[2] / "configs/methods/moments.py"
+    file = ROOT / "configs/methods/moments.py"
     made = {"__file__": str(file)}
     exec(RECIPE, made)
     settings = made["settings"](DataKind("fashion_mnist", 28, "conv3", 1, 10))
