@@ -5,8 +5,8 @@ python benchmarks/unroll_memory.py --width=128
 
 XLA's own count of the temporary memory of the compiled gradient: of plain descent (MTT's family)
 and of Adam's window (RaT-BPTT), with one step and with several. What several may take is twice one
-step's memory and what is kept between steps, the weights and with Adam both moments. The plan's estimate
-stands beside.
+step's memory and what is kept between steps, the weights and with Adam both moments. Each count has
+the estimate of `--dry_run` beside it.
 """
 
 import argparse
