@@ -216,8 +216,17 @@ def of_learning(method: str, data: DataKind) -> Settings:
     Args:
       method: a value of `learn.method`.
       data: complete.
+
+    Raises:
+      UserError: if it has no recipe.
     """
-    settings = read(find(str(paths.packaged_recipes() / "any.py"))[method], data)
+    known = find(str(paths.packaged_recipes() / "any.py"))
+    if method not in known:
+        raise UserError(
+            f"learn.method {method!r} has no settings; write configs/methods/{method}.py as in "
+            f"docs/learned.md."
+        )
+    settings = read(known[method], data)
     return {name: value for name, value in settings.items() if name.startswith("learn.")}
 
 

@@ -102,6 +102,7 @@ def describe(
     parts = {
         "rank": StageWork(0, -(-len(source.train) // prediction.BATCH)),
         "recover": StageWork(0, len(batches)),
+        "experts": StageWork(0, _num_experts(recipe, source)),
         "learn": StageWork(0, recipe.learn.real_batch or 1),
         "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
         "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
@@ -244,6 +245,13 @@ def _recover_line(
     found = f", {scored} forward passes to find their starts" if scored else ""
     num_images = len(source.class_names) * recipe.ipc
     return PlanLine("recover", first.parameters, flops, f"{num_images} images{found}")
+
+
+def _num_experts(recipe: Recipe, source: Source) -> int:
+    """Experts, which train side by side; 1 where there are none."""
+    if experts.skipped(recipe):
+        return 1
+    return int(learn.setup_of(recipe, source).option("experts"))
 
 
 def _learn_lines(recipe: Recipe, source: Source) -> list[PlanLine]:
