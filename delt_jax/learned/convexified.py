@@ -5,7 +5,10 @@ left, `delta` on all other weights, minimises a quadratic function, so the deriv
 loss runs through its exact solution (the implicit function theorem). Where the released code takes
 twenty steps of Adam with step sizes that it searches, twice an outer step, this solves the dual
 system by conjugate gradients: n * classes unknowns, and a product of it is one pass back through
-the network and one forward.
+the network and one forward. They are preconditioned by what the system is without `delta`, kernel
+ridge regression on the features, whose factors are there anyway: on digits a relative residual of
+1e-5 takes 30 steps in place of 90 at one image per class, and 50 at ten, where 200 plain ones leave
+5e-3.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+TOLERANCE = 1e-5  # of a residual, relative; leaves 1e-4 of an outer gradient at ten images
 Logits = Callable[[Any, chex.Array], chex.Array]
 
 
@@ -44,11 +48,21 @@ def linearise(
       is_free: marks the weights that `delta` moves, as a pytree of bools like `params`: all but the
         last layer's matrix.
     """
-    free = is_free(params)
+    weights, structure = jax.tree.flatten(params)
+    free = jax.tree.leaves(is_free(params))
+
+    def split(tree):
+        return [leaf for leaf, f in zip(jax.tree.leaves(tree), free, strict=True) if f]
 
     def along(delta, images):
-        moved = jax.tree.map(lambda d, f: d if f else jnp.zeros_like(d), delta, free)
-        return jax.jvp(lambda p: logits(p, images), (params,), (moved,))[1]
+        # Only the free weights are variables. Tangents of zeros for the others would be passes in
+        # vain, and XLA's products with them are wrong on CPUs (jaxlib 0.10.2).
+        def of_free(moving):
+            left = iter(moving)
+            merged = [next(left) if f else w for w, f in zip(weights, free, strict=True)]
+            return logits(jax.tree.unflatten(structure, merged), images)
+
+        return jax.jvp(of_free, (split(params),), (split(delta),))[1]
 
     zero = jax.tree.map(jnp.zeros_like, params)
     return Linearised(lambda images: features(params, images), along, zero)
@@ -78,8 +92,7 @@ def last_layer(inner: Inner, delta: Any) -> tuple[chex.Array, chex.Array]:
     """
     features = inner.network.features(inner.images)
     moved = inner.network.along(delta, inner.images)
-    kernel = features @ features.T + inner.ridge * jnp.eye(len(features), dtype=features.dtype)
-    factor = jax.scipy.linalg.cho_factor(kernel, lower=True)
+    factor = _factor(features, inner.ridge)
     return jax.scipy.linalg.cho_solve(factor, inner.labels - moved), moved
 
 
@@ -95,7 +108,7 @@ def inner_loss(inner: Inner, delta: Any) -> chex.Array:
     return 0.5 * inner.ridge * (fit + optax.tree.vdot(delta, delta)) / inner.labels.size
 
 
-def solve(inner: Inner, steps: int, tolerance: float = 1e-6) -> Any:
+def solve(inner: Inner, steps: int, tolerance: float = TOLERANCE) -> Any:
     """The minimum of `inner_loss`: delta = J^T u, where (K + J J^T + lambda I) u = Y.
 
     Args:
@@ -103,38 +116,65 @@ def solve(inner: Inner, steps: int, tolerance: float = 1e-6) -> Any:
       steps: at most so many conjugate gradients.
       tolerance: of the residual, relative to the labels.
     """
-    return _pull(inner, _dual(inner, inner.labels, steps, tolerance))
+    dual = _dual(inner)
+    return dual.pull(dual.solve(inner.labels, steps, tolerance))
 
 
-def solve_hessian(inner: Inner, gradient: Any, steps: int, tolerance: float = 1e-6) -> Any:
+def solve_hessian(inner: Inner, gradient: Any, steps: int, tolerance: float = TOLERANCE) -> Any:
     """Hess^-1 g of `inner_loss`, by the same system (Woodbury).
 
     The Hessian is lambda (I + J^T A J) / (n classes) with A = (K + lambda I)^-1, so its inverse is
     (I - J^T (K + J J^T + lambda I)^-1 J) n classes / lambda.
     """
-    pushed = inner.network.along(gradient, inner.images)
-    back = _pull(inner, _dual(inner, pushed, steps, tolerance))
+    dual = _dual(inner)
+    back = dual.pull(dual.solve(dual.push(gradient), steps, tolerance))
     scale = inner.labels.size / inner.ridge
     return jax.tree.map(lambda g, b: scale * (g - b), gradient, back)
 
 
-def _pull(inner: Inner, values: chex.Array) -> Any:
-    """J^T of values [n, classes]."""
-    along = jax.linear_transpose(
-        lambda delta: inner.network.along(delta, inner.images), inner.network.zero
-    )
-    return along(values)[0]
+class _Dual(NamedTuple):
+    """The dual system, (K + J J^T + lambda I) u = right, of arrays [n, classes].
+
+    Attributes:
+      push: J of a `delta`.
+      pull: J^T of an array.
+      product: of the system's matrix and an array.
+      without_delta: (K + lambda I)^-1 of an array.
+    """
+
+    push: Callable[[Any], chex.Array]
+    pull: Callable[[chex.Array], Any]
+    product: Callable[[chex.Array], chex.Array]
+    without_delta: Callable[[chex.Array], chex.Array]
+
+    def solve(self, right: chex.Array, steps: int, tolerance: float) -> chex.Array:
+        """u, [n, classes], by at most so many conjugate gradients."""
+        found, _ = jax.scipy.sparse.linalg.cg(
+            self.product, right, tol=tolerance, maxiter=steps, M=self.without_delta
+        )
+        return found
 
 
-def _dual(inner: Inner, right: chex.Array, steps: int, tolerance: float) -> chex.Array:
-    """Solves (K + J J^T + lambda I) u = right, [n, classes]."""
-    features = inner.network.features(inner.images)
+def _dual(inner: Inner) -> _Dual:
+    features, zero = inner.network.features(inner.images), inner.network.zero
+    # What does not depend on delta is computed here, once, and not in every product.
+    _, push = jax.linearize(lambda delta: inner.network.along(delta, inner.images), zero)
+    transposed = jax.linear_transpose(push, zero)
+    factor = _factor(features, inner.ridge)
+
+    def pull(values):
+        return transposed(values)[0]
 
     def product(u):
-        moved = inner.network.along(_pull(inner, u), inner.images)
-        return features @ (features.T @ u) + moved + inner.ridge * u
+        return features @ (features.T @ u) + push(pull(u)) + inner.ridge * u
 
-    return jax.scipy.sparse.linalg.cg(product, right, tol=tolerance, maxiter=steps)[0]
+    return _Dual(push, pull, product, lambda u: jax.scipy.linalg.cho_solve(factor, u))
+
+
+def _factor(features: chex.Array, ridge: chex.Array) -> tuple[chex.Array, bool]:
+    """Cholesky's factor of K + lambda I, as `cho_solve` takes it."""
+    kernel = features @ features.T + ridge * jnp.eye(len(features), dtype=features.dtype)
+    return jax.scipy.linalg.cho_factor(kernel, lower=True)
 
 
 def predict(inner: Inner, delta: Any, images: chex.Array) -> chex.Array:
@@ -163,7 +203,7 @@ def outer_gradient(
     outer_loss: Callable[[Any, Inner, Any], chex.Array],
     learned: Any,
     steps: int,
-    tolerance: float = 1e-6,
+    tolerance: float = TOLERANCE,
 ) -> OuterGradient:
     """Derivative of an outer loss through the exact solution of the inner problem.
 

@@ -180,6 +180,8 @@ class Method:
       average: decay of the average over steps that is the result, or the option that has it; 0
         takes the last.
       averaged: parts of a `Learned` that are averaged then; of the others the last count.
+      keeps_mirrored: whether mirrored copies that it learns with belong to the set, so that
+        students train on them, too (RCIG).
       walks_on_experts: whether its networks are pieces of stored trainings, whose variables are
         "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_walk` then.
       trains_on_real: whether networks train on further real images, `network_steps` batches a step.
@@ -207,6 +209,7 @@ class Method:
     project: Project = lambda learned, setup: learned
     average: float | str = 0.0
     averaged: tuple[str, ...] = Learned._fields
+    keeps_mirrored: bool = False
     walks_on_experts: bool = False
     trains_on_real: bool = False
     skips: Callable[[Setup], bool] = lambda setup: False

@@ -1,8 +1,8 @@
 """RCIG (arXiv 2302.06755): implicit gradients through a linearised network's exact solution.
 
-Read from yolky/RCIG @a9fb1fa. The inner problem and the inverse Hessian are solved by conjugate
-gradients on the dual system, where the released code takes twenty steps of Adam for each and
-searches their step sizes (see `delt_jax.learned.convexified`).
+Read from yolky/RCIG @a9fb1fa. The inner problem and the inverse Hessian are solved by
+preconditioned conjugate gradients on the dual system, where the released code takes twenty steps of
+Adam for each and searches their step sizes (see `delt_jax.learned.convexified`).
 """
 
 from typing import Any
@@ -14,18 +14,20 @@ import optax
 
 from delt_jax.core import keys
 from delt_jax.learned import convexified, limits, networks, sharing
-from delt_jax.learned.convexified import Inner
+from delt_jax.learned.convexified import Inner, Linearised
 from delt_jax.learned.images import with_mirrored
 from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
-from delt_jax.models import forms
+from delt_jax.models import ModelSpec, forms
 
 _OPTIONS = (
     ("ridge", 5e-4),  # lambda / (IPC classes); 0.05 for depth 5
-    ("solver_steps", 20.0),
+    ("solver_steps", 100.0),  # at most; the tolerance ends them before
+    ("tolerance", convexified.TOLERANCE),
     ("temperature", 0.0),  # where the logarithm starts
     ("temperature_rate", 3e-2),
     ("most_network_steps", 15.0),
 )
+_USUAL_STEPS = 50  # to the tolerance, at ten and at fifty images per class; at one they are 30
 
 
 def _is_free(params: Any) -> Any:
@@ -36,23 +38,28 @@ def _is_free(params: Any) -> Any:
     )
 
 
+def linearised(spec: ModelSpec, params: Any) -> Linearised:
+    """A network around its weights, of which the last layer's matrix is solved in closed form."""
+    return convexified.linearise(
+        lambda p, x: networks.logits(spec, p, x),
+        lambda p, x: networks.features(spec, {"params": p}, x),
+        params,
+        _is_free,
+    )
+
+
 def gradient(
     key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
 ) -> tuple[chex.Array, Learned]:
     """Direct and implicit derivative of the outer loss; the latter clipped to the former."""
     del key
-    params = network.variables["params"]
-    linear = convexified.linearise(
-        lambda p, x: networks.logits(setup.spec, p, x),
-        lambda p, x: networks.features(setup.spec, {"params": p}, x),
-        params,
-        _is_free,
-    )
+    linear = linearised(setup.spec, network.variables["params"])
     targets = jax.nn.one_hot(real.labels, setup.num_classes)
 
     def make_inner(learned):
         images, labels = with_mirrored(learned.images, learned.labels, setup.mirrored)
-        return Inner(linear, images, labels, setup.option("ridge") * len(images))
+        ridge = setup.option("ridge") * len(learned.images)  # mirrored copies do not count
+        return Inner(linear, images, labels, ridge)
 
     def outer_loss(learned, inner, delta):
         outputs = jnp.exp(learned.extra["temperature"]) * convexified.predict(
@@ -61,9 +68,9 @@ def gradient(
         fit = optax.softmax_cross_entropy(outputs, targets).mean()
         return fit - margin(learned.labels)
 
-    steps = int(setup.option("solver_steps"))
+    steps, tolerance = int(setup.option("solver_steps")), setup.option("tolerance")
     with forms.in_loops():
-        found = convexified.outer_gradient(make_inner, outer_loss, learned, steps)
+        found = convexified.outer_gradient(make_inner, outer_loss, learned, steps, tolerance)
     found = sharing.mean(found)
     return found.loss, convexified.clipped_sum(found)
 
@@ -114,9 +121,9 @@ def optimiser(setup: Setup) -> optax.GradientTransformation:
 
 
 def passes(setup: Setup) -> float:
-    """Of an outer step."""
+    """Of an outer step; a product of the dual system is a way back and one forward."""
     learned = setup.num_classes * setup.ipc * (1 + setup.mirrored)
-    solved = 2 * 5 * setup.option("solver_steps") * learned
+    solved = 2 * 4 * min(setup.option("solver_steps"), _USUAL_STEPS) * learned
     trained = 3 * (1 + setup.option("most_network_steps")) / 2 * learned
     return solved + 5 * setup.real_batch + 18 * learned + trained
 
@@ -124,7 +131,7 @@ def passes(setup: Setup) -> float:
 def refuse(setup: Setup) -> str:
     """What is wrong with the numbers of a solution."""
     return limits.whole(setup, 1, "solver_steps", "most_network_steps") or limits.not_negative(
-        setup, "ridge", "temperature_rate"
+        setup, "ridge", "tolerance", "temperature_rate"
     )
 
 
@@ -142,6 +149,7 @@ METHOD = Method(
     options=_OPTIONS,
     extra=(("temperature", "temperature"),),
     average=0.99,
+    keeps_mirrored=True,
     refuse=refuse,
 )
 METHODS = (METHOD,)
