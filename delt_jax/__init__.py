@@ -110,6 +110,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
     factor: int = 1,
     rounds: bool = False,
     size: int = 0,
+    mirrored: bool = False,
 ) -> Path:
     """Converts a distilled set, as `python -m delt_jax.export` does, and reads back the result.
 
@@ -124,7 +125,7 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
       mean, std: of a set of normalised floats, one value or one per channel.
       overwrite: replace an earlier export.
       push: data set on the Hugging Face Hub that gets it, too, "owner/name"; for "parquet".
-      preprocessing, factor: as of `load`.
+      preprocessing, factor, mirrored: as of `load`.
       rounds: whether float images become pixels, rounded and clipped.
       size: side in pixels that images are resized to, after they are cut square; 0 keeps theirs.
 
@@ -151,16 +152,18 @@ def export_set(  # noqa: PLR0913 (the flags of the command; callers name them)
         factor=factor,
         rounds=rounds,
         size=size,
+        mirrored=mirrored,
     )
 
 
-def load(
+def load(  # noqa: PLR0913 (what files may not say; callers name them)
     path: str | Path,
     class_names: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     preprocessing: str | Path = "",
     factor: int = 1,
+    mirrored: bool = False,
 ) -> DistilledSet:
     """Loads a distilled set.
 
@@ -174,6 +177,8 @@ def load(
         and centre, or a set that has it.
       factor: of a set of floats, images along a side of each stored one, where its file does not
         say it (IDC).
+      mirrored: of a set of floats, whether students train on a mirrored copy of every image, too,
+        where its file does not say it (RCIG's of colour images).
 
     Returns:
       images uint8 [N, H, W, C] and labels int32 [N], class by class and in order within a class,
@@ -186,5 +191,7 @@ def load(
       UserError: one sentence on what is wrong with the path or the set.
     """
     from delt_jax import formats
+    from delt_jax.formats.decoding import Decoding
 
-    return formats.load(path, class_names, mean, std, preprocessing, factor)
+    decoding = Decoding(factor, mirrored)
+    return formats.load(path, class_names, mean, std, preprocessing, decoding)

@@ -71,6 +71,13 @@ _FACTOR = flags.DEFINE_integer(
     upper_bound=16,
     flag_values=_FLAGS,
 )
+_MIRRORED = flags.DEFINE_bool(
+    "mirrored",
+    False,
+    "Of a set of floats: students train on a mirrored copy of every image, too (RCIG's of colour "
+    "images), where its file does not say it.",
+    _FLAGS,
+)
 _ROUND = flags.DEFINE_bool("round", False, "Round and clip float images to pixels.", _FLAGS)
 _PUSH = flags.DEFINE_string(
     "push", "", "OWNER/NAME of a data set on the Hugging Face Hub that gets the export.", _FLAGS
@@ -108,6 +115,7 @@ def parse(arguments: Sequence[str]) -> ExportOptions:
         _FACTOR.value,
         _ROUND.value,
         _SIZE.value,
+        _MIRRORED.value,
     )
 
 

@@ -102,9 +102,12 @@ def load(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     preprocessing: str | Path = "",
-    factor: int = 1,
+    decoding: Decoding | None = None,
 ) -> DistilledSet:
-    """Loads a distilled set of any layout; `delt_jax.load` explains the arguments."""
+    """Loads a distilled set of any layout; `delt_jax.load` explains the arguments.
+
+    Its factor and its mirrored copies are those of `decoding` here.
+    """
     path = local_set(path)
     space = space_of(preprocessing) if preprocessing else None
     try:
@@ -115,7 +118,9 @@ def load(
     if stored.unnamed and not class_names:
         raise UserError(stored.unnamed)
     content = to_set(stored, str(path), class_names, mean, std, space)
-    return content if factor == 1 else _cut(content, factor, str(path))
+    if decoding is None or decoding.copies == 1:
+        return content
+    return _decoded(content, decoding, str(path))
 
 
 def space_of(path: str | Path) -> Preprocessing:
@@ -140,13 +145,16 @@ def space_of(path: str | Path) -> Preprocessing:
     return found
 
 
-def _cut(content: DistilledSet, factor: int, where: str) -> DistilledSet:
+def _decoded(content: DistilledSet, decoding: Decoding, where: str) -> DistilledSet:
     """A set whose stored images are several each, which its file does not say."""
     if content.preprocessing is None or content.decoding is not None:
-        why = "says itself how" if content.decoding else "holds pixels, so none of"
-        raise UserError(f"{where} {why} its images are cut; give no factor.")
-    if not 1 <= factor <= min(content.images.shape[1:3]):
-        raise UserError(f"The factor is {factor}; it must be from 1 to the images' side.")
-    decoding = Decoding(factor)
+        why = (
+            "says itself what its images become"
+            if content.decoding
+            else "holds pixels, which are used as they are"
+        )
+        raise UserError(f"{where} {why}; give neither a factor nor mirrored.")
+    if not 1 <= decoding.factor <= min(content.images.shape[1:3]):
+        raise UserError(f"The factor is {decoding.factor}; it must be from 1 to the images' side.")
     said = {"decoding": decoding.as_dict()}
     return replace(content, decoding=decoding, manifest=content.manifest | said)

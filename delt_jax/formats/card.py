@@ -220,6 +220,11 @@ def _use_of_floats(content: DistilledSet) -> list[str]:
             f"Every stored image is {n} x {n} smaller ones, each enlarged before it is used: "
             f"`data.expand(data.labels)` gives them."
         )
+    if content.decoding is not None and content.decoding.mirrored:
+        parts.append(
+            "Students train on a mirrored copy of every image, too: `data.expand(data.labels)` "
+            "gives all."
+        )
     return parts
 
 

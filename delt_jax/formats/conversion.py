@@ -13,6 +13,7 @@ from delt_jax.core import stopping
 from delt_jax.core.progress import say
 from delt_jax.errors import UserError
 from delt_jax.formats import hub, learned_arrays, ownership, remote_sets, resizing
+from delt_jax.formats.decoding import Decoding
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.stored import floats_of
 from delt_jax.store import files, regular, remote
@@ -39,6 +40,8 @@ class ExportOptions:
       push: data set on the Hugging Face Hub that gets the export, too, OWNER/NAME; empty for none.
       preprocessing: file or set with the whitening of normalised floats; None where there is none.
       factor: images along a side of each stored one, of floats whose file does not say it.
+      mirrored: whether students train on mirrored copies, too, of floats whose file does not say
+        it.
       rounds: whether float images become pixels, rounded and clipped.
       size: side in pixels that images are resized to, after they are cut square; 0 keeps theirs.
     """
@@ -57,6 +60,7 @@ class ExportOptions:
     factor: int = 1
     rounds: bool = False
     size: int = 0
+    mirrored: bool = False
 
 
 def default_out(source: Path, to: str) -> Path:
@@ -89,7 +93,7 @@ def run(options: ExportOptions) -> None:
         options.mean,
         options.std,
         options.preprocessing or "",
-        options.factor,
+        Decoding(options.factor, options.mirrored),
     )
     layout = formats.find(options.source)
     content = replace(content, manifest=content.manifest | reported(options.source, content))

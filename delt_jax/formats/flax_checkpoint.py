@@ -58,7 +58,19 @@ def read(path: Path) -> Stored:
 
 
 def _parameters(tree: Any) -> dict[Any, Any]:
-    """The map that has `x_proto`, wherever the state keeps it."""
+    """The map of images and labels that the release's own evaluation takes.
+
+    That is the average over steps where RCIG keeps one, else the parameters, and not an optimiser's
+    moments, which have the same names.
+    """
+    state = tree if isinstance(tree, dict) else {}
+    parameters = _holder(state.get("params"))
+    is_rcig = "log_temp" in parameters
+    return (_holder(state.get("ema_average")) if is_rcig else {}) or parameters or _holder(tree)
+
+
+def _holder(tree: Any) -> dict[Any, Any]:
+    """The map that has `x_proto`, wherever it is; empty where there is none."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()

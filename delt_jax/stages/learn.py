@@ -246,7 +246,7 @@ def _as_set(
 ) -> DistilledSet:
     """What is learned, as it would be read from disk."""
     form = label_form(recipe)
-    decoding = _decoding(recipe)
+    decoding = decoding_of(recipe)
     manifest = {
         "class_names": list(source.class_names),
         "ipc": recipe.ipc,
@@ -264,10 +264,15 @@ def _as_set(
     )
 
 
-def _decoding(recipe: Recipe) -> Decoding | None:
-    """How stored images become those that students see: FRePo's mirrored copies are its loss's."""
-    factor = recipe.learn.factor or 1
-    return Decoding(factor) if factor > 1 else None
+def decoding_of(recipe: Recipe) -> Decoding | None:
+    """How stored images become those that students see; None where they are the same.
+
+    FRePo's mirrored copies are its loss's alone, RCIG's are students', too.
+    """
+    is_mirrored = recipe.learn.mirrored and recipe.data.flip
+    keeps_mirrored = methods.find(recipe.learn.method).keeps_mirrored
+    decoding = Decoding(recipe.learn.factor or 1, bool(is_mirrored and keeps_mirrored))
+    return decoding if decoding.copies > 1 else None
 
 
 def _write(

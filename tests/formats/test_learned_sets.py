@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import delt_jax
+from delt_jax import export
 from delt_jax.core.normalisation import Normalisation
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.errors import DamagedArtefact, UserError
@@ -374,6 +375,31 @@ def test_idc_is_pixels_that_are_cut(tmp_path):
         delt_jax.load(tmp_path / "data.pt", mean=[0.3], std=[0.4], factor=7)
 
 
+def test_mirrored_copies_of_an_import_are_said(tmp_path):
+    """RCIG's checkpoints do not say that students of colour images train on them."""
+    content = learned()
+    values = (np.eye(CLASSES) - 1 / CLASSES)[content.labels].astype(np.float32)
+    path = checkpoint(tmp_path / "checkpoint_10", x_proto=content.images, y_proto=values)
+    options = export.parse(
+        ["export", str(path), "--to=distilled", "--mirrored", "--mean=0.4", "--std=0.2",
+         f"--out={tmp_path / 'run/distilled'}"]
+    )  # fmt: skip
+    export.run(options)
+    found = delt_jax.load(tmp_path / "run/distilled")
+    assert found.decoding == Decoding(1, True)
+    seen, _ = found.expand(found.labels)
+    np.testing.assert_array_equal(seen, [*content.images, *content.images[:, :, ::-1]])
+    card = delt_jax.export_set(tmp_path / "run", "parquet", tmp_path / "out") / "README.md"
+    assert "a mirrored copy of every image" in card.read_text()
+    with pytest.raises(UserError, match=r"says itself .* give neither a factor nor mirrored"):
+        delt_jax.load(tmp_path / "run", mirrored=True)
+    rounded = delt_jax.export_set(
+        path, "npz", tmp_path / "x.npz", mean=[0.4], std=[0.2], rounds=True
+    )
+    with pytest.raises(UserError, match=r"holds pixels.* give neither a factor nor mirrored"):
+        delt_jax.load(rounded, mirrored=True)
+
+
 def torch_zip_file(path, content):
     """A file as torch.save writes one; the top value may be any that the writer takes."""
     path.write_bytes(torch_zip.dumps(content))
@@ -413,6 +439,23 @@ def test_flax_checkpoints_of_frepo(tmp_path):
     np.testing.assert_array_equal(found.images, content.images)
     np.testing.assert_array_equal(found.learned_labels, values)
     assert found.label_form == "centred"
+
+
+def test_a_checkpoint_is_what_its_evaluation_takes(tmp_path):
+    """RCIG's average over steps, FRePo's parameters; moments have the same names."""
+    content = learned()
+    values = np.eye(CLASSES, dtype=np.float32)[content.labels]
+    own_images, *others = ({"x_proto": content.images + i, "y_proto": values} for i in range(3))
+    for more, average in (({"log_temp": np.zeros((), np.float32)}, 2), ({}, 0)):
+        state = {
+            "ema_average": others[1],
+            "params": own_images | more,
+            "opt_state": {"mu": others[0]},
+        }
+        path = tmp_path / "checkpoint_1"
+        path.write_bytes(serialization.msgpack_serialize(state))
+        found = delt_jax.load(path, mean=[0.4], std=[0.2])
+        np.testing.assert_array_equal(found.images, content.images + average)
 
 
 @pytest.mark.parametrize(

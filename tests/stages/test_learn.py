@@ -11,8 +11,9 @@ from tiny_run import read_json
 from delt_jax import main
 from delt_jax.config import derive, from_config
 from delt_jax.core import stopping
-from delt_jax.data import open_source
+from delt_jax.data import describe_source, open_source
 from delt_jax.formats import distilled
+from delt_jax.formats.decoding import Decoding
 from delt_jax.learned import driver
 from delt_jax.stages import learn, pipeline, plan
 from delt_jax.store.workdir import WorkDir
@@ -105,6 +106,26 @@ def test_a_plan_counts_the_weights_that_an_unroll_keeps(tmp_path, method, option
 
     (few, weights), (many, _) = planned(10), planned(30)
     assert many - few == pytest.approx(20 * copies * weights, rel=0.02, abs=1e6)
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "changes", "decoding"),
+    [
+        ("rcig", "cifar10", {}, Decoding(1, True)),
+        ("rcig", "cifar10", {"learn.mirrored": False}, None),
+        ("rcig", "cifar10", {"data.flip": False}, None),
+        ("rcig", "fashion_mnist", {}, None),
+        ("frepo", "cifar10", {}, None),  # its copies are its loss's alone
+        ("idc", "cifar10", {}, Decoding(2, False)),
+    ],
+)
+def test_sets_say_what_their_images_become(method, data, changes, decoding):
+    made = runpy.run_path(str(DIGITS.with_name(f"{data}.py")))["get_config"](method)
+    with made.unlocked():
+        made.update_from_flattened_dict({"ipc": 1} | changes)
+    recipe = from_config(made)
+    recipe = derive.complete(recipe, describe_source(recipe.data))[0]
+    assert learn.decoding_of(recipe) == decoding
 
 
 def test_other_settings_and_the_other_synthesis_redo_it(finished):
