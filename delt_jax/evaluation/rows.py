@@ -104,6 +104,7 @@ def resolve(recipe: Recipe, source: Source, row: EvalRow, rate: float | None = N
         row.ipc * row.copies,
         source.image_size,
         source.channels,
+        row.copies,
     )
     return protocols.resolve(recipe, setting, rate)
 

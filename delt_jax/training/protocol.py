@@ -16,9 +16,10 @@ class EvalSetting:
     Attributes:
       student: name of the architecture.
       num_classes: of the data.
-      ipc: images per class that the student is trained on.
+      ipc: images per class that the student is trained on, copies and all.
       image_size: side in pixels.
       channels: 1 or 3.
+      copies: images to train on that each stored one of a learned set becomes.
     """
 
     student: str
@@ -26,6 +27,7 @@ class EvalSetting:
     ipc: int
     image_size: int
     channels: int = 3
+    copies: int = 1
 
 
 @dataclass(frozen=True)

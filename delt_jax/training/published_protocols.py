@@ -21,6 +21,7 @@ _FREPO_STEPS = {
     5000: 40000,
 }
 _FREPO_BATCH = 500
+_RCIG_BATCH = 256
 
 # Peak learning rates of RDED and DELT by the first letters of the student's name; else 1e-3.
 _RATES = {
@@ -236,17 +237,23 @@ def ratbptt(setting: EvalSetting) -> Protocol:
 
 
 def rcig(setting: EvalSetting) -> Protocol:
-    """Students of RCIG (arXiv 2302.06755 and its code): FRePo's at a third of the rate.
+    """Students of RCIG (arXiv 2302.06755 and its code), those with augmentation.
 
-    1000 steps for ten images, else 2000; batches of 256 from 256 images on.
+    FRePo's at a third of the rate, and every image draws its own operation, without colours for
+    grey ones. 1000 steps for ten stored images, else 2000; all images at once up to 256 stored
+    ones, else batches of 256, which are drawn anew for every step there and by epochs here.
     """
     count = setting.num_classes * setting.ipc
-    steps = 1000 if count <= 10 else 2000
-    batch = min(count, 256)
+    stored = count // setting.copies
+    steps = 1000 if stored <= 10 else 2000
+    batch = count if stored <= _RCIG_BATCH else _RCIG_BATCH
     epochs = -(-steps // -(-count // batch))
+    in_colour = "flip_color_" if setting.channels == 3 else ""
+    strategy = f"rcig-{in_colour}crop_rotate_translate_cutout"
     return replace(
         frepo(setting),
         name="rcig",
+        views=ViewSpec("", 1, 1.0, True, "none", 1.0, dsa=strategy),
         learning_rate=1e-4,
         epochs=epochs,
         batch_size=batch,

@@ -9,7 +9,11 @@ import scipy.ndimage
 import scipy.stats
 
 from delt_jax.augment import frepo
+from delt_jax.augment.views import ViewProgram, plan_epoch, student_views
+from delt_jax.core.normalisation import Normalisation
 from delt_jax.errors import UserError
+from delt_jax.training import protocols
+from delt_jax.training.protocols import EvalSetting
 
 EVERY = frepo.parse("frepo-flip_color_crop_rotate_translate_cutout")
 SIZE = 12
@@ -100,6 +104,16 @@ def test_operations_are_drawn_for_the_batch_or_for_each_image():
     assert (len(counts), EVERY.is_of_each, frepo.parse("rcig-crop").is_of_each) == (6, False, True)
     nothing = frepo.parse("frepo-flip", flip=False)
     assert frepo.augment(images, frepo.choose(keys[0], nothing), drawn, nothing) is images
+
+
+def test_every_view_of_rcigs_protocol_has_its_own_operation():
+    """Of images of ones all operations but cut-outs, one of four, leave ones."""
+    spec = protocols.named("rcig", EvalSetting("conv3_wide", 10, 4, 8, 1)).views
+    program = ViewProgram(spec, Normalisation((0.0,), (1.0,)), True)
+    key, images = jax.random.key(0), jnp.ones((40, 8, 8, 1))
+    plan = plan_epoch(key, 40, 40)
+    views = student_views(key, images, plan, jnp.arange(40), program).images
+    assert 3 <= np.asarray((views == 0).any((1, 2, 3))).sum() <= 20
 
 
 @pytest.mark.parametrize("text", ["one-crop", "frepo-scale", "rcig", "frepo-crop_crop"])

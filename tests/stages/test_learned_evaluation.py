@@ -12,7 +12,7 @@ from delt_jax.core.normalisation import Normalisation
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
-from delt_jax.evaluation import learned_score
+from delt_jax.evaluation import learned_score, rows
 from delt_jax.evaluation.training_sets import TrainingSets
 from delt_jax.formats import distilled, own
 from delt_jax.formats.decoding import Decoding
@@ -109,6 +109,22 @@ def test_parts_of_stored_images_are_trained_on(tmp_path):
     (row, _) = read_json(folder / "evaluation/manifest.json")["rows"]
     assert row["ipc"] == IPC
     assert row["regime"] == "learned"
+
+
+def test_mirrored_copies_are_trained_on_and_rcig_counts_stored_images(tmp_path):
+    """30 stored images make batches of 60; ten, of which there are 20, take 1000 steps."""
+    folder = with_set(tmp_path, negatives(Decoding(1, True)))
+    asked = config_lib.from_config(recipe(**{"evaluate.protocol": "rcig", "relabel.dsa": None,
+        "evaluate.epochs": None, "evaluate.batch_size": None}))  # fmt: skip
+    source = open_source(asked.data)
+    made = TrainingSets(asked, source, WorkDir(folder), ())
+    images = made.get("recovered", IPC, 0).images.pixels
+    np.testing.assert_array_equal(images[30:], images[:30, :, ::-1])
+    of = [r for r in rows.rows_of(asked, IPC, made.distilled.copies) if r.regime == "learned"]
+    found = {r.image_set: rows.resolve(asked, source, r) for r in of}
+    assert {name: p.batch_size for name, p in found.items()} == {"recovered": 60, "random": 30}
+    one = rows.resolve(asked, source, replace(of[0], ipc=1))
+    assert (of[0].image_set, one.batch_size, one.epochs) == ("recovered", 20, 1000)
 
 
 def test_labels_of_teachers_are_refused(tmp_path):

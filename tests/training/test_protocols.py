@@ -261,10 +261,33 @@ def test_versions_are_one_until_results_change():
     assert {name: protocols.version(name) for name in protocols.NAMES} == dict.fromkeys(
         (
             *("delt", "sre2l", "rded", "delt_jax", "common", "dsa", "idc", "frepo"),
-            *("mtt", "ratbptt", "rcig"),
+            *("mtt", "ratbptt"),
         ),
         1,
-    )
+    ) | {"rcig": 2}
+
+
+# Stored images, copies, channels; steps and batch by eval.py, with use_flip where there are copies.
+@pytest.mark.parametrize(
+    ("classes", "ipc", "copies", "channels", "steps", "batch"),
+    [
+        (10, 1, 1, 1, 1000, 10),
+        (10, 1, 2, 3, 1000, 20),
+        (10, 2, 1, 3, 2000, 20),
+        (10, 10, 2, 3, 2000, 200),
+        (100, 10, 2, 3, 2000, 256),
+        (10, 50, 1, 1, 2000, 256),
+    ],
+)
+def test_rcig_counts_stored_images(classes, ipc, copies, channels, steps, batch):
+    setting = EvalSetting("conv3_wide", classes, ipc * copies, 32, channels, copies)
+    protocol = protocols.resolve(recipe(evaluate__protocol="rcig"), setting)
+    assert protocol.batch_size == batch
+    of_an_epoch = -(-classes * ipc * copies // batch)
+    assert steps <= protocol.epochs * of_an_epoch < steps + of_an_epoch
+    in_colour = "flip_color_" if channels == 3 else ""
+    assert protocol.views.dsa == f"rcig-{in_colour}crop_rotate_translate_cutout"
+    assert (protocol.learning_rate, protocol.loss) == (1e-4, "squared")
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(0, 0), (1, 1), (9, 9), (10, 0), (11, 0)])
