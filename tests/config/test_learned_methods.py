@@ -38,11 +38,14 @@ att   | cifar100      | ipc10  | 200000 | 1    | 1000   | 0  | 1   | standardise
 att   | cifar100      | ipc50  | 100000 | 1    | 1000   | 0  | 1   | kornia      | random | mtt
 tesla | cifar10       | ipc1   | 10000  | 1    | 500    | 0  | 1   | kornia      | random | mtt
 rcig  | cifar10       | ipc1   | 15000  | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
+rcig  | tiny_imagenet | ipc1   | 5000   | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
+rcig  | cifar100      | ipc50  | 10000  | 1024 | 0.003  | 1  | 13  | zca         | random | rcig
 ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
 ratbptt | cifar100    | ipc1   | 12000  | 5000 | 0.0003 | 0  | 1   | unit_zca    | noise  | ratbptt
 ratbptt | cifar100    | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
 ratbptt | tiny_imagenet | ipc10 | 12000 | 1000 | 0.0003 | 0  | 1   | unit_zca    | noise  | ratbptt
 """
+SIDES = {"tiny_imagenet": 64, "imagenette": 128, "cifar100": 32, "clip_art": 64}
 # Numbers that one method alone has, among those of its row.
 OPTIONS = [
     ("mtt,ipc10", "student_steps=30 expert_epochs=2 last_start=20 rate_rate=1e-05"),
@@ -227,6 +230,7 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
         ("ratbptt", "window=201", "window=201 after fewest_free=0 steps is more than unroll=200"),
         ("ratbptt", "window=0", "window=0 must be a whole number of at least 1"),
         ("rcig", "solver_steps=0", "solver_steps=0 must be a whole number"),
+        ("rcig", "tolerance=-1", "tolerance=-1 must be at least 0"),
         ("rcig", "ridge=-0.1", "ridge=-0.1 must be at least 0"),
     ],
 )
@@ -272,6 +276,31 @@ def test_every_recipe_is_within_the_limits_of_its_method(ipc):
                 one = complete_of(name, f"{small}{method},{ipc}")
                 setup = learn.setup_of(one, describe_source(one.data))
                 assert setup.ipc == int(ipc.removeprefix("ipc"))
+
+
+@pytest.mark.parametrize(
+    ("name", "ipc", "mirrored"),
+    [
+        *[("cifar10", 50, True), ("cifar100", 10, True), ("tiny_imagenet", 1, True)],
+        *[("cifar100", 50, False), ("tiny_imagenet", 10, False), ("fashion_mnist", 10, False)],
+    ],
+)
+def test_rcig_mirrors_all_but_large_and_grey_sets(name, ipc, mirrored):
+    assert complete_of(name, f"rcig,ipc{ipc}").learn.mirrored == mirrored
+
+
+def test_rcig_says_what_is_published():
+    def sources(name, ipc):
+        found = methods.of_learning("rcig", DataKind(name, SIDES[name], "", 3, ipc))
+        return {
+            n: found[f"learn.{n}"].is_ours for n in ("steps", "mirrored", "real_batch", "lifetime")
+        }
+
+    released = {"steps": False, "mirrored": False, "real_batch": False, "lifetime": True}
+    assert sources("tiny_imagenet", 1) == released
+    assert sources("imagenette", 1) == released | {"steps": True}
+    assert sources("cifar100", 50) == released | {"steps": True}
+    assert sources("clip_art", 1) == dict.fromkeys(released, True) | {"real_batch": False}
 
 
 @pytest.mark.parametrize("method", ["frepo", "rcig"])
