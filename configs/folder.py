@@ -25,7 +25,7 @@ def get_config(variants=""):
 
     config.recover.iterations = 400
     config.recover.round_iterations = 50
-    config.recover.learning_rate = 0.05
+    config.recover.learning_rate = 0.01  # as two sets of small images have it (docs/study.md)
 
     config.evaluate.students = ("",)
     config.evaluate.width = 64

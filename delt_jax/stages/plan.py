@@ -99,15 +99,7 @@ def describe(
         *_evaluate_lines(recipe, source, students, labelling_flops),
     ]
     stored = relabel.plan_of(recipe, source)
-    parts = {
-        "rank": StageWork(0, -(-len(source.train) // prediction.BATCH)),
-        "recover": StageWork(0, len(batches)),
-        "experts": StageWork(0, _num_experts(recipe, source)),
-        "learn": StageWork(0, recipe.learn.real_batch or 1),
-        "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
-        "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
-    }
-    spent = _spent(work, parts)
+    spent = _spent(work, _parts(recipe, source, len(batches), students))
     return [
         *_head_lines(source, workdir),
         "",
@@ -128,6 +120,21 @@ def describe(
         *(here.lines(spent, recipe, here.peak()) if devices.kind() == "cpu" else ()),
         *hours(spent, (devices.kind(), devices.device_count(), hosts.count())),
     ]
+
+
+def _parts(
+    recipe: Recipe, source: Source, num_batches: int, students: Sequence[_Student]
+) -> dict[str, StageWork]:
+    """Into how many pieces the work of a stage can be divided, and among whom."""
+    stored = relabel.plan_of(recipe, source)
+    return {
+        "rank": StageWork(0, -(-len(source.train) // prediction.BATCH)),
+        "recover": StageWork(0, num_batches),
+        "experts": StageWork(0, _num_experts(recipe, source)),
+        "learn": StageWork(0, recipe.learn.real_batch or 1),
+        "relabel": StageWork(0, stored.epochs if stored else 1, "hosts"),
+        "evaluate": StageWork(0, sum(s.per_row * len(s.rows) for s in students)),
+    }
 
 
 def _spent(work: Sequence[PlanLine], parts: Mapping[str, StageWork]) -> dict[str, StageWork]:

@@ -28,7 +28,7 @@ LOCAL = {"evaluate.scores_folder"}
 NO_PATHS = {
     *("data.dataset", "data.class_names", "teacher.model", "recover.terms"),
     *("relabel.rand_augment", "relabel.dsa", "evaluate.students"),
-    *("learn.model", "learn.augment", "learn.options"),
+    *("learn.method", "learn.model", "learn.augment", "learn.options"),
 }
 FLAGS = {
     "here or in a store": {"out", "class_names", "preprocessing"},
