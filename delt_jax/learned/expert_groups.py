@@ -21,15 +21,13 @@ from delt_jax.errors import UserError
 from delt_jax.learned import experts
 from delt_jax.learned.experts import ExpertPlan
 from delt_jax.models import forms
+from delt_jax.recovery.run.memory import USABLE
 from delt_jax.runtime import devices
 from delt_jax.runtime import processes as hosts
 from delt_jax.runtime.programs import Program
 from delt_jax.teachers.cost import model_cost
+from delt_jax.training.student_layout import FILLS
 
-# Operations of a batch, forward, with which a network fills an accelerator; see
-# `delt_jax.training.student_layout`.
-_FILLS = 1e9
-_USABLE = 0.85  # share of a device's memory; the allocator needs the rest
 _CHUNK = 50  # steps of a compiled call on an accelerator, at most
 _CHUNK_BYTES = 2**28  # of the real images of a call, at most
 
@@ -88,11 +86,11 @@ def per_device(plan: ExpertPlan, count: int, bytes_each: int) -> int:
       bytes_each: of a device's memory that an expert takes.
     """
     flops = model_cost(plan.spec).forward_flops * plan.batch
-    if jax.default_backend() == "cpu" or flops > _FILLS:
+    if jax.default_backend() == "cpu" or flops > FILLS:
         return 1
     even = -(-count // (hosts.count() * devices.device_count()))
     limit = devices.memory_limit()
-    return even if limit is None else max(1, min(even, int(_USABLE * limit) // bytes_each))
+    return even if limit is None else max(1, min(even, int(USABLE * limit) // bytes_each))
 
 
 def layout_of(count: int, per_device: int) -> ExpertLayout:

@@ -22,7 +22,7 @@ from delt_jax.training.student_step import LearnProgram, Lesson
 
 # Operations of a batch, forward, with which a student fills an accelerator. Three of ResNet-18 at
 # 224 px took 49 times as long as one, under vmap on an H100.
-_FILLS = 1e9
+FILLS = 1e9
 
 
 def on_cpu() -> bool:
@@ -74,7 +74,7 @@ class StudentLayout:
         if on_cpu() or self.is_shared:
             return "unrolled"
         flops = model_cost(self.program.student).forward_flops * self.batch
-        return "in_turn" if flops > _FILLS else "vmap"
+        return "in_turn" if flops > FILLS else "vmap"
 
     @property
     def spans(self) -> list[range]:

@@ -120,7 +120,7 @@ def test_students_at_once_become_what_they_become_alone(tmp_path, monkeypatch, l
     alone = train(tmp_path, program)
     monkeypatch.setattr(student_layout, "on_cpu", lambda: lanes == "unrolled")
     if lanes == "in_turn":
-        monkeypatch.setattr(student_layout, "_FILLS", 0)
+        monkeypatch.setattr(student_layout, "FILLS", 0)
     assert student_layout.of(program, 3, 3).of_jobs.lanes == lanes
     assert_close(train(tmp_path, program, per_device=3), alone)
 

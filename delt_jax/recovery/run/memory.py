@@ -17,7 +17,7 @@ from delt_jax.recovery.types import TeacherVariables
 from delt_jax.runtime import devices
 from delt_jax.teachers import teacher as teacher_lib
 
-_USABLE = 0.85  # share of the device's memory; the allocator needs the rest
+USABLE = 0.85  # share of the device's memory; the allocator needs the rest
 _MOST = 1024  # batches on a device
 
 
@@ -117,7 +117,7 @@ def peak_bytes(
         return {1: one}
     each = max(peak(2) - one, 1)
     peaks, batches = {1: one}, 2
-    while batches <= min(share, _MOST) and one + (batches - 1) * each <= _USABLE * limit:
+    while batches <= min(share, _MOST) and one + (batches - 1) * each <= USABLE * limit:
         peaks[batches] = one + (batches - 1) * each
         batches *= 2
     return peaks
