@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from delt_jax import models
 from delt_jax.learned import networks, unrolled
-from delt_jax.learned.method import Unroll
+from delt_jax.learned.method import Held
 from delt_jax.models import ModelSpec, forms
 from delt_jax.runtime import devices
 from delt_jax.stages.costs import learn_memory
@@ -72,7 +72,7 @@ def main() -> None:
         (one, kept), (many, _) = of_steps(1, adam), of_steps(chosen.steps, adam)
         room = one + chosen.steps * kept
         planned, planned_many = (
-            learn_memory(spec, 0, 0, Unroll(chosen.batch, steps * (3 if adam else 1))) / 1e6
+            learn_memory(spec, Held(3 * chosen.batch, steps * (3 if adam else 1)), 0) / 1e6
             for steps in (1, chosen.steps)
         )
         print(

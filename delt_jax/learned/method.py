@@ -110,17 +110,18 @@ class Setup:
         return dict(self.options)[name]
 
 
-class Unroll(NamedTuple):
-    """What a derivative through a student's training needs memory for.
+class Held(NamedTuple):
+    """What a step holds in memory at once, for estimates.
 
     Attributes:
-      images: learned images of a step.
-      kept: copies of the weights that the way back is taken with, of all steps; 0 where each step
-        is differentiated by itself.
+      images: in what a forward pass keeps of an image for its way back. What XLA counts on CPUs
+        (benchmarks/learned_memory.py) says how many of these an image is: with a way to the
+        weights alone, with one to the images, or with gradients of gradients.
+      weights: copies of the weights, beside the pool's networks and their optimisers.
     """
 
-    images: int
-    kept: int
+    images: float
+    weights: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Method:
         `delt_jax.learned.limits`), or the empty string.
       passes: forward passes of one image that an outer step amounts to, for estimates; a backward
         pass counts as two, and a gradient of gradients as three times what it is the gradient of.
-      unroll: the student's training that an outer step is differentiated through; None without.
+      held: what an outer step holds in memory, for estimates.
     """
 
     name: str
@@ -215,4 +216,6 @@ class Method:
     skips: Callable[[Setup], bool] = lambda setup: False
     refuse: Callable[[Setup], str] = lambda setup: ""
     passes: Callable[[Setup], float] = lambda setup: 3.0 * setup.num_classes * setup.ipc
-    unroll: Callable[[Setup], Unroll | None] = lambda setup: None
+    held: Callable[[Setup], Held] = lambda setup: Held(
+        setup.real_batch * setup.num_classes + 3.0 * setup.num_classes * setup.ipc
+    )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from delt_jax import models
 from delt_jax.augment import crop
-from delt_jax.learned.method import Unroll
+from delt_jax.learned.method import Held
 from delt_jax.models import ModelSpec
 from delt_jax.models.tap import TappedNetwork
 from delt_jax.recipe import Recipe
@@ -26,9 +26,6 @@ ACCELERATORS = {
     "TPU v4 chip": 275e12,
     "TPU v5e chip": 197e12,
 }
-# What a gradient of gradients keeps, in terms of what a gradient does: XLA counts 2.7 to 3.6 for
-# ConvNets of depth 3 on CPU (benchmarks/unroll_memory.py).
-_OF_GRADIENTS = 3
 # What the 17.6 h of recovery in DELT's Table 6 (ImageNet-1K, IPC 50, one RTX 4090) amount to.
 UTILISATION = 0.22
 _SOON = 0.1  # hours in all, below which a table would say nothing
@@ -65,18 +62,15 @@ def _step_memory(settings: StepSettings, spec: ModelSpec, batch: int) -> int:
     return _bytes(kept) + _bytes(shapes) + 5 * _bytes(images)
 
 
-def learn_memory(spec: ModelSpec, images: int, networks: int, unroll: Unroll | None = None) -> int:
+def learn_memory(spec: ModelSpec, held: Held, networks: int) -> int:
     """Estimates the bytes that a step of a learned set needs on its device.
 
-    They are the networks with their optimisers' two moments, and what a forward pass keeps for the
-    backward pass. Of an unrolled student there is one step at a time, as a gradient of gradients,
-    and the weights of all steps; what compares its end with real images is gone by then.
+    They are the networks with their optimisers' two moments, and what the step holds.
 
     Args:
       spec: of the networks.
-      images: that go through one at once, real and learned.
+      held: by the step.
       networks: of the pool.
-      unroll: the student's training, if there is one.
     """
     model, shapes = models.create(spec), teacher_lib.init_shapes(spec)
     size = spec.image_size
@@ -86,11 +80,8 @@ def learn_memory(spec: ModelSpec, images: int, networks: int, unroll: Unroll | N
 
     one = jax.ShapeDtypeStruct((1, size, size, spec.channels), jnp.float32)
     kept = jax.eval_shape(residuals, shapes, one)
-    copies = 3 * networks + 1
-    if unroll is not None:
-        images = max(images, _OF_GRADIENTS * unroll.images)
-        copies += unroll.kept
-    return images * (_bytes(kept) - _bytes(shapes)) + copies * _bytes(shapes)
+    copies = 3 * networks + 1 + held.weights
+    return int(held.images * (_bytes(kept) - _bytes(shapes))) + copies * _bytes(shapes)
 
 
 def _bytes(tree) -> int:

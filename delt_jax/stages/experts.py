@@ -20,6 +20,7 @@ from delt_jax.learned import expert_groups, experts, methods
 from delt_jax.learned.expert_groups import ExpertImages, ExpertLayout
 from delt_jax.learned.expert_store import ExpertStore
 from delt_jax.learned.experts import ExpertPlan
+from delt_jax.learned.method import Held
 from delt_jax.learned.setups import (
     expert_plan,
     expert_store,
@@ -104,7 +105,7 @@ def _per_device(plan: ExpertPlan, count: int, partial: Path) -> int:
             return int(stored["per_device"])
     except (OSError, KeyError, TypeError, ValueError):
         pass
-    chosen = expert_groups.per_device(plan, count, learn_memory(plan.spec, plan.batch, 1))
+    chosen = expert_groups.per_device(plan, count, learn_memory(plan.spec, Held(plan.batch), 1))
     files.write_json(path, {"backend": backend, "per_device": chosen})
     return chosen
 

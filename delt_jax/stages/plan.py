@@ -111,7 +111,7 @@ def describe(
         f"{'stage':<9} {'parameters':>11} {'FLOPs':>12}  what",
         *(line.text() for line in work),
         "",
-        _learn_memory_line(recipe, source)
+        f"device memory of learn: about {amount(memory_of_step(recipe, source), 'B')} on one device"
         if learns
         else memory_line(recipe, [t.spec for t in _in_recovery(recipe, teachers)], batches),
         *([] if stored is None else [relabel.size_line(stored)]),
@@ -277,15 +277,10 @@ def _learn_lines(recipe: Recipe, source: Source) -> list[PlanLine]:
     return [PlanLine("experts", cost.parameters, flops, what), line]
 
 
-def _learn_memory_line(recipe: Recipe, source: Source) -> str:
-    """Peak memory of a step, as an estimate."""
+def memory_of_step(recipe: Recipe, source: Source) -> int:
+    """Bytes that a step of a learned set needs, as an estimate."""
     setup, method = learn.setup_of(recipe, source), methods.find(recipe.learn.method)
-    learned = setup.num_classes * setup.ipc * setup.factor**2 * (1 + setup.mirrored)
-    real = setup.real_batch * (setup.num_classes if method.by_class else 1)
-    unroll = method.unroll(setup)
-    at_once = real if unroll else real + learned
-    needed = learn_memory(setup.spec, at_once, method.pool.size, unroll)
-    return f"device memory of learn: about {amount(needed, 'B')} on one device"
+    return learn_memory(setup.spec, method.held(setup), method.pool.size)
 
 
 def _labelling_flops(recipe: Recipe, source: Source, teachers: Sequence[_Teacher]) -> float:
@@ -321,7 +316,8 @@ def _evaluate_lines(
             epochs = protocol.epochs
             views = epochs * len(source.class_names) * row.ipc
             if row.image_set == "recovered" and learns:
-                views *= (recipe.learn.factor or 1) ** 2
+                decoding = learn.decoding_of(recipe)
+                views *= decoding.copies if decoding else 1
             evaluations = math.ceil(epochs / protocol.eval_every)
             each = forward * (_BACKWARD * views + evaluations * len(source.test))
             each += labelling_flops * views * (row.regime == "online")

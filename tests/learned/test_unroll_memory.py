@@ -9,10 +9,11 @@ from costly import costly
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import learned_memory
 import unroll_memory
 
 from delt_jax.learned import methods, setups
-from delt_jax.learned.method import Setup, Unroll
+from delt_jax.learned.method import Held, Setup
 from delt_jax.models import ModelSpec
 from delt_jax.stages.costs import learn_memory
 
@@ -38,29 +39,35 @@ def test_many_steps_take_less_than_twice_one_and_what_they_keep(with_adam):
 @pytest.mark.parametrize("with_adam", RULES)
 @pytest.mark.parametrize("steps", [1, STEPS])
 def test_the_plans_estimate_is_near_xlas_count(steps, with_adam):
-    unroll = Unroll(IMAGES, steps * (3 if with_adam else 1))
-    assert 1 / 1.3 < learn_memory(SPEC, 0, 0, unroll) / counted(steps, with_adam)[0] < 1.3
+    held = Held(3 * IMAGES, steps * (3 if with_adam else 1))
+    assert 1 / 1.3 < learn_memory(SPEC, held, 0) / counted(steps, with_adam)[0] < 1.3
 
 
-def test_what_methods_unroll():
-    def unroll(name, **options):
+def test_what_methods_hold():
+    def held(name, **options):
         method = methods.find(name)
         given = [f"{key}={value}" for key, value in options.items()]
-        return method.unroll(
+        return method.held(
             Setup(
-                *(SPEC, 10, 2, 5, 4, 0, 0.1, 0.0, 0.0, 0, 1, "", 1, False, (), ()),
+                *(SPEC, 10, 2, 5, 40, 0, 0.1, 0.0, 0.0, 0, 1, "", 1, False, (), ()),
                 options=setups.options_of(method, given),
             )
         )
 
-    assert unroll("mtt", student_steps=7) == Unroll(20, 7)
-    assert unroll("att", student_steps=7, student_batch=5) == Unroll(5, 7)
-    assert unroll("tesla", student_steps=7, student_batch=50) == Unroll(20, 0)
-    assert unroll("ratbptt", window=6, unroll=9) == Unroll(20, 18)
-    assert unroll("dc") is None
+    assert held("mtt", student_steps=7) == Held(60, 7)
+    assert held("att", student_steps=7, student_batch=5) == Held(15, 7)
+    assert held("tesla", student_steps=7, student_batch=50) == Held(60, 0)
+    # A step of the student and the real images behind the window are not held at once.
+    assert held("ratbptt", window=6, unroll=9) == Held(60, 18)
+    assert held("ratbptt", window=6, unroll=9, student_batch=5) == Held(60, 18)
+    assert held("ratbptt", window=6, unroll=9, student_batch=15) == Held(60, 18)
+    assert held("dc") == held("idc") == Held(40 + 220)
+    assert held("dm") == Held(160 + 60)
 
 
-def test_real_images_and_a_step_of_the_student_are_not_held_at_once():
-    small, large = (learn_memory(SPEC, images, 1, Unroll(20, 0)) for images in (60, 120))
-    assert small == learn_memory(SPEC, 0, 1, Unroll(20, 0)) == learn_memory(SPEC, 60, 1)
-    assert large == learn_memory(SPEC, 120, 1)
+@pytest.mark.parametrize(
+    "name", ["dm", "frepo", *map(costly, ["dsa", "idc", "mtt", "att", "tesla", "ratbptt", "rcig"])]
+)
+def test_the_plans_estimate_of_a_step_is_within_twice_xlas_count(name):
+    found, planned = learned_memory.counted_and_planned("configs/digits.py", name, ipc=2)
+    assert 1 / 2 < planned / found < 2

@@ -7,7 +7,7 @@ import optax
 
 from delt_jax.learned import augmentation, networks, optimisers, sharing
 from delt_jax.learned.images import by_class, decode
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup, leave
+from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup, leave
 from delt_jax.models import forms
 
 _MOMENTUM = 0.5
@@ -67,6 +67,12 @@ def passes(setup: Setup) -> float:
     return setup.real_batch * setup.num_classes + 3 * learned
 
 
+def held(setup: Setup) -> Held:
+    """Real images have no way back."""
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    return Held(0.4 * setup.real_batch * setup.num_classes + 3 * learned)
+
+
 DM = Method(
     name="dm",
     source="arXiv 2110.04181; VICO-UoE/DatasetCondensation @53f63a6",
@@ -76,5 +82,6 @@ DM = Method(
     optimiser=optimiser,
     network_optimiser=network_optimiser,
     passes=passes,
+    held=held,
 )
 METHODS = (DM,)

@@ -10,7 +10,7 @@ import optax
 from delt_jax import models
 from delt_jax.learned import networks, optimisers, sharing
 from delt_jax.learned.images import with_mirrored
-from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
+from delt_jax.learned.method import Held, Learned, Method, Network, Pool, Real, Setup
 from delt_jax.models import forms
 
 _RIDGE = 1e-6  # of the kernel's mean eigenvalue
@@ -138,6 +138,12 @@ def passes(setup: Setup) -> float:
     return setup.real_batch + 3 * learned * (1 + setup.mirrored) + 3 * trained
 
 
+def held(setup: Setup) -> Held:
+    """Real images have no way back."""
+    learned = setup.num_classes * setup.ipc
+    return Held(0.3 * setup.real_batch + 2 * learned * (1 + setup.mirrored))
+
+
 FREPO = Method(
     name="frepo",
     source="arXiv 2206.00719; yongchaoz/FRePo @43e028a",
@@ -147,6 +153,7 @@ FREPO = Method(
     optimiser=optimiser,
     network_optimiser=network_optimiser,
     passes=passes,
+    held=held,
     labels="centred",
     pool=Pool(_NETWORKS, is_staggered=True),
 )

@@ -14,7 +14,7 @@ import optax
 from delt_jax.core import losses
 from delt_jax.learned import augmentation, matching, networks, optimisers
 from delt_jax.learned.images import decode
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup
 from delt_jax.models import forms
 
 _MOMENTUM = 0.5
@@ -102,6 +102,12 @@ def passes(setup: Setup) -> float:
     return 3 * setup.real_batch * setup.num_classes + 9 * learned + 3 * trained
 
 
+def held(setup: Setup) -> Held:
+    """Real images of one class, and a gradient of gradients of all learned ones."""
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    return Held(setup.real_batch + 11 * learned)
+
+
 def _method(name: str, source: str) -> Method:
     return Method(
         name=name,
@@ -112,6 +118,7 @@ def _method(name: str, source: str) -> Method:
         optimiser=optimiser,
         network_optimiser=network_optimiser,
         passes=passes,
+        held=held,
     )
 
 

@@ -10,7 +10,7 @@ import optax
 from delt_jax.augment import dsa, mix
 from delt_jax.learned import augmentation, matching, networks, optimisers, sharing
 from delt_jax.learned.images import by_class, decode
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup
+from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup
 from delt_jax.learned.optimisers import Coasting
 from delt_jax.models import forms
 
@@ -147,6 +147,12 @@ def passes(setup: Setup) -> float:
     return 3 * setup.real_batch * setup.num_classes + 9 * learned + 3 * trained
 
 
+def held(setup: Setup) -> Held:
+    """As DC, whose classes follow each other."""
+    learned = setup.num_classes * setup.ipc * setup.factor**2
+    return Held(setup.real_batch + 11 * learned)
+
+
 IDC = Method(
     name="idc",
     source="arXiv 2205.14959; snu-mllab/Efficient-Dataset-Condensation @ceac95a",
@@ -156,6 +162,7 @@ IDC = Method(
     optimiser=optimiser,
     network_optimiser=network_optimiser,
     passes=passes,
+    held=held,
     keeps_bounds=True,
     trains_on_real=True,
     ahead=ahead,

@@ -13,7 +13,7 @@ import optax
 
 from delt_jax.core import keys
 from delt_jax.learned import augmentation, limits, networks, sharing, students, unrolled
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup, Unroll, leave
+from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup, leave
 from delt_jax.learned.students import Step
 from delt_jax.models import forms
 
@@ -108,9 +108,10 @@ def passes(setup: Setup) -> float:
     return batch * (12 * window + 3 * (unroll - window) / 2) + 3 * setup.real_batch
 
 
-def unroll(setup: Setup) -> Unroll:
-    """The window's steps; weights and Adam's two moments before each are kept."""
-    return Unroll(students.batch_size(setup), 3 * int(setup.option("window")))
+def held(setup: Setup) -> Held:
+    """One step of the window, or the real images after it, and each step's weights and moments."""
+    images = max(3 * students.batch_size(setup), 1.5 * setup.real_batch)
+    return Held(images, 3 * int(setup.option("window")))
 
 
 def refuse(setup: Setup) -> str:
@@ -136,7 +137,7 @@ METHOD = Method(
     optimiser=optimiser,
     network_optimiser=lambda setup: optax.set_to_zero(),
     passes=passes,
-    unroll=unroll,
+    held=held,
     labels="weights",
     options=_OPTIONS,
     project=not_negative,

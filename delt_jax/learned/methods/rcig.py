@@ -16,7 +16,7 @@ from delt_jax.core import keys
 from delt_jax.learned import convexified, limits, networks, sharing
 from delt_jax.learned.convexified import Inner, Linearised
 from delt_jax.learned.images import with_mirrored
-from delt_jax.learned.method import Learned, Method, Network, Pool, Real, Setup
+from delt_jax.learned.method import Held, Learned, Method, Network, Pool, Real, Setup
 from delt_jax.models import ModelSpec, forms
 
 _OPTIONS = (
@@ -128,6 +128,12 @@ def passes(setup: Setup) -> float:
     return solved + 5 * setup.real_batch + 18 * learned + trained
 
 
+def held(setup: Setup) -> Held:
+    """Both are linearised, and differentiated once more."""
+    learned = setup.num_classes * setup.ipc * (1 + setup.mirrored)
+    return Held(4 * setup.real_batch + 5 * learned)
+
+
 def refuse(setup: Setup) -> str:
     """What is wrong with the numbers of a solution."""
     return limits.whole(setup, 1, "solver_steps", "most_network_steps") or limits.not_negative(
@@ -144,6 +150,7 @@ METHOD = Method(
     optimiser=optimiser,
     network_optimiser=network_optimiser,
     passes=passes,
+    held=held,
     labels="shifted",
     pool=Pool(size=30),
     options=_OPTIONS,

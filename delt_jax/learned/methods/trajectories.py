@@ -14,7 +14,7 @@ import optax
 from delt_jax.learned import augmentation, expert_walk, limits, networks, students
 from delt_jax.learned import matching_trajectories as matching
 from delt_jax.learned.matching_trajectories import Segment
-from delt_jax.learned.method import Learned, Method, Network, Real, Setup, Unroll, leave
+from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup, leave
 from delt_jax.learned.students import Step
 from delt_jax.learned.unrolled import InnerLoss
 from delt_jax.models import forms
@@ -49,9 +49,9 @@ def _drawn(key: chex.PRNGKey, learned: Learned, network: Network, setup: Setup):
     return segment, students.draw_steps(key, count, len(learned.images), batch)
 
 
-def unroll(setup: Setup) -> Unroll:
-    """All steps of the student; the weights before each are kept."""
-    return Unroll(students.batch_size(setup), int(setup.option("student_steps")))
+def held(setup: Setup) -> Held:
+    """One step of the student, and the weights before each."""
+    return Held(3 * students.batch_size(setup), int(setup.option("student_steps")))
 
 
 def mtt_gradient(
@@ -169,7 +169,7 @@ MTT = Method(
     optimiser=optimiser,
     network_optimiser=_untrained,
     passes=passes,
-    unroll=unroll,
+    held=held,
     options=_OPTIONS,
     extra=(("student_rate", "student_rate"),),
     walks_on_experts=True,
@@ -189,7 +189,7 @@ TESLA = replace(
     name="tesla",
     source="arXiv 2211.10586; justincui03/tesla @488842e",
     gradient=tesla_gradient,
-    unroll=lambda setup: Unroll(students.batch_size(setup), kept=0),
+    held=lambda setup: Held(3 * students.batch_size(setup)),
 )
 DATM = replace(
     MTT,
