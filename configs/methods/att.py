@@ -42,6 +42,8 @@ def settings(data):
         steps = base["learn.steps"].value
         image_rate = min(image_rate, base["learn.image_rate"].value)
         decay = round(1 - 10 / steps, 4)  # over a tenth of them: published ones are for thousands
+        if data.image_size < 16 and ipc > 1:  # MTT's own, which leave random images further behind
+            few += ("rate_rate=1e-05", "student_rate=0.001")
     options = (
         *(f"student_steps={most}", f"expert_epochs={epochs}", f"last_start={last}"),
         *(f"student_batch={batch}", f"rate_rate={rate_rate}", f"student_rate={rate}"),
