@@ -45,10 +45,8 @@ def settings(data):
     is_tiny = data.image_size < 16
     is_easy = is_tiny and ipc > 1  # as in mtt.py
     if data.small:
-        latest = 15 if is_easy else 10 if is_tiny else 6
+        latest = 15 if is_easy else 10 if is_tiny else 4
         few = (f"grown_last_start={latest}", "grown_at=150")
-        if not is_tiny:  # shorter and slower walks than MTT's, from later starts
-            few += ("student_steps=20", "student_rate=0.01", "expert_epochs=2", "last_start=4")
         options = (*options, *base["learn.options"].value[6:], *few)
     by_row = {
         "learn.image_rate": image_rate,
@@ -59,12 +57,13 @@ def settings(data):
     is_known = data.name in TABLES and nearest == ipc and not data.small
     why = SMALL if data.small else f"as with {nearest} per class"
     of_row = published(CODE, by_row) if is_known else ours(by_row, why)
-    factor = 10 if is_tiny and not is_easy else 1  # chosen on validation images
+    # Chosen on validation images.
+    of_images, of_labels = (1, 1) if is_easy else (10, 10) if is_tiny else (0.3, 1)
     few = ours(
         {
             "learn.steps": base["learn.steps"].value,
-            "learn.image_rate": image_rate * factor,
-            "learn.label_rate": label_rate * factor,
+            "learn.image_rate": image_rate * of_images,
+            "learn.label_rate": label_rate * of_labels,
         },
         SMALL,
     )
