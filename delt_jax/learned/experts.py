@@ -19,7 +19,7 @@ from delt_jax.core import keys
 from delt_jax.learned import augmentation, networks
 from delt_jax.models import ModelSpec
 
-VERSION = 2  # part of identities; raise it when results change
+VERSION = 3  # part of identities; raise it when results change
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ExpertPlan:
       batch: images of a step; the rest of an epoch is left out.
       rate: learning rate.
       augment: strategy of `delt_jax.augment.dsa`, or empty.
-      radius: of GSAM's ascent, in weights' norm; 0 takes the plain gradient.
+      radius: of GSAM's ascent, relative to each weight; 0 takes the plain gradient.
       surrogate: GSAM's alpha, the weight of the part of the gradient that the ascent's lacks.
       seed: of the run.
     """
@@ -96,14 +96,16 @@ def flat_gradient(
 ) -> tuple[chex.Array, Any]:
     """The loss, and the gradient of GSAM (arXiv 2203.08065); the plain one where the radius is 0.
 
-    It is the gradient at the end of an ascent of length `radius`, less `surrogate` times the part
-    of the gradient here that is at right angles to it.
+    It is the gradient at the end of an ascent, less `surrogate` times the part of the gradient here
+    that is at right angles to it. As in FTD's code the ascent is adaptive (ASAM, arXiv 2102.11600):
+    of length `radius` where a weight w counts 1 / |w|, so weights near 0 hardly move.
     """
     before, here = jax.value_and_grad(loss)(params)
     if not radius:
         return before, here
-    length = jnp.sqrt(optax.tree.vdot(here, here))
-    ahead = jax.tree.map(lambda p, g: p + radius * g / (length + 1e-12), params, here)
+    scaled = jax.tree.map(lambda p, g: jnp.abs(p) * g, params, here)
+    length = jnp.sqrt(optax.tree.vdot(scaled, scaled))
+    ahead = jax.tree.map(lambda p, g: p + radius * p**2 * g / (length + 1e-12), params, here)
     there = jax.grad(loss)(ahead)
     share = optax.tree.vdot(here, there) / (optax.tree.vdot(there, there) + 1e-12)
     return before, jax.tree.map(lambda h, t: t - surrogate * (h - share * t), here, there)

@@ -118,7 +118,7 @@ def test_experts_of_a_device_fit_its_memory(backend, width, limit, number, monke
 
 
 def test_gsam_is_written_out():
-    """In float64, on the network of two layers."""
+    """In float64, on the network of two layers; the ascent is adaptive, as in FTD's code."""
     with jax.enable_x64(True):
         images, labels = images_and_labels(6)
         params = weights()
@@ -126,10 +126,13 @@ def test_gsam_is_written_out():
         def loss(params):
             return cross_entropy(params, images, labels)
 
-        here = flat(jax.grad(loss)(params))
+        here, row = flat(jax.grad(loss)(params)), flat(params)
+        length = np.linalg.norm(row * here)
         ahead = jax.tree.map(
-            lambda p, g: p + 0.1 * g / np.linalg.norm(here), params, jax.grad(loss)(params)
+            lambda p, g: p + 0.1 * p**2 * g / length, params, jax.grad(loss)(params)
         )
+        moved = (flat(ahead) - row) / np.abs(row)
+        np.testing.assert_allclose(np.linalg.norm(moved), 0.1, rtol=1e-12)
         there = flat(jax.grad(loss)(ahead))
         rest = here - (here @ there) / (there @ there) * there
         assert abs(rest @ there) < 1e-12
