@@ -45,7 +45,8 @@ def settings(data):
         if data.image_size < 16 and ipc > 1:  # MTT's own, which leave random images further behind
             few += ("rate_rate=1e-05", "student_rate=0.001")
     options = (
-        *(f"student_steps={most}", f"expert_epochs={epochs}", f"last_start={last}"),
+        *("expert_batch=512", f"student_steps={most}", f"expert_epochs={epochs}"),
+        f"last_start={last}",
         *(f"student_batch={batch}", f"rate_rate={rate_rate}", f"student_rate={rate}"),
         *(f"average_decay={decay}", *few),
     )

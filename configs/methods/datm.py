@@ -46,7 +46,7 @@ def settings(data):
     is_easy = is_tiny and ipc > 1  # as in mtt.py
     if data.small:
         latest = 15 if is_easy else 10 if is_tiny else 4
-        few = (f"grown_last_start={latest}", "grown_at=150")
+        few = (f"first_start={int(is_easy)}", f"grown_last_start={latest}", "grown_at=150")
         options = (*options, *base["learn.options"].value[6:], *few)
     by_row = {
         "learn.image_rate": image_rate,

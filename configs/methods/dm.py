@@ -33,6 +33,7 @@ SETS = ours(
         "evaluate.learning_rates": (),
         "evaluate.epochs": None,
         "evaluate.eval_every": None,
+        "relabel.min_scale": None,
     },
     "beside as many real images",
 )
@@ -43,10 +44,13 @@ def settings(data):
     depth = 3 if data.image_size <= 32 else 4 if data.image_size <= 64 else 5
     by_data = {
         "learn.model": f"dc_conv{depth}",
-        "learn.image_rate": 10.0 if data.ipc >= 100 else 1.0,
         "evaluate.students": (f"dc_conv{depth}",),
     }
-    return METHOD | published(CODE, by_data) | SETS | (small(data) if data.small else {})
+    many = data.ipc >= 100
+    rate = {"learn.image_rate": 10.0 if many else 1.0}
+    is_known = not many or data.name == "cifar10"
+    of_rate = published(CODE, rate) if is_known else ours(rate, "as for CIFAR-10")
+    return METHOD | published(CODE, by_data) | of_rate | SETS | (small(data) if data.small else {})
 
 
 def small(data):

@@ -51,6 +51,7 @@ SETS = ours(
         "evaluate.learning_rates": (),
         "evaluate.epochs": None,
         "evaluate.eval_every": None,
+        "relabel.min_scale": None,
     },
     "beside as many real images",
 )

@@ -40,6 +40,7 @@ SETS = ours(
         "evaluate.learning_rates": (),
         "evaluate.epochs": None,
         "evaluate.eval_every": None,
+        "relabel.min_scale": None,
     },
     "beside as many real images",
 )
@@ -63,7 +64,7 @@ def settings(data):
         "evaluate.regimes": ("learned",) if learns_labels else ("hard",),
     }
     is_known = (data.name, ipc) in ROWS
-    is_whitened = data.channels > 1 and data.image_size <= 64
+    is_whitened = data.channels > 1 and data.image_size <= 64 and data.name != "tiny_imagenet"
     by_data = {
         "learn.model": f"dc_conv{depth}",
         "learn.preprocessing": "unit_zca" if is_whitened else "unit",

@@ -80,7 +80,10 @@ def resolve(recipe: Recipe, setting: EvalSetting, learning_rate: float | None = 
         if value is not None
     }
     asked["learning_rate"] = learning_rate or plain.learning_rate
-    views = replace(plain.views, **_of(ViewSpec, asked) | {"flip": recipe.data.flip})
+    views = replace(plain.views, **_of(ViewSpec, asked))
+    # Where flips are among DSA's operations, students without these have none.
+    flip = recipe.data.flip and bool(views.dsa or not plain.views.dsa)
+    views = replace(views, flip=flip)
     resolved = replace(plain, **_of(Protocol, asked), views=views)
     differ = [
         f"{name.replace('_', ' ')} {value or 'none'}"

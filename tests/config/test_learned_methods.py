@@ -4,6 +4,7 @@ import dataclasses
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from delt_jax.config import derive, from_config, methods, origins
@@ -11,8 +12,11 @@ from delt_jax.config.methods import DataKind
 from delt_jax.data import describe_source, open_source
 from delt_jax.errors import UserError
 from delt_jax.learned import methods as learned_methods
+from delt_jax.learned import setups
 from delt_jax.recipe.learn import LearnRecipe
 from delt_jax.stages import checks, learn
+from delt_jax.training.protocol import EvalSetting
+from delt_jax.training.protocols import resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = learned_methods.names()
@@ -27,8 +31,8 @@ dsa   | fashion_mnist | ipc10  | 10000  | 256  | 0.1    | 50 | 10  | standardise
 dsa   | cifar10       | ipc50  | 50000  | 256  | 0.1    | 10 | 50  | standardise | random | dsa
 idc   | cifar10       | ipc10  | 200000 | 64   | 0.005  | 32 | 100 | standardise | random | idc
 idc   | mnist         | ipc1   | 200000 | 64   | 1e-05  | 8  | 100 | standardise | random | idc
-frepo | cifar10       | ipc1   | 500000 | 1024 | 0.0003 | 1  | 100 | zca         | random | frepo
-frepo | fashion_mnist | ipc10  | 500000 | 1024 | 0.0003 | 1  | 100 | standardise | random | frepo
+frepo | cifar10       | ipc1   | 500000 | 1024 | 0.0003 | 1  | 102 | zca         | random | frepo
+frepo | fashion_mnist | ipc10  | 500000 | 1024 | 0.0003 | 1  | 102 | standardise | random | frepo
 mtt   | cifar10       | ipc10  | 5000   | 1    | 100    | 0  | 1   | kornia      | random | mtt
 ftd   | cifar100      | ipc1   | 5000   | 1    | 1000   | 0  | 1   | kornia      | random | mtt
 datm  | cifar10       | ipc50  | 10000  | 1    | 1000   | 0  | 1   | kornia      | random | mtt
@@ -43,7 +47,7 @@ rcig  | cifar100      | ipc50  | 10000  | 1024 | 0.003  | 1  | 13  | zca        
 ratbptt | cifar10     | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
 ratbptt | cifar100    | ipc1   | 12000  | 5000 | 0.0003 | 0  | 1   | unit_zca    | noise  | ratbptt
 ratbptt | cifar100    | ipc10  | 12000  | 5000 | 0.001  | 0  | 1   | unit_zca    | noise  | ratbptt
-ratbptt | tiny_imagenet | ipc10 | 12000 | 1000 | 0.0003 | 0  | 1   | unit_zca    | noise  | ratbptt
+ratbptt | tiny_imagenet | ipc10 | 12000 | 1000 | 0.0003 | 0  | 1   | unit        | noise  | ratbptt
 """
 SIDES = {"tiny_imagenet": 64, "imagenette": 128, "cifar100": 32, "clip_art": 64}
 # Numbers that one method alone has, among those of its row.
@@ -95,6 +99,33 @@ def test_settings_are_those_of_the_table(row):
     assert not recipe.needs_teacher
     # Plans ask no images.
     assert learn.work(recipe, describe_source(recipe.data))[1] > recipe.learn.steps
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_students_of_a_learned_set_see_no_crops_of_the_recipe(method):
+    """MNIST's students of recovered sets see parts of the images."""
+    recipe = complete_of("mnist", f"{method},ipc10")
+    setting = EvalSetting(recipe.evaluate.students[0], 10, 10, 28, 1)
+    assert resolve(recipe, setting).views.min_scale == 1
+
+
+def test_dcs_students_train_on_images_as_they_are():
+    recipe = complete_of("cifar10", "dc,ipc10")
+    protocol = resolve(recipe, EvalSetting(recipe.evaluate.students[0], 10, 10, 32, 3))
+    assert (protocol.epochs, protocol.views.flip, protocol.views.dsa) == (301, False, "")
+    assert (protocol.views.min_scale, protocol.views.mix) == (1, "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "ipc", "mirrored"),
+    [
+        *(("cifar10", 50, True), ("cifar100", 1, True), ("cifar100", 10, False)),
+        *(("tiny_imagenet", 1, True), ("tiny_imagenet", 10, False), ("imagenette", 1, True)),
+        ("fashion_mnist", 1, False),
+    ],
+)
+def test_frepo_mirrors_all_but_large_and_grey_sets(name, ipc, mirrored):
+    assert complete_of(name, f"frepo,ipc{ipc}").learn.mirrored == mirrored
 
 
 def test_a_rate_of_idc_grows_with_images_and_area():
@@ -184,6 +215,34 @@ def test_a_small_class_limits_the_real_batch():
     assert whole.learn.real_batch == 256
 
 
+def test_held_out_images_limit_the_real_batch_and_the_starts():
+    """Of 122 images of the smallest class twelve are validated on."""
+    config = recipe_of("digits", "dm,ipc1")
+    learned = LearnRecipe("dm", start="random", validate_every=10)
+    recipe, _ = derive.complete(
+        dataclasses.replace(config, learn=learned), open_source(config.data)
+    )
+    source = open_source(recipe.data)
+    smallest = np.bincount(setups.classes_learned_from(recipe, source)).min()
+    assert recipe.learn.real_batch == smallest < np.bincount(source.train.labels).min()
+    held_out = setups.learned_from(recipe, source)
+    np.testing.assert_array_equal(
+        np.bincount(held_out.train.labels),
+        np.bincount(setups.classes_learned_from(recipe, source)),
+    )
+    select = dataclasses.replace(recipe.select, small_classes="stop")
+    few = dataclasses.replace(recipe, ipc=int(smallest) + 1, select=select)
+    with pytest.raises(UserError, match=f"ipc is {smallest + 1}, but class .* has only {smallest}"):
+        checks.check(few, source)
+
+
+def test_a_strategy_of_which_nothing_is_left_is_none():
+    learned = LearnRecipe("dm", augment="one-flip")
+    recipe = dataclasses.replace(recipe_of("digits", "dm,ipc1"), learn=learned)
+    source = open_source(recipe.data)
+    assert learn.setup_of(derive.complete(recipe, source)[0], source).augment == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -199,6 +258,18 @@ def test_a_small_class_limits_the_real_batch():
         (
             {"learn.method": "mtt", "learn.options": ("expert_batch=2000",)},
             "expert_batch=2000 is more than the 1,258 training images, so experts would never",
+        ),
+        (
+            {"learn.method": "idc", "learn.preprocessing": "unit", "learn.network_steps": 4},
+            "idc keeps images between black and white, which learn.preprocessing 'unit'",
+        ),
+        *(
+            ({"learn.method": name, "learn.factor": 2}, r"learn\.factor=2 must be 1")
+            for name in ("frepo", "rcig", "ratbptt", "mtt", "datm")
+        ),
+        *(
+            ({"learn.method": name, "learn.label_rate": 0.1}, r"learn\.label_rate=0.1 must be 0")
+            for name in ("dm", "dc", "idc", "mtt", "att")
         ),
         ({"data.name": "classes", "data.classes": "imagenet10"}, "learns from training images"),
     ],
@@ -226,18 +297,21 @@ def test_wrong_settings_are_a_sentence(changes, sentence):
         ("datm", "grown_last_start=1", "grown_last_start=1 must grow"),
         ("att", "first_start=10", "first_start=10, last_start=10"),
         ("ftd", "radius=-1", "radius=-1 must be at least 0"),
+        ("ftd", "surrogate=-50", "surrogate=-50 must be at least 0"),
+        ("mtt", "float16=0.5", "float16=0.5 must be 0 or 1"),
         ("att", "average_decay=1", "average_decay=1 must be at least 0 and below 1"),
         ("ratbptt", "window=201", "window=201 after fewest_free=0 steps is more than unroll=200"),
         ("ratbptt", "window=0", "window=0 must be a whole number of at least 1"),
         ("rcig", "solver_steps=0", "solver_steps=0 must be a whole number"),
         ("rcig", "tolerance=-1", "tolerance=-1 must be at least 0"),
+        ("rcig", "tolerance=2", "tolerance=2 must be at least 0 and below 1"),
         ("rcig", "ridge=-0.1", "ridge=-0.1 must be at least 0"),
     ],
 )
 def test_numbers_that_a_method_cannot_work_with_are_a_sentence(method, option, sentence):
     one = complete_of("digits", f"{method},ipc1")
     changed = dataclasses.replace(one.learn, options=(*one.learn.options, option))
-    with pytest.raises(UserError, match=f"learn.options of {method}: .*{sentence}"):
+    with pytest.raises(UserError, match=f"{method} cannot learn so: .*{sentence}"):
         learn.setup_of(dataclasses.replace(one, learn=changed), describe_source(one.data))
 
 

@@ -115,6 +115,15 @@ def test_data_that_must_not_be_mirrored_are_not():
     assert not of("delt", data__flip=False).views.flip
 
 
+def test_flips_among_dsas_operations_go_with_them():
+    """DC's students see every image as it is."""
+    for name in ("dsa", "idc", "mtt", "ratbptt", "rcig"):
+        assert of(name).views.flip
+        assert not of(name, relabel__dsa="").views.flip
+    assert of("delt", relabel__dsa="").views.flip
+    assert of("delt", relabel__dsa="one-crop").views.flip
+
+
 def test_a_rate_that_is_tried_is_named():
     tried = resolve(recipe(), EvalSetting("conv3", 10, 10, 28), 0.01)
     assert tried.learning_rate == 0.01
