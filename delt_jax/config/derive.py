@@ -11,6 +11,7 @@ from delt_jax.config.methods import DataKind
 from delt_jax.data import Source
 from delt_jax.evaluation import rows
 from delt_jax.learned import methods as learned_methods
+from delt_jax.learned import setups
 from delt_jax.recipe import Recipe
 
 _IPC = 10
@@ -48,7 +49,7 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
     if recipe.data.has_training_images and repeat:
         notes += _small_classes(counts, recipe.ipc, source.class_names)
     if recipe.synthesis == "learn":
-        recipe, learned = _learned(recipe, source, int(counts.min()))
+        recipe, learned = _learned(recipe, source)
         notes += learned
     teacher, evaluate = recipe.teacher, recipe.evaluate
     if not teacher.model:
@@ -78,7 +79,7 @@ def complete(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
     return changed, notes
 
 
-def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, list[str]]:
+def _learned(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
     """Sets what is left open of `learn` as its method publishes it for these data.
 
     A batch of real images is at most as large as the smallest class, or as the training set.
@@ -101,7 +102,9 @@ def _learned(recipe: Recipe, source: Source, smallest: int) -> tuple[Recipe, lis
     )
     learn = replace(learn, options=_options(late.get("learn.options", ()), learn.options or ()))
     notes = []
-    most = smallest if by_class else len(source.train)
+    labels = setups.classes_learned_from(replace(recipe, learn=learn), source)
+    counts = np.bincount(labels, minlength=len(source.class_names))
+    most = int(counts.min()) if by_class else len(labels)
     assert learn.real_batch is not None
     if 0 < most < learn.real_batch:
         what = "the smallest class has" if by_class else "there are"

@@ -68,7 +68,9 @@ class SomeExamples:
         return self.whole.images(self.where[indices])
 
 
-def hold_out(source: Source, share: float, seed: int) -> Source:
+def hold_out(
+    source: Source, share: float, seed: int, asked_by: str = "data.validation_share"
+) -> Source:
     """Replaces the test images by a share of the training images of every class.
 
     Nothing of the test split is left, so that no stage can read it.
@@ -77,6 +79,7 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
       source: as opened, or with its images in memory or on a device.
       share: part of each class that is held out, in (0, 1); at least one image.
       seed: of the random draw.
+      asked_by: the setting that it is for.
 
     Raises:
       UserError: if a class has no two training images.
@@ -85,7 +88,7 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
     counts = np.bincount(labels, minlength=len(source.class_names))
     if counts.min() < 2:
         raise UserError(
-            f"data.validation_share needs two training images of every class, but "
+            f"{asked_by} needs two training images of every class, but "
             f"{source.class_names[int(counts.argmin())]!r} of {source.name} has {counts.min()}; "
             f"leave it 0."
         )

@@ -1,5 +1,6 @@
 """Which students a recipe asks for: the rows of the table of scores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from delt_jax.data import Source
@@ -76,7 +77,17 @@ def rows_of(recipe: Recipe, ipc: int, copies: int = 1) -> list[EvalRow]:
 
 
 def check_learned(recipe: Recipe) -> None:
-    """Raises a UserError where a set of float images is to have labels of a teacher."""
+    """Raises a UserError where a learned set's students cannot train as they are asked to.
+
+    A set of float images has no labels of a teacher, and a rate that it has learned for the
+    students of one protocol is not another's.
+    """
+    e = recipe.evaluate
+    if e.protocol == "mtt" and e.hard_protocol and not e.learning_rates:
+        raise UserError(
+            f"evaluate.hard_protocol {e.hard_protocol!r} would train at the rate that the set "
+            f"learns for protocol 'mtt'; leave it empty, or give evaluate.learning_rates."
+        )
     asked = [r for r in recipe.evaluate.regimes if r in ("online", "stored", "fixed")]
     if asked:
         raise UserError(
@@ -107,6 +118,26 @@ def resolve(recipe: Recipe, source: Source, row: EvalRow, rate: float | None = N
         row.copies,
     )
     return protocols.resolve(recipe, setting, rate)
+
+
+def learned_rate(recipe: Recipe, extra: Mapping[str, float]) -> float | None:
+    """The rate that a set has learned for its students; None where they take another.
+
+    Args:
+      recipe: complete.
+      extra: further numbers that the set has learned, by name.
+    """
+    e = recipe.evaluate
+    if e.protocol != "mtt" or e.learning_rates:
+        return None
+    return extra.get("student_rate")
+
+
+def at_rate(recipe: Recipe, rate: float | None) -> Recipe:
+    """The recipe with one learning rate for all students; as it is without one."""
+    if rate is None:
+        return recipe
+    return replace(recipe, evaluate=replace(recipe.evaluate, learning_rates=(rate,)))
 
 
 def trainings(recipe: Recipe, source: Source, row: EvalRow) -> list[tuple[float, int]]:

@@ -36,7 +36,8 @@ def refuse(setup: Setup) -> str:
     wrong = (
         limits.whole(setup, 1, "experts", "epochs", "expert_batch", "expert_epochs")
         or limits.whole(setup, 0, "first_start", "last_start", "grown_last_start", "grown_at")
-        or limits.not_negative(setup, "expert_rate", "radius")
+        or limits.not_negative(setup, "expert_rate", "radius", "surrogate")
+        or limits.one_of(setup, "float16", 0, 1)
     )
     if wrong:
         return wrong

@@ -187,7 +187,7 @@ class Method:
         "params" and "target" (MTT); it has the options of `delt_jax.learned.expert_walk` then.
       trains_on_real: whether networks train on further real images, `network_steps` batches a step.
       skips: whether a step whose loss is not finite changes nothing, so that a run goes on.
-      refuse: what is wrong with the options, as the end of a sentence (see
+      refuse: what is wrong with a setup, as the end of a sentence (see
         `delt_jax.learned.limits`), or the empty string.
       passes: forward passes of one image that an outer step amounts to, for estimates; a backward
         pass counts as two, and a gradient of gradients as three times what it is the gradient of.

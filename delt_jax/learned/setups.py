@@ -11,7 +11,8 @@ import numpy as np
 from delt_jax.augment import dsa
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.spelling import nearest
-from delt_jax.data import Normalisation, Source, measure_normalisation, whitening
+from delt_jax.data import Normalisation, Source, hold_out, measure_normalisation, whitening
+from delt_jax.data.source import split_mask
 from delt_jax.errors import UserError
 from delt_jax.learned import experts, methods, networks
 from delt_jax.learned.expert_store import DELTAS, FLOAT32, ExpertStore
@@ -20,6 +21,7 @@ from delt_jax.learned.method import Method, Setup
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 
+OWN_SHARE = 0.1  # of the training images, held out where nothing else is there to validate on
 EXPERTS = "experts/manifest.json"  # of finished experts, below the work directory
 
 
@@ -42,7 +44,7 @@ def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None
     size, channels = source.image_size, source.channels
     num_classes, augment = len(source.class_names), learn["augment"]
     given = {name: learn[name] for name in same} | {
-        "augment": str(dsa.parse(augment, recipe.data.flip)) if augment else "",
+        "augment": _strategy(augment, recipe.data.flip),
         "mirrored": learn["mirrored"] and recipe.data.flip,
         "options": options_of(method, recipe.learn.options or ()),
     }
@@ -57,8 +59,41 @@ def setup_of(recipe: Recipe, source: Source, normalisation: Normalisation | None
     )
     wrong = method.refuse(setup)
     if wrong:
-        raise UserError(f"learn.options of {method.name}: {wrong}.")
+        raise UserError(f"{method.name} cannot learn so: {wrong}.")
     return setup
+
+
+def _strategy(written: str, flip: bool) -> str:
+    """A strategy of DSA without flips where data have none; empty where nothing is left of it."""
+    parsed = dsa.parse(written, flip) if written else None
+    return str(parsed) if parsed and parsed.operations else ""
+
+
+def learned_from(recipe: Recipe, source: Source) -> Source:
+    """The data with the images that sets are validated on in place of the test images.
+
+    These are the run's own where it has data.validation_share, else a share of the training images
+    that is held out here, from experts, too. Where nothing is validated, the data are as they are.
+
+    Raises:
+      UserError: if a class has no two training images.
+    """
+    if not holds_out(recipe):
+        return source
+    return hold_out(source, OWN_SHARE, recipe.data.split_seed, "learn.validate_every")
+
+
+def classes_learned_from(recipe: Recipe, source: Source) -> np.ndarray:
+    """Classes of the training images of `learned_from`, int [N], also of data only described."""
+    labels = np.asarray(source.train.labels)
+    if not holds_out(recipe) or not len(labels):
+        return labels
+    return labels[~split_mask(labels, OWN_SHARE, recipe.data.split_seed)]
+
+
+def holds_out(recipe: Recipe) -> bool:
+    """Whether sets are validated on images that are not the run's own validation images."""
+    return bool(recipe.learn.validate_every and not recipe.data.validation_share)
 
 
 def options_of(method: Method, entries: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -18,6 +18,11 @@ def count() -> int:
         return 1
 
 
+def place() -> int | chex.Array:
+    """Number of this device among those that share; 0 outside."""
+    return jax.lax.axis_index(AXIS) if count() > 1 else 0
+
+
 def axis() -> str | None:
     """`AXIS` where it is mapped, else None."""
     return AXIS if count() > 1 else None

@@ -12,6 +12,7 @@ from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
 from delt_jax.labels import labelling
+from delt_jax.learned import setups
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images
 from delt_jax.recovery.selection import check_class_sizes
@@ -114,6 +115,9 @@ def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> 
         needed = needed or bool(real)
     needed = needed and recipe.select.small_classes == "stop"
     check_class_sizes(source.train.labels, recipe.ipc if needed else 1, source.class_names)
+    if recipe.synthesis == "learn" and recipe.learn.start == "random" and needed:
+        labels = setups.classes_learned_from(recipe, source)
+        check_class_sizes(labels, recipe.ipc * (recipe.learn.factor or 1) ** 2, source.class_names)
 
 
 def _check_sides(recipe: Recipe, source: Source) -> None:

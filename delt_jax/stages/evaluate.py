@@ -6,7 +6,7 @@ images by `delt_jax.evaluation.real_ceiling`.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from delt_jax.evaluation import (
 from delt_jax.evaluation.execution import EvaluationPlan
 from delt_jax.evaluation.metrics import Score, aggregate
 from delt_jax.evaluation.real_ceiling import score_ceiling, training_settings
-from delt_jax.evaluation.rows import resolve, rows_of
+from delt_jax.evaluation.rows import at_rate, learned_rate, resolve, rows_of
 from delt_jax.evaluation.score_store import ScoreStore
 from delt_jax.evaluation.student_jobs import Evaluation, Jobs
 from delt_jax.evaluation.training_sets import TrainingSets
@@ -89,13 +89,18 @@ def _at_learned_rate(recipe: Recipe, workdir: WorkDir) -> Recipe:
     """The recipe with the rate that the set has learned for its students, where MTT's do take it.
 
     Real images beside it are learned at the same rate.
+
+    Raises:
+      UserError: if nobody learns at that rate.
     """
     manifest = workdir.needed("distilled/manifest.json", "recover")
-    rate = manifest.get("extra", {}).get("student_rate")
-    e = recipe.evaluate
-    if rate is None or rate <= 0 or e.protocol != "mtt" or e.learning_rates:
-        return recipe
-    return replace(recipe, evaluate=replace(e, learning_rates=(rate,)))
+    rate = learned_rate(recipe, manifest.get("extra", {}))
+    if rate is not None and rate <= 0:
+        raise UserError(
+            f"The set has learned a rate of {rate:g} for its students, at which nobody learns; "
+            f"lower learn.image_rate or the option rate_rate, or give evaluate.learning_rates."
+        )
+    return at_rate(recipe, rate)
 
 
 def _parts(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, int]:

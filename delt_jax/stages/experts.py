@@ -24,6 +24,8 @@ from delt_jax.learned.method import Held
 from delt_jax.learned.setups import (
     expert_plan,
     expert_store,
+    holds_out,
+    learned_from,
     preprocessing_of,
     setup_of,
 )
@@ -59,6 +61,7 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     }
     if plan.augment:
         parts["augment.dsa"] = dsa.VERSION
+    held_out = {"data.split_seed": recipe.data.split_seed} if holds_out(recipe) else {}
     described = asdict(plan) | {"spec": plan.spec.as_dict(), "count": setup.option("experts")}
     return (
         {f"experts.{name}": value for name, value in described.items()}
@@ -72,12 +75,14 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
             "data.flip": recipe.data.flip,
             "class_names": source.class_names,
         }
+        | held_out
     )
 
 
 def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
     """Makes WORKDIR/experts, going on with what an interrupted run left in experts.partial."""
     stage_inputs, setup = inputs(recipe, source, workdir), setup_of(recipe, source)
+    source = learned_from(recipe, source)
     plan, count = expert_plan(recipe, setup), int(setup.option("experts"))
     if hosts.is_first():
         workdir.partial(ARTEFACT, stage_inputs)

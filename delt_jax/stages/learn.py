@@ -11,9 +11,10 @@ from delt_jax.augment import dsa
 from delt_jax.core import stopping
 from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.core.progress import progress, say
-from delt_jax.data import Source, hold_out, whitening
+from delt_jax.data import Source, whitening
 from delt_jax.errors import UserError
 from delt_jax.evaluation import learned_score
+from delt_jax.evaluation.rows import at_rate, learned_rate
 from delt_jax.formats import distilled
 from delt_jax.formats.decoding import Decoding
 from delt_jax.formats.distilled import DistilledSet
@@ -39,7 +40,6 @@ _FORMS = {
     "weights": "weights",
     "expert_logits": "logits",
 }
-OWN_SHARE = 0.1  # of the training images, held out where nothing else is there to validate on
 
 
 def skipped(recipe: Recipe) -> str:
@@ -59,17 +59,22 @@ def check(recipe: Recipe, source: Source) -> None:
         raise UserError(
             f"learn.factor ({setup.factor}) is more than the {source.image_size} pixels of a side."
         )
-    if setup.more_real > len(source.train) and len(source.train):
+    method, images = methods.find(learn.method), len(setups.classes_learned_from(recipe, source))
+    if setup.more_real > images and images:
         raise UserError(
             f"A network trains on {setup.more_real} real images a step (learn.real_batch times "
-            f"learn.network_steps), but there are {len(source.train)}; lower learn.network_steps."
+            f"learn.network_steps), but there are {images}; lower learn.network_steps."
         )
-    method, images = methods.find(learn.method), len(source.train)
     if method.walks_on_experts and 0 < images < setup.option("expert_batch"):
         raise UserError(
             f"learn.options of {method.name}: expert_batch={setup.option('expert_batch'):g} is "
             f"more than the {images:,} training images, so experts would never take a step; lower "
             f"it."
+        )
+    if method.keeps_bounds and str(learn.preprocessing).startswith("unit"):
+        raise UserError(
+            f"{method.name} keeps images between black and white, which learn.preprocessing "
+            f"{learn.preprocessing!r} does not have for all images alike; take 'standardise'."
         )
     if learn.keep == "best" and learn.validate_every > setup.steps:
         raise UserError(
@@ -95,8 +100,9 @@ def words(recipe: Recipe, source: Source) -> list[str]:
     if setup.factor > 1:
         lines.append(f"every image is {setup.factor} x {setup.factor} smaller ones")
     if every := recipe.learn.validate_every:
-        share = recipe.data.validation_share
-        held = f"{OWN_SHARE:.0%} of the training images" if not share else "the validation images"
+        held = f"{setups.OWN_SHARE:.0%} of the training images"
+        if not setups.holds_out(recipe):
+            held = "the validation images"
         lines.append(
             f"validated every {every:,} steps on {held}; the {recipe.learn.keep} set goes on"
         )
@@ -134,6 +140,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
         settings |= affecting("scores", recipe, "relabel")
     if methods.find(recipe.learn.method).walks_on_experts:
         settings["experts"] = workdir.needed(setups.EXPERTS, "experts")["hash"]
+    if setups.holds_out(recipe):
+        settings["data.split_seed"] = recipe.data.split_seed
     parts = {
         "learned.engine": program.VERSION,
         f"learned.{recipe.learn.method}": methods.version(recipe.learn.method),
@@ -169,8 +177,10 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         f"steps from {recipe.learn.start!r}"
     )
     partial = workdir.partial(ARTEFACT, stage_inputs)
-    scored = validated_on(recipe, source)
-    task = _task(recipe, scored, workdir, partial, preprocessing_of(recipe, source))
+    scored = setups.learned_from(recipe, source)
+    if setups.holds_out(recipe):
+        say(f"  {len(scored.test):,} training images are held out to validate on")
+    task = _task(recipe, scored, workdir, partial, preprocessing_of(recipe, scored))
     begun = driver.begin(task)
     done = len(begun.losses)
     if done:
@@ -179,19 +189,6 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         finished = driver.finish(task, begun, bar)
     _write(recipe, scored, workdir, task, finished, stage_inputs)
     files.delete_folder(partial)
-
-
-def validated_on(recipe: Recipe, source: Source) -> Source:
-    """The data with the images that sets are validated on in place of the test images.
-
-    These are the run's own where it has data.validation_share, else a share of the training images
-    that is held out here. Where nothing is validated, the data are as they are.
-    """
-    if not recipe.learn.validate_every or recipe.data.validation_share:
-        return source
-    held_out = hold_out(source, OWN_SHARE, recipe.data.split_seed)
-    say(f"  {len(held_out.test):,} training images are held out to validate on")
-    return held_out
 
 
 def _task(
@@ -214,8 +211,11 @@ def _task(
             begun = begun._replace(labels=logits.astype(np.float32))
 
     def validate(learned: Learned) -> float:
+        rate = learned_rate(recipe, {name: float(v) for name, v in learned.extra.items()})
+        if rate is not None and rate <= 0:
+            return 0.0  # nobody learns at it
         made = _as_set(recipe, source, method, learned, space)
-        return learned_score.accuracy(recipe, source, made, partial)
+        return learned_score.accuracy(at_rate(recipe, rate), source, made, partial)
 
     return LearnTask(
         SetProgram(method, setup, space.normalisation, space.kind),

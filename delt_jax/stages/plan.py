@@ -9,7 +9,7 @@ from delt_jax.data import Source
 from delt_jax.evaluation import rows
 from delt_jax.labels import labelling
 from delt_jax.learned import methods
-from delt_jax.learned.setups import expert_plan
+from delt_jax.learned.setups import classes_learned_from, expert_plan
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.recovery import initial_images, schedule
@@ -270,7 +270,8 @@ def _learn_lines(recipe: Recipe, source: Source) -> list[PlanLine]:
     if experts.skipped(recipe):
         return [line]
     count, plan = int(setup.option("experts")), expert_plan(recipe, setup)
-    seen = count * plan.epochs * len(source.train) * (1 + bool(plan.radius))
+    images = len(classes_learned_from(recipe, source))
+    seen = count * plan.epochs * images * (1 + bool(plan.radius))
     size = cost.parameters * count * (4 + plan.epochs * (2 if setup.option("float16") else 4))
     what = f"{count} experts, {plan.epochs} epochs; {amount(size, 'B')} of weights"
     flops = _BACKWARD * cost.forward_flops * seen

@@ -208,11 +208,13 @@ def test_mirrored_copies_and_bounds():
         costly("dsa", "dc_conv3", "one-color"),
         costly("idc", "dc_conv3", "idc-color_cutout"),
         costly("frepo", "conv3_wide_bn", ""),
+        ("ratbptt", "dc_conv3", "one-rotate"),
     ],
 )
 def test_four_devices_make_the_step_of_one(name, model, augment):
-    setup = steps.setup(model, augment=augment, network_steps=2)
     method = methods.find(name)
+    short = dict(method.options) | ({"window": 1.0, "unroll": 1.0} if name == "ratbptt" else {})
+    setup = steps.setup(model, augment=augment, network_steps=2, options=tuple(short.items()))
     network = steps.network(method, setup, "wide" if name == "frepo" else "dc")
     learned, real = steps.learned(), steps.real(method.by_class)
     if name == "idc":

@@ -1,6 +1,7 @@
 """Methods of part two on tiny networks: one step each, and where experts' pieces begin."""
 
 import functools
+from dataclasses import replace
 
 import chex
 import jax
@@ -100,6 +101,24 @@ def test_a_step_of_too_large_a_loss_or_of_none_is_left_out(name, options):
         np.testing.assert_array_equal(leaf, 0)
     assert method.skips(setup)
     assert not method.skips(setup_of(method))
+
+
+@pytest.mark.parametrize("name", ["mtt", costly("datm")])
+def test_labels_are_read_as_students_read_them(name):
+    """Logits of DATM, learned or not, and probabilities of the others."""
+    method = methods.find(name)
+    setup = replace(setup_of(method), label_rate=0.0)
+    learned, network, real = problem(method, setup)
+    spread = jax.nn.log_softmax(learned.labels) if name == "datm" else learned.labels
+    shifted = learned._replace(labels=spread + (3.0 if name == "datm" else 0.0))
+
+    def loss(learned):
+        return method.gradient(jax.random.key(1), learned, network, real, setup)[0]
+
+    np.testing.assert_allclose(loss(shifted), loss(learned), rtol=1e-5)
+    if name == "mtt":
+        soft = learned._replace(labels=jax.nn.softmax(learned.labels))
+        assert abs(loss(soft) - loss(learned)) > 1e-6
 
 
 def test_labels_begin_as_the_logits_of_experts_that_are_right(tmp_path):

@@ -13,7 +13,7 @@ from tiny_run import read_json
 from delt_jax.config import derive, from_config
 from delt_jax.core import stopping
 from delt_jax.data import ArrayExamples, open_source
-from delt_jax.learned import expert_groups
+from delt_jax.learned import expert_groups, setups
 from delt_jax.runtime import devices
 from delt_jax.stages import experts, learn, room, summary
 from delt_jax.stages.costs import amount
@@ -184,3 +184,31 @@ def test_what_a_set_cost_has_its_own_experts(whole):
     assert seconds(experts=made["hash"])["experts"] == made["seconds"]
     assert seconds(experts="others")["experts"] is None
     assert "experts" not in seconds()
+
+
+def test_experts_do_not_see_the_images_that_sets_are_validated_on(tmp_path, monkeypatch):
+    recipe, source = complete("expert_batch=8")
+    recipe = replace(recipe, learn=replace(recipe.learn, validate_every=2))
+    seen, real = [], experts.ExpertImages
+
+    def spied(examples, space):
+        seen.append(examples)
+        return real(examples, space)
+
+    monkeypatch.setattr(experts, "ExpertImages", spied)
+    workdir = WorkDir(tmp_path)
+    workdir.open(recipe, logs=False)
+    try:
+        with stopping.listening():
+            experts.run(recipe, source, workdir)
+    finally:
+        workdir.close()
+    held_out = setups.learned_from(recipe, source)
+    assert list(seen[0].names) == list(held_out.train.names)
+    assert not set(seen[0].names) & set(held_out.test.names)
+    other = replace(recipe, data=replace(recipe.data, split_seed=1))
+    assert experts.inputs(recipe, source, workdir) != experts.inputs(other, source, workdir)
+    alone = replace(recipe, learn=replace(recipe.learn, validate_every=0))
+    assert experts.inputs(alone, source, workdir) == experts.inputs(
+        replace(other, learn=alone.learn), source, workdir
+    )

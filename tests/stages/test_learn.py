@@ -14,7 +14,7 @@ from delt_jax.core import stopping
 from delt_jax.data import describe_source, open_source
 from delt_jax.formats import distilled
 from delt_jax.formats.decoding import Decoding
-from delt_jax.learned import driver
+from delt_jax.learned import driver, setups
 from delt_jax.stages import learn, pipeline, plan
 from delt_jax.store.workdir import WorkDir
 from delt_jax.teachers.cost import model_cost
@@ -178,11 +178,44 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
 
 def test_validation_holds_out_training_images():
     recipe, source = complete(**{"learn.validate_every": 3})
-    held = learn.validated_on(recipe, source)
+    held = setups.learned_from(recipe, source)
     assert len(held.train) + len(held.test) == len(source.train)
     assert len(held.test) == pytest.approx(0.1 * len(source.train), abs=10)
     assert not set(held.test.names) & set(held.train.names)
     recipe, source = complete(**{"learn.validate_every": 3, "data.validation_share": 0.2})
-    assert learn.validated_on(recipe, source) is source
+    assert setups.learned_from(recipe, source) is source
     recipe, source = complete()
-    assert learn.validated_on(recipe, source) is source
+    assert setups.learned_from(recipe, source) is source
+
+
+def test_a_set_that_is_validated_depends_on_the_images_held_out(tmp_path):
+    workdir = WorkDir(tmp_path)
+
+    def names(**changes):
+        recipe, source = complete(**changes)
+        return set(learn.inputs(recipe, source, workdir))
+
+    validated = names(**{"learn.validate_every": 3})
+    assert "data.split_seed" in validated - names()
+    shared = names(**{"learn.validate_every": 3, "data.validation_share": 0.2})
+    assert "data.split_seed" not in shared  # the fingerprint says it
+
+
+def test_sets_are_validated_at_the_rate_that_they_have_learned(tmp_path, monkeypatch):
+    rates = []
+
+    def accuracy(recipe, source, made, folder):
+        rates.append(recipe.evaluate.learning_rates)
+        return 0.5
+
+    monkeypatch.setattr(learn.learned_score, "accuracy", accuracy)
+    numbers = "experts=1 epochs=2 expert_epochs=1 first_start=0 last_start=1 student_steps=2"
+    config_of = config(
+        "mtt",
+        **{"learn.validate_every": 3, "learn.options": tuple(numbers.split())},
+    )
+    main.run(config_of, str(tmp_path), ["experts", "learn"])
+    extra = read_json(tmp_path / "distilled/manifest.json")["extra"]["student_rate"]
+    assert len(rates) == 2
+    assert rates[-1] == pytest.approx((extra,))
+    assert rates[0] != rates[1]

@@ -157,6 +157,18 @@ def test_a_learned_rate_is_taken_and_the_scores_stay(tmp_path, capsys):
     assert {row["learning_rate"] for row in rows} == {0.02}
 
 
+def test_a_rate_that_nobody_learns_at_is_a_sentence(tmp_path):
+    content = negatives()
+    manifest = content.manifest | {"extra": {"student_rate": -0.02}}
+    folder = with_set(tmp_path, replace(content, manifest=manifest))
+    asked = recipe(
+        **{"evaluate.protocol": "mtt", "evaluate.regimes": ("hard",)}
+        | {"evaluate.learning_rates": ()}
+    )
+    with pytest.raises(UserError, match=r"learned a rate of -0\.02 .* nobody learns"):
+        main.run(asked, str(folder), ["evaluate"])
+
+
 def test_whitened_students_are_not_kept(tmp_path):
     folder = with_set(tmp_path, negatives())
     with pytest.raises(UserError, match="keep_students"):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from delt_jax.learned import augmentation, networks, optimisers, sharing
+from delt_jax.learned import augmentation, limits, networks, optimisers, sharing
 from delt_jax.learned.images import by_class, decode
 from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup, leave
 from delt_jax.models import forms
@@ -83,5 +83,6 @@ DM = Method(
     network_optimiser=network_optimiser,
     passes=passes,
     held=held,
+    refuse=limits.fixed_labels,
 )
 METHODS = (DM,)

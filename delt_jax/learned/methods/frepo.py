@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax import models
-from delt_jax.learned import networks, optimisers, sharing
+from delt_jax.learned import limits, networks, optimisers, sharing
 from delt_jax.learned.images import with_mirrored
 from delt_jax.learned.method import Held, Learned, Method, Network, Pool, Real, Setup
 from delt_jax.models import forms
@@ -156,5 +156,6 @@ FREPO = Method(
     held=held,
     labels="centred",
     pool=Pool(_NETWORKS, is_staggered=True),
+    refuse=limits.undivided,
 )
 METHODS = (FREPO,)

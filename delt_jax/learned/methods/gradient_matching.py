@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax.core import losses
-from delt_jax.learned import augmentation, matching, networks, optimisers
+from delt_jax.learned import augmentation, limits, matching, networks, optimisers
 from delt_jax.learned.images import decode
 from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup
 from delt_jax.models import forms
@@ -119,6 +119,7 @@ def _method(name: str, source: str) -> Method:
         network_optimiser=network_optimiser,
         passes=passes,
         held=held,
+        refuse=limits.fixed_labels,
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from delt_jax.augment import dsa, mix
-from delt_jax.learned import augmentation, matching, networks, optimisers, sharing
+from delt_jax.learned import augmentation, limits, matching, networks, optimisers, sharing
 from delt_jax.learned.images import by_class, decode
 from delt_jax.learned.method import Held, Learned, Method, Network, Real, Setup
 from delt_jax.learned.optimisers import Coasting
@@ -106,8 +106,9 @@ def _mixed(
     strategy = dsa.parse(setup.augment) if setup.augment else None
     if strategy is None or "cutout" not in strategy.operations:
         return augmentation.each(augment_key, setup.augment, images), labels
-    left = strategy._replace(operations=tuple(o for o in strategy.operations if o != "cutout"))
-    images = augmentation.each(augment_key, str(left), images)
+    others = tuple(o for o in strategy.operations if o != "cutout")
+    left = str(strategy._replace(operations=others)) if others else ""
+    images = augmentation.each(augment_key, left, images)
     order = jax.random.permutation(order_key, len(images))
     box = mix.random_box(box_key, images.shape[1], 1.0)
     mixed, share = mix.cutmix(images, images[order], *box)
@@ -166,5 +167,6 @@ IDC = Method(
     keeps_bounds=True,
     trains_on_real=True,
     ahead=ahead,
+    refuse=limits.fixed_labels,
 )
 METHODS = (IDC,)

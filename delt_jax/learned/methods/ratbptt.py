@@ -48,7 +48,7 @@ def gradient(
     with forms.in_loops():
         before = unrolled.adam_free(inner, fresh, learned, draw, free, rate)
     steps = jax.vmap(draw)(free + jnp.arange(window))
-    views = augmentation.each(keys.derive(key, "real"), setup.augment, real.images)
+    views = augmentation.each_of_all(keys.derive(key, "real"), setup.augment, real.images)
     targets = jax.nn.one_hot(real.labels, setup.num_classes)
 
     def outer(learned):
@@ -117,7 +117,8 @@ def held(setup: Setup) -> Held:
 def refuse(setup: Setup) -> str:
     """What is wrong with the numbers: the window must lie within the training."""
     wrong = (
-        limits.whole(setup, 1, "window", "unroll")
+        limits.undivided(setup)
+        or limits.whole(setup, 1, "window", "unroll")
         or limits.whole(setup, 0, "fewest_free", "student_batch")
         or limits.not_negative(setup, "student_rate")
     )

@@ -136,8 +136,11 @@ def held(setup: Setup) -> Held:
 
 def refuse(setup: Setup) -> str:
     """What is wrong with the numbers of a solution."""
-    return limits.whole(setup, 1, "solver_steps", "most_network_steps") or limits.not_negative(
-        setup, "ridge", "tolerance", "temperature_rate"
+    return (
+        limits.undivided(setup)
+        or limits.whole(setup, 1, "solver_steps", "most_network_steps")
+        or limits.not_negative(setup, "ridge", "temperature_rate")
+        or limits.between(setup, "tolerance", 0, 1)
     )
 
 

@@ -31,12 +31,12 @@ _OPTIONS = (
 _AVERAGED = (*_OPTIONS, ("average_decay", 0.9999))  # 0 takes the last images
 
 
-def _inner_loss(setup: Setup) -> InnerLoss:
-    """Cross-entropy of a step's batch; labels that are learned are logits (DATM)."""
+def _inner_loss(setup: Setup, is_logits: bool = False) -> InnerLoss:
+    """Cross-entropy of a step's batch, whose labels are probabilities or logits (DATM)."""
 
     def loss(params, learned: Learned, step: Step):
         images, labels = students.batch_of(learned, step)
-        targets = jax.nn.softmax(labels) if setup.label_rate else labels
+        targets = jax.nn.softmax(labels) if is_logits else labels
         images = augmentation.each(step.key, setup.augment, images)
         return networks.cross_entropy(params, images, targets, setup.spec)
 
@@ -59,11 +59,25 @@ def mtt_gradient(
 ) -> tuple[chex.Array, Learned]:
     """The derivative through all steps of the student."""
     del real
+    return _whole_gradient(_inner_loss(setup), key, learned, network, setup)
+
+
+def datm_gradient(
+    key: chex.PRNGKey, learned: Learned, network: Network, real: Real, setup: Setup
+) -> tuple[chex.Array, Learned]:
+    """The same where labels are logits."""
+    del real
+    return _whole_gradient(_inner_loss(setup, True), key, learned, network, setup)
+
+
+def _whole_gradient(
+    inner: InnerLoss, key: chex.PRNGKey, learned: Learned, network: Network, setup: Setup
+) -> tuple[chex.Array, Learned]:
     segment, steps = _drawn(key, learned, network, setup)
 
     def loss(learned):
         rate = learned.extra["student_rate"]
-        return matching.mtt_loss(_inner_loss(setup), segment, learned, steps, rate)
+        return matching.mtt_loss(inner, segment, learned, steps, rate)
 
     with forms.in_loops():
         value, grads = jax.value_and_grad(loss)(learned)
@@ -143,9 +157,15 @@ def att_passes(setup: Setup) -> float:
 
 
 def refuse(setup: Setup) -> str:
+    """What is wrong where labels are the classes."""
+    return limits.fixed_labels(setup) or refuse_walk(setup)
+
+
+def refuse_walk(setup: Setup) -> str:
     """What is wrong with the numbers of a student or of its experts."""
     return (
-        limits.whole(setup, 1, "student_steps")
+        limits.undivided(setup)
+        or limits.whole(setup, 1, "student_steps")
         or limits.whole(setup, 0, "student_batch")
         or limits.not_negative(setup, "student_rate", "rate_rate", "largest_loss")
         or expert_walk.refuse(setup)
@@ -154,10 +174,7 @@ def refuse(setup: Setup) -> str:
 
 def refuse_averaged(setup: Setup) -> str:
     """As `refuse`, where images are averaged."""
-    decay = setup.option("average_decay")
-    if not 0 <= decay < 1:
-        return f"average_decay={decay:g} must be at least 0 and below 1"
-    return refuse(setup)
+    return limits.between(setup, "average_decay", 0, 1) or refuse(setup)
 
 
 MTT = Method(
@@ -195,7 +212,9 @@ DATM = replace(
     MTT,
     name="datm",
     source="arXiv 2310.05773; NUS-HPC-AI-Lab/DATM @97ae510",
+    gradient=datm_gradient,
     labels="expert_logits",
+    refuse=refuse_walk,
 )
 ATT = replace(
     _AVERAGING,
