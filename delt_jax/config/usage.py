@@ -41,8 +41,8 @@ usage: delt_jax run --config=RECIPE --workdir=FOLDER [flags] [--config.NAME=VALU
 
 RECIPE is one of delt_jax's own by name (`delt_jax configs` lists them) or the path of a file that \
 ends in .py or has a slash (`delt_jax new` writes one). After a colon come, with commas between \
-them, presets of the recipe, a method, folder=PATH for images in folders, and protocol=NAME for \
-how students train. The same command goes on where a stopped run was.
+them, presets of the recipe, ipcN for N images per class, a method, folder=PATH for images in \
+folders, and protocol=NAME for how students train. The same command goes on where a stopped run was.
 """
 
 
