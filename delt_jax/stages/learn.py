@@ -24,6 +24,7 @@ from delt_jax.learned.driver import LearnTask
 from delt_jax.learned.expert_walk import ExpertWalk
 from delt_jax.learned.method import Learned, Method, Setup
 from delt_jax.learned.program import SetProgram
+from delt_jax.learned.real_batches import devices_for
 from delt_jax.learned.setups import preprocessing_of, setup_of
 from delt_jax.recipe import Recipe, affecting
 from delt_jax.runtime import devices, environment
@@ -136,8 +137,8 @@ def inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, Any]:
     if not recipe.learn.validate_every:
         del settings["learn.validate_every"], settings["learn.keep"]
     elif recipe.learn.keep == "best":  # which depends on how students train
-        settings |= affecting("scores", recipe, "evaluate")
-        settings |= affecting("scores", recipe, "relabel")
+        decoding = decoding_of(recipe)
+        settings |= learned_score.inputs(recipe, source, decoding.copies if decoding else 1)
     if methods.find(recipe.learn.method).walks_on_experts:
         settings["experts"] = workdir.needed(setups.EXPERTS, "experts")["hash"]
     if setups.holds_out(recipe):
@@ -308,7 +309,7 @@ def _write(
         "validation": [list(one) for one in finished.validated],
         "validated_on": source.scored if finished.validated else None,
         "execution": {
-            "devices": min(devices.device_count(), setup.real_batch),
+            "devices": devices_for(setup.real_batch, devices.device_count()),
             "chunk_steps": driver.chunk_steps(recipe.learn.chunk_steps, setup),
         },
         "repeatable": environment.repeats(),

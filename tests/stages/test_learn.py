@@ -64,6 +64,7 @@ def test_a_set_is_learned_and_scored_without_a_teacher(finished):
     assert said["network"]["name"] == "conv3_wide_bn"
     assert said["learned_labels"] == {"form": "centred"}
     assert said["inputs"]["learn.steps"] == 6
+    assert said["execution"]["devices"] == 8  # of as many, which share 16 real images
     rows = read_json(finished / "evaluation/manifest.json")["rows"]
     assert {(r["regime"], r["images"]) for r in rows} == {
         ("learned", "recovered"),
@@ -140,6 +141,34 @@ def test_other_settings_and_the_other_synthesis_redo_it(finished):
     assert why("learn", **recovers) == (False, "left out, as synthesis is 'recover'")
     redone = "redone because the set there was learned, not recovered"
     assert why("recover", **recovers) == (True, redone)
+
+
+def test_the_best_set_depends_on_what_its_validation_reads_alone(tmp_path):
+    def inputs(**changes):
+        best = {"learn.validate_every": 3, "learn.keep": "best"}
+        return learn.inputs(*complete(**best | changes), WorkDir(tmp_path))
+
+    chosen = inputs()
+    for name, value in {
+        "evaluate.seeds": 7,
+        "evaluate.images": ("recovered", "random"),
+        "evaluate.plain": True,
+        "evaluate.eval_every": 1,
+        "evaluate.students": ("conv3_wide", "conv3"),
+        "relabel.top_k": 3,
+        "relabel.form": "probabilities",
+    }.items():
+        assert inputs(**{name: value}) == chosen, name
+    for name, value in {
+        "evaluate.epochs": 3,
+        "evaluate.width": 8,
+        "evaluate.dtype": "bfloat16",
+        "evaluate.students": ("conv3",),
+        "evaluate.regimes": ("hard",),
+        "evaluate.learning_rates": (0.02, 0.01),
+        "relabel.dsa": "one-crop",
+    }.items():
+        assert inputs(**{name: value}) != chosen, name
 
 
 @pytest.mark.exhaustive  # as in learned/test_engine.py
