@@ -43,12 +43,14 @@ class RunResult:
 
     Attributes:
       workdir: the folder, absolute.
-      distilled: folder of the distilled set; None if the recover stage is not done.
+      distilled: folder of the distilled set, also of an imported one; None if the stage that makes
+        it, recover or learn, is not done.
       report: the page; None if the report stage is not done.
       pictures: files of the report by name: PNG of images ("sheet"), SVG of charts ("losses").
       scores: a row for each student, kind of labels, set and number of images per class, with
         means and standard deviations over seeds; empty if the evaluate stage is not done.
-      manifests: of the stages that are done, by the stage's name.
+      manifests: of the stages that are done, by the stage's name. An imported set's is that of the
+        stage that would have made it.
     """
 
     workdir: Path
@@ -62,11 +64,12 @@ class RunResult:
         """The distilled set, as `delt_jax.load` returns it.
 
         Raises:
-          UserError: if the recover stage is not done.
+          UserError: if there is none of these settings.
         """
         if self.distilled is None:
             raise UserError(
-                f"{self.workdir} has no distilled set of these settings; run the recover stage."
+                f"{self.workdir} has no distilled set of these settings; run the recover or "
+                f"learn stage."
             )
         return formats.load(self.workdir)
 

@@ -103,13 +103,13 @@ STAGES = (
 )
 NAMES = tuple(stage.name for stage in STAGES)
 # The stages that make a distilled set, by `synthesis`; of a run, one of them.
-_MAKERS = ("recover", "learn")
+MAKERS = ("recover", "learn")
 
 
 def of_recipe(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that a recipe can have: none that serves the other synthesis alone."""
     walks = not experts.skipped(recipe)
-    others = {*_MAKERS, "experts"} - {recipe.synthesis, "experts" if walks else ""}
+    others = {*MAKERS, "experts"} - {recipe.synthesis, "experts" if walks else ""}
     return tuple(s for s in STAGES if s.name not in others)
 
 
@@ -127,8 +127,8 @@ def chosen(names: Sequence[str], recipe: Recipe, workdir: WorkDir) -> tuple[Stag
             )
     stages = tuple(s for s in STAGES if s.name in names) if names else of_recipe(recipe)
     by_name = {s.name: s for s in STAGES}
-    maker = next((s for s in stages if s.name in _MAKERS), None)
-    if maker is not None and _is_imported(workdir):
+    maker = next((s for s in stages if s.name in MAKERS), None)
+    if maker is not None and is_imported(workdir):
         fault = damage(maker, workdir, contents=False)
         if fault:
             damaged = DamagedArtefact(workdir.path / "distilled", f"{workdir.path}/{fault}")
@@ -171,7 +171,7 @@ def status(
     except DamagedArtefact as e:
         return True, f"redone because {_short(e.fault, workdir)}"
     made = manifest.get("synthesis", "recover")  # older sets do not say it
-    if stage.name in _MAKERS and made != stage.name:
+    if stage.name in MAKERS and made != stage.name:
         was = {"recover": "recovered", "learn": "learned"}
         return True, f"redone because the set there was {was[made]}, not {was[stage.name]}"
     differ = changes(manifest["inputs"], stage.inputs(recipe, source, workdir))
@@ -194,22 +194,6 @@ def status(
     if verify and not is_listed:
         return False, "done, nothing changed; an older version made it and listed no files"
     return False, "done, nothing changed"
-
-
-def done(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str, dict[str, Any]]:
-    """Manifests of the stages that need not run, by name, up to the first one that must."""
-    manifests = {}
-    for stage in of_recipe(recipe):
-        try:
-            must_run, _ = status(stage, recipe, source, workdir)
-        except UserError:  # it reads what is missing or damaged
-            break
-        if must_run:  # later stages cannot be judged before this one has run
-            break
-        manifest = workdir.manifest(stage.manifest)
-        if manifest is not None and not stage.skipped(recipe):
-            manifests[stage.name] = manifest
-    return manifests
 
 
 def damage(stage: Stage, workdir: WorkDir, contents: bool) -> str:
@@ -369,7 +353,7 @@ def _with_advice(
     damaged: DamagedArtefact, owner: Stage, stages: Sequence[Stage], workdir: WorkDir
 ) -> UserError:
     """The sentence about a damaged file that none of the chosen stages makes."""
-    if owner.name in _MAKERS and _is_imported(workdir):
+    if owner.name in MAKERS and is_imported(workdir):
         return UserError(
             f"{damaged.fault}; the set was imported, so import it again "
             f"(python -m delt_jax.export --to=distilled)."
@@ -378,7 +362,7 @@ def _with_advice(
     return UserError(f"{damaged.fault}; add {owner.name} to --stages (--stages={','.join(names)}).")
 
 
-def _is_imported(workdir: WorkDir) -> bool:
+def is_imported(workdir: WorkDir) -> bool:
     """Whether the set in the work directory was imported, even where its manifest is damaged."""
     try:
         with regular.open_file(workdir.path / "distilled/manifest.json") as f:

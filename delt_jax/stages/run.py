@@ -71,7 +71,7 @@ def _run(asked: Arguments) -> dict[str, dict[str, Any]]:
     from delt_jax.config import derive, origins
     from delt_jax.runtime import compile_cache, environment
     from delt_jax.runtime import processes as hosts
-    from delt_jax.stages import checks, pipeline, plan, room
+    from delt_jax.stages import checks, finished, pipeline, plan, room
     from delt_jax.stages.mirroring import Mirror
     from delt_jax.store import local_copies
     from delt_jax.store.workdir import WorkDir
@@ -99,7 +99,7 @@ def _run(asked: Arguments) -> dict[str, dict[str, Any]]:
         whose = origins.lines(asked.command, recipe)
         lines = plan.describe(recipe, source, folder, stages, asked.verify)
         print("\n".join([*whose, *lines, *source.notes, *derived, *scarce]))
-    return pipeline.done(recipe, source, folder) if hosts.is_first() else {}
+    return finished.done(recipe, source, folder) if hosts.is_first() else {}
 
 
 def _agreed(asked: Arguments, recipe: Recipe, source: "Source") -> "Source":
