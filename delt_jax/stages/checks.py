@@ -11,6 +11,7 @@ from delt_jax.core import plugins
 from delt_jax.data import Source
 from delt_jax.errors import UserError
 from delt_jax.evaluation import rows
+from delt_jax.formats import distilled
 from delt_jax.labels import labelling
 from delt_jax.learned import setups
 from delt_jax.recipe import Recipe
@@ -55,14 +56,25 @@ def check(recipe: Recipe, source: Source, names: Sequence[str] = ()) -> None:
         _check_schedule(recipe, source)
     else:
         learn.check(recipe, source)
-        rows.check_learned(recipe)
-        for row in rows.rows_of(recipe, recipe.ipc):
-            protocol = rows.resolve(recipe, source, row)
-            student_loop.check_floats(protocol.views)
-            if row.regime == "learned":
-                learned_labels.check(learn.label_form(recipe), protocol.loss == "squared")
+        _check_students_of_floats(recipe, source, learn.label_form(recipe))
     if (not names or "evaluate" in names) and not rows.skipped(recipe):
         _check_students(recipe, source)
+
+
+def _check_students_of_floats(recipe: Recipe, source: Source, form: str | None) -> None:
+    """Raises a UserError for labels and views that students cannot have of float images.
+
+    Args:
+      recipe: complete.
+      source: the data.
+      form: of the labels that were learned with the images; None without any.
+    """
+    rows.check_learned(recipe)
+    for row in rows.rows_of(recipe, recipe.ipc):
+        protocol = rows.resolve(recipe, source, row)
+        student_loop.check_floats(protocol.views)
+        if row.regime == "learned":
+            learned_labels.check(form, protocol.loss == "squared")
 
 
 def _check_teachers(recipe: Recipe, source: Source) -> None:
@@ -306,3 +318,8 @@ def check_imported(names: Sequence[str], recipe: Recipe, source: Source, workdir
             f"which lists their names in the order of its labels, one a line."
         )
     teacher_lib.check_class_names("The distilled set", class_names, source)
+    is_scored = "evaluate" in names and not rows.skipped(recipe)
+    if is_scored and manifest["storage"] == distilled.FLOATS:
+        labels = manifest.get("learned_labels")
+        form = labels.get("form") if isinstance(labels, dict) else None
+        _check_students_of_floats(recipe, source, form)

@@ -12,8 +12,12 @@ from tiny_run import tiny
 
 from delt_jax import main
 from delt_jax.config import derive, from_config
+from delt_jax.core.normalisation import Normalisation
+from delt_jax.core.preprocessing import Preprocessing
 from delt_jax.data import open_source
 from delt_jax.errors import UserError
+from delt_jax.formats import distilled, own
+from delt_jax.formats.distilled import DistilledSet
 from delt_jax.recipe import DataRecipe
 from delt_jax.runtime import host_memory
 from delt_jax.stages import checks, room
@@ -200,6 +204,39 @@ def test_what_is_finished_needs_no_more_disk(tmp_path, monkeypatch):
     (workdir.path / "all").write_bytes(bytes(sum(room.disk(run, SOURCE).values())))
     free(monkeypatch, 0)
     assert room.check(run, SOURCE, workdir) == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, r"float images .* labels of a teacher \(online, fixed\)"),
+        (
+            {"evaluate.regimes": ("hard",), "relabel.rand_augment": "rand-m6-n2-mstd1.0"},
+            "RandAugment .* knows only pixels",
+        ),
+        ({"evaluate.regimes": ("learned",)}, "values for a squared error"),
+    ],
+)
+def test_students_of_imported_floats_are_checked_before_a_teacher(tmp_path, changes, says, dry_run):
+    images = np.random.default_rng(0).normal(size=(10, 8, 8, 1)).astype(np.float32)
+    space = Preprocessing("standardise", Normalisation((0.5,), (0.2,)))
+    manifest = distilled.manifest_of_learned(space, None, "centred")
+    labels = np.arange(10, dtype=np.int32)
+    values = (np.eye(10) - 0.1).astype(np.float32)
+    (tmp_path / "distilled").mkdir()
+    own.write(
+        tmp_path / "distilled",
+        DistilledSet(
+            *(images, labels, SOURCE.class_names, manifest),
+            preprocessing=space,
+            learned_labels=values,
+        ),
+    )
+    asked = tiny(**{"ipc": 1, "evaluate.images": ("recovered",), **changes})
+    with pytest.raises(UserError, match=says):
+        main.run(asked, str(tmp_path), ["squeeze", "relabel", "evaluate"], dry_run=dry_run)
+    assert [path.name for path in tmp_path.iterdir()] == ["distilled"]
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
