@@ -1,7 +1,6 @@
 """The ceiling: a network of the student's kind that trains on all real images, as teachers do."""
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from delt_jax import models
@@ -13,10 +12,19 @@ from delt_jax.evaluation.student_jobs import Evaluation, log_score
 from delt_jax.models import ModelSpec
 from delt_jax.recipe import Recipe
 from delt_jax.store.identity import identity, versions
+from delt_jax.store.workdir import changes
 from delt_jax.teachers import teacher as teacher_lib
 from delt_jax.training import real_images, state
 from delt_jax.training.real_images import TrainingOutput
 from delt_jax.training.student_loop import Trained
+
+# Of `teacher`, what a training from scratch reads. Its own architecture and weights do not count.
+_READ = (
+    *("epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "crop_padding"),
+    "momentum",
+)
+_MEASURED = ("data.mean", "data.std")  # in the normalisation, whether set or measured
+_PARTS = ("version of ", "source of ")
 
 
 def score_ceiling(run: Evaluation, row: EvalRow) -> Score:
@@ -44,28 +52,43 @@ def score_ceiling(run: Evaluation, row: EvalRow) -> Score:
 
 
 def training_settings(recipe: Recipe) -> dict[str, Any]:
-    """Settings of a training on all real images."""
-    return {k: v for k, v in asdict(recipe.teacher).items() if k != "others"}
+    """The settings that a training on all real images reads, by their dotted names."""
+    return {f"teacher.{name}": getattr(recipe.teacher, name) for name in _READ}
+
+
+def _made_from(run: Evaluation, spec: ModelSpec) -> dict[str, Any]:
+    """What a network depends on besides its architecture, as manifests of teachers name it."""
+    data = run.recipe.data
+    parts = {f"model.{spec.name}": models.version(spec.name), "training.teacher": state.VERSION}
+    return (
+        training_settings(run.recipe)
+        | versions(parts)
+        | {
+            "data": run.source.fingerprint,
+            "data.mean": data.mean,
+            "data.std": data.std,
+            "data.flip": data.flip,
+            "seed": run.recipe.seed,
+        }
+    )
 
 
 def _score_id(run: Evaluation, spec: ModelSpec) -> str:
-    depends_on = {
-        "student": spec.as_dict(),
-        "training": training_settings(run.recipe),
-        "normalisation": measure_normalisation(run.recipe.data, run.source).as_dict(),
-        "flip": run.recipe.data.flip,
-        "seed": run.recipe.seed,
-        "data": run.source.fingerprint,
-        "teacher": run.teachers[0].hash if _is_teacher(run, spec) else None,
-    }
-    parts = {f"model.{spec.name}": models.version(spec.name), "training.teacher": state.VERSION}
-    return identity(depends_on | versions(parts))
+    normalisation = measure_normalisation(run.recipe.data, run.source).as_dict()
+    named = {"ceiling": spec.as_dict(), "normalisation": normalisation}
+    made_from = _made_from(run, spec)
+    return identity(named | {k: v for k, v in made_from.items() if k not in _MEASURED})
 
 
 def _is_teacher(run: Evaluation, spec: ModelSpec) -> bool:
-    """Whether the run's teacher is that network: of its kind, and trained here."""
-    is_made = bool(run.teachers) and not run.recipe.teacher.weights
-    return is_made and spec == run.teachers[0].spec
+    """Whether the run's teacher is that network: of its kind, and trained here, as it would be."""
+    t = run.recipe.teacher
+    if not run.teachers or t.weights or spec != run.teachers[0].spec:
+        return False
+    wanted = _made_from(run, spec)
+    inputs = (run.sets.workdir.manifest("teacher/manifest.json") or {}).get("inputs", {})
+    had = {k: v for k, v in inputs.items() if k in wanted or k.startswith(_PARTS)}
+    return not changes(had, wanted)
 
 
 def _train(run: Evaluation, spec: ModelSpec, score_id: str) -> Trained:

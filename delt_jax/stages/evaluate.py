@@ -72,7 +72,7 @@ def _score_inputs(recipe: Recipe, source: Source, workdir: WorkDir) -> dict[str,
     if "selected" in recipe.evaluate.images:
         settings["ranking"] = workdir.needed(ranking_store.MANIFEST, "rank")["hash"]
     if "full" in recipe.evaluate.images:
-        settings |= {f"teacher.{k}": v for k, v in training_settings(recipe).items()}
+        settings |= training_settings(recipe)
         settings |= {"data.mean": recipe.data.mean, "data.std": recipe.data.std}
     settings |= versions(_parts(recipe, source, workdir))
     return settings | {
