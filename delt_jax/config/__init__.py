@@ -89,6 +89,11 @@ def vary(
             config.update_from_flattened_dict(presets[variant])
         elif (ipc := methods.IPC.fullmatch(variant)) is not None:
             config.ipc = int(ipc[1])
+        elif variant not in known and methods.LIKE_IPC.fullmatch(variant):
+            raise UserError(
+                f"{variant!r} is no number of images per class; ipcN takes a whole number from 1, "
+                f"as ipc10."
+            )
         elif variant not in known and not variant.startswith(methods.PROTOCOL):
             hint = nearest(variant, [*presets, *known])
             raise UserError(

@@ -20,6 +20,7 @@ from delt_jax.recipe import SETTINGS
 from delt_jax.recipe.known import KNOWN
 
 FOLDER, PROTOCOL = "folder=", "protocol="  # how variants with a value begin
+LIKE_IPC = re.compile(r"ipc[-+.\d]*")  # what was meant as one
 IPC = re.compile(r"ipc([1-9]\d*)")  # a variant of every recipe that has no preset of the name
 LARGE = 128  # pixels a side from which on the field's methods have other settings
 

@@ -248,10 +248,12 @@ def class_files(root: Path, folder: Path, chosen: Sequence[str]) -> Found:
     if empty:
         others = together(part for part in parts if not part.files).others
         holds = f" (but {by_ending(others)})" if others else ""
+        which, them = ("folders", "them") if len(empty) > 1 else ("folder", "it")
         raise UserError(
-            f"{folder} has no images in its class folder {', '.join(map(repr, empty[:3]))}"
+            f"{folder} has no images in its class {which} "
+            f"{', '.join(map(repr, empty[:3]))}"
             f"{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}{holds}; add .png, .jpg or "
-            f"other pictures that Pillow reads, or remove the folder."
+            f"other pictures that Pillow reads, or remove {them}."
         )
     return together(parts)
 

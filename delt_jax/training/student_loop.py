@@ -35,6 +35,9 @@ from delt_jax.training.student_layout import StudentLayout
 from delt_jax.training.student_program import LabelledImages, StudentProgram
 from delt_jax.training.student_step import Lesson, Own
 
+# Protocols that learned sets were published with.
+_OF_FLOATS = ("dsa", "idc", "frepo", "mtt", "ratbptt", "rcig")
+
 
 @dataclass(frozen=True)
 class Student:
@@ -114,7 +117,8 @@ def check_floats(views: ViewSpec) -> None:
     if views.rand_augment:
         raise UserError(
             f"The set holds float images, and RandAugment ({views.rand_augment}) knows only "
-            f'pixels; set relabel.rand_augment to "", or evaluate.protocol to frepo, dsa or idc.'
+            f'pixels; set relabel.rand_augment to "", or evaluate.protocol to one without it: '
+            f"{', '.join(_OF_FLOATS[:-1])} or {_OF_FLOATS[-1]}."
         )
 
 

@@ -83,6 +83,11 @@ def test_names_that_are_no_variants():
         recipe_of("imagenet", "ipc10,sre2")
     for name in ("ipc1, ipc10, ipc50, ipc100", ", ".join(ALL_METHODS), "folder=PATH"):
         assert name in str(e.value)
+    for name in ("ipc0", "ipc1.5", "ipc"):
+        with pytest.raises(UserError, match=r"no number .*; ipcN takes a whole number from 1, as"):
+            recipe_of("digits", name)
+    with pytest.raises(UserError, match=r"'foo' is no variant of this recipe\. It has"):
+        recipe_of("digits", "foo")  # which is near to nothing, not even to frepo
     with pytest.raises(UserError, match="sre2l and cda are methods; name one of them"):
         recipe_of("digits", "sre2l,cda")
     with pytest.raises(UserError, match=r"'\.\./digits' is no variant"):

@@ -282,8 +282,11 @@ def test_an_empty_class_is_named(pets):
     (pets / "emu").mkdir()
     (pets / "emu/readme.txt").write_text("soon")
     with pytest.raises(
-        UserError, match=r"no images in its class folder 'emu' \(but 1 \.txt\); add"
+        UserError, match=r"no images in its class folder 'emu' \(but 1 \.txt\); add .* remove it\."
     ):
+        open_folder(pets)
+    (pets / "gnu").mkdir()
+    with pytest.raises(UserError, match=r"its class folders 'emu', 'gnu' \(.* remove them\."):
         open_folder(pets)
 
 

@@ -1,5 +1,6 @@
 """Students of float images and learned labels: what they see, learn, and are tested on."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -108,8 +109,12 @@ def test_pixels_alone_know_rand_augment():
     config.evaluate.protocol = "delt"
     delt = resolve(from_config(config), EvalSetting("conv3", CLASSES, 4, SIZE, 1))
     spec = ModelSpec("conv3", CLASSES, SIZE, 1, 8)
-    with pytest.raises(UserError, match=r"relabel\.rand_augment"):
+    with pytest.raises(UserError, match=r"relabel\.rand_augment") as e:
         score(Exam(spec, delt, whitening(), exam().test))
+    offered = re.search("without it: (.*)\\.", str(e.value))[1].replace(" or ", ", ").split(", ")
+    assert {"mtt", "ratbptt", "rcig"} < set(offered)
+    for name in offered:
+        assert protocol(name).views.rand_augment == ""
 
 
 @pytest.mark.parametrize(
