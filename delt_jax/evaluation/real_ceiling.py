@@ -42,7 +42,7 @@ def score_ceiling(run: Evaluation, row: EvalRow) -> Score:
         f"full: {t.epochs} epochs, batch {t.batch_size}, SGD {t.learning_rate:g} "
         f"{t.schedule}, decay {t.weight_decay:g}"
     )
-    planned = PlannedScore(_score_id(run, spec), row, 0, t.learning_rate, line)
+    planned = PlannedScore(score_id(run, spec), row, 0, t.learning_rate, line)
     if planned not in run.scores:
         trained = _train(run, spec, planned.id)
         run.scores.write(make_score(planned, trained, run.source))
@@ -56,7 +56,7 @@ def training_settings(recipe: Recipe) -> dict[str, Any]:
     return {f"teacher.{name}": getattr(recipe.teacher, name) for name in _READ}
 
 
-def _made_from(run: Evaluation, spec: ModelSpec) -> dict[str, Any]:
+def made_from(run: Evaluation, spec: ModelSpec) -> dict[str, Any]:
     """What a network depends on besides its architecture, as manifests of teachers name it."""
     data = run.recipe.data
     parts = {f"model.{spec.name}": models.version(spec.name), "training.teacher": state.VERSION}
@@ -73,30 +73,31 @@ def _made_from(run: Evaluation, spec: ModelSpec) -> dict[str, Any]:
     )
 
 
-def _score_id(run: Evaluation, spec: ModelSpec) -> str:
+def score_id(run: Evaluation, spec: ModelSpec) -> str:
+    """Identity of the ceiling of an architecture."""
     normalisation = measure_normalisation(run.recipe.data, run.source).as_dict()
     named = {"ceiling": spec.as_dict(), "normalisation": normalisation}
-    made_from = _made_from(run, spec)
-    return identity(named | {k: v for k, v in made_from.items() if k not in _MEASURED})
+    read = {k: v for k, v in made_from(run, spec).items() if k not in _MEASURED}
+    return identity(named | read)
 
 
-def _is_teacher(run: Evaluation, spec: ModelSpec) -> bool:
+def is_teacher(run: Evaluation, spec: ModelSpec) -> bool:
     """Whether the run's teacher is that network: of its kind, and trained here, as it would be."""
     t = run.recipe.teacher
     if not run.teachers or t.weights or spec != run.teachers[0].spec:
         return False
-    wanted = _made_from(run, spec)
+    wanted = made_from(run, spec)
     inputs = (run.sets.workdir.manifest("teacher/manifest.json") or {}).get("inputs", {})
     had = {k: v for k, v in inputs.items() if k in wanted or k.startswith(_PARTS)}
     return not changes(had, wanted)
 
 
-def _train(run: Evaluation, spec: ModelSpec, score_id: str) -> Trained:
+def _train(run: Evaluation, spec: ModelSpec, name: str) -> Trained:
     started = time.perf_counter()
-    if _is_teacher(run, spec):
+    if is_teacher(run, spec):
         variables = run.teachers[0].variables
     else:
-        partial = run.partial / f"full_{score_id}"
+        partial = run.partial / f"full_{name}"
         partial.mkdir(exist_ok=True)
         output = TrainingOutput("full", partial, run.log)
         variables, _ = real_images.train(run.recipe, run.source, spec, output)

@@ -23,7 +23,7 @@ def recipe(**changes):
 
 
 def id_of(run):
-    return real_ceiling._score_id(run, student_spec(run.recipe, "conv3", run.source))
+    return real_ceiling.score_id(run, student_spec(run.recipe, "conv3", run.source))
 
 
 def evaluation(asked, teachers=(), folder=None):
@@ -85,9 +85,9 @@ def test_the_teacher_is_the_ceiling_if_it_was_trained_as_one(tmp_path):
     manifest |= {"class_names": list(SOURCE.class_names), "accuracy": 0.9, "hash": "a"}
 
     def is_teacher(**changes):
-        made_from = real_ceiling._made_from(run, spec) | changes
+        made_from = real_ceiling.made_from(run, spec) | changes
         artefact.seal(tmp_path / "teacher/manifest.json", manifest | {"inputs": made_from})
-        return real_ceiling._is_teacher(run, spec)
+        return real_ceiling.is_teacher(run, spec)
 
     assert is_teacher()
     assert is_teacher(**{"teacher.model": "conv3"})
@@ -97,4 +97,4 @@ def test_the_teacher_is_the_ceiling_if_it_was_trained_as_one(tmp_path):
         "source of model.conv3": "x",
     }.items():
         assert not is_teacher(**{name: value})
-    assert not real_ceiling._is_teacher(evaluation(asked), spec)
+    assert not real_ceiling.is_teacher(evaluation(asked), spec)

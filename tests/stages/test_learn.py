@@ -24,7 +24,7 @@ TINY = {
     "ipc": 1,
     "learn.steps": 6,
     "learn.width": 4,
-    "learn.real_batch": 16,
+    "learn.real_batch": 12,
     "evaluate.width": 4,
     "evaluate.epochs": 2,
     "evaluate.seeds": 1,
@@ -64,7 +64,7 @@ def test_a_set_is_learned_and_scored_without_a_teacher(finished):
     assert said["network"]["name"] == "conv3_wide_bn"
     assert said["learned_labels"] == {"form": "centred"}
     assert said["inputs"]["learn.steps"] == 6
-    assert said["execution"]["devices"] == 8  # of as many, which share 16 real images
+    assert said["execution"]["devices"] == 6  # of 8, which share 12 real images evenly
     rows = read_json(finished / "evaluation/manifest.json")["rows"]
     assert {(r["regime"], r["images"]) for r in rows} == {
         ("learned", "recovered"),
@@ -81,7 +81,7 @@ def test_stages_that_need_a_teacher_are_left_out(finished):
     assert "squeeze   left out, as nothing asks for a teacher" in lines
     assert "learn     would be skipped: done, nothing changed" in lines
     assert "recover" not in lines
-    assert "learned by frepo: 10 images, 6 steps, each with 16 real images" in lines
+    assert "learned by frepo: 10 images, 6 steps, each with 12 real images" in lines
     assert "10 images, 6 steps" in lines
     assert "device memory of learn" in lines
     asked, _ = complete(**{"evaluate.images": ("recovered", "selected")})
