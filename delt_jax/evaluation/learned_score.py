@@ -60,6 +60,8 @@ def inputs(recipe: Recipe, source: Source, copies: int) -> dict[str, Any]:
     return versions(parts | student_program.parts(protocol, regime)) | {
         "validation.student": spec.as_dict(),
         "validation.regime": regime,
+        # Where none is asked for, a set may bring a rate that it has learned.
+        "validation.rate_asked": recipe.evaluate.learning_rates[:1],
         **{f"validation.{name}": value for name, value in values.items()},
     }
 
