@@ -1,6 +1,7 @@
 """Content of a layout as read, and the checks that turn it into a distilled set."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -275,6 +276,22 @@ def _checked_soft_labels(
     return soft
 
 
+def _checked_learned_labels(
+    stored: np.ndarray | None, num_images: int, where: str
+) -> np.ndarray | None:
+    """Learned labels float32 [N, classes]."""
+    if stored is None:
+        return None
+    if stored.dtype.kind not in "fiuV":  # V is bfloat16
+        raise UserError(f"The learned labels in {where} are {stored.dtype}; they must be numbers.")
+    if stored.ndim != 2 or len(stored) != num_images:
+        raise UserError(
+            f"The learned labels in {where} have the shape {stored.shape}, but there are "
+            f"{num_images} images; each needs a row of one number per class."
+        )
+    return stored.astype(np.float32)
+
+
 def _check_balance(labels: np.ndarray, names: tuple[str, ...], where: str) -> None:
     """Raises a UserError unless every class has as many images as the others."""
     counts = np.bincount(labels, minlength=len(names))
@@ -306,11 +323,12 @@ def _standardising(
 ) -> Preprocessing:
     """The space of floats that were standardised with these constants."""
     allowed = (1, images.shape[3])
-    if len(mean) not in allowed or len(std) not in allowed or min(std) <= 0:
+    is_finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) not in allowed or len(std) not in allowed or not is_finite or min(std) <= 0:
         raise UserError(
-            f"{where} holds normalised floats; give the mean and std (above 0) they were made "
-            f"with, one value or {images.shape[3]} each (--mean=0 --std=1 for pixels in [0, 1]), "
-            f"or with --preprocessing a file of the whitening, too."
+            f"{where} holds normalised floats; give the finite mean and std (above 0) they were "
+            f"made with, one value or {images.shape[3]} each (--mean=0 --std=1 for pixels in "
+            f"[0, 1]), or with --preprocessing a file of the whitening, too."
         )
     constants = Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
     return Preprocessing("standardise", constants)
@@ -324,8 +342,7 @@ def _in_space(stored: Stored, space: Preprocessing, where: str) -> LearnedArrays
             np.asarray(each) for each in (space.normalisation.mean, space.normalisation.std)
         )
         images = ((images - mean) / std).astype(np.float32)
-    labels = stored.learned_labels
-    labels = None if labels is None else np.asarray(labels, np.float32)
+    labels = _checked_learned_labels(stored.learned_labels, len(images), where)
     for name, array in (("images", images), ("learned labels", labels)):
         if array is not None and not np.isfinite(array).all():
             raise UserError(f"{where} has {name} that are not finite; they cannot be learned from.")

@@ -1,0 +1,74 @@
+"""Float sets of others: labels that came with them, constants, names, and shards."""
+
+import math
+
+import numpy as np
+import pytest
+
+import delt_jax
+from delt_jax.errors import UserError
+from delt_jax.formats import torch_zip
+
+SPACE = {"mean": (0.5,), "std": (0.2,)}
+
+
+def floats(path, **more):
+    """A set of others, four images of two classes."""
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    np.savez(path, images=images, labels=[0, 0, 1, 1], **more)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.zeros(4, np.float32), r"have the shape \(4,\), but there are 4 images"),
+        (np.zeros((6, 2), np.float32), r"have the shape \(6, 2\), but there are 4 images"),
+        (np.zeros((2, 2), np.float32), r"have the shape \(2, 2\), but there are 4 images"),
+        (np.zeros((4, 2, 1), np.float32), r"have the shape \(4, 2, 1\)"),
+        (np.array([["a", "b"]] * 4), "are <U1; they must be numbers"),
+        (np.full((4, 2), np.nan), "not finite"),
+        (np.zeros((4, 3)), "are of 3 classes instead of 2"),
+    ],
+)
+def test_learned_labels_that_do_not_fit_are_one_sentence(tmp_path, labels, says):
+    path = floats(tmp_path / "set.npz", learned_labels=labels)
+    with pytest.raises(UserError, match=says) as e:
+        delt_jax.load(path, **SPACE)
+    assert "\n" not in str(e.value)
+
+
+def test_learned_labels_of_torch_are_checked_alike(tmp_path):
+    values = {
+        "images": np.zeros((4, 3, 2, 2), np.float32),
+        "labels": np.array([0, 0, 1, 1]),
+        "learned_labels": np.zeros((6, 2), np.float32),
+    }
+    (tmp_path / "set.pt").write_bytes(torch_zip.dumps(values))
+    with pytest.raises(UserError, match=r"have the shape \(6, 2\), but there are 4 images"):
+        delt_jax.load(tmp_path / "set.pt", **SPACE)
+
+
+def test_learned_labels_of_whole_numbers_are_taken(tmp_path):
+    rows = np.array([[3, 0], [2, 1], [0, 3], [1, 2]])
+    found = delt_jax.load(floats(tmp_path / "set.npz", learned_labels=rows), **SPACE)
+    assert found.learned_labels.dtype == np.float32
+    np.testing.assert_array_equal(found.learned_labels, rows)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_constants_that_are_not_finite_are_refused_at_once(tmp_path, name, value):
+    path = floats(tmp_path / "set.npz")
+    for given in (SPACE | {name: (value,)}, SPACE | {name: (0.5, value, 0.5)}):
+        with pytest.raises(UserError, match="give the finite mean and std"):
+            delt_jax.load(path, **given)
+        with pytest.raises(UserError, match="give the finite mean and std"):
+            delt_jax.export_set(path, "npz", tmp_path / "out.npz", **given)
+    assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_std_that_is_not_positive_is_refused(tmp_path, value):
+    with pytest.raises(UserError, match=r"std \(above 0\)"):
+        delt_jax.load(floats(tmp_path / "set.npz"), mean=(0.5,), std=(0.5, value, 0.5))
