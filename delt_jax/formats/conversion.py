@@ -137,6 +137,8 @@ def _as_asked(content: DistilledSet, options: ExportOptions) -> DistilledSet:
     form = "" if content.learned_labels is None else f", with learned labels ({content.label_form})"
     say(f"  float images in a space of their own ({space.kind}){form}")
     if options.rounds:
+        if content.copies > 1:
+            content = _taken_apart(content)
         content = content.rounded()
         share = content.manifest["clipped"]
         say(f"  rounded to 8 bits, as asked; {share:.2%} of the values were clipped")
@@ -148,6 +150,16 @@ def _as_asked(content: DistilledSet, options: ExportOptions) -> DistilledSet:
             f"which rounding would lose some; take one of {can}, or ask for it (--round)."
         )
     return content
+
+
+def _taken_apart(content: DistilledSet) -> DistilledSet:
+    """The images that students see, which pixels must hold themselves; says how many there are."""
+    apart = content.taken_apart()
+    said = f"  took the images apart into those that students see, {content.copies} of each"
+    lost = content.soft_labels is not None
+    of_them = ", and left out the soft labels, which are of the images as they were"
+    say(f"{said}: {apart.ipc} of each class{of_them if lost else ''}")
+    return apart
 
 
 def reported(source: Path, content: DistilledSet) -> dict[str, Any]:

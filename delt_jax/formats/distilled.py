@@ -116,20 +116,57 @@ class DistilledSet:
         pixels = np.clip(np.rint(255 * self.preprocessing.invert(self.images)), 0, 255)
         return replace(self, images=pixels.astype(np.uint8), preprocessing=None, decoding=None)
 
+    @property
+    def clipped(self) -> float:
+        """Share of the values of float images that are darker than black or brighter than white."""
+        if self.preprocessing is None:
+            return 0.0
+        levels = np.rint(255 * self.preprocessing.invert(self.images))
+        return float(((levels < 0) | (levels > 255)).mean())
+
+    def taken_apart(self) -> "DistilledSet":
+        """The set of all images that students train on, as `expand` gives them, one in each place.
+
+        Within a class, parts stay in the order of their images, and mirrored copies come last. Soft
+        labels go, which are of the images as they were.
+
+        Raises:
+          UserError: if images are to be cut that are not square.
+        """
+        if self.decoding is None or self.preprocessing is None:
+            return self
+        height, width = self.images.shape[1:3]
+        if self.decoding.factor > 1 and height != width:
+            why = f"The images are {width}x{height} px, and only square ones are cut into parts"
+            raise UserError(f"{why}; leave the factor out.")
+        images, labels = self.expand(self.labels)
+        order = np.argsort(labels, kind="stable")
+        learned = self.learned_labels
+        manifest = {k: v for k, v in self.manifest.items() if k not in ("hash", "decoding")}
+        return replace(
+            self,
+            images=images[order],
+            labels=labels[order],
+            manifest=manifest | {"ipc": self.ipc * self.copies},
+            soft_labels=self.soft_labels if self.copies == 1 else None,
+            learned_labels=None if learned is None else self.expand(learned)[1][order],
+            decoding=None,
+        )
+
     def rounded(self) -> "DistilledSet":
         """The set with pixels in place of floats; the manifest's "clipped" is the share that was.
 
-        Learned labels go, which are of the images as they were.
+        Images are `taken_apart` first: pixels are used as they are. Learned labels go, which are
+        of the images as they were.
         """
         if self.preprocessing is None:
             return self
-        unit = np.rint(255 * self.preprocessing.invert(self.images))
-        clipped = float(((unit < 0) | (unit > 255)).mean())
-        lost = ("hash", "preprocessing", "learned_labels", "decoding")
-        manifest = {name: v for name, v in self.manifest.items() if name not in lost}
+        seen = self.taken_apart()
+        lost = ("hash", "preprocessing", "learned_labels")
+        manifest = {name: v for name, v in seen.manifest.items() if name not in lost}
         return replace(
-            self.to_look_at(),
-            manifest=manifest | {"storage": "png", "clipped": clipped},
+            seen.to_look_at(),
+            manifest=manifest | {"storage": "png", "clipped": seen.clipped},
             learned_labels=None,
         )
 

@@ -106,7 +106,7 @@ def run(recipe: Recipe, source: Source, workdir: WorkDir) -> None:
         fresh = [tables.fresh_views(summary["fresh_views"])]
         lists["fresh_views.csv"] = fresh_views.as_csv(list(networks), seen, synthetic.ipc)
     if stored.preprocessing is not None:
-        summary["clipped"] = stored.rounded().manifest["clipped"]
+        summary["clipped"] = stored.clipped
     pairs: list[Strip] = []
     if teacher and recipe.report.nearest:
         ours, real = _neighbours(teacher, source, synthetic)
