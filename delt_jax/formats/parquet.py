@@ -35,8 +35,8 @@ def read(path: Path) -> Stored:
         file, and the row where one is at fault.
     """
     shards = [path] if path.is_file() else _tables(path)
-    if (floats := _read_floats(shards[0])) is not None:
-        return floats
+    if (first := _read_floats(shards[0])) is not None:
+        return parquet_floats.joined(shards, [first, *map(_read_floats, shards[1:])])
     read_shards = [_read_shard(shard) for shard in shards]
     images = [image for shard in read_shards for image in shard.images]
     if not images:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,50 @@ def read(path: Path, table: Any, class_names: tuple[str, ...], manifest: dict[st
     arrays |= _whitening(path, manifest)
     floats = learned_arrays.parsed(arrays, manifest)
     return Stored(floats.images, labels, class_names, manifest, soft, floats=floats)
+
+
+def joined(paths: Sequence[Path], shards: Sequence[Stored | None]) -> Stored:
+    """One set of the tables of all its files, in their order.
+
+    Args:
+      paths: of the files.
+      shards: what `read` gave of each; None where a file holds no float images.
+
+    Raises:
+      UserError: naming two files that are not of one set.
+    """
+    sets = [shard for shard in shards if shard is not None and shard.floats is not None]
+    about = [_about(shard) for shard in sets]
+    odd = next((i for i, said in enumerate(about) if said != about[0]), None)
+    if len(sets) < len(shards):
+        odd = shards.index(None)
+    if odd is not None:
+        raise UserError(
+            f"{paths[odd]} is not of the set of float images in {paths[0]}: its kind of columns, "
+            f"shape, classes or record differ; keep the files of one set in a folder of their own."
+        )
+    if len(sets) == 1:
+        return sets[0]
+    learned = [shard.floats for shard in sets if shard.floats is not None]
+    rows = [floats.labels for floats in learned if floats.labels is not None]
+    soft = [shard.soft_labels for shard in sets if shard.soft_labels is not None]
+    floats = learned[0]._replace(
+        images=np.concatenate([floats.images for floats in learned]),
+        labels=np.concatenate(rows) if rows else None,
+    )
+    return replace(
+        sets[0],
+        images=floats.images,
+        labels=np.concatenate([shard.labels for shard in sets]),
+        soft_labels=np.concatenate(soft) if soft else None,
+        floats=floats,
+    )
+
+
+def _about(shard: Stored) -> tuple[Any, ...]:
+    """What the files of one set have in common; the record names the space and learned labels."""
+    has_soft = shard.soft_labels is not None
+    return shard.images.shape[1:], shard.class_names, shard.manifest, has_soft
 
 
 def _rows(table: Any, name: str, width: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import delt_jax
@@ -72,3 +74,60 @@ def test_constants_that_are_not_finite_are_refused_at_once(tmp_path, name, value
 def test_a_std_that_is_not_positive_is_refused(tmp_path, value):
     with pytest.raises(UserError, match=r"std \(above 0\)"):
         delt_jax.load(floats(tmp_path / "set.npz"), mean=(0.5,), std=(0.5, value, 0.5))
+
+
+_ONE = "data/train-00000-of-00001.parquet"
+
+
+def sharded(tmp_path):
+    """A float set as one parquet file, and the folder and table of two files to be made of it."""
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    path = floats(tmp_path / "set.npz", learned_labels=rows, soft_labels=-rows)
+    whole = delt_jax.export_set(path, "parquet", tmp_path / "whole", **SPACE)
+    (tmp_path / "two").mkdir()
+    return whole, tmp_path / "two", pq.read_table(whole / _ONE)
+
+
+def test_all_files_of_a_float_set_are_read(tmp_path):
+    whole, two, table = sharded(tmp_path)
+    pq.write_table(table.take([0, 2, 3]), two / "train-00000-of-00002.parquet")
+    pq.write_table(table.take([1]), two / "train-00001-of-00002.parquet")
+    one, found = delt_jax.load(whole), delt_jax.load(two)
+    for name in ("images", "labels", "learned_labels", "soft_labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(one, name))
+    assert found.manifest == one.manifest
+    assert found.preprocessing.as_dict() == one.preprocessing.as_dict()
+
+
+def _other_record(table):
+    return table.replace_schema_metadata(table.schema.metadata | {b"delt_jax": b'{"a": 1}'})
+
+
+def _without_soft_labels(table):
+    return table.drop_columns(["soft_label"])
+
+
+def _other_names(table):
+    about = table.schema.metadata[b"huggingface"].replace(b'"1"', b'"b"')
+    return table.replace_schema_metadata(table.schema.metadata | {b"huggingface": about})
+
+
+def _pictures(table):
+    return pa.table({"image": [{"bytes": b"x"}], "label": [0]})
+
+
+@pytest.mark.parametrize("change", [_without_soft_labels, _other_names, _pictures])
+def test_files_of_several_float_sets_are_refused(tmp_path, change):
+    _, two, table = sharded(tmp_path)
+    pq.write_table(table.take([0, 2]), two / "a.parquet")
+    pq.write_table(change(table.take([1, 3])), two / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet is not of the set of float images in .*a\.pa"):
+        delt_jax.load(two)
+
+
+def test_a_damaged_later_file_of_a_float_set_is_named(tmp_path):
+    _, two, table = sharded(tmp_path)
+    pq.write_table(table.take([0, 2]), two / "a.parquet")
+    pq.write_table(_other_record(table.take([1, 3])), two / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet cannot be read"):
+        delt_jax.load(two)
