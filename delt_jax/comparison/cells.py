@@ -177,8 +177,9 @@ def check(folder: Path) -> None:
         ours = files.read_object(folder / MARKER)["format"] == _FORMAT
     except FileNotFoundError:
         # A comparison that was killed in its first moment leaves these; anyone may take them.
-        unborn = (CELLS, LOCK, f".{MARKER}.tmp")
-        ours = not folder.exists() or all(path.name in unborn for path in folder.iterdir())
+        names = [p.name for p in folder.iterdir()] if folder.exists() else []
+        rest = [name for name in names if name not in (CELLS, LOCK)]
+        ours = all(files.is_temporary_of(name, folder / MARKER) for name in rest)
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
@@ -212,6 +213,7 @@ def mark(folder: Path, cells: Sequence[Cell], command: str) -> None:
     with files.disk_errors_as_user_errors(folder):
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
     listed = [{"name": c.name, "method": c.method, "ipc": c.recipe.ipc} for c in cells]
+    files.clear_leftovers(folder / MARKER)
     files.write_json(folder / MARKER, {"format": _FORMAT, "command": command, "cells": listed})
 
 

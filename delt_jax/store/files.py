@@ -1,9 +1,12 @@
 """Atomic files and folders: written under a temporary name, then renamed."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +20,8 @@ from delt_jax.store import foreign, regular
 
 _MOST_JSON_BYTES = 2**30  # a manifest that lists a million images has a tenth of it
 _CHECKSUM = "sha256 of the other arrays"
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp", re.DOTALL)  # of a file that has this name
+_SECONDS_OF_A_WRITER = 86400  # without a write, after which it must be dead
 
 
 @contextlib.contextmanager
@@ -34,10 +39,10 @@ def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """Yields a file to write, which replaces `path` once it is whole and on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     _make_way(path)
     with disk_errors_as_user_errors(path):
-        temporary.unlink(missing_ok=True)
+        _clear_once(path.parent)
         try:
             # Exclusively, so that nothing is written through a link that lies there.
             with open(temporary, "xb") as f:
@@ -49,6 +54,30 @@ def _replacing_file(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def _temporary(path: Path) -> Path:
+    """Where one writer of a file has it until it is whole; no other writer has this name."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def is_temporary_of(name: str, path: Path) -> bool:
+    """Whether a file of this name is what a killed writer of `path` left beside it."""
+    found = _TEMPORARY.fullmatch(name)
+    return name == f".{path.name}.tmp" or (found is not None and found[1] == path.name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _clear_once(folder: Path) -> None:
+    """Deletes, once in a process, the files that writers left in a folder and are surely dead.
+
+    Folders that are no run's, such as caches and those of scores, have no owner who could do it.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for entry in found:
+            is_ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if is_ours and time.time() - entry.stat().st_mtime >= _SECONDS_OF_A_WRITER:
+                Path(entry).unlink(missing_ok=True)
 
 
 def _make_way(path: Path) -> None:
@@ -113,17 +142,18 @@ def write_npz_fast(path: Path, **arrays: Any) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Hard-links a finished file to a second name, atomically; copies if the disk cannot link."""
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = _temporary(target)
     _make_way(target)
     with disk_errors_as_user_errors(target):
-        temporary.unlink(missing_ok=True)
         try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-        # POSIX: renaming onto another name of the same file does nothing, so remove the first name.
-        temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            os.replace(temporary, target)
+        finally:
+            # Renaming onto another name of the same file does nothing, and a failure leaves one.
+            temporary.unlink(missing_ok=True)
 
 
 def read_npz(path: Path, stage: str) -> dict[str, np.ndarray]:
@@ -329,8 +359,10 @@ def clear_leftovers(path: Path) -> None:
     with disk_errors_as_user_errors(path):
         if old.is_dir() and not place.exists():
             os.replace(old, place)
-        for suffix in ("tmp", "new", "old"):
-            _delete(place.with_name(f".{place.name}.{suffix}"))
+        left = [place.with_name(f".{place.name}.{suffix}") for suffix in ("tmp", "new", "old")]
+        beside = place.parent.iterdir() if place.parent.is_dir() else ()
+        for path in [*left, *(p for p in beside if is_temporary_of(p.name, place))]:
+            _delete(path)
 
 
 def clear_temporaries(folder: Path, seconds: float = 0) -> None:

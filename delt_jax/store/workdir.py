@@ -76,11 +76,12 @@ class WorkDir:
         """Raises a UserError if the folder belongs to something else."""
         try:
             # A run that was killed before its first config.json leaves these; anyone may take them.
-            leftovers = [".lock", ".config.json.tmp"]
+            leftovers = [".lock"]
             # `delt_jax.export --to=distilled` puts a set here before the first run.
             if "imported" in (self.manifest("distilled/manifest.json") or {}):
                 leftovers.append("distilled")
-            foreign = [p.name for p in self.path.iterdir() if p.name not in leftovers]
+            names = [p.name for p in self.path.iterdir() if p.name not in leftovers]
+            foreign = [name for name in names if not files.is_temporary_of(name, marker)]
             ours = files.read_object(marker).get("format") == _FORMAT
         except FileNotFoundError:
             ours = not foreign
@@ -167,7 +168,9 @@ class WorkDir:
     def _clear_leftovers(self) -> None:
         """Deletes what killed runs left under temporary names."""
         others = [p for p in self.path.glob("teachers/*") if p.is_dir()]
-        unfinished = [p for p in self.path.glob("*.partial") if p.is_dir()]
+        partial = [*self.path.glob("*.partial"), *self.path.glob("teachers/*.partial")]
+        inside = [path for folder in partial for path in folder.rglob("*") if path.is_dir()]
+        unfinished = [p for p in (*partial, *inside) if p.is_dir()]
         for path in (*(self.path / name for name in (*_FOLDERS, *_FILES)), *others):
             files.clear_leftovers(path)
         for path in self.path.glob(f"{_MARK}*"):

@@ -703,7 +703,6 @@ def test_a_link_is_the_same_file_and_replaces_an_older_one(tmp_path):
 
 def test_where_the_disk_cannot_link_a_file_is_copied(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("text")
-    (tmp_path / ".b.tmp").write_text("of a killed run")
     monkeypatch.setattr(os, "link", refuse(errno.EPERM))
     files.link(tmp_path / "a", tmp_path / "b")
     assert content_of(tmp_path) == {"a": b"text", "b": b"text"}
