@@ -1,7 +1,7 @@
 """Decodes image files and fits them to uint8 [S, S, C]."""
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from delt_jax.errors import UserError
 from delt_jax.runtime import host_memory
@@ -45,7 +45,6 @@ def decode(
             raise UnreadableError(
                 "whole numbers of unknown range or floating-point values; save 8 or 16 bits"
             )
-        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):
             return _eight_bits(image)
         if image.mode in ("F", "LAB"):

@@ -16,7 +16,6 @@ from delt_jax.store.pictures import UnreadableError
 _AT_ONCE = 20  # pictures in memory
 _DECODED = 20  # pictures with an alpha channel that are decoded, to see whether it matters
 _DECODED_PIXELS = 2**24  # of the largest of them
-_CLEAR = 128  # alpha below which more of the background shows than of the picture
 
 
 class Headers(NamedTuple):
@@ -37,13 +36,7 @@ class Headers(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence where transparency is lost."""
-        if not self.clear:
-            return ()
-        return (
-            f"transparency is dropped: {self.clear} of {self.decoded} pictures with an alpha "
-            f"channel that were looked at are see-through in parts, which show whatever colour is "
-            f"stored there, often black; put them on a background first",
-        )
+        return pictures.transparency_notes(self.clear, self.decoded)
 
 
 def look(examples: EncodedExamples, places: np.ndarray) -> Headers:
@@ -52,15 +45,16 @@ def look(examples: EncodedExamples, places: np.ndarray) -> Headers:
     What cannot be read is passed over: it is named when it is decoded.
     """
     sides, grey = [], 0
-    alphas: list[int] = []
+    alphas: list[int | None] = []
     for picture in _opened(examples, places):
         sides.append(min(picture.size))
         grey += is_grey(picture.mode)
         small = picture.width * picture.height <= _DECODED_PIXELS
         if picture.has_transparency_data and small and len(alphas) < _DECODED:
             with contextlib.suppress(UnreadableError), pictures.as_unreadable():
-                alphas.append(int(np.asarray(picture.convert("RGBA"))[..., 3].min()))
-    return Headers(tuple(sides), grey, len(alphas), sum(alpha < _CLEAR for alpha in alphas))
+                alphas.append(pictures.least_alpha(picture))
+    clear, decoded = pictures.see_through(alphas)
+    return Headers(tuple(sides), grey, decoded, clear)
 
 
 def _opened(examples: EncodedExamples, places: np.ndarray) -> Iterator[Image.Image]:

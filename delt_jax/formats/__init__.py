@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from delt_jax.core.preprocessing import Preprocessing
+from delt_jax.core.progress import say
 from delt_jax.errors import UserError
 from delt_jax.formats import (
     class_folders,
@@ -118,6 +119,8 @@ def load(
     if stored.unnamed and not class_names:
         raise UserError(stored.unnamed)
     content = to_set(stored, str(path), class_names, mean, std, space)
+    for note in stored.notes:
+        say(f"{path}: {note}")
     if decoding is None or decoding.copies == 1:
         return content
     return _decoded(content, decoding, str(path))

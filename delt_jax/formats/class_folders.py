@@ -65,14 +65,15 @@ def read(path: Path) -> Stored:
             raise UserError(f"{folder} has no pictures; every class needs some.")
         paths += members
         labels += [label] * len(members)
-    images = [_decoded(p) for p in paths]
+    found = [_decoded(p) for p in paths]
     return Stored(
-        pictures.stack(images, [str(p) for p in paths]),
+        pictures.stack([picture.pixels for picture in found], [str(p) for p in paths]),
         np.array(labels),
         class_names,
         manifest,
         _read_soft_labels(path),
         unnamed,
+        notes=pictures.transparency_notes(*pictures.see_through(p.alpha for p in found)),
     )
 
 
@@ -135,7 +136,7 @@ def _write(
     write_sidecar(folder, content)
 
 
-def _decoded(path: Path) -> np.ndarray:
+def _decoded(path: Path) -> pictures.Decoded:
     try:
         return pictures.decode(regular.read_bytes(path, pictures.MOST_BYTES), str(path))
     except OSError as e:

@@ -46,11 +46,12 @@ def read(path: Path) -> Stored:
     where = [f"{shard.path}, row {i}" for shard in read_shards for i in range(len(shard.images))]
     soft = [shard.soft_labels for shard in read_shards if shard.soft_labels is not None]
     return Stored(
-        pictures.stack(images, where),
+        pictures.stack([image.pixels for image in images], where),
         np.concatenate([shard.labels for shard in read_shards]),
         next((shard.class_names for shard in read_shards if shard.class_names), ()),
         read_shards[0].manifest,
         np.concatenate(soft) if soft else None,
+        notes=pictures.transparency_notes(*pictures.see_through(i.alpha for i in images)),
     )
 
 
@@ -81,18 +82,18 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 
 class _Row(NamedTuple):
-    """An image uint8 [H, W, C], its label, and its logits where there are any."""
+    """A picture, its label, and its logits where there are any."""
 
-    image: np.ndarray
+    image: pictures.Decoded
     label: int
     soft_label: list[float | None] | None
 
 
 class _Shard(NamedTuple):
-    """One file: images of its rows, int64 labels, and what its metadata tell."""
+    """One file: pictures of its rows, int64 labels, and what its metadata tell."""
 
     path: Path
-    images: list[np.ndarray]
+    images: list[pictures.Decoded]
     labels: np.ndarray
     soft_labels: np.ndarray | None
     class_names: tuple[str, ...]
@@ -139,7 +140,7 @@ def _read_rows(path: Path, file: Any) -> list[_Row]:
                 raise UserError(f"{where} is no picture, or damaged (it is empty).")
             image = pictures.decode(content, where)
             if not rows:
-                check_size("its images as pixels", count * image.nbytes)
+                check_size("its images as pixels", count * image.pixels.nbytes)
             rows.append(_Row(image, label, row.get("soft_label")))
     if len(rows) != count:
         raise ForeignFileError(f"it has {len(rows)} rows instead of {count}")

@@ -39,6 +39,7 @@ class Stored:
       label_form: what these are, one of `learned_arrays.FORMS`.
       are_pixels: whether such floats are pixels in [0, 1], which are then standardised; else they
         are in the space already.
+      notes: sentences on what reading has lost.
     """
 
     images: np.ndarray
@@ -51,6 +52,7 @@ class Stored:
     learned_labels: np.ndarray | None = None
     label_form: str = "logits"
     are_pixels: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def floats_of(content: DistilledSet) -> LearnedArrays | None:
@@ -326,9 +328,9 @@ def _standardising(
     is_finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) not in allowed or len(std) not in allowed or not is_finite or min(std) <= 0:
         raise UserError(
-            f"{where} holds normalised floats; give the finite mean and std (above 0) they were "
-            f"made with, one value or {images.shape[3]} each (--mean=0 --std=1 for pixels in "
-            f"[0, 1]), or with --preprocessing a file of the whitening, too."
+            f"{where} holds normalised floats; give the mean and std (finite, and std above 0) "
+            f"they were made with, one value or {images.shape[3]} each (--mean=0 --std=1 for "
+            f"pixels in [0, 1]), or with --preprocessing a file of the whitening, too."
         )
     constants = Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
     return Preprocessing("standardise", constants)

@@ -52,7 +52,7 @@ def read(path: Path) -> Stored:
     names = [f"{path}, example {i}" for i in range(len(examples))]
     if not all(isinstance(e["image"], bytes) and np.ndim(e["label"]) == 0 for e in examples):
         raise UserError(f"{path} has no feature image of pictures and label of one class each.")
-    images = [pictures.decode(e["image"], n) for e, n in zip(examples, names, strict=True)]
+    found = [pictures.decode(e["image"], n) for e, n in zip(examples, names, strict=True)]
     class_names, manifest = read_sidecar(path)
     soft = None
     if "soft_label" in examples[0]:
@@ -62,11 +62,12 @@ def read(path: Path) -> Stored:
             raise UserError(f"{names[odd]} has another number of soft labels than {names[0]}.")
         soft = np.stack(rows)
     return Stored(
-        pictures.stack(images, names),
+        pictures.stack([picture.pixels for picture in found], names),
         np.array([e["label"] for e in examples]),
         class_names or tuple(getattr(builder.info.features["label"], "names", ())),
         manifest,
         soft,
+        notes=pictures.transparency_notes(*pictures.see_through(p.alpha for p in found)),
     )
 
 

@@ -9,11 +9,11 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import IO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from delt_jax.core import stopping
 from delt_jax.errors import UserError
@@ -51,6 +51,7 @@ if importlib.util.find_spec("PIL._avif") is None:  # an older Pillow, or one bui
 ENDINGS = {
     ending: name for name, endings in (_BY_CONTENT | _BY_ENDING).items() for ending in endings
 }
+_CLEAR = 128  # alpha below which more of the background shows than of the picture
 _DEEP = ("I", "F")  # first letters of the modes with more than 8 bits per channel
 
 
@@ -113,6 +114,8 @@ def open_picture(content: IO[bytes], name: str = "", most_pixels: int = MOST_PIX
 def load(content: bytes, name: str = "", most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Decodes the first frame of a picture, within the limits of `open_picture`.
 
+    It is turned upright by its EXIF orientation.
+
     Raises:
       TooLargeError: if it has more pixels than `most_pixels`.
       UnreadableError: if it is damaged, or has another format.
@@ -122,6 +125,7 @@ def load(content: bytes, name: str = "", most_pixels: int = MOST_PIXELS) -> Imag
     image = open_picture(io.BytesIO(content), name, most_pixels)
     with as_unreadable():
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
@@ -145,8 +149,20 @@ def encode(pixels: np.ndarray, quality: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def decode(content: bytes, where: str) -> np.ndarray:
-    """Decodes one image to uint8 [H, W, 1] if it is grey, else [H, W, 3].
+class Decoded(NamedTuple):
+    """A picture of a set.
+
+    Attributes:
+      pixels: uint8 [H, W, 1] if it is grey, else [H, W, 3].
+      alpha: the lowest value of its alpha channel, which is dropped; None where it has none.
+    """
+
+    pixels: np.ndarray
+    alpha: int | None
+
+
+def decode(content: bytes, where: str) -> Decoded:
+    """Decodes one picture of a set, upright.
 
     Raises:
       UserError: naming `where`, if the picture is damaged, has more than `MOST_PIXELS`, or more
@@ -160,12 +176,42 @@ def decode(content: bytes, where: str) -> np.ndarray:
             )
         with as_unreadable():
             grey = picture.mode in ("1", "L", "LA")
+            alpha = least_alpha(picture)
+            picture.info.pop("transparency", None)  # goes with alpha
             pixels = np.asarray(picture.convert("L" if grey else "RGB"))
     except TooLargeError as e:
         raise UserError(f"{where} has {e}, more than {MOST_PIXELS:,}; make it smaller.") from e
     except UnreadableError as e:
         raise UserError(f"{where} is no picture, or damaged ({e}).") from e
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return Decoded(pixels.reshape(*pixels.shape[:2], -1), alpha)
+
+
+def least_alpha(picture: Image.Image) -> int | None:
+    """The lowest value of a picture's alpha channel, from 0 to 255; None where it has none."""
+    if not picture.has_transparency_data:
+        return None
+    return int(np.asarray(picture.convert("RGBA"))[..., 3].min())
+
+
+def see_through(alphas: Iterable[int | None]) -> tuple[int, int]:
+    """How many pictures are see-through in parts, and how many have an alpha channel.
+
+    Args:
+      alphas: as `least_alpha` gives them.
+    """
+    known = [alpha for alpha in alphas if alpha is not None]
+    return sum(alpha < _CLEAR for alpha in known), len(known)
+
+
+def transparency_notes(clear: int, with_alpha: int) -> tuple[str, ...]:
+    """A sentence where transparency is lost, of what `see_through` counted."""
+    if not clear:
+        return ()
+    return (
+        f"transparency is dropped: {clear} of {with_alpha} pictures with an alpha channel that "
+        f"were looked at are see-through in parts, which show whatever colour is stored there, "
+        f"often black; put them on a background first",
+    )
 
 
 def stack(images: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:

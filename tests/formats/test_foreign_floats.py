@@ -63,16 +63,16 @@ def test_learned_labels_of_whole_numbers_are_taken(tmp_path):
 def test_constants_that_are_not_finite_are_refused_at_once(tmp_path, name, value):
     path = floats(tmp_path / "set.npz")
     for given in (SPACE | {name: (value,)}, SPACE | {name: (0.5, value, 0.5)}):
-        with pytest.raises(UserError, match="give the finite mean and std"):
+        with pytest.raises(UserError, match=r"give the mean and std \(finite"):
             delt_jax.load(path, **given)
-        with pytest.raises(UserError, match="give the finite mean and std"):
+        with pytest.raises(UserError, match=r"give the mean and std \(finite"):
             delt_jax.export_set(path, "npz", tmp_path / "out.npz", **given)
     assert not (tmp_path / "out.npz").exists()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_std_that_is_not_positive_is_refused(tmp_path, value):
-    with pytest.raises(UserError, match=r"std \(above 0\)"):
+    with pytest.raises(UserError, match=r"std above 0"):
         delt_jax.load(floats(tmp_path / "set.npz"), mean=(0.5,), std=(0.5, value, 0.5))
 
 
