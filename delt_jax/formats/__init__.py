@@ -25,7 +25,7 @@ from delt_jax.formats.decoding import Decoding
 from delt_jax.formats.distilled import DistilledSet
 from delt_jax.formats.remote_sets import local_set
 from delt_jax.formats.stored import SIDECAR, Stored, to_set
-from delt_jax.store.foreign import ForeignFileError
+from delt_jax.store.foreign import ForeignFileError, shown
 
 __all__ = ["FORMATS", "SIDECAR", "Format", "find", "load"]
 
@@ -110,6 +110,7 @@ def load(
     Its factor and its mirrored copies are those of `decoding` here.
     """
     path = local_set(path)
+    class_names = _given_names(class_names) if len(class_names) else ()
     space = space_of(preprocessing) if preprocessing else None
     try:
         name = find(path)
@@ -146,6 +147,18 @@ def space_of(path: str | Path) -> Preprocessing:
     if found is None:
         raise UserError(f"{path} is a set of pixels, which has no preprocessing.")
     return found
+
+
+def _given_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names that the user gave; raises a UserError unless each is a name of its own."""
+    from delt_jax.data.classes import check_names  # brings JAX, which nothing else here needs
+
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"class_names is {shown(repr(names))}; give a list of texts, one for each class."
+        )
+    check_names(names, "class_names")
+    return tuple(names)
 
 
 def _decoded(content: DistilledSet, decoding: Decoding, where: str) -> DistilledSet:

@@ -131,3 +131,29 @@ def test_a_damaged_later_file_of_a_float_set_is_named(tmp_path):
     pq.write_table(_other_record(table.take([1, 3])), two / "b.parquet")
     with pytest.raises(UserError, match=r"b\.parquet cannot be read"):
         delt_jax.load(two)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("a", "a"), "class_names has the class name 'a' 2 times"),
+        ("ab", "class_names is 'ab'; give a list of texts"),
+        ((0, 1), r"class_names is \(0, 1\); give a list of texts"),
+        (("a", ""), "name of class 1 in class_names, '', is empty"),
+        (("a", "b\n"), "holds the character U"),
+    ],
+)
+def test_names_that_are_given_are_checked(tmp_path, names, says):
+    path = floats(tmp_path / "set.npz")
+    with pytest.raises(UserError, match=says) as e:
+        delt_jax.load(path, class_names=names, **SPACE)
+    assert "\n" not in str(e.value)
+    if not isinstance(names, str):  # which is the path of a file here
+        with pytest.raises(UserError, match=says):
+            delt_jax.export_set(path, "npz", tmp_path / "out.npz", class_names=names, **SPACE)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_names_may_be_any_sequence(tmp_path, kind):
+    found = delt_jax.load(floats(tmp_path / "set.npz"), class_names=kind(["b", "a"]), **SPACE)
+    assert found.class_names == ("b", "a")
