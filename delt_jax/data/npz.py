@@ -59,8 +59,7 @@ def open_npz(recipe: DataRecipe) -> Source:
     for split, (pixels, labels) in splits.items():
         new = to_new[labels]
         kept = np.flatnonzero(new >= 0)
-        if not len(kept):
-            raise UserError(f"The {split} split of {path} has no image of the chosen classes.")
+        _check_all_there(new[kept], chosen, split, path)
         fitted = fit_arrays(pixels[kept], recipe.image_size, recipe.channels, recipe.fit)
         keys = [f"{split}/{numbers[split][i]:06}" for i in kept]
         made[split] = ArrayExamples(fitted, new[kept], keys)
@@ -79,6 +78,19 @@ def open_npz(recipe: DataRecipe) -> Source:
         test=test,
         fingerprint=fingerprint(train.pixels, train.labels, test.pixels, test.labels),
     )
+
+
+def _check_all_there(
+    labels: np.ndarray, class_names: tuple[str, ...], split: str, path: Path
+) -> None:
+    """Raises a UserError if a split has no image of a class."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    if not counts.all():
+        what = {"train": "training"}.get(split, split)
+        raise UserError(
+            f"{path}: no {what} image of class {class_names[int(counts.argmin())]!r} is left; add "
+            f"some, or leave the class out of data.classes."
+        )
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

@@ -186,3 +186,21 @@ def test_shipped_lists():
 def test_lists_are_for_sources_with_classes():
     with pytest.raises(UserError, match=r"data\.classes 'imagenette' does nothing for .* 'digits'"):
         open_source(DataRecipe(classes="imagenette"))
+
+
+def test_a_class_without_test_images_is_refused(tmp_path):
+    """As folders and shards do: a class of one image has none for a test split."""
+    content = arrays(11, classes=3) | {"labels": np.array([0] * 5 + [1] * 5 + [2])}
+    with pytest.raises(UserError, match=r"set\.npz: no test image of class '2' is left; add some"):
+        open_npz(tmp_path, content)
+    (tmp_path / "classes.txt").write_text("0\n1\n")
+    source = open_npz(tmp_path, content, classes=str(tmp_path / "classes.txt"))
+    assert set(source.test.labels) == {0, 1}
+
+
+@pytest.mark.parametrize(("split", "what"), [("train", "training"), ("test", "test")])
+def test_a_split_without_a_class_is_refused(tmp_path, split, what):
+    both = {f"{name}_{key}": v for name in ("train", "test") for key, v in arrays().items()}
+    both |= {"class_names": np.array(["a", "b"]), f"{split}_labels": np.zeros(10, int)}
+    with pytest.raises(UserError, match=f"no {what} image of class 'b' is left"):
+        open_npz(tmp_path, both)
