@@ -20,8 +20,8 @@ _WORKDIR = "delt_jax work directory"  # how the format in a run's config.json be
 # What stages write into a work directory.
 STAGES = (
     *("config.json", "summary.json", "metrics.jsonl", "ranking.csv", "ranking.json", "cache"),
-    *("teacher", "teachers", "distilled", "soft_labels", "evaluation", "scores", "report"),
-    *("tensorboard", "wandb"),
+    *("teacher", "teachers", "experts", "distilled", "soft_labels", "evaluation", "scores"),
+    *("report", "profile", "tensorboard", "wandb", "mirror.json"),
 )
 # Files of exports from before their sidecars listed them.
 _KINDS = re.compile(

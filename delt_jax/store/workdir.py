@@ -20,6 +20,7 @@ _NAMED_TOO_OFTEN = "ranking"
 # Artefacts that are folders, with a file or folder that each has beside its manifest.
 _FOLDERS = {
     "teacher": "weights.safetensors",
+    "experts": "0000",
     "distilled": "images",
     "soft_labels": "logits.npz",
     "evaluation": "scores.json",

@@ -11,7 +11,9 @@ from torch_pickles import dictionary, storage, tensor, write_pth
 import delt_jax
 from delt_jax import export
 from delt_jax.errors import UserError
-from delt_jax.formats import FORMATS, pt
+from delt_jax.formats import FORMATS, ownership, pt
+from delt_jax.stages import pipeline
+from delt_jax.store import mirror
 
 FOLDERS = ("folder", "new000", "parquet", "tfds")
 
@@ -210,10 +212,20 @@ def test_a_runs_own_set_is_no_target(source, made, tmp_path, to):
         made / "teacher",
         made / "soft_labels/x",
         made / "report",
+        made / "experts",
+        made / "experts.partial",
+        made / "profile",
+        made / "mirror.json",
         made / ".tmp",
     ):
         refuse(tmp_path, "belongs to the run in", source, to, out)
     refuse(tmp_path, NOT_OURS, source, to, made)
+
+
+def test_all_that_stages_write_is_a_runs_own():
+    owned = {name for stage in pipeline.STAGES for name in stage.owns}
+    made = {Path(stage.manifest).parts[0] for stage in pipeline.STAGES}
+    assert {*owned, *made, mirror.RECORD} <= set(ownership.STAGES)
 
 
 def test_files_of_a_run_are_no_target(source, made, tmp_path):

@@ -210,7 +210,7 @@ def opened(folder: Path) -> None:
     made.close()
 
 
-@pytest.mark.parametrize("name", ["teacher", "distilled", "report"])
+@pytest.mark.parametrize("name", ["teacher", "experts", "distilled", "report"])
 def test_links_that_cannot_work_are_refused_first(tmp_path, name):
     run, other = tmp_path / "run", tmp_path / "other"
     opened(run)
@@ -287,7 +287,7 @@ def test_leftovers_go_when_the_owner_starts(tmp_path):
     left = [".summary.json.tmp", "cache/.pixels.npy.tmp", "distilled.partial/.batch_000000.npz.tmp"]
     for name in left:
         (run / name).write_text("half")
-    for name in (".teacher.tmp", ".report.old", ".evaluation.old"):
+    for name in (".teacher.tmp", ".report.old", ".evaluation.old", ".experts.old"):
         (run / name).mkdir()
     (run / "report").mkdir()
     kept = ["mine/.notes.tmp", ".mine.tmp", "scores/.0a1b.json.tmp"]  # may be another process's
@@ -297,6 +297,7 @@ def test_leftovers_go_when_the_owner_starts(tmp_path):
     assert not any((run / name).exists() for name in (*left, ".teacher.tmp", ".report.old"))
     assert all((run / name).exists() for name in kept)
     assert (run / "evaluation").is_dir()  # stopped between two renames, it comes back
+    assert (run / "experts").is_dir()
     os.utime(run / "scores/.0a1b.json.tmp", (0, 0))
     opened(run)
     assert not (run / "scores/.0a1b.json.tmp").exists()
