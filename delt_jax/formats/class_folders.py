@@ -102,12 +102,14 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     """Names of folders for classes, in an order that is the labels'.
 
     What a folder cannot have becomes "_". Where the names' own order is not the labels', or two
-    differ in nothing but their case, or they look like those of other layouts, numbers come before.
+    differ in nothing but their case, or they look like those of other layouts, or one is that of a
+    file beside the folders, numbers come before.
     """
     plain = [_UNFIT.sub("_", name)[:_LONGEST].strip(" .") or "_" for name in class_names]
     is_plain = sorted(plain) == plain and len({name.lower() for name in plain}) == len(plain)
+    is_free = not {SIDECAR, _SOFT_LABELS} & {name.lower() for name in plain}
     is_named = not all(name.startswith("new") for name in plain)  # as SRe2L's are
-    if is_plain and is_named and not any(_NUMBERED.fullmatch(name) for name in plain):
+    if is_plain and is_free and is_named and not any(_NUMBERED.fullmatch(name) for name in plain):
         return plain
     digits = len(str(len(plain) - 1))
     return [f"{number:0{digits}}_{name}" for number, name in enumerate(plain)]
