@@ -1,5 +1,6 @@
 """One .npz file of images and labels."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,10 @@ def open_npz(recipe: DataRecipe) -> Source:
     chosen = choose(found, recipe.classes, str(path))
     to_new = relabel(found, chosen)
     made = {}
+    _check_splits({s: to_new[labels] for s, (_, labels) in splits.items()}, chosen, path)
     for split, (pixels, labels) in splits.items():
         new = to_new[labels]
         kept = np.flatnonzero(new >= 0)
-        _check_all_there(new[kept], chosen, split, path)
         fitted = fit_arrays(pixels[kept], recipe.image_size, recipe.channels, recipe.fit)
         keys = [f"{split}/{numbers[split][i]:06}" for i in kept]
         made[split] = ArrayExamples(fitted, new[kept], keys)
@@ -80,17 +81,27 @@ def open_npz(recipe: DataRecipe) -> Source:
     )
 
 
-def _check_all_there(
-    labels: np.ndarray, class_names: tuple[str, ...], split: str, path: Path
+def _check_splits(
+    labels: Mapping[str, np.ndarray], class_names: tuple[str, ...], path: Path
 ) -> None:
-    """Raises a UserError if a split has no image of a class."""
-    counts = np.bincount(labels, minlength=len(class_names))
-    if not counts.all():
-        what = {"train": "training"}.get(split, split)
-        raise UserError(
-            f"{path}: no {what} image of class {class_names[int(counts.argmin())]!r} is left; add "
-            f"some, or leave the class out of data.classes."
-        )
+    """Raises a UserError if a split has no image of a class that another has.
+
+    Args:
+      labels: of each split, -1 for what is left out.
+      class_names: of the other labels.
+      path: of the file.
+    """
+    there = np.unique(np.concatenate(list(labels.values())))
+    for split, own in labels.items():
+        if own.max(initial=-1) < 0:
+            raise UserError(f"The {split} split of {path} has no image of the chosen classes.")
+        missing = np.setdiff1d(there[there >= 0], own)
+        if len(missing):
+            what = {"train": "training"}.get(split, split)
+            raise UserError(
+                f"{path}: no {what} image of class {class_names[int(missing[0])]!r} is left; add "
+                f"some, or leave the class out of data.classes."
+            )
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

@@ -235,7 +235,11 @@ CONFIGS = "--configs=configs/digits.py"
         ([CONFIGS, "--workdir=W", "--config.seed", "3"], 2, ["--config.seed=VALUE"]),
         (["--configs=configs/digit.py", "--workdir=W"], 1, ["digit.py", "no such file"]),
         (["--configs=configs/digits.py:sre3l", "--workdir=W"], 1, ["is no variant", "sre2l"]),
-        (["--configs=configs/imagenet.py:ipc", "--workdir=W"], 1, ["'ipc' is no variant"]),
+        (
+            ["--configs=configs/imagenet.py:ipc", "--workdir=W"],
+            1,
+            ["'ipc' is no number of images per"],
+        ),
         ([CONFIGS, "--workdir=W", "--ipc=1,1000"], 1, ["digits at ipc 1000", "lower ipc"]),
         ([CONFIGS, "--workdir=W", "--config.recover.iteratons=5"], 1, ["recover.iterations?"]),
         ([CONFIGS + ",W.py", "--workdir=W"], 1, ["W.py", "no such file"]),

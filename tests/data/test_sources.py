@@ -261,8 +261,10 @@ def test_every_recipe_is_valid(path):
         assert (varied.data.name, varied.data.path) == ("folder", "/data")
         assert varied.evaluate.batch_size is None  # the protocol's
     assert from_config(get_config(path, "ipc3")[0]).ipc == 3
-    with pytest.raises(UserError, match=r"'ipc' is no variant .* folder=PATH"):
+    with pytest.raises(UserError, match=r"'ipc' is no number of images per class"):
         get_config(path, "ipc")
+    with pytest.raises(UserError, match=r"'ip10' is no variant .* folder=PATH"):
+        get_config(path, "ip10")
 
 
 def test_the_published_recipe_needs_no_data_to_be_planned(tmp_path):
