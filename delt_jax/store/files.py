@@ -331,10 +331,11 @@ def look_again(folder: Path) -> None:
 
 def check_replaceable(path: Path) -> None:
     """Raises a UserError if `replacing_folder` could not replace what is at `path`."""
-    try:
+    target = path
+    with contextlib.suppress(OSError, RuntimeError):
         target = _place(path)
-    except (OSError, RuntimeError) as e:
-        raise UserError(f"{path} is a symbolic link that leads nowhere; delete it.") from e
+    if target.is_symlink():  # a loop, which Python 3.13 leaves as it is, and older ones raise for
+        raise UserError(f"{path} is a symbolic link that leads nowhere; delete it.")
     if target.exists() and not target.is_dir():
         raise UserError(f"{path} is a file where a folder belongs; move it away.")
     if target.is_dir() and os.path.ismount(target):
