@@ -109,7 +109,7 @@ def _learned(recipe: Recipe, source: Source) -> tuple[Recipe, list[str]]:
     if 0 < most < learn.real_batch:
         what = "the smallest class has" if by_class else "there are"
         learn = replace(learn, real_batch=most)
-        notes.append(f"learn.real_batch {most}: {what} {most} training images")
+        notes.append(f"learn.real_batch {most}: {what} {most} training images to learn from")
     return replace(recipe, learn=learn), notes
 
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from delt_jax import models, terms
 from delt_jax.augment import rand_augment
 from delt_jax.augment.views import parse_strategy
@@ -128,8 +130,26 @@ def _check_class_sizes(recipe: Recipe, source: Source, names: Sequence[str]) -> 
     needed = needed and recipe.select.small_classes == "stop"
     check_class_sizes(source.train.labels, recipe.ipc if needed else 1, source.class_names)
     if recipe.synthesis == "learn" and recipe.learn.start == "random" and needed:
-        labels = setups.classes_learned_from(recipe, source)
-        check_class_sizes(labels, recipe.ipc * (recipe.learn.factor or 1) ** 2, source.class_names)
+        _check_starts(recipe, source)
+
+
+def _check_starts(recipe: Recipe, source: Source) -> None:
+    """Raises a UserError if a class has fewer real images than its learned ones start from."""
+    factor = recipe.learn.factor or 1
+    taken = recipe.ipc * factor**2
+    counts = np.bincount(
+        setups.classes_learned_from(recipe, source), minlength=len(source.class_names)
+    )
+    smallest = int(counts.argmin())
+    if counts[smallest] >= taken:
+        return
+    parts = f", in each of which are {factor**2}," if factor > 1 else ""
+    held_out = " that are not held out to validate on" if setups.holds_out(recipe) else ""
+    raise UserError(
+        f"ipc is {recipe.ipc}, and the images{parts} start from {taken} real ones of each class, "
+        f"but {source.class_names[smallest]!r} has only {counts[smallest]}{held_out}; lower ipc, "
+        f"or set select.small_classes to 'repeat' to take them more than once."
+    )
 
 
 def _check_sides(recipe: Recipe, source: Source) -> None:

@@ -232,8 +232,14 @@ def test_held_out_images_limit_the_real_batch_and_the_starts():
     )
     select = dataclasses.replace(recipe.select, small_classes="stop")
     few = dataclasses.replace(recipe, ipc=int(smallest) + 1, select=select)
-    with pytest.raises(UserError, match=f"ipc is {smallest + 1}, but class .* has only {smallest}"):
+    says = f"start from {smallest + 1} real ones .* has only {smallest} that are not held out"
+    with pytest.raises(UserError, match=says):
         checks.check(few, source)
+    parted = dataclasses.replace(
+        recipe, ipc=30, select=select, learn=dataclasses.replace(recipe.learn, factor=2)
+    )
+    with pytest.raises(UserError, match=r"ipc is 30, .* in each of which are 4, start from 120"):
+        checks.check(parted, source)
 
 
 def test_a_strategy_of_which_nothing_is_left_is_none():

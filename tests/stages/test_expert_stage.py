@@ -42,7 +42,11 @@ def complete(more=""):
 
 def train(path, more=""):
     """Runs the stage alone; returns the folder of its experts."""
-    recipe, source = complete(more)
+    run_stage(*complete(more), path)
+    return path / "experts"
+
+
+def run_stage(recipe, source, path):
     workdir = WorkDir(path)
     workdir.open(recipe, logs=False)
     try:
@@ -50,7 +54,6 @@ def train(path, more=""):
             experts.run(recipe, source, workdir)
     finally:
         workdir.close()
-    return path / "experts"
 
 
 def contents(folder):
@@ -196,13 +199,8 @@ def test_experts_do_not_see_the_images_that_sets_are_validated_on(tmp_path, monk
         return real(examples, space)
 
     monkeypatch.setattr(experts, "ExpertImages", spied)
+    run_stage(recipe, source, tmp_path)
     workdir = WorkDir(tmp_path)
-    workdir.open(recipe, logs=False)
-    try:
-        with stopping.listening():
-            experts.run(recipe, source, workdir)
-    finally:
-        workdir.close()
     held_out = setups.learned_from(recipe, source)
     assert list(seen[0].names) == list(held_out.train.names)
     assert not set(seen[0].names) & set(held_out.test.names)
